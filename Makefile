@@ -1,0 +1,57 @@
+# `make quickstart` and `make test` each work as the first command in a fresh checkout.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS ?=
+
+# xdist workers share the machine: one thread each, and never more than four.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
+TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED=False \
+            TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test style quality venv
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+
+quickstart: venv  ## run the quickstart example
+	@$(BIN)/python examples/quickstart.py $(ARGS)
+
+test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")
+	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+style: venv  ## format the code and apply the linter's fixes
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+quality: venv  ## check format, lint and types; changes nothing
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/ty check --python $(VENV) src
+
+venv: $(STAMP)
+
+# uv installs in seconds where pip takes minutes: take it from PATH, else install it into the
+# environment, else do without. The stamp makes every later command start at once.
+$(STAMP): export UV_SYSTEM_CERTS = 1
+$(STAMP): export UV_HTTP_TIMEOUT = 300
+$(STAMP): export PIP_DISABLE_PIP_VERSION_CHECK = 1
+$(STAMP): pyproject.toml
+	@echo "Setting up $(VENV) (first run or changed dependencies: about 6 GB, one to five minutes) ..."
+	@if [ ! -x $(BIN)/python ]; then \
+	    for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	        $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	            && exec $$python -m venv $(VENV); \
+	    done; \
+	    uv venv --quiet --python '>=3.11' $(VENV) 2>/dev/null \
+	        || { echo "Python 3.11 or newer with its venv module is needed." >&2; exit 1; }; \
+	fi
+	@pip="$(BIN)/python -m pip --quiet --quiet"; \
+	uv=$$(command -v uv) && $$uv --version >/dev/null 2>&1 \
+	    || { uv=$(BIN)/uv; $(BIN)/python -m ensurepip >/dev/null; $$pip install uv; }; \
+	$$uv pip install --quiet --python $(BIN)/python --editable '.[dev]' \
+	    || { echo "uv could not install; trying pip (slower) ..."; \
+	         $(BIN)/python -m ensurepip >/dev/null; $$pip install --editable '.[dev]'; }
+	@touch $@

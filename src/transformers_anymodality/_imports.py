@@ -1,0 +1,60 @@
+"""Imports of optional packages, with errors that say which command installs them."""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from types import ModuleType
+
+
+# Top-level module -> (extra of this package that brings it, name of its distribution).
+_OPTIONAL = {
+    "PIL": ("image", "pillow"),
+    "soundfile": ("audio", "soundfile"),
+    "soxr": ("audio", "soxr"),
+    "torchcodec": ("video", "torchcodec"),
+    "av": ("video", "av"),
+    "pyarrow": ("signal", "pyarrow"),
+}
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def require(module: str, extra: str | None = None) -> ModuleType:
+    """Import an optional module.
+
+    Args:
+        module: dotted name, such as `"soundfile"` or `"PIL.Image"`.
+        extra: the extra of this package that installs it; known for the modules this package itself uses.
+
+    Returns:
+        The imported module.
+
+    Raises:
+        ImportError: it is not installed (the message holds the command that installs it), or it is installed and
+            fails to load, whatever it raises then (the message names its version and that of torch: a package built
+            against another torch fails with `OSError` or `RuntimeError`).
+    """
+    top = module.partition(".")[0]
+    known_extra, distribution = _OPTIONAL.get(top, (top, top))
+    extra = extra or known_extra
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and error.name.partition(".")[0] == top:
+            raise ImportError(
+                f"`{module}` is needed here and is not installed. Install it by: "
+                f'pip install "transformers-anymodality[{extra}]"',
+                name=module,
+            ) from error
+        raise ImportError(
+            f"`{module}` is installed but does not load ({type(error).__name__}: {error}). Found {distribution} "
+            f"{_version(distribution)} beside torch {_version('torch')}: install versions made for each other, for "
+            f'instance by: pip install --upgrade "transformers-anymodality[{extra}]"',
+            name=module,
+        ) from error

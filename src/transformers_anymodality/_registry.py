@@ -1,0 +1,65 @@
+"""A table of named things: registered once, looked up by exact name, and helpful about a name it does not know."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """" Did you mean 'x'?" for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class Registry(Generic[T]):
+    """Maps exact names to entries; `kind` is the word that errors use for an entry ("aligner", "modality")."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
+        if name in self._entries and not exist_ok:
+            raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
+        self._entries[name] = entry
+        return entry
+
+    def __getitem__(self, name: str) -> T:
+        try:
+            return self._entries[name]
+        except KeyError:
+            known = ", ".join(self._entries) or "none"
+            hint = did_you_mean(name, self._entries)
+            raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {known}.") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def config_class_of(cls: type) -> type:
+    """The config class that a model class is annotated with, also where annotations are kept as strings."""
+    config_class = getattr(cls, "config_class", None)
+    if not isinstance(config_class, type):
+        config_class = typing.get_type_hints(cls).get("config")
+    if not (isinstance(config_class, type) and getattr(config_class, "model_type", "")):
+        raise TypeError(
+            f"{cls.__name__} needs an annotation `config: MyConfig`, MyConfig being a `PreTrainedConfig` with a "
+            "`model_type` of its own."
+        )
+    cls.config_class = config_class
+    return config_class

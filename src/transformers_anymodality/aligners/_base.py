@@ -1,0 +1,123 @@
+"""What every aligner is: a `PreTrainedModel` from tower features to language-model tokens, and how it is registered.
+
+Dimensions used throughout: `items` media of one modality in the batch, `frames` per item (1 for a still), `length`
+features per frame, `dim` the tower's width, `tokens` per item, `hidden` the language model's width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+
+from .._registry import Registry, config_class_of
+
+
+ALIGNERS: Registry[type[Aligner]] = Registry("aligner")
+
+
+class AlignerConfig(PreTrainedConfig):
+    """The sizes that every aligner has.
+
+    Args:
+        feature_size: width of the tower's features (`dim`).
+        hidden_size: width of the language model's embeddings (`hidden`).
+        feature_length: features per frame, or None when it varies with the item.
+        num_frames: frames per item; 1 for stills and signals.
+        num_tokens: tokens per item; None for an aligner whose count follows the features (`count_tokens`).
+    """
+
+    # The wrapper's FSDP plan is the language model's; an aligner has no `layers.*` of its own to add to it.
+    base_model_fsdp_plan = {}
+
+    feature_size: int = 768
+    hidden_size: int = 768
+    feature_length: int | None = None
+    num_frames: int = 1
+    num_tokens: int | None = None
+    initializer_range: float = 0.02
+
+    def count_tokens(self, frames: int, length: int) -> int:
+        """Tokens for one item of `frames` x `length` features.
+
+        The only place where a token count is decided: processor, collator, model check and serving all ask here.
+        """
+        return self.num_tokens if self.num_tokens is not None else frames * length
+
+
+class Aligner(PreTrainedModel):
+    """Base class. Subclasses implement `forward(features, mask) -> (items, tokens, hidden)`."""
+
+    config: AlignerConfig
+    base_model_prefix = ""
+    main_input_name = "features"
+    input_modalities = ()
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        Args:
+            features: `(items, frames, length, dim)` floating point, in the aligner's dtype.
+            mask: `(items, frames, length)` bool, True where a feature is real; None when all are.
+
+        Returns:
+            `(items, tokens, hidden)`; rows beyond an item's own `count_tokens` are not meaningful.
+        """
+        raise NotImplementedError
+
+    def get_input_embeddings(self):
+        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            # Bare parameters (latents, queries, learned embeddings) are drawn like embedding tables.
+            if name not in ("weight", "bias"):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+
+
+def register_aligner(name: str, *, exist_ok: bool = False):
+    """Class decorator: makes an aligner known by `name` and its config to the Auto classes.
+
+    The config class is the one annotated on the class (`config: MyConfig`), with `model_type = f"{name}_aligner"`.
+    """
+
+    def decorate(cls: type[Aligner]) -> type[Aligner]:
+        config_class = config_class_of(cls)
+        if not issubclass(config_class, AlignerConfig) or config_class.model_type != f"{name}_aligner":
+            raise TypeError(f'{config_class.__name__} must be an AlignerConfig with model_type = "{name}_aligner".')
+        ALIGNERS.register(name, cls, exist_ok=exist_ok)
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+        AutoModel.register(config_class, cls, exist_ok=True)
+        return cls
+
+    return decorate
+
+
+def pool_to_tokens(features: torch.Tensor, mask: torch.Tensor | None, num_tokens: int) -> torch.Tensor:
+    """Averages each item's features, in order, into `num_tokens` nearly equal groups (adaptive average pooling).
+
+    Args:
+        features: `(items, length, dim)`.
+        mask: `(items, length)` bool with the real features first, or None.
+        num_tokens: groups per item; token `j` averages features `floor(j*n/k)` to `ceil((j+1)*n/k)` of the item's n.
+
+    Returns:
+        `(items, num_tokens, dim)`.
+    """
+    items, length, _ = features.shape
+    if mask is None:
+        return nn.functional.adaptive_avg_pool1d(features.transpose(1, 2), num_tokens).transpose(1, 2)
+    real = mask.sum(-1).view(items, 1, 1)
+    token = torch.arange(num_tokens, device=features.device).view(1, -1, 1)
+    start = token * real // num_tokens
+    end = -(-(token + 1) * real // num_tokens)
+    place = torch.arange(length, device=features.device)
+    weights = ((place >= start) & (place < end)).to(features.dtype)
+    return (weights / weights.sum(-1, keepdim=True).clamp(min=1)) @ features

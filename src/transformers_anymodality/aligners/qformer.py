@@ -1,0 +1,61 @@
+"""BLIP-2's Querying Transformer (arXiv 2301.12597, section 3.1), the layers being Transformers' own, then a projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from ._base import Aligner, AlignerConfig, register_aligner
+
+
+class QFormerAlignerConfig(AlignerConfig):
+    """
+    Args:
+        num_tokens: query tokens, and so tokens per item.
+        qformer_hidden_size, depth, num_heads, intermediate_size: sizes of the Q-Former (BERT-base as published).
+        cross_attention_frequency: a layer in so many attends to the features, beginning with the first.
+    """
+
+    model_type = "qformer_aligner"
+
+    num_tokens: int = 32
+    qformer_hidden_size: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    intermediate_size: int = 3072
+    cross_attention_frequency: int = 2
+    layer_norm_eps: float = 1e-12
+
+    def qformer_config(self) -> Blip2QFormerConfig:
+        return Blip2QFormerConfig(
+            hidden_size=self.qformer_hidden_size,
+            num_hidden_layers=self.depth,
+            num_attention_heads=self.num_heads,
+            intermediate_size=self.intermediate_size,
+            cross_attention_frequency=self.cross_attention_frequency,
+            encoder_hidden_size=self.feature_size,
+            initializer_range=self.initializer_range,
+            layer_norm_eps=self.layer_norm_eps,
+        )
+
+
+@register_aligner("qformer")
+class QFormerAligner(Aligner):
+    config: QFormerAlignerConfig
+    _supports_flash_attn = False  # as BLIP-2's own Q-Former
+
+    def __init__(self, config: QFormerAlignerConfig):
+        super().__init__(config)
+        self.queries = nn.Parameter(torch.empty(1, config.num_tokens, config.qformer_hidden_size))
+        self.qformer_layers = Blip2QFormerModel._from_config(config.qformer_config())
+        self.projection = nn.Linear(config.qformer_hidden_size, config.hidden_size)
+        self.post_init()
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        states = self.qformer_layers(
+            query_embeds=self.queries.expand(len(features), -1, -1).to(features.dtype),
+            encoder_hidden_states=features.flatten(1, 2),
+            encoder_attention_mask=None if mask is None else mask.flatten(1),
+        ).last_hidden_state
+        return self.projection(states)

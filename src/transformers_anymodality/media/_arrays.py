@@ -1,0 +1,87 @@
+"""Arrays, tensors and `.npy` files: conversion to numpy and checks of their values."""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._containers import opened
+from ._source import Limits, MediaError
+
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def is_array(source: Any) -> bool:
+    """Whether the source is a numpy array, a tensor or alike (anything with a shape and a dtype)."""
+    return hasattr(source, "shape") and hasattr(source, "dtype")
+
+
+def to_numpy(source: Any, name: str) -> np.ndarray:
+    """A numpy array of real numbers from an array, a tensor on any device, or nested lists.
+
+    Raises:
+        MediaError: ragged, empty, complex, or not of numbers.
+    """
+    if hasattr(source, "detach"):
+        source = source.detach().cpu()
+        # numpy has no bfloat16, and torch's 8-bit floats are unknown to it too
+        source = source.float() if source.is_floating_point() and source.element_size() < 4 else source
+    try:
+        array = np.asarray(source)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise MediaError(f"{name} cannot be made an array: {error}.") from error
+    if array.dtype.kind not in "buif":
+        raise MediaError(f"{name} holds {array.dtype}, expected real numbers.")
+    if array.size == 0:
+        raise MediaError(f"{name} is empty (shape {array.shape}).")
+    return array
+
+
+def first_bad(array: np.ndarray) -> tuple[int, ...] | None:
+    """Index of the first NaN or infinity in row-major order, or None."""
+    if array.dtype.kind != "f":
+        return None
+    finite = np.isfinite(array)
+    if finite.all():
+        return None
+    return tuple(int(index) for index in np.unravel_index(int(np.argmin(finite)), array.shape))
+
+
+def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
+    """Load a `.npy` file without ever unpickling.
+
+    Its header is checked against the limits and against the bytes there are before anything is allocated.
+
+    Raises:
+        MediaError: no `.npy` file, truncated, larger than `limits.max_bytes`, or not of numbers.
+    """
+    with opened(source) as file:
+        length = file.seek(0, 2)
+        file.seek(0)
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read_header(file)
+        except (ValueError, EOFError, OSError) as error:
+            raise MediaError(f"{name} is no readable .npy file: {error}.") from error
+        if dtype.hasobject or dtype.kind not in "buif":
+            raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
+        size = math.prod(shape) * dtype.itemsize
+        if size > limits.max_bytes:
+            raise MediaError(f"{name} holds {size} bytes of numbers, more than the limit of {limits.max_bytes}.")
+        if size > length - file.tell():
+            raise MediaError(
+                f"{name} is truncated: its header promises {size} bytes of numbers, {length - file.tell()} follow."
+            )
+        file.seek(0)
+        try:
+            return to_numpy(np.load(file, allow_pickle=False), name)
+        except (ValueError, EOFError, OSError) as error:
+            raise MediaError(f"{name} is no readable .npy file: {error}.") from error

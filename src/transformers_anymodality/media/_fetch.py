@@ -1,0 +1,138 @@
+"""Fetching a medium over http(s) without becoming a door into the local network."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import time
+from typing import Any
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from ._source import Limits, MediaError, describe
+
+
+MAX_REDIRECTS = 5
+TIMEOUT = 20.0  # seconds for each of connecting, reading and writing
+DEADLINE = 300.0  # seconds for the whole transfer, so that a slow drip ends
+_CHUNK = 1 << 16
+_IPV6_UNICAST = ipaddress.ip_network("2000::/3")  # the part of IPv6 given out to hosts of the public internet
+_IPV6_TO_IPV4 = ipaddress.ip_network("2002::/16")
+
+
+def _is_public(address: str) -> bool:
+    """Whether a host of the public internet owns this address, after unwrapping IPv4 inside IPv6."""
+    ip: Any = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        elif ip not in _IPV6_UNICAST or ip in _IPV6_TO_IPV4 or ip.teredo is not None:
+            return False  # tunnels and translators reach whatever IPv4 address is written inside
+    return ip.is_global and not ip.is_multicast
+
+
+def _resolve(parts: SplitResult, name: str) -> str:
+    """The address to dial: the first one, once every address the host resolves to has been found public."""
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        answers = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise MediaError(f"{name}: the host cannot be resolved ({error}).") from error
+    addresses = [str(answer[4][0]) for answer in answers]
+    private = [address for address in addresses if not _is_public(address)]
+    if private or not addresses:
+        raise MediaError(
+            f"{name} is refused: its host resolves to {', '.join(private) or 'nothing'}, which is no public address. "
+            "Download it yourself and pass the local path."
+        )
+    return addresses[0]
+
+
+def _split(url: str, previous: SplitResult | None) -> SplitResult:
+    name = describe(url)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  (raises on a port that is no number)
+    except ValueError as error:
+        raise MediaError(f"{name} is no valid URL ({error}).") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise MediaError(f"{name}: expected an http or https URL with a host.")
+    if parts.username is not None or parts.password is not None:
+        raise MediaError(f"{name}: a user name or password inside a URL is refused; download it yourself.")
+    if previous is not None and previous.scheme == "https" and parts.scheme == "http":
+        raise MediaError(f"{name}: a redirect from https to http is refused.")
+    return parts
+
+
+def _request(client: Any, url: str, parts: SplitResult, address: str) -> Any:
+    """A request that dials `address`, while the Host header and the TLS certificate stay those of the URL's host.
+
+    Dialling the address that was checked, and not the name again, leaves no moment in which a second answer of the
+    name server could point elsewhere.
+    """
+    host = str(parts.hostname)
+    dialled = client.build_request("GET", url).url.copy_with(host=address, fragment=None)
+    host_header = client.build_request("GET", url).headers["Host"]
+    headers = {"Host": host_header, "Accept-Encoding": "identity", "User-Agent": "transformers-anymodality"}
+    try:
+        server_name = host.encode("idna").decode("ascii")
+    except UnicodeError:
+        server_name = host
+    return client.build_request("GET", dialled, headers=headers, extensions={"sni_hostname": server_name})
+
+
+def _read_body(response: Any, name: str, limits: Limits, deadline: float) -> bytes:
+    if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
+        raise MediaError(f"{name}: the server compressed its answer unasked, which is refused (it could be a bomb).")
+    length = response.headers.get("Content-Length", "")
+    if length.isdigit() and int(length) > limits.max_bytes:
+        raise MediaError(f"{name} holds {length} bytes, more than the limit of {limits.max_bytes}.")
+    data = bytearray()
+    for chunk in response.iter_raw(_CHUNK):
+        data += chunk
+        if len(data) > limits.max_bytes:
+            raise MediaError(f"{name} holds more than the limit of {limits.max_bytes} bytes.")
+        if time.monotonic() > deadline:
+            raise MediaError(f"{name}: the transfer took longer than {DEADLINE:g} s.")
+    return bytes(data)
+
+
+def fetch(url: str, limits: Limits) -> bytes:
+    """Fetch a URL.
+
+    Every host on the way, redirects included, must resolve to public addresses only; proxies and credentials from
+    the environment are not used, as a proxy would resolve the name anew.
+
+    Args:
+        url: http or https URL.
+        limits: `max_bytes` caps the body.
+
+    Returns:
+        The body.
+
+    Raises:
+        MediaError: refused, unreachable, too large, too slow, or answered by a status other than 200.
+    """
+    # The client that huggingface_hub itself uses, under the name it keeps for it across its major versions.
+    from huggingface_hub.utils import httpx
+
+    deadline = time.monotonic() + DEADLINE
+    previous: SplitResult | None = None
+    name = describe(url)
+    try:
+        with httpx.Client(timeout=TIMEOUT, trust_env=False, follow_redirects=False) as client:
+            for _ in range(MAX_REDIRECTS + 1):
+                parts = _split(url, previous)
+                request = _request(client, url, parts, _resolve(parts, describe(url)))
+                response = client.send(request, stream=True)
+                try:
+                    if response.status_code in (301, 302, 303, 307, 308) and "Location" in response.headers:
+                        previous, url = parts, urljoin(url, response.headers["Location"])
+                        continue
+                    if response.status_code != 200:
+                        raise MediaError(f"{name}: the server answered with status {response.status_code}, not 200.")
+                    return _read_body(response, name, limits, deadline)
+                finally:
+                    response.close()
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise MediaError(f"{name} cannot be fetched ({type(error).__name__}: {error}).") from error
+    raise MediaError(f"{name} redirects more than {MAX_REDIRECTS} times.")

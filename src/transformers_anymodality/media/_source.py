@@ -1,0 +1,220 @@
+"""What a user may hand over as a medium, resolved to a local file or to bytes in memory."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes, urlsplit
+
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+_SHOWN = 120  # characters of a source that an error message repeats
+
+
+class MediaError(ValueError):
+    """A medium cannot be read. The message names the source, what was expected, what came and the likely fix."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ceilings that keep a hostile or mistaken file from exhausting the machine.
+
+    Attributes:
+        max_bytes: bytes of an encoded source, and of the array decoded from it.
+        max_pixels: pixels of one image or video frame. The default is the figure beyond which Pillow refuses an
+            image by itself; to go further, raise `PIL.Image.MAX_IMAGE_PIXELS` too.
+        max_seconds: duration of a recording or video.
+        max_frames: frames of a video or animation.
+    """
+
+    max_bytes: int = 2 * 1024**3
+    max_pixels: int = 178_956_970
+    max_seconds: float = 3600.0
+    max_frames: int = 100_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def describe(source: Any) -> str:
+    """Name a source for an error message: short, and without the parts of a URL that may hold secrets."""
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        if text[:5].lower() == "data:":
+            return f"data: URI ({text[5:].partition(',')[0][:40]}, {len(text)} characters)"
+        if _SCHEME.match(text):
+            return f"URL {_public_url(text)}"
+        return f"'{text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}'"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"bytes object of length {len(source)}"
+    if isinstance(source, Mapping):
+        if source.get("bytes") is None and isinstance(source.get("path"), (str, Path)):
+            return describe(source["path"])
+        return f"dict with keys {sorted(map(str, source))}"
+    if hasattr(source, "shape"):
+        return f"array of shape {tuple(source.shape)}"
+    name = getattr(source, "name", None)
+    return f"{type(source).__name__} object" + (f" '{name}'" if isinstance(name, str) else "")
+
+
+def _public_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"[:_SHOWN]
+    except ValueError:
+        return url.partition("://")[0] + "://(malformed)"
+
+
+def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Path | BytesIO:
+    """Resolve a source to something a decoder can open.
+
+    Args:
+        source: path (`str` or `Path`, `~` expanded), `bytes`, a binary file object (read from where it stands),
+            `data:` URI, `{"base64": str}`, or `{"path": ..., "bytes": ...}` as `datasets` gives undecoded media
+            (bytes win). An http(s) URL only with `allow_urls`.
+        allow_urls: fetch http(s) URLs. Off by default: a URL lets whoever wrote it reach hosts from this machine.
+        limits: ceilings; `max_bytes` is applied here.
+
+    Returns:
+        An existing, regular, non-empty file, or a `BytesIO` at position 0.
+
+    Raises:
+        MediaError: on anything else, and on anything empty or larger than `limits.max_bytes`.
+    """
+    if isinstance(source, Mapping):
+        source = _from_mapping(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return _in_memory(bytes(source), source, limits)
+    if isinstance(source, str):
+        if source[:5].lower() == "data:":
+            return _in_memory(_decode_data_uri(source, limits), source, limits)
+        scheme = _SCHEME.match(source)
+        if scheme is not None:
+            return _from_url(source, scheme[1].lower(), allow_urls, limits)
+    if isinstance(source, (str, Path)):
+        return _local_file(source, limits)
+    if isinstance(source, _Base64):
+        return _in_memory(_decode_base64(source.text, "base64 text", limits), "base64 text", limits)
+    if hasattr(source, "read"):
+        return _from_file_object(source, limits)
+    raise MediaError(
+        f"Cannot read a medium from a {type(source).__name__}: expected a path, bytes, a binary file object, a "
+        'data: URI, {"base64": ...} or {"path": ..., "bytes": ...}.'
+    )
+
+
+@dataclass(frozen=True)
+class _Base64:
+    text: str
+
+
+def _from_mapping(source: Mapping) -> Any:
+    if isinstance(source.get("base64"), str):
+        text = source["base64"]
+        return text if text[:5].lower() == "data:" else _Base64(text)
+    for key in ("bytes", "path"):
+        if source.get(key) is not None:
+            return source[key]
+    raise MediaError(
+        f'Cannot read a medium from a {describe(source)}: expected {{"base64": str}} or {{"path": ..., "bytes": ...}} '
+        "with one of the two given."
+    )
+
+
+def _in_memory(data: bytes, source: Any, limits: Limits) -> BytesIO:
+    if not data:
+        raise MediaError(f"{describe(source)} is empty: expected an encoded medium.")
+    _check_size(len(data), source, limits)
+    return BytesIO(data)
+
+
+def _check_size(size: int, source: Any, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        raise MediaError(
+            f"{describe(source)} holds at least {size} bytes, more than the limit of {limits.max_bytes}: split it, or "
+            "pass limits=Limits(max_bytes=...) if you trust it."
+        )
+
+
+def _local_file(source: str | Path, limits: Limits) -> Path:
+    name = describe(source)
+    try:
+        path = Path(source).expanduser()
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise MediaError(f"{name} does not exist: expected a local file (looked in {Path.cwd()}).") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise MediaError(
+            f'{name} cannot be opened as a local file ({getattr(error, "strerror", None) or error}). If this is base64 text, pass it as {{"base64": ...}}.'
+        ) from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise MediaError(f"{name} is {kind}: expected a regular file.")
+    if status.st_size == 0:
+        raise MediaError(f"{name} is empty (0 bytes): the download or export that made it probably failed.")
+    _check_size(status.st_size, source, limits)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise MediaError(f"{name} cannot be read: {error.strerror or error}.") from error
+    return path
+
+
+def _from_url(url: str, scheme: str, allow_urls: bool, limits: Limits) -> BytesIO:
+    name = describe(url)
+    if scheme == "file":
+        raise MediaError(f"{name}: file:// URLs are refused; pass the plain local path.")
+    if scheme not in ("http", "https"):
+        raise MediaError(f"{name}: only http and https can be fetched; open it yourself and pass the file object.")
+    if not allow_urls:
+        raise MediaError(
+            f"{name} is not fetched, as URLs are off by default. Pass allow_urls=True if you trust whoever wrote it, "
+            "or download it and pass the local path."
+        )
+    from ._fetch import fetch
+
+    return _in_memory(fetch(url, limits), url, limits)
+
+
+def _from_file_object(source: Any, limits: Limits) -> BytesIO:
+    name = describe(source)
+    try:
+        data = source.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:  # UnicodeDecodeError, of a file opened as text, is a ValueError
+        raise MediaError(f"{name} cannot be read: {error}. Expected an open file in binary mode ('rb').") from error
+    if not isinstance(data, (bytes, bytearray)):
+        raise MediaError(f"{name} gave {type(data).__name__}, expected bytes: open the file in binary mode ('rb').")
+    if not data:
+        raise MediaError(f"{name} has nothing left to read: it is empty, or was read before (then call seek(0)).")
+    _check_size(len(data), source, limits)
+    return BytesIO(bytes(data))
+
+
+def _decode_base64(text: str | bytes, name: str, limits: Limits) -> bytes:
+    if len(text) * 3 // 4 > limits.max_bytes + 3:
+        _check_size(len(text) * 3 // 4, name, limits)
+    raw = re.sub(rb"\s+", b"", text.encode("utf-8") if isinstance(text, str) else text)
+    try:
+        return base64.b64decode(raw, validate=True)
+    except binascii.Error as error:
+        raise MediaError(f"{name} is not valid base64 ({error}): it may have been cut or wrongly escaped.") from error
+
+
+def _decode_data_uri(uri: str, limits: Limits) -> bytes:
+    header, comma, body = uri.partition(",")
+    if not comma:
+        raise MediaError(f"{describe(uri)} holds no comma: expected data:[type][;base64],[data].")
+    if len(body) * 3 // 4 > 3 * limits.max_bytes + 3:
+        _check_size(len(body) // 3, uri, limits)
+    data = unquote_to_bytes(body)
+    if header.lower().endswith(";base64"):
+        return _decode_base64(data, describe(uri), limits)
+    return data

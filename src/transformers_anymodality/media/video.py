@@ -1,0 +1,227 @@
+"""Videos, as a fixed number of frames chosen by time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._arrays import is_array, to_numpy
+from ._containers import check_recording, head
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, open_source
+from .image import check_pixels, open_image, pixels_to_uint8, read_image, to_rgb
+
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_ZERO_DELAY = 0.1  # seconds; what browsers show a frame for whose animation gives no duration
+_ROUNDING = 1e-6  # seconds
+
+
+def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
+    """Mid-points of `num_frames` equal parts of the duration [begin, end).
+
+    Args:
+        begin: seconds at which the first frame comes on display.
+        end: seconds at which the last one goes off; at least `begin`.
+        num_frames: how many times to give, at least 1.
+
+    Returns:
+        float64, shape (num_frames,), in seconds, increasing.
+
+    Raises:
+        MediaError: no frames asked for, or a duration that is negative or not finite.
+    """
+    _check_count(num_frames)
+    if not (math.isfinite(begin) and math.isfinite(end) and begin <= end):
+        raise MediaError(f"A video from {begin} s to {end} s has no duration: expected finite times, begin <= end.")
+    return begin + (np.arange(num_frames) + 0.5) * ((end - begin) / num_frames)
+
+
+def query_times(begin: float, end: float, num_frames: int) -> np.ndarray:
+    """`frame_times`, a microsecond later, so that a time on the very border of two frames gets the later frame.
+
+    Without it the rounding of time stamps to seconds decides, and backends differ.
+    """
+    return frame_times(begin, end, num_frames) + min(_ROUNDING, (end - begin) / num_frames / 4)
+
+
+def _check_count(num_frames: int) -> None:
+    if isinstance(num_frames, bool) or not isinstance(num_frames, (int, np.integer)) or num_frames < 1:
+        raise MediaError(f"num_frames is {num_frames!r}, expected a positive integer.")
+
+
+def check_duration(seconds: float | None, name: str, limits: Limits) -> None:
+    """Raise `MediaError` for a video longer than `limits.max_seconds`."""
+    if seconds is not None and not seconds <= limits.max_seconds:
+        raise MediaError(
+            f"{name} lasts {seconds:.6g} s, more than the limit of {limits.max_seconds:g} s: cut it, or pass "
+            "limits=Limits(max_seconds=...) if you trust it."
+        )
+
+
+def check_frame_count(count: int, name: str, limits: Limits) -> None:
+    """Raise `MediaError` for a video of more than `limits.max_frames` frames."""
+    if count > limits.max_frames:
+        raise MediaError(
+            f"{name} has {count} frames or more, above the limit of {limits.max_frames}: cut it, or pass "
+            "limits=Limits(max_frames=...) if you trust it."
+        )
+
+
+def check_output(num_frames: int, width: int, height: int, name: str, limits: Limits) -> None:
+    """Raise `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
+    check_pixels(width, height, name, limits)
+    if num_frames * width * height * 3 > limits.max_bytes:
+        raise MediaError(
+            f"{name}: {num_frames} frames of {width} x {height} pixels need {num_frames * width * height * 3} bytes, "
+            f"more than the limit of {limits.max_bytes}: ask for fewer frames, or scale the video down."
+        )
+
+
+def read_video(
+    source: Any, num_frames: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> np.ndarray:
+    """Read `num_frames` frames of a video, spread evenly over its duration.
+
+    The frame on display at each of `frame_times` is taken, so a video of uneven frame rate is sampled evenly in time,
+    every backend gives the same frames, and a video of fewer frames repeats some.
+
+    Args:
+        source: anything `open_source` takes, holding a video (decoded by torchcodec where it works, else by PyAV) or
+            an animated GIF, WebP or PNG (by Pillow); an array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8,
+            or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; or a torchcodec
+            `VideoDecoder`.
+        num_frames: frames to return.
+        allow_urls: fetch http(s) URLs, also those of single frames in a list.
+        limits: ceilings on bytes (also of the result), pixels of a frame, seconds and frames.
+
+    Returns:
+        uint8, shape (num_frames, H, W, 3), RGB, upright.
+
+    Raises:
+        MediaError: unreadable, truncated, beyond the limits, or an array of another shape, type or range.
+        ImportError: no installed package can decode the video.
+    """
+    _check_count(num_frames)
+    name = describe(source)
+    if is_array(source):
+        return _from_array(source, num_frames, name, limits)
+    if isinstance(source, (list, tuple)):
+        return _from_list(source, num_frames, allow_urls, limits)
+    if hasattr(source, "get_frames_played_at"):
+        from ._video_files import from_decoder
+
+        return from_decoder(source, num_frames, name, limits)
+    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
+    start = head(resolved, 16)
+    if start[:4] in (b"GIF8", b"\x89PNG") or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        return _from_animation(resolved, num_frames, name, limits)
+    if start[:3] == b"\xff\xd8\xff":
+        raise MediaError(f"{name} is a still image (JPEG), expected a video: read it by read_image, or give a list.")
+    check_recording(resolved, name)
+    from ._video_files import from_file
+
+    return from_file(resolved, num_frames, name, limits)
+
+
+def _chosen(count: int, num_frames: int) -> np.ndarray:
+    """Indices of the frames on display when `count` frames last equally long."""
+    return np.minimum(query_times(0.0, float(count), num_frames).astype(np.int64), count - 1)
+
+
+def _from_array(source: Any, num_frames: int, name: str, limits: Limits) -> np.ndarray:
+    shape = tuple(source.shape)
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise MediaError(f"{name}: expected frames as (T, H, W, 3) or (T, 3, H, W).")
+    if shape[1] == shape[3] == 3:
+        raise MediaError(f"{name}: axes 1 and 3 could both be the channels. Give a list of PIL images.")
+    if 0 in shape:
+        raise MediaError(f"{name} is empty: expected at least one frame.")
+    check_frame_count(shape[0], name, limits)
+    height, width = (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
+    check_output(num_frames, width, height, name, limits)
+    indices = _chosen(shape[0], num_frames)
+    kept, places = np.unique(indices, return_inverse=True)
+    frames = pixels_to_uint8(to_numpy(source[kept.tolist()], name), name)
+    frames = np.moveaxis(frames, 1, 3) if shape[1] == 3 else frames
+    return np.ascontiguousarray(frames[places])
+
+
+def _from_list(frames: list | tuple, num_frames: int, allow_urls: bool, limits: Limits) -> np.ndarray:
+    name = f"list of {len(frames)} frames"
+    if not frames:
+        raise MediaError(f"{name}: expected at least one frame.")
+    check_frame_count(len(frames), name, limits)
+
+    def read(index: int) -> Image.Image:
+        try:
+            return read_image(frames[index], allow_urls=allow_urls, limits=limits)
+        except MediaError as error:
+            raise MediaError(f"Frame {index} of a {name}: {error}") from error
+
+    return collect(_chosen(len(frames), num_frames), read, name, limits)
+
+
+def collect(indices: np.ndarray, read: Callable[[int], Image.Image], name: str, limits: Limits) -> np.ndarray:
+    """Stack the RGB frames of the given, never decreasing indices; each frame is read once.
+
+    Args:
+        indices: int64, shape (num_frames,).
+        read: gives the RGB image of an index.
+        name: the source's name for messages.
+        limits: applied to the frame size and the result.
+
+    Returns:
+        uint8, shape (num_frames, H, W, 3).
+    """
+    result: np.ndarray | None = None
+    last = None
+    pixels = np.zeros(0, np.uint8)
+    for place, index in enumerate(int(index) for index in indices):
+        if index != last:
+            pixels, last = np.asarray(read(index)), index
+        if result is None:
+            check_output(len(indices), pixels.shape[1], pixels.shape[0], name, limits)
+            result = np.empty((len(indices), *pixels.shape), np.uint8)
+        if pixels.shape != result.shape[1:]:
+            raise MediaError(
+                f"{name}: frame {index} is {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one chosen is "
+                f"{result.shape[2]} x {result.shape[1]}: all frames must have one size."
+            )
+        result[place] = pixels
+    assert result is not None  # there is at least one index
+    return result
+
+
+def _from_animation(source: Path | BytesIO, num_frames: int, name: str, limits: Limits) -> np.ndarray:
+    with open_image(source, name, limits) as image:
+        count = int(getattr(image, "n_frames", 1))
+        check_frame_count(count, name, limits)
+        check_output(num_frames, image.width, image.height, name, limits)
+        ends = np.cumsum(list(_delays(image, count, name, limits)))
+        times = query_times(0.0, float(ends[-1]), num_frames)
+        indices = np.minimum(np.searchsorted(ends, times, side="right"), count - 1)
+
+        def read(index: int) -> Image.Image:
+            image.seek(index)
+            return to_rgb(image, name)
+
+        return collect(indices, read, name, limits)
+
+
+def _delays(image: Image.Image, count: int, name: str, limits: Limits) -> Iterator[float]:
+    """Seconds that each frame is on display."""
+    total = 0.0
+    for index in range(count):
+        image.seek(index)
+        image.load()  # WebP tells a frame's duration only with its pixels
+        delay = float(image.info.get("duration", 0) or 0) / 1000.0
+        total += delay if delay > 0 else _ZERO_DELAY
+        check_duration(total, name, limits)
+        yield delay if delay > 0 else _ZERO_DELAY

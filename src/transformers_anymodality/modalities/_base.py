@@ -1,0 +1,94 @@
+"""The spec of a modality: everything that processor, collator, model, card and docs need to know about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig
+
+from .._registry import Registry
+
+
+MODALITIES: Registry[ModalitySpec] = Registry("modality")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalitySpec:
+    """Base class; a kind of media (stills, videos, sound, signals, maps, text) is a subclass, a modality an instance.
+
+    Args:
+        name: also the `type` of its parts in chat messages, and the `<name>_` of the model's children and inputs.
+        argument: name of the processor's argument and of a data set's column; the name itself unless told.
+        processor_attribute: where the processor keeps the sub-processor; `<name>_<kind>` unless told.
+    """
+
+    name: str
+    argument: str = ""
+    processor_attribute: str = ""
+
+    medium = ""  # which half of a two-sided model reads it: "pixels", "audio", "signal" or "text"
+    processor_kind = ""  # "image_processor", "video_processor", "feature_extractor" or "tokenizer"
+    suffixes = ()  # file formats, for documentation and file choosers
+
+    def __post_init__(self):
+        if not self.argument:
+            object.__setattr__(self, "argument", self.name)
+
+    @property
+    def token(self) -> str:
+        """The placeholder token in text: one per medium in a prompt, one per language-model token in `input_ids`."""
+        return f"<{self.name}>"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of reading and extracting that `compose` may set for a model, with their defaults."""
+        return {}
+
+    def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> Any:
+        """The sub-processor for a tower that brings none, or None where one must be given."""
+        return None
+
+    def is_item(self, value: Any) -> bool:
+        """Whether `value` is one medium (rather than a list of media)."""
+        return not isinstance(value, (list, tuple))
+
+    def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
+        """One medium, decoded: from a path, bytes, an array, or what else `media` reads. `access` is its limits."""
+        raise NotImplementedError
+
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """Model inputs of read items by the sub-processor's own names, one row per item."""
+        raise NotImplementedError
+
+    def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
+        """A medium that `read` accepts, made up; `size` 0 and 1 differ in resolution or duration where that is free."""
+        raise NotImplementedError
+
+
+def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> ModalitySpec:
+    """Makes a modality known by its name to `compose`, processors and models. A process that loads a checkpoint with
+    such a modality must register it first."""
+    from ..configuration import check_modality_name
+
+    check_modality_name(spec.name)
+    return MODALITIES.register(spec.name, spec, exist_ok=exist_ok)
+
+
+def as_inputs(outputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The array-like part of a sub-processor's outputs, as tensors."""
+    inputs = {}
+    for name, value in outputs.items():
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            inputs[name] = torch.as_tensor(value)
+        elif isinstance(value, list) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
+            inputs[name] = torch.stack([torch.as_tensor(v) for v in value])
+    return inputs
+
+
+def is_path_or_bytes(value: Any) -> bool:
+    return isinstance(value, (str, bytes, Path, dict)) or hasattr(value, "read")

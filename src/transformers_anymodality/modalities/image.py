@@ -1,0 +1,31 @@
+"""Stills with three colour channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..media import read_image
+from ._base import ModalitySpec, as_inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec(ModalitySpec):
+    medium = "pixels"
+    processor_kind = "image_processor"
+    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+
+    def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
+        return read_image(source, **access)
+
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """`pixel_values (items, channels, height, width)` float32, and what else the image processor gives."""
+        return as_inputs(processor(images=items, return_tensors="pt", **kwargs))
+
+    def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
+        side = 48 + 16 * size
+        row, column = np.mgrid[0:side, 0 : side + 16]
+        return np.stack([row * 2, column * 2, row + column], axis=-1).astype(np.uint8)

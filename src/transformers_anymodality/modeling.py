@@ -1,0 +1,453 @@
+"""The composite model: towers and aligners feed their tokens into the embeddings of a whole causal language model.
+
+Media of one modality arrive as one flat batch of items, in the order of their placeholders over (row, position).
+Children are direct and their names are public API: `<modality>_tower`, `<modality>_aligner`, `language_model`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from contextlib import nullcontext
+from dataclasses import make_dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import torch_compilable_check
+from transformers.utils.generic import can_return_tuple
+
+from .configuration import AnyModalityConfig
+from .distributed import must_take_part
+from .generation import AnyModalityGenerationMixin
+from .loading import CheckedLoadingMixin
+from .towers import LayerOutput, build_tower, read_features
+
+
+class AnyModalityPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
+    """Builds and runs what the causal and the headless composite share: from media to embeddings."""
+
+    config: AnyModalityConfig
+    config_class = AnyModalityConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: AnyModalityConfig, parts: dict[str, nn.Module] | None = None):
+        """`parts`: loaded children by name; those not given are built from their config with random weights."""
+        super().__init__(config)
+        parts = dict(parts or {})
+        for part in parts.values():
+            for module in part.modules():
+                module._is_hf_initialized = True  # post_init below must not draw their weights anew
+        for name, row in config.modalities.items():
+            if row["tower"] == name:
+                tower = parts.pop(f"{name}_tower", None)
+                self.add_module(f"{name}_tower", tower or build_tower(config.tower_config(name)))
+            if row["aligner"] == name:
+                aligner = parts.pop(f"{name}_aligner", None)
+                self.add_module(f"{name}_aligner", aligner or AutoModel.from_config(config.aligner_config(name)))
+        # Last: quantisers leave the last module's head alone.
+        self.language_model = parts.pop("language_model", None) or self._build_language_model()
+        if parts:
+            raise ValueError(f"Parts {sorted(parts)} have no place in a model of {', '.join(config.modalities)}.")
+        self.input_modalities = (*config.modalities, "text")
+        self.post_init()
+
+    def _build_language_model(self) -> PreTrainedModel:
+        raise NotImplementedError
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    def tower(self, modality: str) -> PreTrainedModel:
+        return getattr(self, f"{self.config.modalities[modality]['tower']}_tower")
+
+    def aligner(self, modality: str) -> PreTrainedModel:
+        return getattr(self, f"{self.config.modalities[modality]['aligner']}_aligner")
+
+    @property
+    def part_names(self) -> list[str]:
+        """Names of the direct children, in their order."""
+        return [name for name, _ in self.named_children()]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        if modality not in self.config.modalities:
+            raise ValueError(f"No tower for {modality!r}; this model has {', '.join(self.config.modalities)}.")
+        return self.tower(modality)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def train(self, mode: bool = True):
+        """As usual, but frozen towers stay in eval mode: no dropout, no batch statistics, no stochastic depth."""
+        super().train(mode)
+        for name, row in self.config.modalities.items():
+            if row["tower"] == name and not _trainable(self.tower(name)):
+                self.tower(name).eval()
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # `get_image_features` and the like, which tools know, for whatever modalities there are.
+        if name.startswith("get_") and name.endswith("_features"):
+            modality = name[len("get_") : -len("_features")]
+            if modality in self.config.modalities:
+                return partial(self.get_modality_features, modality)
+        return super().__getattr__(name)
+
+    # --- media -> features -> tokens -----------------------------------------------------------------------------
+
+    def get_modality_features(
+        self,
+        modality: str,
+        main_input: torch.Tensor | None = None,
+        *,
+        features: torch.Tensor | None = None,
+        feature_lengths: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **inputs: torch.Tensor,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """Encodes and aligns the media of one modality.
+
+        Args:
+            modality: its name.
+            main_input, inputs: the model inputs of that modality (`config.modalities[modality]["inputs"]`).
+            features: what the tower gave before, `(items, frames, length, dim)`, instead of inputs.
+            feature_lengths: `(items,)` int64, real features per frame where that differs between items.
+
+        Returns:
+            `last_hidden_state`: the tower's features `(items, frames, length, dim)`; `pooler_output`: language-model
+            tokens, `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs.
+        """
+        row = self.config.modalities[modality]
+        output: Any = None
+        if features is None:
+            if main_input is not None:
+                inputs[next(iter(row["inputs"]))] = main_input
+            recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            features, output = self._encode(modality, inputs, {k: v for k, v in recorded.items() if v})
+        tokens = self._align(modality, features, feature_lengths)
+        output = BaseModelOutputWithPooling(
+            last_hidden_state=features,
+            pooler_output=tokens,
+            hidden_states=getattr(output, "hidden_states", None) if output_hidden_states else None,
+            attentions=getattr(output, "attentions", None) if output_attentions else None,
+        )
+        return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
+
+    def _encode(self, modality: str, inputs: dict[str, torch.Tensor], recorded: dict[str, bool]):
+        """Runs the tower: `(features (items, frames, length, dim), the tower's own output)`."""
+        row, tower = self.config.modalities[modality], self.tower(modality)
+        dtype = _dtype(tower)
+        arguments = {
+            row["inputs"][name]: value.to(dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+        items = len(next(iter(arguments.values())))
+        if row["per_frame"]:
+            arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}
+        needs_grad = _trainable(tower) or any(value.requires_grad for value in arguments.values())
+        layer = LayerOutput(tower) if row["select_layer"] is not None else nullcontext()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad), layer as caught:
+            output = tower(**arguments, **recorded, return_dict=True)
+        features = read_features(tower, output if caught is None else caught.value, row["select_feature"])
+        features = features.unflatten(0, (items, -1)) if row["per_frame"] else features.unsqueeze(1)
+        return features, output
+
+    def _align(self, modality: str, features: torch.Tensor, feature_lengths: torch.Tensor | None):
+        """Runs the aligner on `(items, frames, length, dim)` features."""
+        aligner = self.aligner(modality)
+        features, mask = features.to(_dtype(aligner)), None
+        if feature_lengths is not None:
+            place = torch.arange(features.shape[2], device=features.device)
+            mask = (place < feature_lengths.to(features.device)[:, None])[:, None].expand(features.shape[:3])
+        tokens = aligner(features, mask)
+        if feature_lengths is None or self.config.aligner_config(modality).num_tokens is not None:
+            return tokens
+        config, frames = self.config.aligner_config(modality), features.shape[1]
+        return [row[: config.count_tokens(frames, n)] for row, n in zip(tokens, feature_lengths.tolist())]
+
+    def _take_media(self, kwargs: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+        """Takes the media out of forward's kwargs: modality -> arguments of `get_modality_features`."""
+        media: dict[str, dict[str, torch.Tensor]] = {}
+        owners = self.config.input_modalities
+        for name in list(kwargs):
+            if name in owners:
+                modality, key = owners[name], name
+            else:
+                modality, key = next(
+                    ((m, k) for m in self.config.modalities for k in ("features", "feature_lengths") if name == f"{m}_{k}"),
+                    (None, None),
+                )
+            if modality is not None and (value := kwargs.pop(name)) is not None:
+                media.setdefault(modality, {})[key] = value
+        return {m: inputs for m, inputs in media.items() if set(inputs) != {"feature_lengths"}}
+
+    def encode_media(self, kwargs: dict[str, Any], encoded: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Takes the media out of `kwargs` and encodes each modality once; `encoded` ones are passed on.
+
+        Returns:
+            modality -> output of `get_modality_features`.
+        """
+        encoded = dict(encoded or {})
+        for modality, inputs in self._take_media(kwargs).items():
+            if encoded.get(modality) is not None:
+                raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
+            encoded[modality] = self.get_modality_features(modality, **inputs, return_dict=True)
+        return {modality: output for modality, output in encoded.items() if output is not None}
+
+    # --- tokens -> embeddings ------------------------------------------------------------------------------------
+
+    def get_placeholder_mask(self, modality: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor):
+        """`(batch, sequence)` bool, True at the modality's placeholders; by embedding where there are no ids."""
+        token_id = self.config.modalities[modality]["token_id"]
+        if input_ids is not None:
+            return input_ids == token_id
+        embedding = self.get_input_embeddings()(torch.full((1,), token_id, device=inputs_embeds.device))
+        return (inputs_embeds == embedding.to(inputs_embeds.dtype)).all(-1)
+
+    def embed(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: dict[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Embeddings `(batch, sequence, hidden)` with every placeholder replaced, and the tokens that replaced them."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        used = {}
+        for modality in self.config.modalities:
+            mask = self.get_placeholder_mask(modality, input_ids, inputs_embeds)
+            if modality not in encoded:
+                # One new token is never a placeholder: they are not sampled.
+                if inputs_embeds.shape[1] > 1 and input_ids is not None:
+                    torch_compilable_check(~mask.any(), partial(_missing_media, modality))
+                inputs_embeds = self._take_part(modality, inputs_embeds)
+                continue
+            output = encoded[modality]
+            tokens = output if isinstance(output, torch.Tensor) else output.pooler_output
+            used[modality] = tokens
+            flat = tokens.flatten(0, -2) if isinstance(tokens, torch.Tensor) else torch.cat(list(tokens))
+            flat = flat.to(inputs_embeds.device, inputs_embeds.dtype)
+            found = mask.sum()
+            torch_compilable_check(found == len(flat), partial(_wrong_count, modality, found, len(flat)))
+            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1).to(inputs_embeds.device), flat)
+        return inputs_embeds, used
+
+    def _take_part(self, modality: str, inputs_embeds: torch.Tensor) -> torch.Tensor:
+        """In a process group, runs a made-up item through parts that would else sit out a step.
+
+        Which modalities a batch has differs between processes; which parameters take part must not, or their
+        collectives wait for each other for ever. The item's tokens are added with weight zero.
+        """
+        row, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
+        with_tower = must_take_part(tower)
+        if not (with_tower or must_take_part(aligner)):
+            return inputs_embeds
+        device, config = inputs_embeds.device, self.config.aligner_config(modality)
+        if with_tower:
+            shape, dtype = row["input_shape"], getattr(torch, row["input_dtype"])
+            # Not constant: normalisation over a constant signal divides by zero.
+            wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
+            item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
+            tokens = self.get_modality_features(modality, item, return_dict=True).pooler_output
+        else:
+            length = row["feature_length"] or 1
+            tokens = self._align(modality, torch.ones(1, row["num_frames"], length, config.feature_size, device=device), None)
+        tokens = tokens if isinstance(tokens, torch.Tensor) else torch.cat(tokens)
+        return inputs_embeds + torch.nan_to_num(tokens).sum().to(device, inputs_embeds.dtype) * 0
+
+    def _positions(self, attention_mask, position_ids, past_key_values, inputs_embeds) -> dict[str, torch.Tensor]:
+        """`position_ids` that skip padding on either side, for language models that take them."""
+        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
+            if attention_mask.shape[1] == inputs_embeds.shape[1] and "position_ids" in _parameters(self.language_model):
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        return {} if position_ids is None else {"position_ids": position_ids}
+
+    def _run(self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs):
+        """The way through: media -> towers -> aligners -> embeddings -> language model."""
+        encoded = self.encode_media(kwargs, mm_encoder_outputs)
+        kwargs.pop("mm_token_type_ids", None)
+        inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
+        if past_key_values is not None:
+            kwargs["past_key_values"] = past_key_values
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            **self._positions(attention_mask, position_ids, past_key_values, inputs_embeds),
+            **kwargs,
+            return_dict=True,
+        )
+        return _with_features(output, used)
+
+
+class AnyModalityModel(AnyModalityPreTrainedModel):
+    """The headless composite: hidden states instead of logits. Reads the same checkpoints as the causal one."""
+
+    def __init__(self, config: AnyModalityConfig, parts: dict[str, nn.Module] | None = None):
+        super().__init__(config, parts)
+        # The causal model's head is of no use here; all else in a checkpoint must find its place.
+        own = {name.partition(".")[0] for name in self.language_model.state_dict()}
+        head = rf"^language_model\.(?!(?:{'|'.join(map(re.escape, sorted(own)))})\b)"
+        self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), head}
+
+    def _build_language_model(self) -> PreTrainedModel:
+        return AutoModel.from_config(self.config.text_config)
+
+    @classmethod
+    def _loading_kwargs(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The causal checkpoint keeps the bare language model under its class's own prefix."""
+        config = kwargs.get("config")
+        if not isinstance(config, AnyModalityConfig):
+            config = AnyModalityConfig.from_pretrained(config or source, **_hub_kwargs(kwargs))
+        causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)]
+        bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."}
+        return {**kwargs, "config": config, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """As `AnyModalityForCausalLM.forward`, without labels and logits."""
+        return self._run(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
+        )
+
+
+class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMixin):
+    """A whole causal language model with senses."""
+
+    def _build_language_model(self) -> PreTrainedModel:
+        return AutoModelForCausalLM.from_config(self.config.text_config)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """
+        Args:
+            input_ids: `(batch, sequence)` with each medium's placeholders in place.
+            attention_mask: `(batch, sequence)`; padding may be on either side.
+            labels: `(batch, sequence)`, -100 where not supervised. In training, logits are computed only at positions
+                that some row supervises; the loss is the language model's own.
+            logits_to_keep: as in every Transformers causal language model.
+            mm_encoder_outputs: modality -> media encoded before (an output of `get_modality_features`, or its tokens
+                `(items, tokens, hidden)`), instead of media.
+            kwargs: media by the names of their model inputs (`pixel_values`, `imu_values`, ...), or their tower's
+                features (`<modality>_features`), and everything that the language model's own forward takes.
+
+        Returns:
+            The language model's own output, with `modality_features`: modality -> tokens `(items, tokens, hidden)`.
+        """
+        if labels is not None:
+            kwargs["labels"] = labels
+            if self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
+                logits_to_keep = self._supervised_positions(labels, kwargs)
+        if not isinstance(logits_to_keep, int) or logits_to_keep:
+            kwargs["logits_to_keep"] = logits_to_keep
+        return self._run(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
+        )
+
+    def _supervised_positions(self, labels: torch.Tensor, kwargs: dict[str, Any]) -> int | torch.Tensor:
+        """Positions whose logits the loss reads, `(n,)`, with `shift_labels` for them; 0 (all) where that may not be."""
+        if "shift_labels" in kwargs or torch.compiler.is_compiling() or not _slices_logits(type(self.language_model)):
+            return 0
+        shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+        positions = (shifted != -100).any(0).nonzero().squeeze(-1)
+        if not 0 < len(positions) < labels.shape[1]:
+            return 0
+        kwargs["shift_labels"] = shifted[:, positions]
+        return positions
+
+
+def _hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def _trainable(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """The dtype that a module computes in: its first floating-point parameter's."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def _parameters(module: nn.Module) -> frozenset[str]:
+    return _forward_parameters(type(module))
+
+
+@lru_cache
+def _forward_parameters(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls.forward).parameters)
+
+
+@lru_cache
+def _slices_logits(cls: type[PreTrainedModel]) -> bool:
+    """Whether a causal language model's own loss accepts ready-shifted labels for the logits it was asked to keep."""
+    source = inspect.getsource(cls.forward)
+    return "logits_to_keep" in _forward_parameters(cls) and "self.loss_function(" in source and "**kwargs" in source
+
+
+@lru_cache
+def _output_class(cls: type[ModelOutput]) -> type[ModelOutput]:
+    return make_dataclass(f"AnyModality{cls.__name__}", [("modality_features", dict | None, None)], bases=(cls,))
+
+
+def _with_features(output: ModelOutput, features: dict[str, torch.Tensor]) -> ModelOutput:
+    """The language model's own output with one more field; language models differ in theirs."""
+    return _output_class(type(output))(**output, modality_features=features or None)
+
+
+def _missing_media(modality: str) -> str:
+    return (
+        f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's whole output "
+        "to the model; with Trainer, set remove_unused_columns=False."
+    )
+
+
+def _wrong_count(modality: str, tokens: torch.Tensor, features: int) -> str:
+    return (
+        f"{modality} features and placeholder tokens do not match, tokens: {int(tokens)}, features: {features}. "
+        "Prepare text and media by one call of the processor that was saved with this model."
+    )

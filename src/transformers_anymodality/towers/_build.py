@@ -1,0 +1,200 @@
+"""From a config, a model or a Hub id to a tower: the encoding half alone, with only the layers that are read.
+
+The same `build_tower(config)` makes the tower when it is composed and when a checkpoint is loaded, so a config is all
+that a checkpoint needs to say about its towers.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from functools import lru_cache
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, ClapAudioConfig, ClapAudioModel, PreTrainedConfig, PreTrainedModel
+from transformers import XCLIPVisionConfig, XCLIPVisionModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from .._registry import config_class_of
+from ._features import read_features
+
+
+# Encoder halves that Transformers has but does not map in AutoModel.
+for _config, _model in ((ClapAudioConfig, ClapAudioModel), (XCLIPVisionConfig, XCLIPVisionModel)):
+    AutoModel.register(_config, _model, exist_ok=True)
+
+# Where two-sided configs keep the half that a medium needs, in order of preference.
+_HALVES = {
+    "pixels": ("vision_config",),
+    "audio": ("audio_config", "audio_encoder_config", "speech_config"),
+    "signal": (),
+    "text": ("text_config",),
+}
+
+
+def register_tower(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Class decorator: makes a `PreTrainedModel` of your own usable as a tower and loadable by the Auto classes.
+
+    Its `config` annotation names the config class, whose `model_type` must be its own. A process that loads a
+    checkpoint with such a tower must import the class first.
+    """
+    config_class = config_class_of(cls)
+    AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModel.register(config_class, cls, exist_ok=True)
+    return cls
+
+
+def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None = None) -> PreTrainedConfig:
+    """The config of the tower itself: the half of `config` that reads `medium`, cut after `select_layer`.
+
+    Args:
+        config: of any model that `AutoModel` can build, one- or two-sided.
+        medium: "pixels", "audio", "signal" or "text".
+        select_layer: index into the hidden states, as in Transformers: 0 is the embeddings, -1 the last layer's
+            output, -2 the one before; None reads the model's final output. Layers behind it are not built.
+    """
+    for name in _HALVES[medium]:
+        half = getattr(config, name, None)
+        if isinstance(half, PreTrainedConfig):
+            config = half
+            break
+    if config.model_type == "timm_wrapper":
+        config = _whole_timm_config(config)
+    return config if select_layer is None else _cut(config, select_layer)
+
+
+def _whole_timm_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """timm's pooling is a head; the features of patches are in front of it."""
+    config = copy.deepcopy(config)
+    config.do_pooling = False
+    return config
+
+
+def _cut(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
+    config = copy.deepcopy(config)
+    if config.model_type == "timm_wrapper":
+        with torch.device("meta"):
+            layers = len(getattr(AutoModel.from_config(config).timm_model, "blocks", ()))
+    else:
+        layers = getattr(config, "num_hidden_layers", None) or 0
+    if not layers:
+        raise ValueError(
+            f"select_layer needs a tower with one stack of layers; {config.model_type!r} has none that can be counted "
+            "(`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read its final output."
+        )
+    keep = select_layer if select_layer >= 0 else layers + 1 + select_layer
+    if not 1 <= keep <= layers:
+        raise ValueError(f"select_layer={select_layer} is outside the tower's {layers} layers (1 to {layers}).")
+    if config.model_type == "timm_wrapper":
+        config.model_args = {**(config.model_args or {}), "depth": keep}
+    else:
+        config.num_hidden_layers = keep
+        for name in ("layer_types", "mlp_layer_types"):
+            if isinstance(getattr(config, name, None), list):
+                setattr(config, name, getattr(config, name)[:keep])
+    return config
+
+
+_ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
+
+
+def _encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of an encoder-decoder's encoder, found once per kind by building the whole without memory."""
+    if type(config) not in _ENCODERS:
+        with torch.device("meta"):
+            _ENCODERS[type(config)] = type(AutoModel.from_config(config).get_encoder())
+    return _ENCODERS[type(config)]
+
+
+def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class that encodes with `config`: `AutoModel`'s own, or the encoder of an encoder-decoder."""
+    if type(config) not in MODEL_MAPPING:
+        raise ValueError(
+            f"No AutoModel is registered for a tower of type {config.model_type!r}. Import the module that defines it "
+            "first; a class of your own is registered by `@transformers_anymodality.register_tower`."
+        )
+    if config.is_encoder_decoder:
+        return _encoder_class(config)
+    classes = MODEL_MAPPING[type(config)]
+    return classes[0] if isinstance(classes, (list, tuple)) else classes
+
+
+def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
+    """A tower with random weights, built by `config` alone. Safe on the meta device."""
+    return tower_class(config)._from_config(config)
+
+
+def load_tower(
+    source: str | os.PathLike | PreTrainedConfig | PreTrainedModel, medium: str, select_layer: int | None, **hub_kwargs
+) -> PreTrainedModel:
+    """A tower from a Hub id or local path (weights loaded), a config (random weights) or a loaded model (its half).
+
+    Raises:
+        ValueError: weights that do not fill the tower exactly, or a model that cannot be rebuilt from its config.
+    """
+    if isinstance(source, PreTrainedConfig):
+        return build_tower(tower_config(source, medium, select_layer))
+    if isinstance(source, (str, os.PathLike)):
+        whole = AutoModel.from_pretrained(source, **hub_kwargs)
+    elif isinstance(source, PreTrainedModel):
+        whole = source
+        if type(whole.config) not in MODEL_MAPPING and not whole.config.is_encoder_decoder:
+            register_tower(type(whole))
+    else:
+        raise TypeError(
+            f"A tower is a Hub id, a local path, a config or a `PreTrainedModel`, not {type(source).__name__}. Wrap a "
+            "plain module in a `PreTrainedModel` with a config, so that it can be saved and built again."
+        )
+    config = tower_config(whole.config, medium, select_layer)
+    wanted = tower_class(config)
+    if type(whole) is wanted and config is whole.config:
+        return whole
+    with torch.device("meta"):
+        tower = build_tower(config)
+    return _fill(tower, whole)
+
+
+def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
+    """Moves the weights of `whole` (or of the one submodule that matches) into the weightless `tower`."""
+    wanted = {name: tensor.shape for name, tensor in tower.state_dict().items()}
+    for module in whole.modules():
+        state = module.state_dict()
+        if all(name in state and state[name].shape == shape for name, shape in wanted.items()):
+            break
+    else:
+        raise ValueError(
+            f"No part of {type(whole).__name__} holds the weights of a {type(tower).__name__}; pass the encoder itself "
+            "as the tower."
+        )
+    tower.load_state_dict({name: state[name] for name in wanted}, assign=True)
+    sources = dict(module.named_parameters())
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(sources[name].requires_grad)
+    _share_buffers(tower, module)
+    tower.config._name_or_path = whole.config._name_or_path
+    return tower.train(whole.training)
+
+
+def _share_buffers(tower: nn.Module, source: nn.Module) -> None:
+    """Buffers that are not saved (position ids, masks) are still weightless after loading: take the source's."""
+    buffers = dict(source.named_buffers())
+    for name, buffer in list(tower.named_buffers()):
+        if buffer.is_meta:
+            owner, _, leaf = name.rpartition(".")
+            tower.get_submodule(owner)._buffers[leaf] = buffers[name]
+
+
+@lru_cache(maxsize=4)
+def _weightless(config_class: type[PreTrainedConfig], serialized: str) -> PreTrainedModel:
+    with torch.device("meta"):
+        return build_tower(config_class.from_dict(json.loads(serialized))).eval()
+
+
+def feature_length(config: PreTrainedConfig, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
+    """Features that a tower gives for one item whose main input has `shape`, found by running it without data."""
+    tower = _weightless(type(config), config.to_json_string(use_diff=False))
+    with torch.no_grad():
+        output = tower(**{tower.main_input_name: torch.zeros(shape, dtype=dtype, device="meta")}, return_dict=True)
+    return read_features(tower, output).shape[1]

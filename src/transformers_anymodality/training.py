@@ -1,0 +1,109 @@
+"""What is trained: a table of the parts, freezing, and a LoRA config that hits the language model alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from ._registry import did_you_mean
+from .modeling import AnyModalityPreTrainedModel
+
+
+_GROUPS = {"aligners": "_aligner", "towers": "_tower"}
+
+
+def parts_table(model: nn.Module) -> str:
+    """One line per part: its name, parameters, how many of them are trained, dtype."""
+    lines = [("part", "parameters", "trainable", "dtype")]
+    for name, part in _composite(model).named_children():
+        parameters = list(part.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+        lines.append((name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}", ", ".join(dtypes)))
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join(
+        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}".rstrip() for a, b, c, d in lines
+    )
+
+
+def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool = True) -> str:
+    """Trains the named parts and freezes all others.
+
+    Args:
+        parts: "aligners", "towers", "language_model", "all", names of children ("image_tower"), or several of these.
+        verbose: print the table.
+
+    Returns:
+        The table (`parts_table`).
+    """
+    composite = _composite(model)
+    wanted = {parts} if isinstance(parts, str) else set(parts)
+    names = [name for name, _ in composite.named_children()]
+    known = {*names, *_GROUPS, "all"}
+    if unknown := sorted(wanted - known):
+        raise ValueError(
+            f"Unknown parts {unknown}.{did_you_mean(unknown[0], known)} Known: {', '.join(sorted(known))}."
+        )
+    for name, part in composite.named_children():
+        groups = {group for group, ending in _GROUPS.items() if name.endswith(ending)}
+        chosen = bool(wanted & {name, "all", *groups})
+        for parameter in part.parameters():
+            # Quantised weights are integers, which no gradient reaches.
+            parameter.requires_grad_(chosen and parameter.is_floating_point())
+    composite.train(composite.training)
+    table = parts_table(composite)
+    if verbose:
+        print(table)
+    return table
+
+
+def lora_config(model: nn.Module, r: int = 16, *, lora_alpha: int | None = None, **kwargs) -> Any:
+    """A stock `peft.LoraConfig`: LoRA on the language model's linear layers, aligners trained and saved in full.
+
+    Args:
+        model: the composite.
+        r, lora_alpha: rank and scale (twice the rank if left out).
+        kwargs: any other field of `LoraConfig`; `target_modules` may be a list of the language model's layer names
+            (["q_proj", "v_proj"]).
+    """
+    from peft import LoraConfig
+
+    composite = _composite(model)
+    layers = kwargs.pop("target_modules", None) or _linear_names(composite.language_model)
+    names = "|".join(re.escape(name) for name in sorted(layers))
+    settings = {
+        "task_type": "CAUSAL_LM",
+        "modules_to_save": [name for name, _ in composite.named_children() if name.endswith("_aligner")],
+        **kwargs,
+    }
+    return LoraConfig(
+        r=r,
+        lora_alpha=2 * r if lora_alpha is None else lora_alpha,
+        target_modules=rf"(.*\.)?language_model\.(.*\.)?({names})",
+        **settings,
+    )
+
+
+def _linear_names(language_model: nn.Module) -> set[str]:
+    """Last names of the linear layers of a language model, but for its head."""
+    head = language_model.get_output_embeddings()
+    names = set()
+    for name, module in language_model.named_modules():
+        linear = isinstance(module, nn.Linear) or type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
+        if linear and module is not head:
+            names.add(name.rpartition(".")[2])
+    if not names:
+        raise ValueError(f"{type(language_model).__name__} has no linear layers for LoRA; pass target_modules.")
+    return names
+
+
+def _composite(model: nn.Module) -> AnyModalityPreTrainedModel:
+    """The composite itself, also from within PEFT or a distributed wrapper."""
+    for module in model.modules():
+        if isinstance(module, AnyModalityPreTrainedModel):
+            return module
+    raise TypeError(f"{type(model).__name__} holds no any-modality model.")
