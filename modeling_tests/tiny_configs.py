@@ -126,7 +126,8 @@ def small_value(name: str, common: str, default: PreTrainedConfig) -> Any:
         return SIZES["head_dim"]
     if isinstance(value, (list, tuple)) and value and all(isinstance(entry, int) for entry in value):
         return small_list(name, value)
-    size = SIZES.get(common, SIZES.get(name))
+    # The stages of a pyramid are as many as its lists have entries.
+    size = None if name == "num_stages" else SIZES.get(common, SIZES.get(name))
     # A value of zero or none switches a part off.
     if size is None or not isinstance(value, int) or isinstance(value, bool) or value <= 0:
         return None
@@ -147,7 +148,9 @@ def small_list(name: str, values: Sequence[int]) -> list[int] | None:
     return None
 
 
-def shrink(default: PreTrainedConfig, *, vocab_size: int | None = None, **overrides: Any) -> PreTrainedConfig:
+def shrink(
+    default: PreTrainedConfig, *, vocab_size: int | None = None, is_part: bool = False, **overrides: Any
+) -> PreTrainedConfig:
     """Build the class of `default` again with small sizes; `overrides` win over the general rule."""
     cls = type(default)
     # Sizes that differ between layers are read as the size that most layers have.
@@ -157,9 +160,12 @@ def shrink(default: PreTrainedConfig, *, vocab_size: int | None = None, **overri
     for field in dataclasses.fields(cls):
         value, name = getattr(default, field.name, None), field.name
         common = common_names.get(name, name)
+        if is_part and field.default is not None and value is not None and value != field.default:
+            # The whole gave its part other values than the part's own defaults.
+            values[name] = value
         if isinstance(value, PreTrainedConfig):
             inner = overrides.pop(name, {})
-            values[name] = inner if isinstance(inner, PreTrainedConfig) else shrink(value, **{"vocab_size": vocab_size, **inner})
+            values[name] = inner if isinstance(inner, PreTrainedConfig) else shrink(value, **{"vocab_size": vocab_size, "is_part": True, **inner})
         elif name in _TOKEN_IDS:
             values[name] = _TOKEN_IDS[name]
         elif _VOCABULARIES & {name, common} and vocab_size is not None:

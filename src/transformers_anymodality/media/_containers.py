@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<smil", b"[playlist]
 
 
 @contextmanager
-def opened(source: Path | BytesIO) -> Iterator[BinaryIO]:
+def opened(source: Path | BytesIO) -> Generator[BinaryIO]:
     """The source as a binary file at position 0; one held in memory is rewound afterwards and not closed."""
     if isinstance(source, BytesIO):
         source.seek(0)

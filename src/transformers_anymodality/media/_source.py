@@ -152,8 +152,10 @@ def _local_file(source: str | Path, limits: Limits) -> Path:
     except FileNotFoundError as error:
         raise MediaError(f"{name} does not exist: expected a local file (looked in {Path.cwd()}).") from error
     except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error  # without the path again, which may be very long
         raise MediaError(
-            f'{name} cannot be opened as a local file ({getattr(error, "strerror", None) or error}). If this is base64 text, pass it as {{"base64": ...}}.'
+            f"{name} cannot be opened as a local file ({reason}). If this is base64 text, pass it as "
+            '{"base64": ...}.'
         ) from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"

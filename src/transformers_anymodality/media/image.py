@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -24,7 +24,7 @@ _FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG"
 
 
 @contextmanager
-def open_image(source: Path | BytesIO, name: str, limits: Limits) -> Iterator[Image.Image]:
+def open_image(source: Path | BytesIO, name: str, limits: Limits) -> Generator[Image.Image]:
     """Open an encoded image, its pixels not decoded yet, with the size its header gives checked.
 
     Whatever Pillow raises inside the block comes out as `MediaError`.

@@ -72,7 +72,15 @@ def read_signal(
         table = _from_file(
             open_source(source, allow_urls=allow_urls, limits=limits), names, sampling_rate, name, limits
         )
-    values, seconds = table.values, table.seconds
+    _check_values(table.values, names, name)
+    if table.seconds is None:
+        _check_seconds(len(table.values) / sampling_rate, name, limits)
+        return np.ascontiguousarray(table.values, dtype=np.float32)
+    _check_times(table.seconds, sampling_rate, max_gap, name, limits)
+    return _regular(table.values, table.seconds, float(sampling_rate), name, limits)
+
+
+def _check_values(values: np.ndarray, names: list[str], name: str) -> None:
     with np.errstate(over="ignore"):
         bad = first_bad(values.astype(np.float32))
     if bad is not None:
@@ -80,11 +88,6 @@ def read_signal(
             f"{name} holds {values[bad]} at row {bad[0]}, column {names[bad[1]]}: expected finite numbers within "
             "float32. Leave out or fill such rows."
         )
-    if seconds is None:
-        _check_seconds(len(values) / sampling_rate, name, limits)
-        return np.ascontiguousarray(values, dtype=np.float32)
-    _check_times(seconds, sampling_rate, max_gap, name, limits)
-    return _regular(values, seconds, float(sampling_rate), name, limits)
 
 
 def _check_arguments(channels: Sequence[str], sampling_rate: float, max_gap: float | None) -> list[str]:

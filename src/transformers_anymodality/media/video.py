@@ -182,7 +182,7 @@ def collect(indices: np.ndarray, read: Callable[[int], Image.Image], name: str, 
     """
     result: np.ndarray | None = None
     last = None
-    pixels = np.zeros(0, np.uint8)
+    pixels: Any = None
     for place, index in enumerate(int(index) for index in indices):
         if index != last:
             pixels, last = np.asarray(read(index)), index

@@ -1,0 +1,169 @@
+"""Generation in all its modes gives what a plain forward pass says, and encodes each medium once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DynamicCache, TextIteratorStreamer
+
+from modeling_tests import tiny
+from modeling_tests.test_identities import CHATS
+
+
+NEW = dict(max_new_tokens=6, do_sample=False)
+
+
+class Calls:
+    """Counts how often a module runs, and on how many items."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.items: list[int] = []
+        self.handle = module.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, module, args, kwargs):
+        self.items.append(len(next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))))
+
+
+def new_tokens(output: torch.Tensor, inputs) -> torch.Tensor:
+    return output[:, inputs["input_ids"].shape[1] :]
+
+
+def padded(rows: list[torch.Tensor]) -> torch.Tensor:
+    return torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True, padding_value=0)
+
+
+@pytest.mark.parametrize("model_type", tiny.LANGUAGE_MODELS)
+def test_cached_equals_uncached_and_batched_equals_single(model_type):
+    model, processor = tiny.composite(model_type)
+    model.generation_config.eos_token_id = None
+    inputs = tiny.inputs(processor, *CHATS)
+    cached = new_tokens(model.generate(**inputs, **NEW), inputs)
+    uncached = new_tokens(model.generate(**inputs, **NEW, use_cache=False), inputs)
+    single = [tiny.inputs(processor, chat) for chat in CHATS]
+    alone = padded([new_tokens(model.generate(**row, **NEW), row) for row in single])
+    assert cached.tolist() == uncached.tolist() == alone.tolist()
+
+
+def test_each_medium_is_encoded_once(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, CHATS[2])
+    for settings in (NEW, {**NEW, "use_cache": False}, {**NEW, "num_beams": 3}, {**NEW, "prefill_chunk_size": 4}):
+        calls = {name: Calls(model.tower(name)) for name in ("image", "audio", "imu")}
+        model.generate(**inputs, **settings)
+        assert {name: call.items for name, call in calls.items()} == {"image": [2], "audio": [1], "imu": [1]}
+        for call in calls.values():
+            call.handle.remove()
+
+
+@pytest.mark.parametrize("settings", [
+    {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}, {"num_return_sequences": 1},
+    {"num_beams": 2, "do_sample": False, "length_penalty": 0.5},
+])
+def test_beams_with_unequal_media_per_sample_equal_each_sample_alone(shared, settings):
+    model, processor = shared
+    inputs = tiny.inputs(processor, *CHATS)
+    settings = {**NEW, "eos_token_id": None, **settings}
+    together = new_tokens(model.generate(**inputs, **settings), inputs)
+    rows = [tiny.inputs(processor, chat) for chat in CHATS]
+    alone = torch.cat([new_tokens(model.generate(**row, **settings), row) for row in rows])
+    assert together.tolist() == alone.tolist()
+
+
+def test_return_sequences_see_their_own_sample(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, *CHATS)
+    torch.manual_seed(0)
+    output = model.generate(**inputs, max_new_tokens=4, do_sample=True, num_return_sequences=3, top_k=1)
+    greedy = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    assert output.tolist() == greedy.repeat_interleave(3, dim=0).tolist()
+
+
+@pytest.mark.parametrize("cache", ["static", "offloaded"])
+def test_other_caches(shared, cache):
+    model, processor = shared
+    if cache == "offloaded" and not torch.cuda.is_available():
+        pytest.skip("offloading a cache needs an accelerator")
+    inputs = tiny.inputs(processor, *CHATS)
+    plain = model.generate(**inputs, **NEW)
+    assert model.generate(**inputs, **NEW, cache_implementation=cache, disable_compile=True).tolist() == plain.tolist()
+
+
+def test_chunked_prefill(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, CHATS[2])
+    plain = model.generate(**inputs, **NEW)
+    assert model.generate(**inputs, **NEW, prefill_chunk_size=5).tolist() == plain.tolist()
+
+
+def test_prompt_lookup_and_assistant(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, CHATS[2])
+    plain = model.generate(**inputs, **NEW)
+    assert model.generate(**inputs, **NEW, prompt_lookup_num_tokens=2).tolist() == plain.tolist()
+    assert model.generate(**inputs, **NEW, assistant_model=model.language_model).tolist() == plain.tolist()
+
+
+def test_from_embeddings(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, CHATS[2])
+    plain = new_tokens(model.generate(**inputs, **NEW), inputs)
+    rest = dict(inputs)
+    embeds = model.get_input_embeddings()(rest.pop("input_ids"))
+    assert model.generate(inputs_embeds=embeds, **rest, **NEW).tolist() == plain.tolist()
+    finished, _ = model.embed(inputs["input_ids"], None, model.encode_media(dict(rest)))
+    output = model.generate(inputs_embeds=finished.detach(), attention_mask=rest["attention_mask"], **NEW)
+    assert output.tolist() == plain.tolist()
+
+
+def test_streaming(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, CHATS[2])
+    streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
+    output = model.generate(**inputs, **NEW, streamer=streamer)
+    assert "".join(streamer) == processor.decode(new_tokens(output, inputs)[0])
+
+
+def test_placeholders_are_never_generated(shared):
+    model, processor = shared
+    ids = [row["token_id"] for row in model.config.modalities.values()]
+    inputs = tiny.inputs(processor, *CHATS)
+    torch.manual_seed(0)
+    output = model.generate(**inputs, max_new_tokens=30, do_sample=True, temperature=100.0, top_k=0)
+    assert not torch.isin(new_tokens(output, inputs), torch.tensor(ids)).any()
+
+
+@pytest.mark.parametrize("model_type", [name for name in tiny.LANGUAGE_MODELS if name != "mamba"])
+def test_several_turns_on_one_cache(model_type):
+    """Each turn brings the whole conversation; what is cached is not encoded again, and nothing changes."""
+    model, processor = tiny.composite(model_type)
+    model.generation_config.eos_token_id = None
+    cache, messages, calls = DynamicCache(config=model.config.get_text_config()), [], Calls(model.image_tower)
+    for turn, parts in enumerate([("image", "what is this ?"), ("and that ?",), ("image", "audio", "image", "what ?")]):
+        messages += tiny.chat(*parts, seed=turn)
+        inputs = tiny.inputs(processor, messages)
+        calls.items.clear()
+        cached = model.generate(**inputs, **NEW, past_key_values=cache)
+        assert sum(calls.items) == {0: 1, 1: 0, 2: 2}[turn]
+        plain = model.generate(**inputs, **NEW)
+        assert new_tokens(cached, inputs).tolist() == new_tokens(plain, inputs).tolist()
+        # The cache holds what the model said; only words that tokenise to the same ids may go on from it.
+        said = new_tokens(cached, inputs)[0, :-1]
+        cache.crop(inputs["input_ids"].shape[1])
+        messages.append({"role": "assistant", "content": processor.decode(said, skip_special_tokens=True)})
+
+
+def test_missing_media_and_wrong_counts_raise(shared):
+    model, processor = shared
+    inputs = dict(tiny.inputs(processor, CHATS[2]))
+    with pytest.raises(ValueError, match="no imu was given.*remove_unused_columns"):
+        model(**{name: value for name, value in inputs.items() if name != "imu_values"})
+    with pytest.raises(ValueError, match="tokens: 6, features: 3"):
+        model(**{**inputs, "pixel_values": inputs["pixel_values"][:1]})
+    with pytest.raises(ValueError, match="typos"):
+        model.generate(**inputs, max_new_tokens=1, pixel_valuess=1)
+
+
+def test_repetition_penalty_and_other_processors_meet_placeholders(shared):
+    model, processor = shared
+    inputs = tiny.inputs(processor, CHATS[2])
+    model.generate(**inputs, **NEW, repetition_penalty=1.3, no_repeat_ngram_size=2, bad_words_ids=[[5]])
