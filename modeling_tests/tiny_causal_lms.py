@@ -7,6 +7,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from modeling_tests.tiny_configs import shrink
 
+
 _TEXT_HALF = "multimodal composite; its text half is listed as"
 _NEEDS_TARGET = "drafts tokens from the hidden states and caches of a larger model, cannot run alone"
 
@@ -54,6 +55,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"num_hidden_layers": 3},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "longcat_flash": {"num_layers": 1, "num_hidden_layers": 2},
+    "deepseek_v3": {"first_k_dense_replace": 1},
+    "flint": {"mlp_only_layers": [0]},
+    "mllama": {"text_config": {"cross_attention_layers": [1]}},
     # The default has only one kind of layer, or no list at all
     "granitemoehybrid": {"layer_types": _LINEAR_FULL},
     "lfm2": {"num_hidden_layers": 2, "full_attn_idxs": None, "layer_types": _CONV_FULL},
@@ -103,7 +107,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "swa_v_head_dim": 16,
     },
     # Axial positions train only on sequences of exactly their full length
-    "reformer": {"is_decoder": True, "axial_pos_embds": False},
+    "reformer": {"is_decoder": True, "axial_pos_embds": False, "attn_layers": ["local", "lsh"]},
     "roc_bert": {"is_decoder": True, "shape_vocab_size": 8, "pronunciation_vocab_size": 8},
     "xlm": {"causal": True},
     "xmod": {"is_decoder": True, "default_language": "en_XX"},

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+
 PAD, BOS, EOS = 0, 1, 2
 HIDDEN = 64
 
@@ -44,7 +45,8 @@ _SIZE_GROUPS: list[tuple[str, Any]] = [
     ("mamba_d_ssm", 2 * HIDDEN),
     ("linear_num_key_heads", 2),
     ("linear_num_value_heads linear_num_heads", 4),
-    ("mamba_dt_rank time_step_rank laurel_rank gated_norm_rank adapter_rank hc_lowrank shape_embed_dim pronunciation_embed_dim", 4),
+    ("mamba_dt_rank time_step_rank laurel_rank gated_norm_rank adapter_rank hc_lowrank", 4),
+    ("shape_embed_dim pronunciation_embed_dim", 4),
     # Positions and windows
     ("max_position_embeddings max_target_positions n_ctx max_seq_len context_length", 256),
     ("model_max_length original_max_position_embeddings", 256),
@@ -165,7 +167,9 @@ def shrink(
             values[name] = value
         if isinstance(value, PreTrainedConfig):
             inner = overrides.pop(name, {})
-            values[name] = inner if isinstance(inner, PreTrainedConfig) else shrink(value, **{"vocab_size": vocab_size, "is_part": True, **inner})
+            if not isinstance(inner, PreTrainedConfig):
+                inner = shrink(value, **{"vocab_size": vocab_size, "is_part": True, **inner})
+            values[name] = inner
         elif name in _TOKEN_IDS:
             values[name] = _TOKEN_IDS[name]
         elif _VOCABULARIES & {name, common} and vocab_size is not None:

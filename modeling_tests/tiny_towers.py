@@ -110,6 +110,9 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "swin2sr": {"embed_dim": 24, "depths": [1, 1], "num_heads": [2, 2]},
     "textnet": {"stem_out_channels": 16},
     "xcodec2": {"quantization_dim": 128},
+    # The kinds of layers are given by their place
+    "granite_speech5_encoder": {"num_hidden_layers": 3},
+    "swiftformer": {"depths": [2, 2, 2, 2]},
     # Its drop rates are read at the index of the stage
     "cvt": {"depth": [1, 2, 3]},
     # Widths that double at each stage
@@ -136,7 +139,12 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "backbone_channel_list": [48, 32, 24, 16],
     },
     "gemma3n_vision": {"architecture": _TINY_TIMM, "model_args": _TINY_TIMM_ARGS},
-    "pe_video_encoder": {"vision_config": {"architecture": _TINY_TIMM, "model_args": _TINY_TIMM_ARGS}},
+    "pe_video_encoder": {
+        "vision_config": {
+            "architecture": "vit_pe_core_tiny_patch16_384",
+            "model_args": {"img_size": IMAGE_SIDE, "depth": 2, "embed_dim": 64, "num_heads": 4},
+        }
+    },
     "timm_backbone": {"backbone": "test_resnet"},
     "timm_wrapper": {"architecture": _TINY_TIMM, "model_args": _TINY_TIMM_ARGS},
     # One patch is an image of its inner encoders
@@ -151,6 +159,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "minicpm_ocr_vision": {"insert_layer_id": 0},
     "minicpmv4_7_vision": {"insert_layer_id": 0},
     "hunyuan_vl_vision": {"max_image_size": 64},
+    # Its two encoders agree on the number of frames only at a hop of 960 samples
+    "higgs_audio_v2_tokenizer": {
+        "acoustic_model_config": {"downsampling_ratios": [8, 5, 4, 2, 3], "upsampling_ratios": [8, 5, 4, 2, 3]}
+    },
     # It takes a fixed number of frames
     "audio-spectrogram-transformer": {"max_length": SPECTRA},
     # The decoder reads a number of heads that the default lacks
@@ -343,7 +355,8 @@ TIMM_FAMILIES: dict[str, dict[str, Any]] = {
         "num_heads": (2, 2, 4, 4),
     },
     "coatnet_nano_rw_224": {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": (32, 32, 64, 64)},
-    "resmlp_12_224": {"img_size": 64, "num_blocks": 2, "embed_dim": 64},
+    # Its number and width of blocks are fixed
+    "mixer_s32_224": {"img_size": 64, "mlp_ratio": (0.5, 0.25)},
     "convnext_atto": {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)},
     "resnet10t": {"stem_width": 8, "channels": (16, 24, 32, 48)},
     "regnety_002": {},

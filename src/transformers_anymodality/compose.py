@@ -26,6 +26,7 @@ from ._registry import did_you_mean
 from .aligners import ALIGNERS, Aligner, AlignerConfig
 from .chat import extend_template
 from .configuration import AnyModalityConfig
+from .light_checkpoint import source_of
 from .modalities import MODALITIES, ModalitySpec
 from .modeling import AnyModalityForCausalLM
 from .processing import AnyModalityProcessor
@@ -107,6 +108,7 @@ def compose(
     for part in parts:
         part.row["token_id"] = tokenizer.convert_tokens_to_ids(tokens[part.name])
     model = _model(language, parts)
+    model.part_sources = _sources(language_model, parts, load)
     template = extend_template(chat_template or tokenizer.chat_template, tokens)
     return model, _processor(tokenizer, parts, tokens, template)
 
@@ -396,6 +398,21 @@ def _model(language: PreTrainedModel, parts: list[_Modality]) -> AnyModalityForC
     config.dtype = language.dtype
     model.generation_config = copy.deepcopy(language.generation_config)
     return model.eval()
+
+
+def _sources(language_model: Any, parts: list[_Modality], load: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """Where each part that was loaded here came from, so that a light checkpoint can refer to it."""
+    dtype = None if load.get("dtype") is None else str(load["dtype"]).removeprefix("torch.")
+    sources = {"language_model": source_of(language_model, **load)}
+    for part in parts:
+        if part.row["tower"] == part.name:
+            revision = part.settings.get("revision") or load.get("revision")
+            sources[f"{part.name}_tower"] = source_of(part.settings["tower"], **{**load, "revision": revision})
+    layers = {f"{part.name}_tower": part.row.get("select_layer") for part in parts}
+    return {
+        part: source and {**source, "dtype": dtype, "select_layer": layers.get(part)}
+        for part, source in sources.items()
+    }
 
 
 def _processor(

@@ -26,9 +26,6 @@ class AnyModalityGenerationMixin(GenerationMixin):
     def _prepare_cache_for_generation(self, *args, **kwargs):
         return self.language_model._prepare_cache_for_generation(*args, **kwargs)
 
-    def _reorder_cache(self, past_key_values, beam_idx):
-        return self.language_model._reorder_cache(past_key_values, beam_idx)
-
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor, model_kwargs, model_input_name, generation_config
     ):

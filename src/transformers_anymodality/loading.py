@@ -1,44 +1,128 @@
-"""Loading that never fills a gap with random weights: what does not fit the checkpoint is an error."""
+"""Loading that never fills a gap with random weights, and saving, in full or light."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+
+from . import light_checkpoint
+from .configuration import AnyModalityConfig
 
 
-class CheckedLoadingMixin:
-    """`from_pretrained` of a `PreTrainedModel` that raises where the stock one would warn."""
+class CheckpointMixin:
+    """`from_pretrained` and `save_pretrained` of the composites."""
+
+    part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
 
     @classmethod
-    def from_pretrained(cls, source, *args, output_loading_info: bool = False, **kwargs):
-        """As `PreTrainedModel.from_pretrained`.
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
+        """As `PreTrainedModel.from_pretrained`, for full and light checkpoints.
+
+        Quantisation configs that name nothing to leave out leave towers, aligners and the head in full precision.
 
         Raises:
             ValueError: the checkpoint lacks weights, has some that the model has not, or some of another shape
                 (the last unless `ignore_mismatched_sizes=True`).
         """
-        model, info = super().from_pretrained(
-            source, *args, output_loading_info=True, **cls._loading_kwargs(source, kwargs)
-        )
-        check_loading_info(model, info, kwargs.get("ignore_mismatched_sizes", False), source)
+        source = pretrained_model_name_or_path
+        kwargs = {"use_safetensors": True, **cls._with_config(source, kwargs)}
+        # The stock error for another shape does not name the weight: ours below does.
+        mismatch_allowed, kwargs["ignore_mismatched_sizes"] = kwargs.get("ignore_mismatched_sizes", False), True
+        config = kwargs["config"]
+        kwargs = cls._loading_kwargs(config, kwargs)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = skip_towers_and_aligners(kwargs["quantization_config"], config)
+        place = source
+        if config.references:
+            place, kwargs["state_dict"] = None, light_checkpoint.assemble(source, config, **hub_kwargs(kwargs))
+        model, info = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
+        check_loading_info(model, info, mismatch_allowed, source)
+        if config.references:
+            model._restore_light(source, config, hub_kwargs(kwargs))
         return (model, info) if output_loading_info else model
 
     @classmethod
-    def _loading_kwargs(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What `from_pretrained` is called with in the end."""
+    def _with_config(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        config = kwargs.get("config")
+        if isinstance(config, AnyModalityConfig):
+            return kwargs
+        own = {key: kwargs.pop(key) for key in list(kwargs) if key.endswith("_config") and isinstance(kwargs[key], dict)}
+        quantization = own.pop("quantization_config", None)
+        config = AnyModalityConfig.from_pretrained(config or source, **own, **hub_kwargs(kwargs))
+        return {**kwargs, "config": config, **({} if quantization is None else {"quantization_config": quantization})}
+
+    @classmethod
+    def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the stock `from_pretrained` is called with."""
         return kwargs
+
+    def _restore_light(self, source: Any, config: AnyModalityConfig, hub: dict[str, Any]) -> None:
+        self.config._name_or_path = self.name_or_path = str(source)
+        keys = ("id", "revision", "dtype", "select_layer")
+        self.part_sources = {part: {key: ref[key] for key in keys} for part, ref in config.references.items()}
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(source, **hub)
+        except OSError:
+            pass  # headless checkpoints have none
+
+    def save_pretrained(self, save_directory, *args, light: bool = False, state_dict=None, **kwargs):
+        """As `PreTrainedModel.save_pretrained`.
+
+        Args:
+            light: store only what differs from the parts' sources on the Hub, and refer to those for the rest. The
+                sources are read again for the comparison.
+        """
+        references = self.config.references
+        try:
+            self.config.references = None
+            if light:
+                state_dict, self.config.references = light_checkpoint.split(self, state_dict or self.state_dict())
+                kwargs["save_original_format"] = False  # references are by our names
+            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        finally:
+            self.config.references = references
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoModel") -> None:
+        """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
+
+
+def hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that say where and how files are fetched."""
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def full_precision_modules(config: AnyModalityConfig) -> list[str]:
+    """Full names of the modules that a quantised composite keeps as they are: towers, aligners, the head."""
+    towers = [f"{name}_tower" for name, row in config.modalities.items() if row["tower"] == name]
+    aligners = [f"{name}_aligner" for name, row in config.modalities.items() if row["aligner"] == name]
+    return [*towers, *aligners, "language_model.lm_head"]
+
+
+def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> Any:
+    """A quantisation config that leaves `full_precision_modules` out, unless it already names what to leave out."""
+    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if hasattr(quantization, field) and getattr(quantization, field) is None:
+            setattr(quantization, field, full_precision_modules(config))
+        elif isinstance(quantization, dict) and quantization.get(field) is None:
+            names = {"bitsandbytes": "llm_int8_skip_modules"}
+            if names.get(quantization.get("quant_method"), "modules_to_not_convert") == field:
+                quantization = {**quantization, field: full_precision_modules(config)}
+    return quantization
 
 
 def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_allowed: bool, source: Any) -> None:
+    """Raises ValueError if the checkpoint and the model do not have the same weights."""
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+    missing = set(info["missing_keys"]) - (mismatched if mismatch_allowed else set())
     problems = {
-        "missing from the checkpoint": info["missing_keys"],
-        "in the checkpoint, but not in the model": info["unexpected_keys"],
-        "of another shape": () if mismatch_allowed else info["mismatched_keys"],
+        "missing from the checkpoint": missing,
+        "in the checkpoint, but not in the model": set(info["unexpected_keys"]),
+        "of another shape": set() if mismatch_allowed else mismatched,
     }
     found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
-    if mismatch_allowed and info["mismatched_keys"]:
-        found = found[1:] if info["missing_keys"] <= {key[0] for key in info["mismatched_keys"]} else found
     if found:
         raise ValueError(
             f"The weights in {source} do not fit {type(model).__name__}; " + "; ".join(found) + ". Nothing is filled "
@@ -46,6 +130,5 @@ def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_al
         )
 
 
-def _some(keys, limit: int = 5) -> str:
-    names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _some(keys: set[str], limit: int = 5) -> str:
+    return ", ".join(sorted(keys)[:limit]) + (", ..." if len(keys) > limit else "")

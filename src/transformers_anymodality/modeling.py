@@ -24,11 +24,11 @@ from transformers.utils.generic import can_return_tuple
 from .configuration import AnyModalityConfig
 from .distributed import must_take_part
 from .generation import AnyModalityGenerationMixin
-from .loading import CheckedLoadingMixin
+from .loading import CheckpointMixin
 from .towers import LayerOutput, build_tower, read_features
 
 
-class AnyModalityPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
+class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
     """Builds and runs what the causal and the headless composite share: from media to embeddings."""
 
     config: AnyModalityConfig
@@ -147,8 +147,8 @@ class AnyModalityPreTrainedModel(CheckedLoadingMixin, PreTrainedModel):
         output = BaseModelOutputWithPooling(
             last_hidden_state=features,
             pooler_output=tokens,
-            hidden_states=getattr(output, "hidden_states", None) if output_hidden_states else None,
-            attentions=getattr(output, "attentions", None) if output_attentions else None,
+            hidden_states=None if output_hidden_states is False else getattr(output, "hidden_states", None),
+            attentions=None if output_attentions is False else getattr(output, "attentions", None),
         )
         return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
 
@@ -311,14 +311,11 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
         return AutoModel.from_config(self.config.text_config)
 
     @classmethod
-    def _loading_kwargs(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The causal checkpoint keeps the bare language model under its class's own prefix."""
-        config = kwargs.get("config")
-        if not isinstance(config, AnyModalityConfig):
-            config = AnyModalityConfig.from_pretrained(config or source, **_hub_kwargs(kwargs))
         causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)]
         bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."}
-        return {**kwargs, "config": config, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
+        return {**kwargs, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
 
     @can_return_tuple
     def forward(
@@ -397,11 +394,6 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
             return 0
         kwargs["shift_labels"] = shifted[:, positions]
         return positions
-
-
-def _hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
 
 
 def _trainable(module: nn.Module) -> bool:
