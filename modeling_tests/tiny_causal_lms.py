@@ -1,5 +1,6 @@
 """Tiny configurations of every text decoder that `AutoModelForCausalLM` knows."""
 
+import copy
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PreTrainedConfig
@@ -125,4 +126,4 @@ def causal_lm_types() -> list[str]:
 
 def tiny_causal_lm(model_type: str, vocab_size: int = 96) -> PreTrainedConfig:
     """A configuration of this type with which `AutoModelForCausalLM.from_config` builds a tiny model."""
-    return shrink(CONFIG_MAPPING[model_type](), vocab_size=vocab_size, **SPECIAL.get(model_type, {}))
+    return shrink(CONFIG_MAPPING[model_type](), vocab_size=vocab_size, **copy.deepcopy(SPECIAL.get(model_type, {})))

@@ -76,9 +76,9 @@ _SIZE_GROUPS: list[tuple[str, Any]] = [
 # Lists with one entry for each stage of a pyramid: how many layers, and how wide.
 _STAGE_DEPTHS = {"depths", "depth", "blocks_per_stage", "num_block_repeats", "stage_num_blocks", "n_attn_blocks"}
 _STAGE_WIDTHS = set(
-    "hidden_sizes embed_dims embed_dim stem_channels stage_in_channels stage_mid_channels stage_out_channels in_channels "
-    "out_channels neck_hidden_sizes base_attn_unit_dims embed_dim_per_stage backbone_channel_list conv_dim "
-    "subsampling_conv_channels sscp_conv_channel_size".split()
+    "hidden_sizes embed_dims embed_dim stem_channels stage_in_channels stage_mid_channels stage_out_channels "
+    "in_channels out_channels neck_hidden_sizes base_attn_unit_dims embed_dim_per_stage backbone_channel_list "
+    "conv_dim subsampling_conv_channels sscp_conv_channel_size".split()
 )
 _WIDTH_DIVISOR = 4
 # Lists of the layers that have some part: of the two layers that are left, the last has it.

@@ -1,5 +1,6 @@
 """Tiny configurations and inputs of the image, video, audio and time-series encoders that `AutoModel` knows."""
 
+import copy
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, PreTrainedConfig, TimmWrapperConfig
 
 from modeling_tests.tiny_configs import shrink
+from modeling_tests.tiny_tower_types import CHANNELS_FIRST, HALVES, KINDS, PACKED, SERIES, WAVEFORM
 
 
 BATCH = 2
@@ -16,71 +18,12 @@ FRAMES_PER_CLIP = 4
 # Samples of a waveform, and frames of a spectrogram, where the encoder takes any number of them.
 SAMPLES, SPECTRA = 3840, 64
 
-# Encoders of whole images: one tensor (batch, channels, height, width).
-_IMAGE = (
-    "align altclip aimv2_vision_model beit bit blip chinese_clip_vision_model clip_vision_model clipseg convnext "
-    "convnextv2 cvt data2vec-vision deit depth_pro dinat dinov2 dinov2_with_registers dinov3_convnext dinov3_vit "
-    "donut-swin dpt edgetam_vision_model efficientnet flava focalnet gemma3n_vision glpn granite_docling_vision groupvit "
-    "hgnet_v2 hiera idefics3_vision ijepa internvl_vision levit maskformer-swin metaclip_2 mlcd mlcd_vision_model "
-    "mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 owlv2 owlvit pixio pixtral poolformer pvt pvt_v2 "
-    "qianfan_ocr_vision radio regnet resnet sam2_hiera_det_model sam2_vision_model sam3_vision_model sam3_vit_model "
-    "sam_hq_vision_model sam_vision_model sapiens2 segformer siglip_vision_model smolvlm_vision swiftformer swin "
-    "swin2sr swinv2 textnet timm_backbone timm_wrapper tipsv2_vision_model uvdoc vit vit_mae vit_msn vitdet yolos"
-).split()
-# Encoders of images cut into patches beforehand: the patches, and the grid that they come from.
-_PACKED = (
-    "cohere_compass_vision cosmos3_edge_vision exaone4_5_vision gemma4_vision glm4v_moe_vision glm4v_vision "
-    "glm5_next_vision glm_image_vision glm_ocr_vision hunyuan_vl_vision inkling2_vision kimi_k25_vision "
-    "lfm3_vl_vision minicpm_ocr_vision minicpmv4_7_vision muse_glimmer_vision muse_spark_vision qwen2_5_vl_vision "
-    "qwen3_5_moe_vision qwen3_5_vision qwen3_vl_moe_vision qwen3_vl_vision qwen4_exp_vision siglip2_vision_model "
-    "video_llama_3_vision"
-).split()
-_VIDEO = "pe_video_encoder timesformer videomae videoprism_vision_model vivit vjepa2 xclip".split()
-_WAVEFORM = (
-    "dac data2vec-audio encodec higgs_audio_v2_tokenizer hubert mimi mimi_encoder moonshine moonshine_streaming "
-    "muse_spark_audio neucodec pe_audio_encoder pocket_tts_audio_tokenizer pocket_tts_audio_tokenizer_encoder sew "
-    "sew-d unispeech unispeech-sat vibevoice_acoustic_tokenizer vibevoice_acoustic_tokenizer_encoder wav2vec2 "
-    "wav2vec2-conformer wavlm xcodec xcodec2"
-).split()
-_SPECTROGRAM = (
-    "audio-spectrogram-transformer audioflamingo3_encoder canary clap cohere_asr fun_asr_nano_encoder gemma3n_audio "
-    "gemma4_audio glmasr_encoder granite_speech5_encoder lasr_encoder moss_transcribe_diarize_audio "
-    "nemotron3_5_transcribe_asr_audio nemotron3_5_transcribe_audio nemotron3_diarization nemotron3_diarization_audio "
-    "nemotron_asr_streaming_encoder parakeet_encoder qwen2_audio_encoder qwen3_asr_encoder seamless_m4t "
-    "seamless_m4t_v2 speech_to_text voxtral_encoder voxtral_realtime_encoder wav2vec2-bert whisper"
-).split()
-# Of these, the ones that take (batch, bins, frames); the others take (batch, frames, bins).
-_CHANNELS_FIRST = (
-    "glmasr_encoder moss_transcribe_diarize_audio qwen2_audio_encoder voxtral_encoder voxtral_realtime_encoder whisper"
-).split()
-_SERIES = "autoformer informer patchtsmixer patchtst time_series_transformer timesfm timesfm2_5".split()
-
-# Kind of encoder -> model types.
-ENCODERS: dict[str, list[str]] = {
-    "image": _IMAGE + _PACKED,
-    "video": _VIDEO,
-    "audio": _WAVEFORM + _SPECTROGRAM,
-    "series": _SERIES,
-}
-KINDS: dict[str, str] = {name: kind for kind, names in ENCODERS.items() for name in names}
-
-# Model types that `AutoModel` builds without the part that takes the modality, and why they are left out.
-NOT_ENCODERS: dict[str, str] = {
-    "speecht5": "built without the prenet that takes waveforms; its encoder takes hidden states",
-}
-
-# Two-tower models whose encoder has no model type of its own that `AutoModel` knows -> where it is.
-HALVES: dict[str, str] = {
-    **dict.fromkeys("align altclip blip clipseg groupvit metaclip_2 owlv2 owlvit xclip".split(), "vision_model"),
-    "clap": "audio_model",
-    "flava": "image_model",
-    **dict.fromkeys(["seamless_m4t", "seamless_m4t_v2"], "speech_encoder"),
-}
-
 _TINY_TIMM = "resnet10t"
 _TINY_TIMM_ARGS: dict[str, Any] = {"stem_width": 8, "channels": (16, 24, 32, 48)}
 _SERIES_LENGTHS = {"prediction_length": 8, "context_length": 24, "lags_sequence": [1, 2, 3]}
 _NARROW_FILTERS = {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
+# Kernel, input and output channels, stride, gate: the first channels are those of the stem.
+_LCNET = [[[3, 24, 24, 1, True]], [[3, 24, 24, 1, False]], [[3, 24, 48, [2, 1], False]], [[3, 48, 96, [2, 1], False]]]
 # A layer that pools between two stages cannot attend globally.
 _HIERA = {"hidden_size": 24, "image_size": [64, 64], "blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3]}
 _LAST_LAYER = {"out_features": None, "out_indices": None}
@@ -93,6 +36,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "mobilenet_v1": {"depth_multiplier": 0.25},
     "mobilenet_v2": {"depth_multiplier": 0.25},
     "mobilevitv2": {"width_multiplier": 0.25},
+    "pp_ocrv5_mobile_rec": {"backbone_config": {"scale": 0.25}},
+    **dict.fromkeys(["pp_ocrv6_small_rec", "pp_ocrv6_tiny_rec"], {"backbone_config": {"block_configs": _LCNET}}),
     # Windows no larger than the smallest stage, whose bias table is not cut to it
     "donut-swin": {"window_size": 2},
     "clap": {"audio_config": {"window_size": 2}},
@@ -130,7 +75,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "bridge_connector": [32, 32],
         "out_point_positions2D": [[32, 8], [8, 2]],
     },
-    # timm architectures by name, the default being large or missing
+    # timm architectures by name: the default is missing, or large (MobileNetV5 for Gemma 3n, with no small sizes)
     "edgetam_vision_model": {
         "backbone_config": {
             "architecture": _TINY_TIMM,
@@ -181,7 +126,7 @@ def encoder_types() -> list[str]:
 
 def tiny_encoder(model_type: str) -> PreTrainedConfig:
     """A configuration of this type with which `build_encoder` builds a tiny encoder."""
-    return shrink(CONFIG_MAPPING[model_type](), vocab_size=96, **SPECIAL.get(model_type, {}))
+    return shrink(CONFIG_MAPPING[model_type](), vocab_size=96, **copy.deepcopy(SPECIAL.get(model_type, {})))
 
 
 def build_encoder(config: PreTrainedConfig) -> nn.Module:
@@ -190,7 +135,7 @@ def build_encoder(config: PreTrainedConfig) -> nn.Module:
     if config.model_type in HALVES:
         return getattr(model, HALVES[config.model_type])
     # The time-series models embed the values outside of their encoder.
-    is_half = config.is_encoder_decoder and config.model_type not in _SERIES
+    is_half = config.is_encoder_decoder and config.model_type not in SERIES
     return model.get_encoder() if is_half else model
 
 
@@ -209,13 +154,14 @@ def _side(size: int | list[int]) -> int:
 
 def _packed_images(config: PreTrainedConfig) -> dict[str, Any]:
     """Two square images of 4 x 4 patches each, in the form that this family of encoders takes."""
-    name, grid = config.model_type, 4
+    name = config.model_type
+    # Gemma 4 pools squares of 3 x 3 patches
+    grid = 6 if name == "gemma4_vision" else 4
     side, channels = _find(config, "patch_size", 16), 3
     frames = _find(config, "temporal_patch_size", _find(config, "patch_temporal", 1))
     count, width = BATCH * grid * grid, channels * side * side
     grid_thw = torch.tensor([[1, grid, grid]] * BATCH)
     if name == "gemma4_vision":
-        # Its pooling takes squares of patches
         rows = torch.arange(grid)
         positions = torch.cartesian_prod(rows, rows).flip(-1)
         return {
@@ -265,7 +211,7 @@ def _spectrograms(config: PreTrainedConfig) -> dict[str, Any]:
     # Log-mel bins, or what the feature extractor stacks of them
     bins = _find(config, "num_mel_bins", _find(config, "input_feat_size", 128))
     bins = {"granite_speech5_encoder": 4 * bins, "speech_to_text": 80}.get(name, bins)
-    bins = _find(config, "feature_projection_input_dim", bins) if "decoder" not in name else bins
+    bins = _find(config, "feature_projection_input_dim", bins)
     mask = torch.ones(BATCH, SPECTRA, dtype=torch.long)
     if name == "audio-spectrogram-transformer":
         return {"input_values": torch.rand(BATCH, SPECTRA, bins)}
@@ -286,7 +232,7 @@ def _spectrograms(config: PreTrainedConfig) -> dict[str, Any]:
     channels_first = {"input_features": torch.rand(BATCH, bins, SPECTRA)}
     if name == "audioflamingo3_encoder":
         return {**channels_first, "input_features_mask": mask}
-    if name in _CHANNELS_FIRST:
+    if name in CHANNELS_FIRST:
         return channels_first
     return {"input_features": torch.rand(BATCH, SPECTRA, bins)}
 
@@ -313,9 +259,9 @@ def _series(config: PreTrainedConfig) -> dict[str, Any]:
 def dummy_inputs(config: PreTrainedConfig) -> dict[str, Any]:
     """Random inputs of a batch of two for the encoder that `build_encoder` builds."""
     name, kind = config.model_type, KINDS[config.model_type]
-    if name in _PACKED:
+    if name in PACKED:
         return _packed_images(config)
-    if name in _WAVEFORM:
+    if name in WAVEFORM:
         return _waveforms(config)
     if kind == "audio":
         return _spectrograms(config)
@@ -324,6 +270,9 @@ def dummy_inputs(config: PreTrainedConfig) -> dict[str, Any]:
     side = _side(_find(config, "image_size", _find(config, "crop_size", IMAGE_SIDE)))
     if name == "timm_wrapper":
         side = (config.model_args or {}).get("img_size", IMAGE_SIDE)
+    if name == "pp_ocrv5_mobile_rec":
+        # It pools three rows of the last stage
+        side = 96
     if name == "depth_pro":
         # Its smallest scale is one patch
         side = int(config.patch_size / min(config.scaled_images_ratios))

@@ -9,6 +9,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
+    LlavaOnevisionVideoProcessor,
     PatchTSTConfig,
     PreTrainedTokenizerFast,
     Qwen3Config,
@@ -95,6 +96,10 @@ def _images() -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
 
 
+def _videos() -> LlavaOnevisionVideoProcessor:
+    return LlavaOnevisionVideoProcessor(size={"height": 16, "width": 16})
+
+
 @cache
 def composed() -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
     """Each modality with a tower and an aligner of its own, but for videos, which borrow the image tower."""
@@ -102,12 +107,12 @@ def composed() -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
     resampler = {"type": "perceiver_resampler", "depth": 1, "num_heads": 2, "head_dim": 8}
     towers = {
         "image": {"tower": _vision(SiglipVisionConfig, vision_use_head=False), "aligner": resampler, "num_tokens": 3},
-        "video": {"tower": "image", "num_frames": 2, "aligner": "image"},
+        "video": {"tower": "image", "num_frames": 2, "aligner": "image", "processor": _videos()},
         "audio": {"tower": _sound(), "aligner": {"type": "mlp", "pool": "stride", "pool_size": 10}},
         "imu": {"tower": _motion(), "aligner": "linear", "num_tokens": 2, "sampling_rate": 32},
     }
     towers["image"]["processor"] = _images()
-    towers["audio"]["processor"] = WhisperFeatureExtractor(feature_size=8, chunk_length=1, hop_length=400)
+    towers["audio"]["processor"] = WhisperFeatureExtractor(feature_size=8, chunk_length=4, hop_length=1600)
     return compose(_language_model(LlamaConfig), towers, tokenizer=tokenizer())
 
 

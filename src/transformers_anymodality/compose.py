@@ -30,7 +30,7 @@ from .light_checkpoint import source_of
 from .modalities import MODALITIES, ModalitySpec
 from .modeling import AnyModalityForCausalLM
 from .processing import AnyModalityProcessor
-from .towers import LayerOutput, load_tower, read_features, tower_config
+from .towers import drop_unread, load_tower, put_back, run_tower, unread_weights
 from .towers.timm import stock_image_processor
 
 
@@ -57,6 +57,7 @@ class _Modality:
     attribute: str = ""
     row: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, str] = field(default_factory=dict)  # sub-processor's name -> tower's argument
+    probe: dict[str, torch.Tensor] = field(default_factory=dict)  # what the sub-processor gives for a made-up medium
 
 
 def compose(
@@ -69,6 +70,9 @@ def compose(
     **hub_kwargs,
 ) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
     """Gives a language model senses.
+
+    Loaded models that are given become the composite's own and may be changed: embeddings grow by the placeholders,
+    and parts of towers that no one reads (poolers, final norms) are taken out.
 
     Args:
         language_model: Hub id, local path, config (random weights) or loaded model.
@@ -101,6 +105,7 @@ def compose(
     for part in sorted(parts, key=_borrows("tower", by_name)):
         _add_tower(part, by_name, load)
         _probe(part)
+    _drop_unread(parts)
     for part in sorted(parts, key=_borrows("aligner", by_name)):
         _add_aligner(part, by_name, hidden)
     tokens = {part.name: part.settings.get("token") or part.spec.token for part in parts}
@@ -164,6 +169,23 @@ def _tokenizer(tokenizer: Any, language: PreTrainedModel, hub_kwargs: dict[str, 
     # For generation; the collator pads on the right for training. What is saved are the init kwargs.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     return tokenizer
+
+
+@torch.no_grad()
+def _reads_input_ids(language: PreTrainedModel) -> bool:
+    """Whether the language model says something else, or nothing, when it is given embeddings instead of ids."""
+    was_training = language.training
+    language.eval()
+    ids = torch.arange(4, device=language.get_input_embeddings().weight.device)[None] + 4
+    try:
+        expected = language(input_ids=ids).logits
+        embeds = language.get_input_embeddings()(ids)
+        language(inputs_embeds=embeds * 1.01)  # media are not rows of the table
+        return not torch.allclose(language(inputs_embeds=embeds).logits, expected, rtol=1e-3, atol=1e-3)
+    except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+        return True
+    finally:
+        language.train(was_training)
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str], language: PreTrainedModel) -> None:
@@ -262,10 +284,6 @@ def _probe(part: _Modality) -> None:
     if per_frame is None:
         per_frame = "num_frames" in part.options and not native
     shape = outputs[0][main].shape[1:]
-    if not fixed and not set(part.arguments.values()) - {tower.main_input_name} and spec.medium != "text":
-        # Without a mask, padding would be read as data; media then go one length at a time only.
-        part.row["masked"] = False
-    part.row.pop("masked", None)
     part.row.update(
         inputs={_input_name(name, key, main): argument for key, argument in part.arguments.items()},
         input_shape=list(shape),
@@ -274,7 +292,8 @@ def _probe(part: _Modality) -> None:
         num_frames=shape[0] if per_frame else 1,
         select_feature=part.settings.get("select_feature") or "all",
     )
-    features = _features(part, {key: outputs[0][key] for key in part.arguments})
+    part.probe = {key: outputs[0][key] for key in part.arguments}
+    features = _features(part)
     part.row["feature_length"] = features.shape[1] if fixed else None
     part.settings["feature_size"] = features.shape[-1]
 
@@ -306,24 +325,23 @@ def _input_name(modality: str, key: str, main: str) -> str:
     return canonical.get((modality, key)) or (f"{modality}_values" if key == main else f"{modality}_{key}")
 
 
-def _features(part: _Modality, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """`(items or frames, length, dim)`: what the tower gives for the probe."""
-    tower = part.tower
-    parameter = next(tower.parameters())
-    arguments = {}
-    for key, value in inputs.items():
+def _tower_arguments(part: _Modality) -> dict[str, torch.Tensor]:
+    """What the tower's forward gets for the probe."""
+    parameter, arguments = next(part.tower.parameters()), {}
+    for key, argument in part.arguments.items():
+        value = part.probe[key]
         value = value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)
-        arguments[part.arguments[key]] = value.flatten(0, 1) if part.row["per_frame"] else value
+        arguments[argument] = value.flatten(0, 1) if part.row["per_frame"] else value
+    return arguments
+
+
+def _features(part: _Modality) -> torch.Tensor:
+    """`(items or frames, length, dim)`: what the tower gives for the probe."""
+    tower, arguments = part.tower, _tower_arguments(part)
     was_training = tower.training
     try:
         with torch.no_grad():
-            if part.settings.get("select_layer") is None:
-                output = tower.eval()(**arguments, return_dict=True)
-            else:
-                with LayerOutput(tower) as layer:
-                    tower.eval()(**arguments, return_dict=True)
-                output = layer.value
-        return read_features(tower, output, part.row["select_feature"])
+            return run_tower(tower.eval(), arguments, part.row.get("select_layer"), part.row["select_feature"])[0]
     except Exception as error:
         shapes = {name: tuple(value.shape) for name, value in arguments.items()}
         raise ValueError(
@@ -332,6 +350,24 @@ def _features(part: _Modality, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         ) from error
     finally:
         tower.train(was_training)
+
+
+def _drop_unread(parts: list[_Modality]) -> None:
+    """Takes out of each tower what no modality reads, if the features are then really the same."""
+    for owner in (part for part in parts if part.row["tower"] == part.name):
+        readers = [part for part in parts if part.row["tower"] == owner.name]
+        readings = [(_tower_arguments(p), p.row.get("select_layer"), p.row["select_feature"]) for p in readers]
+        names = unread_weights(owner.tower.config, readings)
+        before = [_features(part) for part in readers] if names else []
+        taken = drop_unread(owner.tower, names)
+        try:
+            same = all(torch.equal(_features(part), old) for part, old in zip(readers, before, strict=bool(names)))
+        except ValueError:
+            same = False
+        if same:
+            owner.row["unread"] = names
+        else:
+            put_back(owner.tower, taken)
 
 
 # --- aligners ------------------------------------------------------------------------------------------------------
@@ -392,7 +428,10 @@ def _model(language: PreTrainedModel, parts: list[_Modality]) -> AnyModalityForC
             children[f"{part.name}_aligner"] = part.aligner
             configs[f"{part.name}_aligner_config"] = part.aligner.config
     config = AnyModalityConfig(
-        text_config=language.config, modalities={part.name: part.row for part in parts}, **configs
+        text_config=language.config,
+        modalities={part.name: part.row for part in parts},
+        reads_input_ids=_reads_input_ids(language),
+        **configs,
     )
     model = AnyModalityForCausalLM(config, parts=children)
     config.dtype = language.dtype

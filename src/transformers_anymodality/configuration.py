@@ -29,6 +29,7 @@ _ROW: dict[str, Any] = {
     "feature_length": None,  # features per frame, None where it depends on the item
     "num_frames": 1,
     "select_layer": None,  # the tower is built up to this layer, and that layer's own output is read
+    "unread": [],  # modules of the tower that its features do not depend on, and that are not built
     "select_feature": "all",  # "all", "patches" or "pooled"
 }
 
@@ -49,6 +50,7 @@ class AnyModalityConfig(PreTrainedConfig):
     Args:
         text_config: the language model's own config (or its dict, with `model_type`).
         modalities: one row per modality, see `configuration._ROW`; kept in alphabetical order.
+        reads_input_ids: the language model reads ids for more than their embeddings, and is given both.
         references: parts kept outside the checkpoint, see `light_checkpoint`.
         **kwargs: `<name>_config` for each tower and `<name>_aligner_config` for each aligner that a row names.
     """
@@ -60,6 +62,7 @@ class AnyModalityConfig(PreTrainedConfig):
 
     text_config: dict | PreTrainedConfig | None = None
     modalities: dict | None = None
+    reads_input_ids: bool = False
     references: dict | None = None
 
     def __post_init__(self, **kwargs):

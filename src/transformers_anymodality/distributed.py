@@ -7,13 +7,14 @@ from torch import nn
 
 
 def must_take_part(module: nn.Module) -> bool:
-    """Whether skipping `module` in one process would leave others waiting for its gradients or weights."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False
-    if torch.distributed.get_world_size() == 1:
-        return False
-    trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
-    return trained or is_sharded(module)
+    """Whether `module` runs at every step, also where a batch holds none of its modality.
+
+    Trained parts do: other processes wait for their gradients, and a batch without any media still has a loss that
+    can be differentiated. So do parts whose weights are spread over processes: others wait for their shards.
+    """
+    trained = module.training and torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return trained or (distributed and torch.distributed.get_world_size() > 1 and is_sharded(module))
 
 
 def is_sharded(module: nn.Module) -> bool:

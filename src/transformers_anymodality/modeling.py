@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import make_dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -25,7 +25,7 @@ from .configuration import AnyModalityConfig
 from .distributed import must_take_part
 from .generation import AnyModalityGenerationMixin
 from .loading import CheckpointMixin
-from .towers import LayerOutput, build_tower, read_features
+from .towers import build_tower, drop_unread, run_tower
 
 
 class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
@@ -52,8 +52,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
                 module._is_hf_initialized = True  # post_init below must not draw their weights anew
         for name, row in config.modalities.items():
             if row["tower"] == name:
-                tower = parts.pop(f"{name}_tower", None)
-                self.add_module(f"{name}_tower", tower or build_tower(config.tower_config(name)))
+                tower = parts.pop(f"{name}_tower", None) or build_tower(config.tower_config(name))
+                drop_unread(tower, row["unread"])
+                self.add_module(f"{name}_tower", tower)
             if row["aligner"] == name:
                 aligner = parts.pop(f"{name}_aligner", None)
                 self.add_module(f"{name}_aligner", aligner or AutoModel.from_config(config.aligner_config(name)))
@@ -164,10 +165,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
         if row["per_frame"]:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}
         needs_grad = _trainable(tower) or any(value.requires_grad for value in arguments.values())
-        layer = LayerOutput(tower) if row["select_layer"] is not None else nullcontext()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad), layer as caught:
-            output = tower(**arguments, **recorded, return_dict=True)
-        features = read_features(tower, output if caught is None else caught.value, row["select_feature"])
+        with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
+            features, output = run_tower(tower, arguments, row["select_layer"], row["select_feature"], **recorded)
         features = features.unflatten(0, (items, -1)) if row["per_frame"] else features.unsqueeze(1)
         return features, output
 
@@ -251,10 +250,10 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
         return inputs_embeds, used
 
     def _take_part(self, modality: str, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """In a process group, runs a made-up item through parts that would else sit out a step.
+        """Runs a made-up item through parts that would else sit out a step; its tokens are added with weight zero.
 
-        Which modalities a batch has differs between processes; which parameters take part must not, or their
-        collectives wait for each other for ever. The item's tokens are added with weight zero.
+        Which modalities a batch has differs between processes and steps; which parameters take part must not, or
+        collectives wait for each other for ever.
         """
         row, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
         with_tower = must_take_part(tower)
@@ -287,14 +286,22 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
         inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values
-        output = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            **self._positions(attention_mask, position_ids, past_key_values, inputs_embeds),
-            **kwargs,
-            return_dict=True,
-        )
+        kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)
+        if self.config.reads_input_ids and input_ids is not None:
+            with _embedding_gives(self.get_input_embeddings(), inputs_embeds):
+                ids = self._without_placeholders(input_ids)
+                output = self.language_model(input_ids=ids, attention_mask=attention_mask, **kwargs, return_dict=True)
+        else:
+            output = self.language_model(
+                inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs, return_dict=True
+            )
         return _with_features(output, used)
+
+    def _without_placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Placeholders as padding, which every table that is read by ids has a row for."""
+        ids = torch.tensor([row["token_id"] for row in self.config.modalities.values()], device=input_ids.device)
+        padding = getattr(self.config.get_text_config(), "pad_token_id", None) or 0
+        return input_ids.masked_fill(torch.isin(input_ids, ids), padding)
 
 
 class AnyModalityModel(AnyModalityPreTrainedModel):
@@ -374,6 +381,9 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
         Returns:
             The language model's own output, with `modality_features`: modality -> tokens `(items, tokens, hidden)`.
         """
+        if labels is not None and not _has_causal_loss(type(self.language_model)):
+            return self._with_loss(labels, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds,
+                                   mm_encoder_outputs, kwargs)
         if labels is not None:
             kwargs["labels"] = labels
             if self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
@@ -384,9 +394,19 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
         )
 
+    def _with_loss(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
+        """For language models whose own loss is not the usual one: the usual one, on their logits."""
+        kwargs = arguments[-1]
+        names = ("num_items_in_batch", "shift_labels", "ignore_index")
+        for_loss = {name: kwargs.pop(name) for name in names if name in kwargs}
+        output = self._run(*arguments)
+        output["loss"] = self.loss_function(output.logits, labels, vocab_size=output.logits.shape[-1], **for_loss)
+        return output
+
     def _supervised_positions(self, labels: torch.Tensor, kwargs: dict[str, Any]) -> int | torch.Tensor:
         """Positions whose logits the loss reads, `(n,)`, with `shift_labels` for them; 0 (all) where that may not be."""
-        if "shift_labels" in kwargs or torch.compiler.is_compiling() or not _slices_logits(type(self.language_model)):
+        sliceable = "logits_to_keep" in _parameters(self.language_model)
+        if "shift_labels" in kwargs or torch.compiler.is_compiling() or not sliceable:
             return 0
         shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
         positions = (shifted != -100).any(0).nonzero().squeeze(-1)
@@ -394,6 +414,20 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
             return 0
         kwargs["shift_labels"] = shifted[:, positions]
         return positions
+
+
+@contextmanager
+def _embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor):
+    """Within, the language model's own look-up of its `input_ids` gives `inputs_embeds`.
+
+    For language models that read ids for more than embeddings (per-layer embeddings, routing by hash).
+    """
+    shape = inputs_embeds.shape
+    handle = embedding.register_forward_hook(lambda module, args, out: inputs_embeds if out.shape == shape else out)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _trainable(module: nn.Module) -> bool:
@@ -415,10 +449,15 @@ def _forward_parameters(cls: type) -> frozenset[str]:
 
 
 @lru_cache
-def _slices_logits(cls: type[PreTrainedModel]) -> bool:
-    """Whether a causal language model's own loss accepts ready-shifted labels for the logits it was asked to keep."""
-    source = inspect.getsource(cls.forward)
-    return "logits_to_keep" in _forward_parameters(cls) and "self.loss_function(" in source and "**kwargs" in source
+def _has_causal_loss(cls: type[PreTrainedModel]) -> bool:
+    """Whether a causal language model's own loss is Transformers' (which shifts labels, and may have more to add).
+
+    The decoders of encoder-decoders (BART and its kin) and some old models compare labels as they stand.
+    """
+    try:
+        return "self.loss_function(" in inspect.getsource(cls.forward)
+    except OSError:  # defined where there is no source
+        return False
 
 
 @lru_cache

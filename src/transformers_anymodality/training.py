@@ -51,9 +51,10 @@ def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool
     for name, part in composite.named_children():
         groups = {group for group, ending in _GROUPS.items() if name.endswith(ending)}
         chosen = bool(wanted & {name, "all", *groups})
-        for parameter in part.parameters():
-            # Quantised weights are integers, which no gradient reaches.
-            parameter.requires_grad_(chosen and parameter.is_floating_point())
+        row = composite.config.modalities.get(name.removesuffix("_tower"), {})
+        for key, parameter in part.named_parameters():
+            # Quantised weights are integers, which no gradient reaches; nor does one reach what is not read.
+            parameter.requires_grad_(chosen and parameter.is_floating_point() and key not in row.get("unread", ()))
     composite.train(composite.training)
     table = parts_table(composite)
     if verbose:

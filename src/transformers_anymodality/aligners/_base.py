@@ -53,7 +53,6 @@ class Aligner(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "features"
     input_modalities = ()
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -113,6 +113,7 @@ class PerceiverResamplerLayer(GradientCheckpointingLayer):
 @register_aligner("perceiver_resampler")
 class PerceiverResamplerAligner(Aligner):
     config: PerceiverResamplerAlignerConfig
+    supports_gradient_checkpointing = True
     _no_split_modules = ["PerceiverResamplerLayer"]
 
     def __init__(self, config: PerceiverResamplerAlignerConfig):

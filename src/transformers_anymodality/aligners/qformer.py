@@ -43,12 +43,15 @@ class QFormerAlignerConfig(AlignerConfig):
 @register_aligner("qformer")
 class QFormerAligner(Aligner):
     config: QFormerAlignerConfig
+    supports_gradient_checkpointing = True
     _supports_flash_attn = False  # as BLIP-2's own Q-Former
 
     def __init__(self, config: QFormerAlignerConfig):
         super().__init__(config)
         self.queries = nn.Parameter(torch.empty(1, config.num_tokens, config.qformer_hidden_size))
-        self.qformer_layers = Blip2QFormerModel._from_config(config.qformer_config())
+        self.qformer_layers = Blip2QFormerModel._from_config(
+            config.qformer_config(), attn_implementation=config._attn_implementation
+        )
         self.projection = nn.Linear(config.qformer_hidden_size, config.hidden_size)
         self.post_init()
 

@@ -1,16 +1,18 @@
 """Towers encode one modality. Any `AutoModel` is one: here it is found, cut to what is read, built, loaded and read."""
 
 from ._build import build_tower, feature_length, load_tower, register_tower, tower_class, tower_config
-from ._features import LayerOutput, read_features
+from ._run import drop_unread, put_back, run_tower, unread_weights
 
 
 __all__ = [
-    "LayerOutput",
     "build_tower",
+    "drop_unread",
     "feature_length",
     "load_tower",
-    "read_features",
+    "put_back",
     "register_tower",
+    "run_tower",
     "tower_class",
     "tower_config",
+    "unread_weights",
 ]

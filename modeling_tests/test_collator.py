@@ -1,0 +1,339 @@
+"""Training batches: what is supervised, what is cut, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_tests import chat_templates, tiny
+from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor
+from transformers_anymodality.chat import extend_template
+
+
+# The same words with and without tags, in three ways of tagging.
+UNTAGGED = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' }}{{ message.content + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TURN = "{{ message.content + '<|im_end|>' + '\n' }}"
+TAGGED = {
+    "with the stop token": "{% if message.role == 'assistant' %}{% generation %}{{ message.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}",
+    "without the stop token": "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{% endgeneration %}{{ '<|im_end|>\n' }}",
+}
+TAGGED = {name: UNTAGGED.replace(TURN, tags + "{% else %}" + TURN + "{% endif %}") for name, tags in TAGGED.items()}
+
+
+@pytest.fixture(scope="module")
+def processor(shared) -> AnyModalityProcessor:
+    return shared[1]
+
+
+def chat(*turns: str | list, system: str | None = None) -> list[dict]:
+    """User and assistant in turns."""
+    roles = ("user", "assistant")
+    messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
+    return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+
+def supervised(processor: AnyModalityProcessor, messages: list[dict], **sample) -> list[str]:
+    """The supervised stretches of a sample, decoded; labels must equal the ids where they are not -100."""
+    batch = AnyModalityDataCollator(processor)([{"messages": messages, **sample}])
+    ids, labels = batch["input_ids"][0], batch["labels"][0]
+    kept = labels != -100
+    assert torch.equal(labels[kept], ids[kept])
+    stretches, current = [], []
+    for token, keep in zip(ids.tolist(), kept.tolist(), strict=True):
+        if keep:
+            current.append(token)
+        elif current:
+            stretches, current = [*stretches, current], []
+    return [processor.tokenizer.decode(stretch) for stretch in [*stretches, current] if stretch]
+
+
+# --- what the assistant said ---------------------------------------------------------------------------------------
+
+CHATS = {
+    "one turn": chat("what is this?", "yes"),
+    "several turns": chat("what is this?", "yes", "and that?", "no yes"),
+    "the user says the same words": chat("yes", "yes", "yes", "yes"),
+    "the same answer twice": chat("what is this?", "yes", "what is this?", "yes"),
+    "an answer that is part of another": chat("yes and no", "yes and no", "no", "no"),
+    "an empty answer": chat("what is this?", "", "and that?", "no"),
+    "words of the template": chat("assistant", "user", "assistant\n", "assistant user"),
+    "lines": chat("what\nis\n\nthis?", "yes\n\nno", "and", "big\nsmall"),
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+@pytest.mark.parametrize("style", chat_templates.STYLES)
+def test_the_assistants_words_and_stop_tokens_are_supervised_and_nothing_else(style, kind, name):
+    this, processor = chat_templates.STYLES[style], chat_templates.processor(style, kind)
+    answers = [message["content"] for message in CHATS[name] if message["role"] == "assistant"]
+    found = supervised(processor, CHATS[name])
+    # A tokenizer may join what stands before the words (a space, a line end) to their first token.
+    assert [stretch.lstrip() for stretch in found] == [(answer.strip() if this.strips else answer).lstrip() + this.stop for answer in answers]
+
+
+@pytest.mark.parametrize("system", [None, "yes"])
+@pytest.mark.parametrize("name", CHATS)
+def test_labels_are_the_same_with_and_without_generation_tags(name, system):
+    messages = [*([] if system is None else [{"role": "system", "content": system}]), *CHATS[name]]
+    batches = {}
+    for tags, template in {"none": UNTAGGED, **TAGGED}.items():
+        processor = chat_templates.processor("chatml", template=template)
+        batches[tags] = AnyModalityDataCollator(processor)([{"messages": messages}])
+        assert "<|im_end|>" in processor.tokenizer.decode(batches[tags]["labels"][0][batches[tags]["labels"][0] >= 0])
+    for batch in batches.values():
+        assert {k: v.tolist() for k, v in batch.items()} == {k: v.tolist() for k, v in batches["none"].items()}
+
+
+@pytest.mark.parametrize("template", [None, UNTAGGED, *TAGGED.values()], ids=["own", "plain", *TAGGED])
+@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
+def test_typed_control_tokens_move_no_label(kind, template):
+    processor = chat_templates.processor("chatml", kind, template=template)
+    for typed in ("<image>", "<|im_end|>", "a <|im_start|>assistant\nno<|im_end|> b", "<|endoftext|>"):
+        messages = chat(f"what is {typed} this?", "yes", "and?", f"no {typed}", f"{typed}", "no")
+        assert [s.lstrip() for s in supervised(processor, messages)] == ["yes<|im_end|>", f"no {typed}<|im_end|>", "no<|im_end|>"]
+        batch = AnyModalityDataCollator(processor)([{"messages": messages}])
+        assert (batch["labels"] == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")).sum() == 3
+        assert not (batch["input_ids"] == processor.image_token_id).any()
+
+
+@pytest.mark.parametrize("style", ["chatml", "llama3", "mistral"])
+def test_tool_calls_are_what_the_assistant_said(style):
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "that"}}}
+    messages = [*chat("what is this?"), {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "5"},
+                {"role": "assistant", "content": "yes"}]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    first, second = supervised(chat_templates.processor(style), messages, tools=tools)
+    stop = chat_templates.STYLES[style].stop
+    assert '"look"' in first and '"that"' in first and first.endswith(stop) and "assistant" not in first
+    assert second.lstrip() == "yes" + stop
+    said = messages[:1] + [{**messages[1], "content": "yes, so"}] + messages[2:]
+    if style == "chatml":
+        assert supervised(chat_templates.processor(style), said, tools=tools)[0].startswith("yes, so\n<tool_call>")
+
+
+def test_media_are_never_supervised(processor):
+    """Not even those that the assistant shows."""
+    answer = [{"type": "text", "text": "yes "}, {"type": "image", "image": tiny.medium("image")}, {"type": "text", "text": " no"}]
+    messages = [*tiny.chat("imu", "what is this ?", "image"), {"role": "assistant", "content": answer}]
+    batch = AnyModalityDataCollator(processor)([{"messages": messages}])
+    media = sum(batch["input_ids"] == getattr(processor, f"{name}_token_id") for name in processor.modalities).bool()
+    assert media.sum() == 4 + 3 + 3 and (batch["labels"][media] == -100).all()
+    assert supervised(processor, messages) == ["yes", "no </s>"]
+
+
+def test_a_language_model_without_a_template_gets_one():
+    tokenizer = tiny.tokenizer(chat_template=None)
+    _, processor = tiny.composite_with(tokenizer) if hasattr(tiny, "composite_with") else _compose_with(tokenizer)
+    assert "{%- generation -%}" in processor.chat_template
+    messages = [*tiny.chat("image", "what is this ?"), {"role": "assistant", "content": "yes no"}, *chat("and", "yes")]
+    text = processor.apply_chat_template(messages)
+    assert text.endswith("user: and\nassistant: yes</s>")
+    assert len(supervised(processor, messages)) == 2
+
+
+def _compose_with(tokenizer):
+    from transformers_anymodality import compose
+
+    return compose(tiny.language_model(), tiny.modalities("image"), tokenizer=tokenizer)
+
+
+# --- batches -------------------------------------------------------------------------------------------------------
+
+
+def samples() -> list[dict]:
+    first = [*tiny.chat("image", "what is this ?"), {"role": "assistant", "content": "yes no"}]
+    second = [*tiny.chat("what", seed=1), {"role": "assistant", "content": "no"}]
+    third = [*tiny.chat("audio", "and", "imu", "image", "image", seed=2), {"role": "assistant", "content": "big"}]
+    return [{"messages": messages} for messages in (first, second, third)]
+
+
+def test_a_batch_pads_on_the_right_and_is_its_samples_put_together(processor):
+    collator = AnyModalityDataCollator(processor, pad_to_multiple_of=8)
+    batch, alone = collator(samples()), [AnyModalityDataCollator(processor)([sample]) for sample in samples()]
+    assert batch["input_ids"].shape[1] % 8 == 0
+    for i, row in enumerate(alone):
+        length = row["input_ids"].shape[1]
+        for name, fill in (("input_ids", processor.tokenizer.pad_token_id), ("labels", -100), ("attention_mask", 0)):
+            assert torch.equal(batch[name][i, :length], row[name][0]) and (batch[name][i, length:] == fill).all()
+    for name in set(batch) - {"input_ids", "labels", "attention_mask"}:
+        assert torch.equal(batch[name], torch.cat([row[name] for row in alone if name in row]))
+    assert all(value.dtype == torch.int64 for name, value in batch.items() if name in ("input_ids", "labels", "attention_mask"))
+
+
+def test_the_model_learns_from_a_batch(shared):
+    model, processor = shared
+    batch = AnyModalityDataCollator(processor)(samples())
+    with torch.no_grad():
+        assert torch.isfinite(model(**batch).loss)
+
+
+def test_media_may_stand_in_columns(processor):
+    image, walk = tiny.medium("image"), tiny.medium("imu")
+    inside = chat([{"type": "image", "image": image}, {"type": "text", "text": " what "}, {"type": "imu", "imu": walk}], "yes")
+    bare = chat([{"type": "image"}, {"type": "text", "text": " what "}, {"type": "imu"}], "yes")
+    expected = {k: v.tolist() for k, v in AnyModalityDataCollator(processor)([{"messages": inside}]).items()}
+    for columns in ({"images": [image], "imu": [walk]}, {"images": image, "imu": walk}, {"images": (image,), "imu": walk.tolist()}):
+        sample = {"messages": bare, **columns, "audio": [], "depth": None, "id": 5}
+        assert {k: v.tolist() for k, v in AnyModalityDataCollator(processor)([sample]).items()} == expected
+
+
+def test_rows_as_a_data_set_gives_them(processor):
+    """Arrow gives every part every key, None where it has none, and every message too."""
+    def part(**given):
+        return {"type": None, "text": None, "image": None, "path": None, **given}
+
+    messages = [
+        {"role": "user", "content": [part(type="image", image=tiny.medium("image")), part(type="text", text=" what ")], "tool_calls": None},
+        {"role": "assistant", "content": [part(type="text", text="yes")], "tool_calls": None},
+    ]
+    sample = {"messages": messages, "tools": None, "images": None}
+    before = repr(sample)
+    batch = AnyModalityDataCollator(processor)([sample])
+    plain = chat([{"type": "image", "image": tiny.medium("image")}, {"type": "text", "text": " what "}], "yes")
+    expected = AnyModalityDataCollator(processor)([{"messages": plain}])
+    assert {k: v.tolist() for k, v in batch.items()} == {k: v.tolist() for k, v in expected.items()}
+    assert repr(sample) == before
+
+
+def test_openai_image_urls_are_images(processor):
+    import base64
+    import io
+
+    Image = pytest.importorskip("PIL.Image")
+    buffer = io.BytesIO()
+    Image.fromarray(tiny.medium("image")).save(buffer, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    messages = chat([{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": " what "}], "yes")
+    batch = AnyModalityDataCollator(processor)([{"messages": messages}])
+    assert torch.equal(batch["pixel_values"], processor(images=tiny.medium("image"))["pixel_values"])
+
+
+# --- samples that are too long -------------------------------------------------------------------------------------
+
+
+def long_samples() -> list[dict]:
+    """Of 6, 9 and 14 tokens by this order of parts; the images' are 3 each."""
+    first = chat("yes", "no")
+    second = chat([{"type": "text", "text": "yes "}, {"type": "image", "image": tiny.medium("image", 1)}], "no")
+    third = chat([{"type": "image", "image": tiny.medium("image", 2)}, {"type": "text", "text": " yes no yes no "}], "no yes")
+    return [{"messages": messages} for messages in (first, second, third)]
+
+
+def lengths(processor, rows: list[dict]) -> list[int]:
+    return AnyModalityDataCollator(processor)(rows)["attention_mask"].sum(-1).tolist()
+
+
+def test_overlong_samples_are_an_error_that_names_them(processor):
+    whole = lengths(processor, long_samples())
+    collator = AnyModalityDataCollator(processor, max_length=max(whole))
+    assert collator(long_samples())["attention_mask"].sum(-1).tolist() == whole
+    with pytest.raises(ValueError, match=rf"Sample 2 has {max(whole)} tokens, 3 of them media; max_length is {max(whole) - 1}"):
+        AnyModalityDataCollator(processor, max_length=max(whole) - 1)(long_samples())
+
+
+def test_overlong_samples_are_dropped_with_their_media_and_counted(processor):
+    rows = long_samples()
+    whole = lengths(processor, rows)
+    collator = AnyModalityDataCollator(processor, max_length=whole[1], on_overlong="drop")
+    batch = collator([rows[2], rows[1], rows[0], rows[2]])
+    expected = AnyModalityDataCollator(processor)([rows[1], rows[0]])
+    assert {k: v.tolist() for k, v in batch.items()} == {k: v.tolist() for k, v in expected.items()}
+    assert collator.dropped == 2
+    with pytest.raises(ValueError, match="Every sample of the batch is longer than max_length"):
+        collator([rows[2]])
+
+
+def test_truncation_takes_text_only(processor):
+    rows = long_samples()
+    whole = lengths(processor, rows)
+    ids = AnyModalityDataCollator(processor)([rows[2]])["input_ids"][0].tolist()
+    for limit in range(whole[2] - 1, 1, -1):
+        collator = AnyModalityDataCollator(processor, max_length=limit, on_overlong="truncate_text")
+        try:
+            batch = collator([rows[2]])
+        except ValueError as error:
+            assert f"max_length is {limit}" in str(error)
+            break
+        assert batch["input_ids"][0].tolist() == ids[:limit] and len(batch["pixel_values"]) == 1
+        assert (batch["input_ids"] == processor.image_token_id).sum() == 3
+        assert (batch["labels"] >= 0).any()
+    else:
+        pytest.fail("a sample without any supervised word left was accepted")
+    # A medium behind the text that is cut stays whole.
+    tail = chat("yes", [{"type": "text", "text": "no yes no yes "}, {"type": "image", "image": tiny.medium("image")}])
+    (length,) = lengths(processor, [{"messages": tail}])
+    batch = AnyModalityDataCollator(processor, max_length=length - 3, on_overlong="truncate_text")([{"messages": tail}])
+    assert (batch["input_ids"] == processor.image_token_id).sum() == 3 and batch["input_ids"].shape[1] == length - 3
+    with pytest.raises(ValueError, match="on_overlong must be"):
+        AnyModalityDataCollator(processor, on_overlong="truncate")
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample, message", [
+    ({"images": [1]}, r"Sample 0 has no `messages` \(its columns: images\).*remove_unused_columns=False"),
+    ({}, r"Sample 0 has no `messages` \(its columns: none\).*remove_unused_columns=False"),
+    ([1, 2], "Sample 0 has no `messages`.*list"),
+    ({"messages": []}, "Sample 0 has no messages"),
+    ({"messages": None}, "Sample 0 has no messages"),
+    ({"messages": "what is this ?"}, "Sample 0 has no messages"),
+    ({"messages": chat("yes")}, "Sample 0 has no words of the assistant"),
+    ({"messages": chat("<image>", "yes"), "images": [0]}, "Sample 0 has 0 <image> placeholders, but 1 media of 'image'"),
+    ({"messages": chat([{"type": "image"}], "yes")}, "Sample 0 has 1 <image> placeholders, but 0 media"),
+    ({"messages": chat([{"type": "image"}, {"type": "image"}], "yes"), "images": [0]}, "2 <image> placeholders, but 1 media"),
+    ({"messages": chat([{"type": "smell"}], "yes")}, "part of type 'smell'"),
+])
+def test_samples_that_make_no_sense(processor, sample, message):
+    with pytest.raises(ValueError, match=message):
+        AnyModalityDataCollator(processor)([sample])
+
+
+def test_media_of_a_modality_that_the_model_lacks():
+    processor = chat_templates.processor("chatml")
+    with pytest.raises(ValueError, match="Sample 1 has media of 'audio', a modality that this model lacks"):
+        AnyModalityDataCollator(processor)([{"messages": chat("yes", "no")}, {"messages": chat("yes", "no"), "audio": [np.ones(9)]}])
+    with pytest.raises(ValueError, match="part of type 'audio', but this model takes"):
+        AnyModalityDataCollator(processor)([{"messages": chat([{"type": "audio", "path": "a.wav"}], "no")}])
+
+
+def test_media_in_two_places(processor):
+    image = tiny.medium("image")
+    with pytest.raises(ValueError, match="both in its messages and in a column"):
+        AnyModalityDataCollator(processor)([{"messages": chat([{"type": "image", "image": image}], "yes"), "images": [image]}])
+
+
+def test_templates_that_change_what_is_said_ask_for_tags():
+    template = chat_templates.CHATML.replace("message.content + '<|im_end|>'", "message.content|upper + '<|im_end|>'")
+    processor = chat_templates.processor("chatml", template=template)
+    batch = AnyModalityDataCollator(processor)([{"messages": chat("what", "yes", "and", "no")}])
+    kept = batch["input_ids"][batch["labels"] >= 0]
+    assert processor.tokenizer.decode(kept) == "YES<|im_end|>NO<|im_end|>"
+    twice = "{% for message in messages %}{{ message.content + ' or ' + message.content + eos_token }}{% endfor %}"
+    with pytest.raises(ValueError, match="does not write message 1 of the assistant as it is.*generation"):
+        AnyModalityDataCollator(chat_templates.processor("chatml", template=twice))([{"messages": chat("what", "yes")}])
+
+
+def test_samples_are_left_as_they_were(processor):
+    rows = [*samples(), *long_samples()]
+    before = repr(copy.deepcopy(rows))
+    AnyModalityDataCollator(processor, max_length=12, on_overlong="drop")(rows)
+    assert repr(rows) == before
+
+
+def test_templates_of_tokenizers_without_offsets(processor, monkeypatch):
+    """Labels where the tokenizer does not tell which characters a token stands for."""
+    messages = [*tiny.chat("image", "what is this ?"), {"role": "assistant", "content": "yes no"}, *chat("yes", "no")]
+    expected = processor.encode_chat(messages)
+    monkeypatch.setattr(type(processor.tokenizer), "is_fast", property(lambda self: False))
+    assert processor.encode_chat(messages) == expected
+    untagged = extend_template(tiny.CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", ""), {"image": "<image>"})
+    monkeypatch.setattr(processor, "chat_template", untagged)
+    assert processor.encode_chat(messages) == expected

@@ -1,0 +1,212 @@
+"""Training by the stock Trainer and PEFT: what is trained is saved, and what is resumed is as if never stopped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from peft import PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
+
+from modeling_tests import tiny
+from modeling_tests.test_identities import last_logits
+from transformers_anymodality import AnyModalityDataCollator, lora_config, parts_table, set_trainable
+
+
+def samples(count: int = 8) -> list[dict]:
+    """Chats with changing sets of media, none among them."""
+    kinds = [("image", "what is this ?"), ("what ?",), ("audio", "and", "image", "what ?"), ("imu", "image", "image")]
+    return [
+        {"messages": tiny.chat(*kinds[i % len(kinds)], seed=i, answer=f"{tiny.WORDS[13 + i % 10]} </s>".split()[0])}
+        for i in range(count)
+    ]
+
+
+def trainer(model, processor, folder, **kwargs) -> Trainer:
+    settings = dict(
+        output_dir=str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2, remove_unused_columns=False,
+        report_to="none", save_strategy="no", logging_steps=1, use_cpu=True, disable_tqdm=True, seed=0,
+    )
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**{**settings, **kwargs}),
+        train_dataset=samples(),
+        eval_dataset=samples(4),
+        data_collator=AnyModalityDataCollator(processor),
+        processing_class=processor,
+    )
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_trains_evaluates_saves_and_reloads(tmp_path, activation_checkpointing):
+    model, processor = tiny.composite()
+    set_trainable(model, "aligners", verbose=False)
+    before = weights(model)
+    run = trainer(model, processor, tmp_path, activation_checkpointing=activation_checkpointing, max_steps=30)
+    run.train()
+    losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    assert torch.isfinite(torch.tensor(run.evaluate()["eval_loss"]))
+    changed = {name.split(".")[0] for name, value in weights(model).items() if not torch.equal(value, before[name])}
+    assert changed == {"image_aligner", "audio_aligner", "imu_aligner"}
+    run.save_model(tmp_path / "final")
+    again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path / "final"), AutoProcessor.from_pretrained(tmp_path / "final")
+    chats = [sample["messages"][:1] for sample in samples(4)]
+    assert torch.equal(last_logits(model.eval(), tiny.inputs(processor, *chats)),
+                       last_logits(again, tiny.inputs(processor_again, *chats)))
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    def run(folder, **kwargs):
+        model, processor = tiny.composite()
+        set_trainable(model, ["aligners", "language_model"], verbose=False)
+        return trainer(model, processor, folder, save_strategy="steps", save_steps=2, max_steps=4, **kwargs)
+
+    whole = run(tmp_path / "whole")
+    whole.train()
+    resumed = run(tmp_path / "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_removed_columns_say_what_to_set(tmp_path):
+    model, processor = tiny.composite()
+    run = trainer(model, processor, tmp_path)
+    run.args.remove_unused_columns = True
+    with pytest.raises(ValueError, match="remove_unused_columns=False|No columns"):
+        run.train()
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "bloom", "mixtral", "mamba"])
+def test_lora_hits_the_language_model_only_and_saves_the_aligners(tmp_path, model_type):
+    model, processor = tiny.composite(model_type)
+    base = tmp_path / "base"
+    model.save_pretrained(base)
+    inputs = tiny.inputs(processor, *(sample["messages"][:1] for sample in samples(4)))
+    untouched = last_logits(model, inputs)
+    adapted = get_peft_model(model, lora_config(model, r=4, init_lora_weights=False))
+    assert {name.split("base_model.model.")[1].split(".")[0] for name, _ in adapted.named_parameters() if "lora_" in name} == {"language_model"}
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert all("lora_" in name or "_aligner.modules_to_save" in name for name in trained)
+    run = trainer(adapted, processor, tmp_path / "out", max_steps=3)
+    run.train()
+    adapted.eval()
+    expected = last_logits(adapted, inputs)
+    assert (expected - untouched).abs().max() > 1e-3
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
+    torch.testing.assert_close(last_logits(again, inputs), expected, atol=1e-6, rtol=1e-5)
+    if model_type == "mamba":
+        return  # its forward reads the weights of some layers past their LoRA, so merging is not the same
+    merged = again.merge_and_unload()
+    torch.testing.assert_close(last_logits(merged, inputs), expected, atol=1e-4, rtol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    assert torch.equal(last_logits(plain, inputs), last_logits(merged, inputs))
+
+
+def test_lora_in_a_tower_gets_its_gradient():
+    model, processor = tiny.composite()
+    config = lora_config(model, r=2)
+    config.target_modules = r"image_tower\..*\.(q_proj|v_proj)"
+    adapted = get_peft_model(model, config)
+    inputs = tiny.inputs(processor, tiny.chat("image", "what ?"))
+    adapted(**inputs, labels=inputs["input_ids"]).loss.backward()
+    gradients = [p.grad for name, p in adapted.named_parameters() if "lora_B" in name]
+    assert gradients and all(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_the_table_and_wrong_names(capsys):
+    model, _ = tiny.composite()
+    table = set_trainable(model, ["image_aligner", "language_model"])
+    assert capsys.readouterr().out.strip() == table.strip() == parts_table(model).strip()
+    lines = {line.split()[0]: line.split() for line in table.splitlines()[1:]}
+    assert set(lines) == set(model.part_names)
+    assert lines["image_aligner"][1] == lines["image_aligner"][2] != "0" and lines["image_tower"][2] == "0"
+    with pytest.raises(ValueError, match="Did you mean 'aligners'"):
+        set_trainable(model, "aligner")
+
+
+def test_no_senses_is_still_a_language_model(tmp_path):
+    model, processor = tiny.composite(settings={"image": tiny.modalities("image")["image"]})
+    inputs = tiny.inputs(processor, tiny.chat("what is this ?"))
+    expected = model.language_model(**inputs).logits
+    assert torch.equal(model(**inputs).logits, expected)
+
+
+DISTRIBUTED = """
+import os, sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from modeling_tests import tiny
+from transformers_anymodality import set_trainable, AnyModalityDataCollator
+
+mode, folder = sys.argv[1:]
+torch.set_num_threads(1)
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+model, processor = tiny.composite()
+set_trainable(model, ["aligners", "image_tower"], verbose=False)
+kinds = [("image", "what ?"), ("what ?",), ("audio", "imu", "what ?"), ("video", "depth", "what ?")]
+collate = AnyModalityDataCollator(processor)
+if mode == "ddp":
+    wrapped = DistributedDataParallel(model)
+else:
+    from torch.distributed.fsdp import fully_shard
+    for module in list(model.modules()):
+        if type(module).__name__ in model._no_split_modules:
+            fully_shard(module)
+    wrapped = fully_shard(model)
+wrapped.train()
+optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=0.05)
+for step in range(20):
+    pick = lambda r: {"messages": tiny.chat(*kinds[(step + r * (1 + step // 4)) % 4], seed=step + 100 * r, answer="one")}
+    batch = collate([pick(rank)])
+    optimizer.zero_grad()
+    wrapped(**batch).loss.backward()
+    optimizer.step()
+state = {}
+for name, p in wrapped.named_parameters():
+    if p.requires_grad:
+        value = p.full_tensor() if hasattr(p, "full_tensor") else p
+        state[name.removeprefix("module.")] = value.detach().clone()
+if rank == 0:
+    from safetensors.torch import save_file
+    save_file(state, folder + "/weights.safetensors")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, mode):
+    """Neither hangs, and the weights after 20 steps are those of one process that saw both processes' samples."""
+    (tmp_path / "run.py").write_text(DISTRIBUTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    run = subprocess.run([*command, str(tmp_path / "run.py"), mode, str(tmp_path)], timeout=300, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    from safetensors.torch import load_file
+
+    two = load_file(tmp_path / "weights.safetensors")
+    model, processor = tiny.composite()
+    set_trainable(model, ["aligners", "image_tower"], verbose=False)
+    model.train()
+    kinds = [("image", "what ?"), ("what ?",), ("audio", "imu", "what ?"), ("video", "depth", "what ?")]
+    collate = AnyModalityDataCollator(processor)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for step in range(20):
+        optimizer.zero_grad()
+        for rank in range(2):
+            parts = kinds[(step + rank * (1 + step // 4)) % 4]
+            batch = collate([{"messages": tiny.chat(*parts, seed=step + 100 * rank, answer="one")}])
+            (model(**batch).loss / 2).backward()
+        optimizer.step()
+    assert set(two) == {name for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(two[name], parameter.detach(), atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")

@@ -1,0 +1,99 @@
+"""Running a tower: to its features, and, once without data, to see which of its weights they depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ._build import build_tower
+from ._features import LayerOutput, read_features
+
+
+def run_tower(
+    tower: PreTrainedModel,
+    arguments: dict[str, torch.Tensor],
+    select_layer: int | None = None,
+    select_feature: str = "all",
+    **recorded: bool,
+) -> tuple[torch.Tensor, Any]:
+    """`(features (items, length, dim), the tower's own output)`.
+
+    Args:
+        arguments: of the tower's forward, one row per item.
+        select_layer: not None if the tower was cut; then its last layer's own output is read.
+        select_feature: "all", "patches" or "pooled".
+        recorded: `output_hidden_states`, `output_attentions`.
+    """
+    with LayerOutput(tower) if select_layer is not None else nullcontext() as layer:
+        output = tower(**arguments, **recorded, return_dict=True)
+    return read_features(tower, output if layer is None else layer.value, select_feature), output
+
+
+def unread_weights(
+    config: PreTrainedConfig, readings: Iterable[tuple[dict[str, torch.Tensor], int | None, str]]
+) -> list[str]:
+    """Names of the modules (or single parameters) of a tower that its features do not depend on: poolers, final norms.
+
+    Found by a forward and backward pass without data. They are not built (`drop_unread`): weights that never get a
+    gradient stop distributed training, and nobody misses them.
+
+    Args:
+        config: the tower's.
+        readings: arguments, select_layer and select_feature of each modality that reads the tower.
+
+    Returns:
+        The outermost modules none of whose weights are read, and unread parameters of modules that are.
+    """
+    with torch.device("meta"):
+        tower = build_tower(config).eval()
+    try:
+        for arguments, select_layer, select_feature in readings:
+            weightless = {name: value.to("meta") for name, value in arguments.items()}
+            run_tower(tower, weightless, select_layer, select_feature)[0].sum().backward()
+    except (RuntimeError, NotImplementedError, ValueError):
+        return []  # its forward looks at its data; such a tower is kept whole
+    # Weights that are never trained (tables of sinusoids) tell nothing.
+    return _outermost(tower, {name for name, p in tower.named_parameters() if p.requires_grad and p.grad is None})
+
+
+def _outermost(tower: nn.Module, unread: set[str]) -> list[str]:
+    found: list[str] = []
+    for name, module in tower.named_modules():
+        own = {f"{name}.{child}" for child, _ in module.named_parameters()}
+        if name and own and own <= unread and not name.startswith(tuple(f"{outer}." for outer in found)):
+            found.append(name)
+    covered = tuple(f"{outer}." for outer in found)
+    return sorted([*found, *(name for name in unread if not name.startswith(covered))])
+
+
+class Unread(nn.Module):
+    """Stands where a module was whose output nobody reads; hands its input on."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return args[0] if args else next(iter(kwargs.values()))
+
+
+def drop_unread(tower: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Takes unread modules out of a tower, in place; single parameters among `names` are left, frozen.
+
+    Returns what was taken out, for `put_back`.
+    """
+    parameters, taken = dict(tower.named_parameters()), {}
+    for name in names:
+        if name in parameters:
+            parameters[name].requires_grad_(False)
+        else:
+            taken[name] = tower.get_submodule(name)
+            put_back(tower, {name: Unread()})
+    return taken
+
+
+def put_back(tower: nn.Module, modules: dict[str, nn.Module]) -> None:
+    for name, module in modules.items():
+        owner, _, child = name.rpartition(".")
+        setattr(tower.get_submodule(owner), child, module)
