@@ -110,7 +110,7 @@ def test_from_embeddings(shared):
     rest = dict(inputs)
     embeds = model.get_input_embeddings()(rest.pop("input_ids"))
     assert model.generate(inputs_embeds=embeds, **rest, **NEW).tolist() == plain.tolist()
-    finished, _ = model.embed(inputs["input_ids"], None, model.encode_media(dict(rest)))
+    finished, _ = model.embed(inputs["input_ids"], None, model.encode_media(dict(rest))[0])
     output = model.generate(inputs_embeds=finished.detach(), attention_mask=rest["attention_mask"], **NEW)
     assert output.tolist() == plain.tolist()
 

@@ -22,6 +22,14 @@ from transformers import (
 from transformers_anymodality import AnyModalityConfig, AnyModalityForCausalLM, AnyModalityProcessor, compose
 
 
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{{- message.role + ': ' -}}
+{%- if message.content -%}{{- message.content -}}{%- endif -%}
+{%- for call in message.tool_calls or [] -%}{{- '(' + call.function.name + ')' -}}{%- endfor -%}
+{{- '\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'assistant: ' -}}{%- endif -%}"""
 # Low ids: upstream shrinks vocabularies from the end, and draws random ids below 5 where it lengthens inputs.
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>", "a", "<image>", "<video>", "<audio>", "<imu>"]
 LAYERS = 2
@@ -34,8 +42,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     pad, bos, eos, unk = SPECIAL[:4]
+    tokens = {"pad_token": pad, "bos_token": bos, "eos_token": eos, "unk_token": unk}
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token=pad, bos_token=bos, eos_token=eos, unk_token=unk, padding_side="left"
+        tokenizer_object=backend, **tokens, padding_side="left", chat_template=CHAT_TEMPLATE
     )
 
 
@@ -101,8 +110,12 @@ def _videos() -> LlavaOnevisionVideoProcessor:
 
 
 @cache
-def composed() -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
-    """Each modality with a tower and an aligner of its own, but for videos, which borrow the image tower."""
+def composed(*names: str) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
+    """Each modality with a tower and an aligner of its own, but for videos, which borrow both from images.
+
+    Args:
+        names: modalities, of image, video, audio and imu; all of them if none is given.
+    """
     set_seed(0)
     resampler = {"type": "perceiver_resampler", "depth": 1, "num_heads": 2, "head_dim": 8}
     towers = {
@@ -113,6 +126,7 @@ def composed() -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
     }
     towers["image"]["processor"] = _images()
     towers["audio"]["processor"] = WhisperFeatureExtractor(feature_size=8, chunk_length=4, hop_length=1600)
+    towers = {name: towers[name] for name in names or towers}
     return compose(_language_model(LlamaConfig), towers, tokenizer=tokenizer())
 
 

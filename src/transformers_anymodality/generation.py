@@ -19,7 +19,7 @@ class AnyModalityGenerationMixin(GenerationMixin):
         inputs = self.language_model.prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        if encoded and (is_first_iteration or not kwargs.get("use_cache", True)):
+        if encoded is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
             inputs["mm_encoder_outputs"] = encoded
         return inputs
 
@@ -32,12 +32,11 @@ class AnyModalityGenerationMixin(GenerationMixin):
         """Replaces the media in `model_kwargs` by `mm_encoder_outputs`: modality -> encoded media."""
         input_ids = inputs_tensor if model_input_name == "input_ids" else model_kwargs.get("input_ids")
         self._drop_cached_media(input_ids, model_kwargs)
-        encoded = self.encode_media(model_kwargs, model_kwargs.pop("mm_encoder_outputs", None))
+        encoded, _ = self.encode_media(model_kwargs, model_kwargs.pop("mm_encoder_outputs", None))
         for modality, output in encoded.items():
             if isinstance(output, torch.Tensor):
                 encoded[modality] = BaseModelOutputWithPooling(pooler_output=output)
-        if encoded:
-            model_kwargs["mm_encoder_outputs"] = encoded
+        model_kwargs["mm_encoder_outputs"] = encoded
         return model_kwargs
 
     def _drop_cached_media(self, input_ids: torch.Tensor | None, model_kwargs: dict[str, Any]) -> None:

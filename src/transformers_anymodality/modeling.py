@@ -199,18 +199,47 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
                 media.setdefault(modality, {})[key] = value
         return {m: inputs for m, inputs in media.items() if set(inputs) != {"feature_lengths"}}
 
-    def encode_media(self, kwargs: dict[str, Any], encoded: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Takes the media out of `kwargs` and encodes each modality once; `encoded` ones are passed on.
+    def encode_media(
+        self, kwargs: dict[str, Any], encoded: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Any], list[torch.Tensor]]:
+        """Takes the media out of `kwargs` and encodes each modality once, in the order of the table.
+
+        The order is the same in every process and at every step, and so is which trained or sharded parts run: for a
+        modality that the batch lacks, they run on a made-up item. Else collectives would wait for each other for ever.
+
+        Args:
+            kwargs: of forward; media are removed.
+            encoded: modality -> what was encoded before; then nothing is made up.
 
         Returns:
-            modality -> output of `get_modality_features`.
+            modality -> output of `get_modality_features`; and the tokens of made-up items.
         """
-        encoded = dict(encoded or {})
-        for modality, inputs in self._take_media(kwargs).items():
-            if encoded.get(modality) is not None:
+        media, done, made_up = self._take_media(kwargs), dict(encoded or {}), []
+        for modality in self.config.modalities:
+            if modality in media and done.get(modality) is not None:
                 raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
-            encoded[modality] = self.get_modality_features(modality, **inputs, return_dict=True)
-        return {modality: output for modality, output in encoded.items() if output is not None}
+            if modality in media:
+                done[modality] = self.get_modality_features(modality, **media[modality], return_dict=True)
+            elif encoded is None and (tokens := self._made_up(modality)) is not None:
+                made_up.append(tokens)
+        return {modality: output for modality, output in done.items() if output is not None}, made_up
+
+    def _made_up(self, modality: str) -> torch.Tensor | None:
+        """Tokens of a made-up item, run through the parts that must take part; None if none must."""
+        row, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
+        device = next(aligner.parameters()).device
+        if must_take_part(tower):
+            shape, dtype = row["input_shape"], getattr(torch, row["input_dtype"])
+            # Not constant: normalisation over a constant signal divides by zero.
+            wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
+            item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
+            tokens = self.get_modality_features(modality, item, return_dict=True).pooler_output
+        elif must_take_part(aligner):
+            shape = (1, row["num_frames"], row["feature_length"] or 1, self.config.aligner_config(modality).feature_size)
+            tokens = self._align(modality, torch.ones(shape, device=device), None)
+        else:
+            return None
+        return tokens if isinstance(tokens, torch.Tensor) else torch.cat(tokens)
 
     # --- tokens -> embeddings ------------------------------------------------------------------------------------
 
@@ -237,7 +266,6 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
                 # One new token is never a placeholder: they are not sampled.
                 if inputs_embeds.shape[1] > 1 and input_ids is not None:
                     torch_compilable_check(~mask.any(), partial(_missing_media, modality))
-                inputs_embeds = self._take_part(modality, inputs_embeds)
                 continue
             output = encoded[modality]
             tokens = output if isinstance(output, torch.Tensor) else output.pooler_output
@@ -249,29 +277,6 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
             inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1).to(inputs_embeds.device), flat)
         return inputs_embeds, used
 
-    def _take_part(self, modality: str, inputs_embeds: torch.Tensor) -> torch.Tensor:
-        """Runs a made-up item through parts that would else sit out a step; its tokens are added with weight zero.
-
-        Which modalities a batch has differs between processes and steps; which parameters take part must not, or
-        collectives wait for each other for ever.
-        """
-        row, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
-        with_tower = must_take_part(tower)
-        if not (with_tower or must_take_part(aligner)):
-            return inputs_embeds
-        device, config = inputs_embeds.device, self.config.aligner_config(modality)
-        if with_tower:
-            shape, dtype = row["input_shape"], getattr(torch, row["input_dtype"])
-            # Not constant: normalisation over a constant signal divides by zero.
-            wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
-            item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
-            tokens = self.get_modality_features(modality, item, return_dict=True).pooler_output
-        else:
-            length = row["feature_length"] or 1
-            tokens = self._align(modality, torch.ones(1, row["num_frames"], length, config.feature_size, device=device), None)
-        tokens = tokens if isinstance(tokens, torch.Tensor) else torch.cat(tokens)
-        return inputs_embeds + torch.nan_to_num(tokens).sum().to(device, inputs_embeds.dtype) * 0
-
     def _positions(self, attention_mask, position_ids, past_key_values, inputs_embeds) -> dict[str, torch.Tensor]:
         """`position_ids` that skip padding on either side, for language models that take them."""
         if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
@@ -281,9 +286,13 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
 
     def _run(self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs):
         """The way through: media -> towers -> aligners -> embeddings -> language model."""
-        encoded = self.encode_media(kwargs, mm_encoder_outputs)
+        # While tokens are generated one by one, there is nothing to encode.
+        decoding = past_key_values is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
+        encoded, made_up = self.encode_media(kwargs, {} if decoding else mm_encoder_outputs)
         kwargs.pop("mm_token_type_ids", None)
         inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
+        for tokens in made_up:  # with weight zero
+            inputs_embeds = inputs_embeds + torch.nan_to_num(tokens).sum().to(inputs_embeds.device, inputs_embeds.dtype) * 0
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values
         kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)

@@ -115,16 +115,18 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
         )
 
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        text_kwargs = {**self.tokenizer_defaults, **(kwargs.pop("text_kwargs", None) or {})}
-        common = kwargs.pop("common_kwargs", None) or {}
-        media_kwargs = {}
+        own, common = kwargs.pop("text_kwargs", None) or {}, kwargs.pop("common_kwargs", None) or {}
+        _check_given_once("text_kwargs", own, kwargs)
+        text_kwargs, media_kwargs = {**self.tokenizer_defaults, **own}, {}
         for name, value in {**common, **kwargs}.items():
             (text_kwargs if name in _TEXT_KWARGS else media_kwargs)[name] = value
         return text_kwargs, media_kwargs
 
     @property
     def tokenizer_defaults(self) -> dict[str, Any]:
-        return {"padding": True}
+        """Padding, and what else the tokenizer was saved with."""
+        saved = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in _TEXT_KWARGS and v is not None}
+        return {"padding": True, **{key: getattr(self.tokenizer, key, value) for key, value in saved.items()}}
 
     def _take_media(self, kwargs: dict[str, Any], **named: Any) -> dict[str, tuple[list, list[int] | None]]:
         """Media out of the arguments: modality -> (items over the batch, items per prompt or None if given flat)."""
@@ -251,7 +253,7 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
             Model inputs, one row per medium; and modality -> tokens that each of its media needs.
         """
         access = {name: kwargs.pop(name) for name in ("allow_urls", "limits") if name in kwargs}
-        rates = kwargs.pop("sampling_rate", None)
+        rates = kwargs.pop("sampling_rate", None) or (kwargs.get("audio_kwargs") or {}).get("sampling_rate")
         inputs, token_counts = {}, {}
         for name, sources in media.items():
             if sources:
@@ -274,9 +276,12 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
 
     def _media_kwargs(self, modality: str, kwargs: dict[str, Any]) -> dict[str, Any]:
         valid = _valid_kwargs(getattr(self, self.modalities[modality]["processor"]))
-        own = dict(kwargs.get(f"{MODALITIES[modality].argument}_kwargs") or {})
-        own.pop("return_tensors", None)
-        return {**{key: value for key, value in kwargs.items() if key in valid}, **own}
+        nested = f"{MODALITIES[modality].argument}_kwargs"
+        own = dict(kwargs.get(nested) or {})
+        _check_given_once(nested, own, kwargs)
+        for name in ("return_tensors", "sampling_rate", "do_sample_frames"):
+            own.pop(name, None)  # ours to decide
+        return {**{key: value for key, value in kwargs.items() if key in valid and key != "do_sample_frames"}, **own}
 
     def _read(self, modality: str, index: int, source: Any, access: dict[str, Any], rate: Any) -> Any:
         row, spec = self.modalities[modality], MODALITIES[modality]
@@ -315,10 +320,12 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
         config = _config(row["aligner"])
         return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
 
-    def _get_num_multimodal_tokens(self, image_sizes=None, **kwargs) -> MultiModalData:
-        """What serving asks for: tokens per medium, by the sizes of images (and lengths of audio)."""
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs
+    ) -> MultiModalData:
+        """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
         data: dict[str, Any] = {}
-        for name, sizes in {"image": image_sizes, "video": kwargs.get("video_sizes"), "audio": kwargs.get("audio_lengths")}.items():
+        for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
             if sizes is not None and (tokens := self.modalities.get(name, {}).get("num_tokens")) is not None:
                 data[f"num_{name}_tokens"] = [tokens] * len(sizes)
                 if name == "image":
@@ -346,10 +353,10 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         processor_dict = processor_dict or {}
+        names = sorted({row["processor"] for row in processor_dict.get("modalities", {}).values()})
+        parts = {name: kwargs.pop(name) for name in names if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        parts = {}
-        for row in processor_dict.get("modalities", {}).values():
-            name = row["processor"]
+        for name in names:
             if name in parts:
                 continue
             if name.endswith("tokenizer"):
@@ -358,7 +365,7 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
                     pretrained_model_name_or_path, **{**kwargs, "subfolder": folder}
                 )
                 continue
-            settings = dict(processor_dict[name])
+            settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kind = next(key for key in ("image_processor_type", "video_processor_type", "feature_extractor_type") if key in settings)
             parts[name] = cls.get_possibly_dynamic_module(settings[kind])(**settings)
         return [tokenizer, parts]
@@ -370,6 +377,11 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
 
 def _config(serialized: dict[str, Any]) -> PreTrainedConfig:
     return CONFIG_MAPPING[serialized["model_type"]].from_dict(dict(serialized))
+
+
+def _check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
+    if twice := sorted(own.keys() & flat.keys()):
+        raise ValueError(f"{', '.join(twice)}: given both in {nested} and beside it; give each once.")
 
 
 def _valid_kwargs(processor: Any) -> set[str]:
