@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_tests import chat_templates, tiny
-from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor
+from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
 from transformers_anymodality.chat import extend_template
 
 
@@ -130,18 +130,12 @@ def test_media_are_never_supervised(processor):
 
 def test_a_language_model_without_a_template_gets_one():
     tokenizer = tiny.tokenizer(chat_template=None)
-    _, processor = tiny.composite_with(tokenizer) if hasattr(tiny, "composite_with") else _compose_with(tokenizer)
+    _, processor = compose(tiny.language_model(), tiny.modalities("image"), tokenizer=tokenizer)
     assert "{%- generation -%}" in processor.chat_template
     messages = [*tiny.chat("image", "what is this ?"), {"role": "assistant", "content": "yes no"}, *chat("and", "yes")]
     text = processor.apply_chat_template(messages)
     assert text.endswith("user: and\nassistant: yes</s>")
     assert len(supervised(processor, messages)) == 2
-
-
-def _compose_with(tokenizer):
-    from transformers_anymodality import compose
-
-    return compose(tiny.language_model(), tiny.modalities("image"), tokenizer=tokenizer)
 
 
 # --- batches -------------------------------------------------------------------------------------------------------

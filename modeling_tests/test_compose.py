@@ -72,7 +72,9 @@ def hub(tmp_path_factory) -> Path:
     reader = BertModel(bert_config())
     tiny.spread(reader)
     reader.save_pretrained(root / "reader")
-    tiny.tokenizer(None).save_pretrained(root / "reader")
+    tokenizer = tiny.tokenizer(None)
+    tokenizer.model_max_length = 16
+    tokenizer.save_pretrained(root / "reader")
     return root
 
 
@@ -136,7 +138,8 @@ def test_towers_may_be_given_as(hub, way):
     if way == "alone":
         settings = str(settings)
     model, processor = compose(tiny.language_model(), {"image": settings}, tokenizer=tiny.tokenizer())
-    assert same(weights(model.image_tower), weights(loaded)) == (way != "config")
+    kept = weights(model.image_tower)  # all but what nobody reads
+    assert same(kept, {name: value for name, value in weights(loaded).items() if name in kept}) == (way != "config")
     assert processor.image_processor.to_dict() == tiny.image_processor().to_dict() | (
         {} if way == "config" else {"image_processor_type": processor.image_processor.to_dict()["image_processor_type"]}
     )
@@ -160,7 +163,6 @@ def test_aligners_may_be_given_as(way):
         settings["num_tokens"] = 2
     model, processor = compose(tiny.language_model(), {"image": settings}, tokenizer=tiny.tokenizer())
     assert model.image_aligner.config.model_type == ("perceiver_resampler_aligner" if way == "default" else "linear_aligner")
-    assert model.config.hidden_size if False else model.image_aligner.config.hidden_size == 64
     assert (model.image_aligner.projection.bias is None) == (way == "dict")
     if way == "module":
         assert model.image_aligner is given
@@ -247,6 +249,8 @@ def check_identities(model, processor, chats, tmp_path) -> None:
     processor.save_pretrained(tmp_path)
     again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     inputs_again = tiny.inputs(processor_again, *chats)
+    for before, now in ((model.config.modalities, again.config.modalities), (processor.modalities, processor_again.modalities)):
+        assert {name: list(row["inputs"]) for name, row in now.items()} == {name: list(row["inputs"]) for name, row in before.items()}
     assert {k: v.tolist() for k, v in inputs_again.items()} == {k: v.tolist() for k, v in inputs.items()}
     assert torch.equal(last_logits(again, inputs_again), together)
 
@@ -388,15 +392,12 @@ def test_a_modality_of_ones_own_in_forty_lines(modality, tmp_path, monkeypatch):
     inputs = tiny.inputs(processor, [{"role": "user", "content": [{"type": "ecg", "ecg": heart}, {"type": "text", "text": " what is this ?"}]}])
     assert inputs["ecg_values"].shape == (1, 400, 2)
     expected = model(**inputs).logits[0, -1, :5]
-    run = subprocess.run([sys.executable, "-c", USE_ECG, str(tmp_path / "saved")], capture_output=True, text=True,
-                         cwd=tmp_path, env={**__import__("os").environ, "OMP_NUM_THREADS": "1"})
+    run = subprocess.run([sys.executable, "-c", USE_ECG, str(tmp_path / "saved")], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     torch.testing.assert_close(torch.tensor(json.loads(run.stdout.strip().splitlines()[-1])), expected, atol=1e-5, rtol=1e-4)
-    forgets = USE_ECG.replace("import ecg\n", "import transformers_anymodality\n")
-    monkeypatch.delitem(MODALITIES._entries, "ecg")
+    monkeypatch.delitem(MODALITIES._entries, "ecg")  # as in a process that does not import the definition
     with pytest.raises(ValueError, match="Unknown modality 'ecg'"):
-        AutoProcessor.from_pretrained(tmp_path / "saved").apply_chat_template(tiny.chat("what"), tokenize=True)
-    assert "import ecg" not in forgets
+        AutoProcessor.from_pretrained(tmp_path / "saved")
 
 
 # --- what is refused, and leaves everything as it was --------------------------------------------------------------
@@ -462,6 +463,8 @@ class Refused:
     # towers and processors that do not fit each other
     ({"image": {"tower": tiny.imu_config(), "processor": tiny.image_processor()}}, "tower of 'image'"),
     ({"imu": {"tower": tiny.imu_config(), "processor": SignalFeatureExtractor(channels=["a", "b"], num_samples=64)}}, "tower of 'imu'.*cannot read"),
+    ({"image": {"num_tokens": 0}}, "num_tokens of 'image' is 0"),
+    ({"image": {"num_tokens": "3"}}, "num_tokens of 'image' is '3'"),
     ({"imu": {"tower": tiny.imu_config(), "seconds": 9.0}}, "tower of 'imu'.*cannot read"),
     ({"audio": {"tower": tiny.whisper_config(), "processor": tiny.image_processor()}}, "processor of 'audio' \\(CLIPImageProcessor"),
     ({"image": {"tower": tiny.vision_config(), "processor": tiny.feature_extractor()}}, "processor of 'image' \\(WhisperFeatureExtractor"),
@@ -546,6 +549,8 @@ def test_two_processors_in_one_place(modality):
 
 
 def test_settings_that_a_given_processor_contradicts():
-    given = SignalFeatureExtractor(channels=["a"] * 6, sampling_rate=50.0, num_samples=64)
+    given = SignalFeatureExtractor(channels=list("abcdef"), sampling_rate=50.0, num_samples=64)
     with Refused(ValueError, "'imu'.*sampling_rate.*32.*50") as refused:
         refused.compose({"imu": {"tower": tiny.imu_config(), "processor": given, "sampling_rate": 32}})
+    with Refused(ValueError, "'imu'.*num_samples=450, .*num_samples=64") as refused:
+        refused.compose({"imu": {"tower": tiny.imu_config(), "processor": given, "sampling_rate": 50, "seconds": 9}})

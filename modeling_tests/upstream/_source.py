@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from functools import cache
 from pathlib import Path, PurePosixPath
 
 import transformers
@@ -30,19 +29,31 @@ class Unavailable(Exception):
     """There are no upstream tests to run; the message tells why and what to do."""
 
 
+_problem: Unavailable | None = None
+
+
 def upstream_folder() -> Path:
     """The folder with upstream's `test_modeling_common.py`.
 
     Raises:
         Unavailable: none is given, none is cached, and none can be fetched.
     """
-    given = os.environ.get("UPSTREAM_TESTS")
-    if not given:
-        return _cached()
-    for folder in (Path(given), Path(given) / "tests"):
+    global _problem
+    if _problem is not None:
+        raise _problem
+    try:
+        given = os.environ.get("UPSTREAM_TESTS")
+        return _given(Path(given)) if given else _cached()
+    except Unavailable as error:
+        _problem = error  # tried once in a process
+        raise
+
+
+def _given(place: Path) -> Path:
+    for folder in (place, place / "tests"):
         if (folder / _SENTINEL).is_file():
             return folder
-    raise Unavailable(f"UPSTREAM_TESTS={given} holds no {_SENTINEL}")
+    raise Unavailable(f"UPSTREAM_TESTS={place} holds no {_SENTINEL}")
 
 
 def cache_folder() -> Path:
@@ -51,7 +62,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "transformers-anymodality" / "upstream"
 
 
-@cache
 def _cached() -> Path:
     folder = cache_folder() / f"transformers-{VERSION}" / "tests"
     if (folder / _SENTINEL).is_file():

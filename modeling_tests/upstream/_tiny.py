@@ -43,6 +43,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.ByteLevel()
     pad, bos, eos, unk = SPECIAL[:4]
     tokens = {"pad_token": pad, "bos_token": bos, "eos_token": eos, "unk_token": unk}
+    tokens["extra_special_tokens"] = SPECIAL[5:]
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, **tokens, padding_side="left", chat_template=CHAT_TEMPLATE
     )
@@ -166,7 +167,9 @@ class TinyModelTester:
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
-        spans = [torch.full((self.batch_size, n), config.modalities[name]["token_id"]) for name, n in self.counts.items()]
+        spans = [
+            torch.full((self.batch_size, n), config.modalities[name]["token_id"]) for name, n in self.counts.items()
+        ]
         text = torch.randint(len(SPECIAL), 200, (self.batch_size, self.text_tokens))
         ids = torch.cat([text[:, :2], *spans, text[:, 2:]], dim=1)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

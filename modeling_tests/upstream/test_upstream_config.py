@@ -3,9 +3,9 @@
 import json
 import unittest
 
-from transformers_anymodality import AnyModalityConfig
-
 from modeling_tests.upstream import _package
+
+from transformers_anymodality import AnyModalityConfig
 
 
 common = _package.load("test_configuration_common")
@@ -19,17 +19,17 @@ class ConfigTest(unittest.TestCase):
     def setUp(self):
         self.model_tester = TinyModelTester(self, self.composite)
 
-    def tester(self, **kwargs):
+    def _tester(self, **kwargs):
         return common.ConfigTester(self, config_class=AnyModalityConfig, has_text_modality=False, **kwargs)
 
     def test_config(self):
         config = self.model_tester.get_config()
         saved = json.loads(config.to_json_string())
         parts = {key: saved[key] for key in ("modalities", *config.sub_configs)}
-        self.tester(**parts).run_common_tests()
+        self._tester(**parts).run_common_tests()
 
     def test_config_without_modalities(self):
-        self.tester(common_properties=["text_config", "modalities"]).run_common_tests()
+        self._tester(common_properties=["text_config", "modalities"]).run_common_tests()
 
 
 class TiedConfigTest(ConfigTest):

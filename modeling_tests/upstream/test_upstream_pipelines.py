@@ -1,14 +1,12 @@
 """Upstream's tests of pipelines."""
 
 import unittest
-from types import SimpleNamespace
 from unittest.mock import patch
 
-from transformers import PreTrainedTokenizerFast
+import transformers
+from modeling_tests.upstream import _package
 
 from transformers_anymodality import AnyModalityForCausalLM, AnyModalityModel, AnyModalityProcessor
-
-from modeling_tests.upstream import _package
 
 
 common = _package.load("test_pipeline_mixin")
@@ -33,7 +31,6 @@ class PipelineTest(common.PipelineTesterMixin, unittest.TestCase):
             processor.save_pretrained(folder)
 
     def setUp(self):
-        # What upstream's own models find in its tables.
-        classes = {"AnyModalityProcessor": AnyModalityProcessor, "PreTrainedTokenizerFast": PreTrainedTokenizerFast}
-        self.enterContext(patch.object(common, "transformers_module", SimpleNamespace(**classes)))
+        # What upstream's own models find in its name space and tables.
+        self.enterContext(patch.object(transformers, "AnyModalityProcessor", AnyModalityProcessor, create=True))
         self.enterContext(patch.dict(common.PROCESSOR_MAPPING_NAMES, {"anymodality": "AnyModalityProcessor"}))

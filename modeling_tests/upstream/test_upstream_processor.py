@@ -3,9 +3,9 @@
 import unittest
 from functools import partial
 
-from transformers_anymodality import AnyModalityProcessor
-
 from modeling_tests.upstream import _package
+
+from transformers_anymodality import AnyModalityProcessor
 
 
 common = _package.load("test_processing_common")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 import typing
 from collections.abc import Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 T = TypeVar("T")
@@ -63,3 +68,18 @@ def config_class_of(cls: type) -> type:
         )
     cls.config_class = config_class
     return config_class
+
+
+def models_beside(config_class: type) -> dict[str, type[PreTrainedModel]]:
+    """The models that Transformers defines for exactly this config class, by name: those of halves, unknown to Auto."""
+    from transformers import PreTrainedModel
+
+    package, found, name = config_class.__module__.rpartition(".configuration_")
+    if not (found and package.startswith("transformers.models.")):
+        return {}
+    models = vars(importlib.import_module(f"{package}.modeling_{name}"))
+    return {
+        name: cls
+        for name, cls in models.items()
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel) and cls.config_class is config_class
+    }

@@ -6,14 +6,21 @@ string, so a chat of plain strings renders as before.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils.chat_template_utils import render_jinja_template
+from transformers.utils.chat_template_utils import (
+    _encode_chat_piece,
+    _get_control_token_patterns,
+    render_jinja_template,
+)
 
+from ._registry import did_you_mean
 from .modalities import MODALITIES
 
 
@@ -33,7 +40,7 @@ _EXTENSION = """\
 {%- set media_tokens = MEDIA_TOKENS -%}
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
-{%- if message.content is defined and message.content is not string and message.content is sequence -%}
+{%- if message.content is sequence and message.content is not string and message.content is not mapping -%}
 {%- set said = namespace(text='') -%}
 {%- for part in message.content -%}
 {%- if part is string -%}{%- set said.text = said.text + part -%}
@@ -46,18 +53,19 @@ _EXTENSION = """\
 {%- else -%}{%- set flat.messages = flat.messages + [message] -%}
 {%- endif -%}
 {%- endfor -%}
-{%- set messages = flat.messages -%}
+{%- set messages = flat.messages %}
 """
 
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Stands for what an assistant said, to see where a template puts it. No template has a reason to change it.
-_SENTINEL = "\ufdd0assistant\ufdd1"
+_SENTINEL = "\ufdd0\ufdd1\ufdd0"
 
 
-def extend_template(template: str | None, tokens: dict[str, str]) -> str:
-    """A chat template that writes `tokens[modality]` for content parts of that type."""
-    table = "{" + ", ".join(f"'{name}': '{token}'" for name, token in sorted(tokens.items())) + "}"
-    return _EXTENSION.replace("MEDIA_TOKENS", table) + (template or FALLBACK_TEMPLATE)
+def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str]) -> str | dict[str, str]:
+    """A chat template (or several, by name) that writes `tokens[modality]` for content parts of that type."""
+    if isinstance(template, dict):
+        return {name: extend_template(one, tokens) for name, one in template.items()}
+    return _EXTENSION.replace("MEDIA_TOKENS", json.dumps(tokens, sort_keys=True)) + (template or FALLBACK_TEMPLATE)
 
 
 class ChatMixin:
@@ -70,35 +78,46 @@ class ChatMixin:
         tokenize: bool = False,
         return_assistant_tokens_mask: bool = False,
         sanitize_control_tokens: bool | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
         **kwargs,
     ) -> Any:
         """As Transformers' own, for parts of every modality: `{"type": "imu", "path": "walk.csv"}` (or `"url"`,
         `"base64"`, or the medium itself under the modality's name).
 
         Control tokens that a user typed, placeholders among them, are text (`sanitize_control_tokens`, by default
-        whenever there are any).
+        whenever there are any; Transformers cannot do so together with `return_assistant_tokens_mask`).
         """
         if sanitize_control_tokens is None:
             wanted = tokenize and not return_assistant_tokens_mask
-            sanitize_control_tokens = bool(wanted and self._types_control_tokens(conversation))
+            sanitize_control_tokens = bool(wanted and self._types_control_tokens([conversation, kwargs]))
         return super().apply_chat_template(
             conversation,
             chat_template,
             tokenize=tokenize,
             return_assistant_tokens_mask=return_assistant_tokens_mask,
             sanitize_control_tokens=sanitize_control_tokens,
+            processor_kwargs=dict(processor_kwargs or {}),  # a copy: Transformers adds to it
             **kwargs,
         )
 
-    def _types_control_tokens(self, conversation: Any) -> bool:
-        """Whether a text in the conversation holds a special token."""
-        if isinstance(conversation, str):
-            return self._control_tokens.search(conversation) is not None
-        if isinstance(conversation, dict):
-            keys = ("content", "text") if "type" not in conversation or conversation["type"] == "text" else ()
-            return any(self._types_control_tokens(conversation[key]) for key in keys if key in conversation)
+    def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:
+        if not isinstance(conversation, (list, tuple)) and not hasattr(conversation, "messages"):
+            raise ValueError(f"A chat is a list of messages, or a list of such lists; not {type(conversation).__name__}.")
         if isinstance(conversation, (list, tuple)):
-            return any(self._types_control_tokens(entry) for entry in conversation)
+            several = conversation and all(isinstance(chat, (list, tuple)) for chat in conversation)
+            if not conversation or (several and not all(conversation)):
+                raise ValueError("A chat has no messages.")
+        return super()._normalize_conversations(conversation)
+
+    def _types_control_tokens(self, given: Any) -> bool:
+        """Whether a text in chats, tools and what else a template is given holds a special token."""
+        if isinstance(given, str):
+            return self._control_tokens.search(given) is not None
+        if isinstance(given, dict):
+            medium = given.get("type") in self.modalities
+            return not medium and any(self._types_control_tokens(value) for value in given.values())
+        if isinstance(given, (list, tuple)):
+            return any(self._types_control_tokens(entry) for entry in given)
         return False
 
     @cached_property
@@ -123,6 +142,8 @@ class ChatMixin:
         for turn, message in enumerate(conversation):
             content = message.get("content") or []
             for part in content if isinstance(content, (list, tuple)) else ():
+                if not isinstance(part, (dict, str)):
+                    raise ValueError(f"Message {turn} has a part that is neither a dict nor a string: {type(part).__name__}.")
                 kind = part.get("type", "text") if isinstance(part, dict) else "text"
                 if kind in self.modalities:
                     if (source := _source(kind, part)) is not None:
@@ -130,7 +151,7 @@ class ChatMixin:
                 elif kind != "text":
                     raise ValueError(
                         f'Message {turn} has a part of type {kind!r}, but this model takes "text" and '
-                        f"{', '.join(self.modalities) or 'nothing else'}."
+                        f"{', '.join(self.modalities) or 'nothing else'}.{did_you_mean(kind, self.modalities)}"
                     )
         return found
 
@@ -145,7 +166,7 @@ class ChatMixin:
         """
         template = self._resolve_chat_template(None)
         (messages,), _ = self._normalize_conversations(messages)
-        marked = self._types_control_tokens(messages)
+        marked = self._types_control_tokens([messages, tools, template_kwargs])
         if marked:
             (messages,), tools, _, template_kwargs = self.tokenizer._mark_chat_inputs(
                 template, [messages], tools, None, template_kwargs, True, False
@@ -153,20 +174,21 @@ class ChatMixin:
         render = _Renderer(template, {**self.tokenizer.special_tokens_map, **template_kwargs}, tools)
         text, spans = render.with_tags(messages)
         if spans is None:
-            spans = [self._said(render, messages, i, text) for i, m in enumerate(messages) if m["role"] == "assistant"]
-        bos = self.tokenizer.bos_token
-        special = not (marked or (bos is not None and text.startswith(bos)))
-        if marked or not self.tokenizer.is_fast:
-            return self._encode_pieces(text, spans)
-        encoding = self.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        starts, ends = np.asarray(encoding["offset_mapping"]).reshape(-1, 2).T
-        said = np.zeros(len(starts), dtype=bool)
+            turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+            spans = [self._said(render, messages, turn, text) for turn in turns]
+        spans = [(start, self._stop(text, start, end)) for start, end in spans]
+        ids, places = self._encode(text, spans, marked)
+        said = np.zeros(len(ids), dtype=bool)
         for start, end in spans:
-            said |= (starts < end) & (ends > start)
-        return list(encoding["input_ids"]), said.tolist()
+            said |= (places[:, 0] < end) & (places[:, 1] > start)
+        bos = self.tokenizer.bos_token
+        first, last = ([], []) if bos is not None and text.startswith(bos) else self._added_tokens
+        return [*first, *ids, *last], [False] * len(first) + said.tolist() + [False] * len(last)
 
     def _said(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
-        """Where in `text` the assistant's message `turn` stands: from its first character through its stop token."""
+        """Where in `text` the assistant's message `turn` stands."""
+        if messages[turn].get("tool_calls") and (span := self._called(render, messages, turn, text)) is not None:
+            return span
         probe = render(messages[:turn] + [{**messages[turn], "content": _SENTINEL}] + messages[turn + 1 :])
         start, behind = probe.find(_SENTINEL), len(probe) - probe.find(_SENTINEL) - len(_SENTINEL)
         end = len(text) - behind
@@ -175,25 +197,82 @@ class ChatMixin:
                 f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be "
                 "placed. Put {% generation %} tags into the template."
             )
-        # The stop token follows at once; only tool calls stand between.
-        stop = self._control_tokens.search(text, end)
-        if stop is not None and (messages[turn].get("tool_calls") or not text[end : stop.start()].strip()):
-            end = stop.end()
         return start, end
 
-    def _encode_pieces(self, text: str, spans: list[tuple[int, int]]) -> tuple[list[int], list[bool]]:
-        """For text with marked control tokens or tokenizers without offsets: each span is encoded on its own."""
-        edges = [0, *(edge for span in sorted(spans) for edge in span), len(text)]
+    def _called(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int] | None:
+        """Where a message with tool calls stands, which no template writes as they are: between what precedes it and
+        its last control token. None if the template writes what precedes it otherwise at the end of a chat."""
+        if turn == 0:
+            return None
+        before = render(messages[:turn], add_generation_prompt=True)
+        through = render(messages[: turn + 1])
+        if not text.startswith(before) or not through.startswith(before):
+            return None
+        shared = next((i for i, (a, b) in enumerate(zip(text, through, strict=False)) if a != b), min(len(text), len(through)))
+        tokens = list(self._control_tokens.finditer(text, len(before), shared))
+        # A token apart from the one in front of it ends the chat, not the message.
+        while len(tokens) > 1 and (gap := text[tokens[-2].end() : tokens[-1].start()]) and not gap.strip():
+            tokens.pop()
+        return len(before), tokens[-1].end() if tokens else shared
+
+    def _stop(self, text: str, start: int, end: int) -> int:
+        """Where the stop token ends that follows what was said at once; `end` if it is in there already."""
+        if re.search(rf"(?:{self._control_tokens.pattern})\s*$", text[start:end]):
+            return end
+        stop = self._control_tokens.search(text, end)
+        return stop.end() if stop is not None and not text[end : stop.start()].strip() else end
+
+    @cached_property
+    def _added_tokens(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts in front of and behind every text."""
+        ids, plain = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        places = range(len(ids) - len(plain) + 1)
+        start = next((i for i in places if ids[i : i + len(plain)] == plain), 0)
+        return ids[:start], ids[start + len(plain) :]
+
+    def _encode(self, text: str, spans: list[tuple[int, int]], marked: bool) -> tuple[list[int], np.ndarray]:
+        """Ids of a rendered chat, as Transformers' `encode_marked_chat` gives them, and the first and last character
+        of each `(tokens, 2)`. A tokenizer that does not tell these reads each of the spans by itself."""
         ids: list[int] = []
-        said: list[bool] = []
-        for i, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
-            if start < end:
-                piece = self.tokenizer(
-                    [text[start:end]], add_special_tokens=False, sanitize_control_tokens=True, return_attention_mask=False
-                )["input_ids"][0]
-                ids += piece
-                said += [i % 2 == 1] * len(piece)
-        return ids, said
+        places = [np.zeros((0, 2), dtype=np.int64)]
+        for start, end, typed in self._pieces(text, spans, marked):
+            found, offsets = self._encode_piece(text[start:end], start == 0, typed)
+            ids += found
+            places.append(np.tile((start, end), (len(found), 1)) if offsets is None else offsets + start)
+        return ids, np.concatenate(places)
+
+    def _pieces(self, text: str, spans: list[tuple[int, int]], marked: bool) -> Iterator[tuple[int, int, bool]]:
+        """Stretches of a chat that are encoded by themselves, and whether each is a control token that was typed."""
+        _, markers = _get_control_token_patterns(tuple(self.tokenizer.added_tokens_encoder))
+        edges = [] if self.tokenizer.is_fast else sorted(edge for span in spans for edge in span)
+        start = 0
+        for match in [*(markers.finditer(text) if marked else ()), None]:
+            end = len(text) if match is None else match.start()
+            cuts = [start, *(edge for edge in edges if start < edge < end), end]
+            yield from ((a, b, False) for a, b in zip(cuts, cuts[1:], strict=False) if a < b)
+            if match is not None:
+                start = match.end()
+                if match.group(1) is not None:
+                    yield *match.span(1), True
+
+    def _encode_piece(self, piece: str, first: bool, typed: bool) -> tuple[list[int], np.ndarray | None]:
+        """Ids of a piece, and the first and last character of each, if the tokenizer tells."""
+        tokenizer = self.tokenizer
+        newline = tokenizer.encode("\n", add_special_tokens=False)
+        if typed or not tokenizer.is_fast:
+            if first and not typed:
+                return tokenizer.encode(piece, add_special_tokens=False), None
+            ids = _encode_chat_piece(tokenizer, piece, typed, newline)
+            if typed and tokenizer.convert_tokens_to_ids(piece) in ids:
+                raise ValueError(f"{piece!r} was typed, but the tokenizer cannot write it as plain text.")
+            return ids, None
+        # Behind a line end, a tokenizer does not put the space that it puts in front of a text.
+        for lead in [""] if first else ["\n", ""]:
+            encoding = tokenizer(lead + piece, add_special_tokens=False, return_offsets_mapping=True)
+            ids, skip = encoding["input_ids"], len(newline) if lead else 0
+            if ids[:skip] == newline[:skip]:
+                break
+        return ids[skip:], np.asarray(encoding["offset_mapping"]).reshape(-1, 2)[skip:] - len(lead)
 
 
 class _Renderer:

@@ -45,6 +45,14 @@ def check_modality_name(name: str) -> None:
         raise ValueError(f"Modality name {name!r} is reserved by Transformers; choose another, such as {name + '_in'!r}.")
 
 
+def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
+    """JSON files are written with sorted keys, but a modality's main input comes first; the others bear its name."""
+    def is_other(name: str) -> bool:
+        return name.startswith(f"{modality}_") and name != f"{modality}_values"
+
+    return {name: inputs[name] for name in sorted(inputs, key=is_other)}
+
+
 class AnyModalityConfig(PreTrainedConfig):
     """
     Args:
@@ -90,6 +98,7 @@ class AnyModalityConfig(PreTrainedConfig):
         if unknown := sorted(set(row) - set(_ROW)):
             raise ValueError(f"Unknown keys {unknown} for modality {name!r}; known: {', '.join(_ROW)}.")
         row = {**_ROW, **row}
+        row["inputs"] = main_input_first(name, row["inputs"])
         for part in ("tower", "aligner"):
             row[part] = row[part] or name
             if row[part] not in self.modalities:

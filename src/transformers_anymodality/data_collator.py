@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,10 @@ class AnyModalityDataCollator:
                 f"Sample {index} has no `messages` (its columns: {columns or 'none'}). Trainer removes columns that the "
                 "model's forward does not name: set remove_unused_columns=False in TrainingArguments."
             )
-        messages = list(sample["messages"])
+        messages = sample["messages"]
+        if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
+            raise ValueError(f"Sample {index} has no messages: {messages!r:.80} is not a list of some.")
+        (messages,), _ = self.processor._normalize_conversations(list(messages))
         media = self._media(index, sample, messages)
         ids, said = self.processor.encode_chat(messages, tools=sample.get("tools"))
         for name, row in self.processor.modalities.items():

@@ -19,12 +19,28 @@ class AnyModalityGenerationMixin(GenerationMixin):
         inputs = self.language_model.prepare_inputs_for_generation(
             input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
         )
-        if encoded is not None and (is_first_iteration or not kwargs.get("use_cache", True)):
+        if encoded is not None and (is_first_iteration or self._reads_media_again(inputs, encoded, kwargs)):
             inputs["mm_encoder_outputs"] = encoded
         return inputs
 
+    def _reads_media_again(self, inputs: dict[str, Any], encoded: dict[str, Any], kwargs: dict[str, Any]) -> bool:
+        """Whether a step after the first has media in its inputs: without a cache, which some models have none of."""
+        input_ids = inputs.get("input_ids")
+        if input_ids is None or not encoded:
+            return not kwargs.get("use_cache", True)
+        # One token is never a placeholder; not looking at it saves a synchronisation at each step.
+        return input_ids.shape[1] > 1 and any(self.get_placeholder_mask(m, input_ids, None).any() for m in encoded)
+
     def _prepare_cache_for_generation(self, *args, **kwargs):
         return self.language_model._prepare_cache_for_generation(*args, **kwargs)
+
+    def _prepare_position_ids_for_generation(self, *args, **kwargs):
+        return self.language_model._prepare_position_ids_for_generation(*args, **kwargs)
+
+    @property
+    def _is_stateful(self) -> bool:
+        # Assisted decoding takes tokens back, which a recurrent state cannot; it asks here.
+        return self.language_model._is_stateful
 
     def _maybe_prepare_encoder_kwargs_for_generation(
         self, inputs_tensor, model_kwargs, model_input_name, generation_config

@@ -8,6 +8,7 @@ puts the stored tensors on top; the result is the same as that of a full checkpo
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
 
 import torch
@@ -23,8 +24,9 @@ from .towers import load_tower
 
 def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str, Any] | None:
     """Where a part is loaded from, pinned to a commit: `{"id", "revision"}`; None for what was not loaded by name."""
-    if not isinstance(source, str):
+    if not isinstance(source, (str, os.PathLike)):
         return None
+    source = os.fspath(source)
     names = ("cache_dir", "token", "local_files_only", "subfolder")
     file = cached_file(source, "config.json", revision=revision, **{k: load[k] for k in names if k in load})
     return {"id": source, "revision": extract_commit_hash(file, None) or revision}

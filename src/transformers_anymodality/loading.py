@@ -52,6 +52,17 @@ class CheckpointMixin:
         config = AnyModalityConfig.from_pretrained(config or source, **own, **hub_kwargs(kwargs))
         return {**kwargs, "config": config, **({} if quantization is None else {"quantization_config": quantization})}
 
+    def initialize_weights(self) -> None:
+        """As usual, but each part as if it were loaded alone.
+
+        Stock parts have buffers that are in no checkpoint and that only their outermost modules fill. Below a class
+        from outside Transformers, which this one is, modules without weights of their own are passed over.
+        """
+        for part in self.children():
+            if isinstance(part, PreTrainedModel):
+                part.initialize_weights()
+        super().initialize_weights()
+
     @classmethod
     def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
         """What the stock `from_pretrained` is called with."""

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import inspect
 import re
-from contextlib import contextmanager
 from dataclasses import make_dataclass
 from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
+from ._language import build_language_model, causal_class, embedding_gives
 from .configuration import AnyModalityConfig
 from .distributed import must_take_part
 from .generation import AnyModalityGenerationMixin
@@ -297,7 +296,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
             kwargs["past_key_values"] = past_key_values
         kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)
         if self.config.reads_input_ids and input_ids is not None:
-            with _embedding_gives(self.get_input_embeddings(), inputs_embeds):
+            with embedding_gives(self.get_input_embeddings(), inputs_embeds):
                 ids = self._without_placeholders(input_ids)
                 output = self.language_model(input_ids=ids, attention_mask=attention_mask, **kwargs, return_dict=True)
         else:
@@ -329,7 +328,7 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
     @classmethod
     def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The causal checkpoint keeps the bare language model under its class's own prefix."""
-        causal = MODEL_FOR_CAUSAL_LM_MAPPING[type(config.text_config)]
+        causal = causal_class(config.text_config)
         bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."}
         return {**kwargs, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
 
@@ -354,7 +353,7 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
     """A whole causal language model with senses."""
 
     def _build_language_model(self) -> PreTrainedModel:
-        return AutoModelForCausalLM.from_config(self.config.text_config)
+        return build_language_model(self.config.text_config)
 
     def get_output_embeddings(self) -> nn.Module | None:
         return self.language_model.get_output_embeddings()
@@ -409,7 +408,7 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
         names = ("num_items_in_batch", "shift_labels", "ignore_index")
         for_loss = {name: kwargs.pop(name) for name in names if name in kwargs}
         output = self._run(*arguments)
-        output["loss"] = self.loss_function(output.logits, labels, vocab_size=output.logits.shape[-1], **for_loss)
+        output["loss"] = self.loss_function(output.logits.contiguous(), labels, vocab_size=output.logits.shape[-1], **for_loss)
         return output
 
     def _supervised_positions(self, labels: torch.Tensor, kwargs: dict[str, Any]) -> int | torch.Tensor:
@@ -423,20 +422,6 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
             return 0
         kwargs["shift_labels"] = shifted[:, positions]
         return positions
-
-
-@contextmanager
-def _embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor):
-    """Within, the language model's own look-up of its `input_ids` gives `inputs_embeds`.
-
-    For language models that read ids for more than embeddings (per-layer embeddings, routing by hash).
-    """
-    shape = inputs_embeds.shape
-    handle = embedding.register_forward_hook(lambda module, args, out: inputs_embeds if out.shape == shape else out)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _trainable(module: nn.Module) -> bool:

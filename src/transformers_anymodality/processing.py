@@ -7,31 +7,24 @@ the tokens that the medium needs: media never lengthen what the tokenizer sees, 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
-from transformers import (
-    CONFIG_MAPPING,
-    AutoTokenizer,
-    BatchFeature,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
-from transformers.processing_utils import MultiModalData, TextKwargs
+from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from ._media_inputs import TEXT_KWARGS, MediaMixin, check_given_once
 from ._registry import did_you_mean
 from .chat import ChatMixin
-from .media import MediaError
+from .configuration import main_input_first
 from .modalities import MODALITIES, ModalitySpec
-from .towers import feature_length
 
 
-# The tokenizer's keyword arguments; all others are a sub-processor's.
-_TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
+# Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
+_UNSUPPORTED = frozenset(
+    ("text_pair", "text_target", "text_pair_target", "stride", "is_split_into_words", "return_token_type_ids")
+    + ("return_overflowing_tokens", "return_special_tokens_mask", "return_length")
+)
 
 
 class _Attributes:
@@ -41,7 +34,7 @@ class _Attributes:
         return lambda: ["tokenizer"] if instance is None else ["tokenizer", *instance.sub_processor_names]
 
 
-class AnyModalityProcessor(ChatMixin, ProcessorMixin):
+class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
     """
     Args:
         tokenizer: the language model's, with the placeholder tokens added.
@@ -67,8 +60,10 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
             setattr(self, name, (sub_processors or {})[name])
         self.chat_template = chat_template
         for name, row in self.modalities.items():
+            MODALITIES[name]  # raises for one that is not registered
+            row["inputs"] = main_input_first(name, row["inputs"])
             setattr(self, f"{name}_token", row["token"])
-            setattr(self, f"{name}_token_id", tokenizer.convert_tokens_to_ids(row["token"]))
+            setattr(self, f"{name}_token_id", _token_id(tokenizer, name, row["token"]))
 
     # --- calling -------------------------------------------------------------------------------------------------
 
@@ -94,15 +89,16 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
 
         Raises:
             ValueError: counts of media and placeholders differ, or truncation would cut a medium.
+            TypeError: an unknown keyword argument.
             MediaError: a medium that cannot be read.
         """
         media = self._take_media(kwargs, images=images, videos=videos, audio=audio)
         text_kwargs, media_kwargs = self._split_kwargs(kwargs)
         return_tensors = text_kwargs.pop("return_tensors", None)
-        samples = None if text is None else [text] if isinstance(text, str) else list(text)
-        if samples is None and not any(items for items, _ in media.values()):
+        samples = [text] if isinstance(text, str) else text
+        if not samples and not any(items for items, _ in media.values()):
             raise ValueError("Give text, media, or both.")
-        if samples is not None and not all(isinstance(sample, str) for sample in samples):
+        if samples is not None and not (isinstance(samples, (list, tuple)) and all(isinstance(s, str) for s in samples)):
             raise ValueError("`text` must be a string or a list of strings.")
         encoding = {} if samples is None else self._tokenize(samples, text_kwargs)
         if samples is not None:
@@ -116,16 +112,22 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
 
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         own, common = kwargs.pop("text_kwargs", None) or {}, kwargs.pop("common_kwargs", None) or {}
-        _check_given_once("text_kwargs", own, kwargs)
+        check_given_once("text_kwargs", own, kwargs)
+        if unknown := sorted(set(own) - TEXT_KWARGS):
+            hint = did_you_mean(unknown[0], TEXT_KWARGS)
+            raise TypeError(f"Unknown keyword arguments {unknown} in text_kwargs.{hint}")
         text_kwargs, media_kwargs = {**self.tokenizer_defaults, **own}, {}
         for name, value in {**common, **kwargs}.items():
-            (text_kwargs if name in _TEXT_KWARGS else media_kwargs)[name] = value
+            (text_kwargs if name in TEXT_KWARGS else media_kwargs)[name] = value
+        if unsupported := sorted(name for name in _UNSUPPORTED if text_kwargs.get(name)):
+            raise TypeError(f"{', '.join(unsupported)}: not supported, as a prompt's tokens change with its media.")
+        self.check_media_kwargs(media_kwargs)
         return text_kwargs, media_kwargs
 
     @property
     def tokenizer_defaults(self) -> dict[str, Any]:
         """Padding, and what else the tokenizer was saved with."""
-        saved = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in _TEXT_KWARGS and v is not None}
+        saved = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in TEXT_KWARGS and v is not None}
         return {"padding": True, **{key: getattr(self.tokenizer, key, value) for key, value in saved.items()}}
 
     def _take_media(self, kwargs: dict[str, Any], **named: Any) -> dict[str, tuple[list, list[int] | None]]:
@@ -149,22 +151,25 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
 
     def _tokenize(self, samples: list[str], text_kwargs: dict[str, Any]) -> dict[str, list]:
         """Token ids (and offsets, if asked for) with one id per placeholder, neither padded nor truncated."""
-        kwargs = {
-            name: value
-            for name, value in text_kwargs.items()
-            if name in ("add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens", "is_split_into_words")
-        }
-        if kwargs.get("sanitize_control_tokens"):
+        names = ("add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens")
+        kwargs = {name: text_kwargs[name] for name in names if text_kwargs.get(name) is not None}
+        marked, special = kwargs.get("sanitize_control_tokens"), kwargs.get("add_special_tokens", True)
+        if marked:
             kwargs["add_special_tokens"] = False
-        encoding = self.tokenizer(
+        encoding = dict(self.tokenizer(
             samples, padding=False, truncation=False, return_attention_mask=False, return_token_type_ids=False, **kwargs
-        )
-        return dict(encoding)
+        ))
+        if marked and special:
+            first, last = self._added_tokens
+            encoding["input_ids"] = [[*first, *ids, *last] for ids in encoding["input_ids"]]
+        return encoding
 
     def _check_counts(self, input_ids: list[list[int]], media: dict[str, tuple[list, list[int] | None]]) -> None:
         for name, row in self.modalities.items():
             items, given = media.get(name, ([], None))
             expected = [ids.count(getattr(self, f"{name}_token_id")) for ids in input_ids]
+            if given is None and not items and len(expected) > 1:
+                given = [0] * len(expected)
             if given is not None and len(given) != len(expected):
                 raise ValueError(
                     f"{name}: {len(given)} lists of media for {len(expected)} prompts. Give one list per prompt (empty "
@@ -175,16 +180,16 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
                     if want != got:
                         raise ValueError(_count_error(f"prompt {sample}", name, row["token"], want, got))
             elif sum(expected) != len(items):
-                where = f"the {len(expected)} prompts" if len(expected) > 1 else "the prompt"
+                where = f"the batch of {len(expected)} prompts" if len(expected) > 1 else "the prompt"
                 raise ValueError(_count_error(where, name, row["token"], sum(expected), len(items)))
 
     def _finish_text(self, encoding: dict, token_counts: dict[str, list[int]], text_kwargs: dict) -> dict[str, list]:
         """Repeats placeholders, truncates, pads."""
         input_ids, offsets = encoding["input_ids"], encoding.get("offset_mapping")
         repeats = self.placeholder_repeats(input_ids, token_counts)
-        limit = text_kwargs.get("max_length") if text_kwargs.get("truncation") else None
-        if text_kwargs.get("truncation") and limit is None:
-            limit = self.tokenizer.model_max_length
+        limit = None
+        if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
+            limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
         kept = [self._keep(i, ids, reps, limit) for i, (ids, reps) in enumerate(zip(input_ids, repeats, strict=True))]
         expand = [(np.repeat(np.asarray(ids)[keep], reps[keep])).tolist() for ids, reps, keep in
                   zip(input_ids, repeats, kept, strict=True)]
@@ -239,99 +244,6 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
         types = {getattr(self, f"{name}_token_id"): 1 + list(MODALITIES).index(name) for name in self.modalities}
         return [[types.get(int(token), 0) for token in ids] for ids in input_ids]
 
-    # --- media ---------------------------------------------------------------------------------------------------
-
-    def process_media(
-        self, media: Mapping[str, list[Any]], **kwargs
-    ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
-        """Reads and prepares media.
-
-        Args:
-            media: modality -> its media over the whole batch, in the order of placeholders.
-
-        Returns:
-            Model inputs, one row per medium; and modality -> tokens that each of its media needs.
-        """
-        access = {name: kwargs.pop(name) for name in ("allow_urls", "limits") if name in kwargs}
-        rates = kwargs.pop("sampling_rate", None) or (kwargs.get("audio_kwargs") or {}).get("sampling_rate")
-        inputs, token_counts = {}, {}
-        for name, sources in media.items():
-            if sources:
-                extra = self._media_kwargs(name, kwargs)
-                items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
-                inputs.update(self._extract(name, items, extra))
-                token_counts[name] = self.num_tokens(name, inputs)
-        allowed = {f"{MODALITIES[name].argument}_kwargs" for name in self.modalities}
-        if unknown := [key for key in kwargs if key not in allowed and not self._knows(key)]:
-            raise TypeError(
-                f"Unknown keyword arguments {unknown}.{did_you_mean(unknown[0], _TEXT_KWARGS | allowed)} The tokenizer's "
-                f"are given as they are, a sub-processor's in {', '.join(sorted(allowed)) or 'none'}."
-            )
-        return inputs, token_counts
-
-    def _knows(self, key: str) -> bool:
-        return any(key in _valid_kwargs(getattr(self, name)) for name in self.sub_processor_names) or key in (
-            "images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"
-        )
-
-    def _media_kwargs(self, modality: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        valid = _valid_kwargs(getattr(self, self.modalities[modality]["processor"]))
-        nested = f"{MODALITIES[modality].argument}_kwargs"
-        own = dict(kwargs.get(nested) or {})
-        _check_given_once(nested, own, kwargs)
-        for name in ("return_tensors", "sampling_rate", "do_sample_frames"):
-            own.pop(name, None)  # ours to decide
-        return {**{key: value for key, value in kwargs.items() if key in valid and key != "do_sample_frames"}, **own}
-
-    def _read(self, modality: str, index: int, source: Any, access: dict[str, Any], rate: Any) -> Any:
-        row, spec = self.modalities[modality], MODALITIES[modality]
-        processor = getattr(self, row["processor"])
-        if rate is not None and spec.medium == "audio" and rate != processor.sampling_rate and not isinstance(source, tuple):
-            source = (source, rate)
-        try:
-            return spec.read(source, processor, row["options"], **access)
-        except (MediaError, OSError) as error:
-            raise MediaError(f"{modality} {index}: {error}") from error
-
-    def _extract(self, modality: str, items: list[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        row = self.modalities[modality]
-        outputs = MODALITIES[modality].extract(items, getattr(self, row["processor"]), row["options"], **kwargs)
-        inputs = {name: outputs[key] for name, key in row["inputs"].items() if key in outputs}
-        if row.get("num_tokens") is None:
-            lengths = self._feature_lengths(modality, items, kwargs, next(iter(inputs.values())))
-            inputs[f"{modality}_feature_lengths"] = torch.tensor(lengths)
-        return inputs
-
-    def _feature_lengths(self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: torch.Tensor) -> list[int]:
-        """Features per frame that the tower gives for each item alone, by running it without data."""
-        row = self.modalities[modality]
-        spec, processor = MODALITIES[modality], getattr(self, row["processor"])
-        main = next(iter(row["inputs"].values()))
-        config = _config(row["tower"])
-        alone = (spec.extract([item], processor, row["options"], **kwargs)[main] for item in items) if len(items) > 1 else [batch]
-        return [feature_length(config, tuple(inputs.shape), inputs.dtype) for inputs in alone]
-
-    def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
-        """Language-model tokens that each of a modality's media in `inputs` needs."""
-        row = self.modalities[modality]
-        main = inputs[next(iter(row["inputs"]))]
-        if row.get("num_tokens") is not None:
-            return [row["num_tokens"]] * len(main)
-        config = _config(row["aligner"])
-        return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
-
-    def _get_num_multimodal_tokens(
-        self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs
-    ) -> MultiModalData:
-        """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
-        data: dict[str, Any] = {}
-        for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
-            if sizes is not None and (tokens := self.modalities.get(name, {}).get("num_tokens")) is not None:
-                data[f"num_{name}_tokens"] = [tokens] * len(sizes)
-                if name == "image":
-                    data["num_image_patches"] = [1] * len(sizes)
-        return MultiModalData(**data)
-
     # --- names ---------------------------------------------------------------------------------------------------
 
     @property
@@ -365,8 +277,11 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
                     pretrained_model_name_or_path, **{**kwargs, "subfolder": folder}
                 )
                 continue
+            if name not in processor_dict:
+                raise ValueError(f"The processor's config has no {name!r}, which its table of modalities names.")
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
-            kind = next(key for key in ("image_processor_type", "video_processor_type", "feature_extractor_type") if key in settings)
+            kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
+            kind = next(kind for kind in kinds if kind in settings)
             parts[name] = cls.get_possibly_dynamic_module(settings[kind])(**settings)
         return [tokenizer, parts]
 
@@ -375,17 +290,11 @@ class AnyModalityProcessor(ChatMixin, ProcessorMixin):
         """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
 
 
-def _config(serialized: dict[str, Any]) -> PreTrainedConfig:
-    return CONFIG_MAPPING[serialized["model_type"]].from_dict(dict(serialized))
-
-
-def _check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
-    if twice := sorted(own.keys() & flat.keys()):
-        raise ValueError(f"{', '.join(twice)}: given both in {nested} and beside it; give each once.")
-
-
-def _valid_kwargs(processor: Any) -> set[str]:
-    return set(getattr(getattr(processor, "valid_kwargs", None), "__annotations__", ()))
+def _token_id(tokenizer: PreTrainedTokenizerBase, modality: str, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    if token_id is None or (token_id == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise ValueError(f"The placeholder {token!r} of {modality!r} is not in the tokenizer's vocabulary.")
+    return token_id
 
 
 def _flatten(spec: ModalitySpec, value: Any) -> tuple[list[Any], list[int] | None]:

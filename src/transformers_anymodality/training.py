@@ -90,16 +90,32 @@ def lora_config(model: nn.Module, r: int = 16, *, lora_alpha: int | None = None,
 
 
 def _linear_names(language_model: nn.Module) -> set[str]:
-    """Last names of the linear layers of a language model, but for its head."""
-    head = language_model.get_output_embeddings()
-    names = set()
+    """Names of the linear layers of a language model but for its head, as short as they are theirs alone."""
+    head, linear, others = language_model.get_output_embeddings(), [], []
     for name, module in language_model.named_modules():
-        linear = isinstance(module, nn.Linear) or type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
-        if linear and module is not head:
-            names.add(name.rpartition(".")[2])
+        (linear if module is not head and _is_linear(module) else others).append(f".{name}")
+    names = set()
+    for name in linear:
+        parts = name.split(".")
+        suffixes = (".".join(parts[-count:]) for count in range(1, len(parts)) if not parts[-count].isdigit())
+        names.add(next((s for s in suffixes if not any(other.endswith(f".{s}") for other in others)), name[1:]))
     if not names:
         raise ValueError(f"{type(language_model).__name__} has no linear layers for LoRA; pass target_modules.")
     return names
+
+
+@torch.no_grad()
+def _is_linear(module: nn.Module) -> bool:
+    """Whether LoRA may be added: a router or a grouped layer that is a kind of `Linear` does something else with it."""
+    if not isinstance(module, nn.Linear) or type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+        return type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
+    if type(module).forward is nn.Linear.forward:
+        return True
+    try:
+        output = module(module.weight.new_zeros(1, 1, module.in_features))
+    except Exception:  # whatever it takes, it is no vector
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, 1, module.out_features)
 
 
 def _composite(model: nn.Module) -> AnyModalityPreTrainedModel:

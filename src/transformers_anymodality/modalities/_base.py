@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import PreTrainedConfig
+from transformers.processing_utils import TextKwargs
 
 from .._registry import Registry
 
@@ -76,6 +77,11 @@ def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> Modality
     from ..configuration import check_modality_name
 
     check_modality_name(spec.name)
+    if spec.argument in ("text", *TextKwargs.__annotations__):
+        raise ValueError(f"The argument {spec.argument!r} of modality {spec.name!r} is the tokenizer's; choose another.")
+    for other in map(MODALITIES.__getitem__, MODALITIES):
+        if other.argument == spec.argument and other.name != spec.name:
+            raise ValueError(f"The argument {spec.argument!r} of modality {spec.name!r} is that of {other.name!r} already.")
     return MODALITIES.register(spec.name, spec, exist_ok=exist_ok)
 
 

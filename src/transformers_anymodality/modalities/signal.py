@@ -12,6 +12,7 @@ from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ..media import MediaError, read_signal
+from ..media._arrays import to_numpy
 from ._base import ModalitySpec
 
 
@@ -120,6 +121,8 @@ class SignalSpec(ModalitySpec):
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
         channels = getattr(processor, "channels", None) or self.channels
+        if isinstance(source, (list, tuple)):
+            source = to_numpy(source, f"a list of {len(source)} rows")
         signal = read_signal(source, channels, processor.sampling_rate, **access)
         if hasattr(processor, "check_length"):
             processor.check_length(len(signal))

@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from ..media import MediaError, open_source
+from ..media._containers import opened
+from ..media._source import describe
 from ._base import ModalitySpec, as_inputs
 
 
@@ -20,9 +23,12 @@ class TextSpec(ModalitySpec):
     suffixes = (".txt",)
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> str:
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
-        if not isinstance(text, str) or not text:
-            raise ValueError(f"A non-empty string was expected for {self.name!r}, not {type(source).__name__}.")
+        text = _file_text(source, **access) if isinstance(source, Path) else source
+        if not isinstance(text, str) or not text.strip():
+            raise MediaError(f"a {type(source).__name__} without text, expected a string or the Path of a file.")
+        tokens = len(processor(text, verbose=False)["input_ids"])
+        if tokens > processor.model_max_length:
+            raise MediaError(f"{tokens} tokens of text, but the tower reads {processor.model_max_length} at most: cut it.")
         return text
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
@@ -31,3 +37,11 @@ class TextSpec(ModalitySpec):
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> str:
         return " ".join(["text"] * (3 + 4 * size))
+
+
+def _file_text(path: Path, **access: Any) -> str:
+    with opened(open_source(path, **access)) as file:
+        try:
+            return file.read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise MediaError(f"{describe(path)} is no UTF-8 text ({error}).") from error

@@ -137,9 +137,9 @@ def load_tower(
     if isinstance(source, PreTrainedConfig):
         return build_tower(tower_config(source, medium, select_layer))
     if isinstance(source, (str, os.PathLike)):
-        whole = AutoModel.from_pretrained(source, **hub_kwargs)
+        whole, random = _load_whole(source, **hub_kwargs)
     elif isinstance(source, PreTrainedModel):
-        whole = source
+        whole, random = source, []
         if type(whole.config) not in MODEL_MAPPING and not whole.config.is_encoder_decoder:
             register_tower(type(whole))
     else:
@@ -149,11 +149,26 @@ def load_tower(
         )
     config = tower_config(whole.config, medium, select_layer)
     wanted = tower_class(config)
-    if type(whole) is wanted and config is whole.config:
-        return whole
-    with torch.device("meta"):
-        tower = build_tower(config)
-    return _fill(tower, whole)
+    tower = whole
+    if not (type(whole) is wanted and config is whole.config):
+        with torch.device("meta"):
+            tower = build_tower(config)
+        tower = _fill(tower, whole)
+    places = {whole.get_parameter(name).data_ptr() for name in random}
+    tower.random_weights = [name for name, p in tower.named_parameters() if p.data_ptr() in places]
+    return tower
+
+
+def _load_whole(source: str | os.PathLike, **hub_kwargs) -> tuple[PreTrainedModel, list[str]]:
+    """A model from a checkpoint, and the weights that the checkpoint lacks and that are random now."""
+    config = AutoConfig.from_pretrained(source, **{k: v for k, v in hub_kwargs.items() if k != "dtype"})
+    loader: type = AutoModel
+    if config.is_encoder_decoder and config.architectures == [tower_class(config).__name__]:
+        loader = tower_class(config)  # the encoder was saved alone
+    whole, info = loader.from_pretrained(source, output_loading_info=True, **hub_kwargs)
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+    own = dict(whole.named_parameters())
+    return whole, [name for name in {*info["missing_keys"], *mismatched} if name in own]
 
 
 def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:

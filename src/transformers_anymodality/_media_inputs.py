@@ -1,0 +1,152 @@
+"""The processor's half that deals with media: their arguments, their reading, and the tokens that they need."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.processing_utils import MultiModalData, TextKwargs
+
+from ._registry import did_you_mean
+from .media import MediaError
+from .modalities import MODALITIES
+from .towers import feature_length
+
+
+# The tokenizer's keyword arguments; all others are a sub-processor's.
+TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
+# Ours, and what Transformers' own code gives to every processor.
+_OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
+_STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))
+_DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  # by the modality's spec
+
+
+class MediaMixin:
+    def process_media(
+        self, media: Mapping[str, list[Any]], **kwargs
+    ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+        """Reads and prepares media.
+
+        Args:
+            media: modality -> its media over the whole batch, in the order of placeholders.
+
+        Returns:
+            Model inputs, one row per medium; and modality -> tokens that each of its media needs.
+        """
+        self.check_media_kwargs(kwargs)
+        access = {name: kwargs.pop(name) for name in ("allow_urls", "limits") if name in kwargs}
+        rates = kwargs.pop("sampling_rate", None) or (kwargs.get("audio_kwargs") or {}).get("sampling_rate")
+        inputs, token_counts = {}, {}
+        for name, sources in media.items():
+            if sources:
+                extra = self._media_kwargs(name, kwargs)
+                items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
+                inputs.update(self._extract(name, items, extra))
+                token_counts[name] = self.num_tokens(name, inputs)
+        return inputs, token_counts
+
+    def check_media_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raises TypeError for keyword arguments that nothing reads."""
+        nested = {f"{MODALITIES[name].argument}_kwargs": row["processor"] for name, row in self.modalities.items()}
+        flat = {key for name in self.sub_processor_names for key in _valid_kwargs(getattr(self, name))}
+        if unknown := [key for key in kwargs if key not in {*nested, *flat, *_OUR_KWARGS, *_STOCK_KWARGS}]:
+            arguments = {MODALITIES[name].argument for name in self.modalities}
+            hint = did_you_mean(unknown[0], {*TEXT_KWARGS, *nested, *flat, *_OUR_KWARGS, *arguments})
+            raise TypeError(
+                f"Unknown keyword arguments {unknown}.{hint} The tokenizer's are given as they are, a sub-processor's in "
+                f"{', '.join(sorted(nested)) or 'none'}."
+            )
+        for key, name in nested.items():
+            known = _call_kwargs(getattr(self, name)) | _DECIDED
+            if unknown := [argument for argument in kwargs.get(key) or () if argument not in known]:
+                raise TypeError(f"Unknown keyword arguments {unknown} in {key}.{did_you_mean(unknown[0], known)}")
+
+    def _media_kwargs(self, modality: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        valid = _valid_kwargs(getattr(self, self.modalities[modality]["processor"]))
+        nested = f"{MODALITIES[modality].argument}_kwargs"
+        own = dict(kwargs.get(nested) or {})
+        check_given_once(nested, own, kwargs)
+        flat = {key: value for key, value in kwargs.items() if key in valid}
+        return {key: value for key, value in {**flat, **own}.items() if key not in _DECIDED}
+
+    def _read(self, modality: str, index: int, source: Any, access: dict[str, Any], rate: Any) -> Any:
+        row, spec = self.modalities[modality], MODALITIES[modality]
+        processor = getattr(self, row["processor"])
+        bare = isinstance(source, list) or hasattr(source, "shape")  # files and tuples bring their rates
+        if rate is not None and spec.medium == "audio" and bare:
+            source = (source, rate)
+        try:
+            return spec.read(source, processor, row["options"], **access)
+        except (MediaError, OSError) as error:
+            raise MediaError(f"{modality} {index}: {error}") from error
+
+    def _extract(self, modality: str, items: list[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        row = self.modalities[modality]
+        outputs = MODALITIES[modality].extract(items, getattr(self, row["processor"]), row["options"], **kwargs)
+        inputs = {name: outputs[key] for name, key in row["inputs"].items() if key in outputs}
+        if row.get("num_tokens") is None:
+            lengths = self._feature_lengths(modality, items, kwargs, next(iter(inputs.values())))
+            inputs[f"{modality}_feature_lengths"] = torch.tensor(lengths)
+        return inputs
+
+    def _feature_lengths(
+        self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: torch.Tensor
+    ) -> list[int]:
+        """Features per frame that the tower gives for each item alone, by running it without data."""
+        row = self.modalities[modality]
+        spec, processor = MODALITIES[modality], getattr(self, row["processor"])
+        main = next(iter(row["inputs"].values()))
+        config, lengths = _config(row["tower"]), []
+        for i, item in enumerate(items):
+            alone = spec.extract([item], processor, row["options"], **kwargs)[main] if len(items) > 1 else batch
+            try:
+                lengths.append(feature_length(config, tuple(alone.shape), alone.dtype))
+            except (RuntimeError, ValueError) as error:
+                raise MediaError(f"{modality} {i}: the tower cannot read its {alone.shape[-1]} values: {error}") from error
+            if not lengths[-1]:
+                raise MediaError(f"{modality} {i}: its {alone.shape[-1]} values are too few for the tower.")
+        return lengths
+
+    def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
+        """Language-model tokens that each of a modality's media in `inputs` needs."""
+        row = self.modalities[modality]
+        main = inputs[next(iter(row["inputs"]))]
+        if row.get("num_tokens") is not None:
+            return [row["num_tokens"]] * len(main)
+        config = _config(row["aligner"])
+        return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs
+    ) -> MultiModalData:
+        """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
+        data: dict[str, Any] = {}
+        for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
+            if sizes is not None and (tokens := self.modalities.get(name, {}).get("num_tokens")) is not None:
+                data[f"num_{name}_tokens"] = [tokens] * len(sizes)
+                if name == "image":
+                    data["num_image_patches"] = [1] * len(sizes)
+        return MultiModalData(**data)
+
+
+def _config(serialized: dict[str, Any]) -> PreTrainedConfig:
+    return CONFIG_MAPPING[serialized["model_type"]].from_dict(dict(serialized))
+
+
+def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
+    if twice := sorted(own.keys() & flat.keys()):
+        raise ValueError(f"{', '.join(twice)}: given both in {nested} and beside it; give each once.")
+
+
+def _valid_kwargs(processor: Any) -> set[str]:
+    return set(getattr(getattr(processor, "valid_kwargs", None), "__annotations__", ()))
+
+
+def _call_kwargs(processor: Any) -> set[str]:
+    """What a sub-processor's call can be told, besides its media."""
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return set(TEXT_KWARGS)
+    return _valid_kwargs(processor) or set(list(inspect.signature(type(processor).__call__).parameters)[2:])
