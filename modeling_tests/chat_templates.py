@@ -250,14 +250,35 @@ MACRO = """
 STYLES = {
     "chatml": Style(CHATML, ("<|im_start|>", "<|im_end|>"), None, "<|endoftext|>", "<|im_end|>", tools=True),
     "llama3": Style(
-        LLAMA3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|begin_of_text|>", "<|end_of_text|>",
-        "<|eot_id|>", tools=True, strips=True,
+        LLAMA3,
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|begin_of_text|>",
+        "<|end_of_text|>",
+        "<|eot_id|>",
+        tools=True,
+        strips=True,
     ),
     "mistral": Style(
-        MISTRAL, ("[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
-        "<s>", "</s>", "</s>", tools=True, strips=True, before=" ",
+        MISTRAL,
+        (
+            "[INST]",
+            "[/INST]",
+            "[AVAILABLE_TOOLS]",
+            "[/AVAILABLE_TOOLS]",
+            "[TOOL_CALLS]",
+            "[TOOL_RESULTS]",
+            "[/TOOL_RESULTS]",
+        ),
+        "<s>",
+        "</s>",
+        "</s>",
+        tools=True,
+        strips=True,
+        before=" ",
     ),
-    "gemma": Style(GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", "<end_of_turn>", system=False, strips=True),
+    "gemma": Style(
+        GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<bos>", "<eos>", "<end_of_turn>", system=False, strips=True
+    ),
     "phi": Style(PHI, ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>"), "<s>", "<|endoftext|>", "<|end|>"),
     "macro": Style(MACRO, (), None, "</s>", "</s>"),
 }
@@ -282,7 +303,9 @@ def _backend(kind: str) -> str:
     return tokenizer.to_str()
 
 
-def tokenizer(style: str, kind: str = "bytes", adds_bos: bool = False, template: str | None = None) -> PreTrainedTokenizerFast:
+def tokenizer(
+    style: str, kind: str = "bytes", adds_bos: bool = False, template: str | None = None
+) -> PreTrainedTokenizerFast:
     """A subword tokenizer with the control tokens of a style, and its template unless another is given."""
     this = STYLES[style]
     backend = Tokenizer.from_str(_backend(kind))
@@ -290,7 +313,9 @@ def tokenizer(style: str, kind: str = "bytes", adds_bos: bool = False, template:
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     if adds_bos:
         bos = backend.token_to_id(this.bos)
-        backend.post_processor = processors.TemplateProcessing(single=f"{this.bos} $A", special_tokens=[(this.bos, bos)])
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{this.bos} $A", special_tokens=[(this.bos, bos)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token=this.bos,
@@ -302,11 +327,20 @@ def tokenizer(style: str, kind: str = "bytes", adds_bos: bool = False, template:
 
 
 @lru_cache
-def processor(style: str, kind: str = "bytes", adds_bos: bool = False, template: str | None = None) -> AnyModalityProcessor:
+def processor(
+    style: str, kind: str = "bytes", adds_bos: bool = False, template: str | None = None
+) -> AnyModalityProcessor:
     """The processor of a composite that sees and moves, on a language model of that style."""
     language = LlamaConfig(
         vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
-    senses = {**tiny.modalities("image", "imu"), "image": {"tower": tiny.vision_config(num_hidden_layers=1),
-              "processor": tiny.image_processor(), "aligner": "linear", "num_tokens": 3}}
+    senses = {
+        **tiny.modalities("image", "imu"),
+        "image": {
+            "tower": tiny.vision_config(num_hidden_layers=1),
+            "processor": tiny.image_processor(),
+            "aligner": "linear",
+            "num_tokens": 3,
+        },
+    }
     return compose(language, senses, tokenizer=tokenizer(style, kind, adds_bos, template))[1]

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from transformers import CLIPImageProcessor, ConvNextConfig, Wav2Vec2FeatureExtractor
+
 from modeling_tests import chat_templates, tiny
+from modeling_tests.test_compose import wav2vec2_config
 from modeling_tests.test_processing import ARGUMENTS
 from transformers_anymodality import AnyModalityProcessor, MediaError
 from transformers_anymodality.media import Limits
@@ -31,7 +34,13 @@ def processor(shared) -> AnyModalityProcessor:
 
 def state(processor: AnyModalityProcessor) -> Any:
     tokenizer = processor.tokenizer
-    return processor.to_dict(), tokenizer.get_vocab(), tokenizer.init_kwargs.keys(), tokenizer.padding_side, processor.chat_template
+    return (
+        processor.to_dict(),
+        tokenizer.get_vocab(),
+        tokenizer.init_kwargs.keys(),
+        tokenizer.padding_side,
+        processor.chat_template,
+    )
 
 
 @contextmanager
@@ -76,7 +85,9 @@ def test_the_model_counts_too(shared, model_inputs):
     pixels = inputs.pop("pixel_values")
     if model_inputs != "none":
         inputs["pixel_values"] = pixels[:1] if model_inputs == "fewer" else pixels.repeat(2, 1, 1, 1)
-    message = "no image was given" if model_inputs == "none" else f"tokens: 6, features: {3 * len(inputs['pixel_values'])}"
+    message = (
+        "no image was given" if model_inputs == "none" else f"tokens: 6, features: {3 * len(inputs['pixel_values'])}"
+    )
     with pytest.raises(ValueError, match=message):
         model(**inputs)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -89,7 +100,11 @@ def test_media_of_a_modality_that_the_model_lacks(argument):
         processor(text="yes", **{argument: [np.ones(100)]})
     name = argument.rstrip("s")
     for render in (dict(tokenize=False), dict(tokenize=True, return_dict=True)):
-        with refused(processor, f"modality {name}|part of type '{name}', but this model takes \"text\" and image, imu", kind=Exception):
+        with refused(
+            processor,
+            f"modality {name}|part of type '{name}', but this model takes \"text\" and image, imu",
+            kind=Exception,
+        ):
             processor.apply_chat_template(tiny.chat(name, "what"), **render)
 
 
@@ -98,11 +113,14 @@ def test_media_of_a_modality_that_the_model_lacks(argument):
 
 def png(width: int, height: int) -> bytes:
     """A header that promises an image, and next to nothing behind it."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
 
 
 def encoded(name: str) -> bytes:
@@ -147,24 +165,32 @@ def test_damaged_files(processor, name, damage, tmp_path):
     (tmp_path / "medium").write_bytes(data)
     with refused(processor, f"^{name} 0: .*(empty|bytes object)", data, kind=MediaError):
         give(processor, name, data)
-    chat = [{"role": "user", "content": [{"type": name, name: encoded(name)}, {"type": name, "path": str(tmp_path / "medium")}]}]
+    chat = [
+        {
+            "role": "user",
+            "content": [{"type": name, name: encoded(name)}, {"type": name, "path": str(tmp_path / "medium")}],
+        }
+    ]
     with refused(processor, f"^{name} 1: .*medium", chat, kind=MediaError):
         tiny.inputs(processor, chat)
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-@pytest.mark.parametrize("source, message", [
-    ("/nowhere/at/all", "'/nowhere/at/all' does not exist"),
-    (".", "is a directory"),
-    ("https://example.com/a.png?token=secret", "URLs are off by default. Pass allow_urls=True"),
-    ("http://127.0.0.1/a.png", "URLs are off by default"),
-    ("file:///etc/passwd", "file:// URLs are refused"),
-    ("ftp://example.com/a.png", "only http and https"),
-    ("data:image/png;base64,####", "not valid base64"),
-    ({"base64": "####"}, "not valid base64"),
-    ({"path": None, "bytes": None}, "one of the two given"),
-    (object(), "object"),
-])
+@pytest.mark.parametrize(
+    "source, message",
+    [
+        ("/nowhere/at/all", "'/nowhere/at/all' does not exist"),
+        (".", "is a directory"),
+        ("https://example.com/a.png?token=secret", "URLs are off by default. Pass allow_urls=True"),
+        ("http://127.0.0.1/a.png", "URLs are off by default"),
+        ("file:///etc/passwd", "file:// URLs are refused"),
+        ("ftp://example.com/a.png", "only http and https"),
+        ("data:image/png;base64,####", "not valid base64"),
+        ({"base64": "####"}, "not valid base64"),
+        ({"path": None, "bytes": None}, "one of the two given"),
+        (object(), "object"),
+    ],
+)
 def test_sources_that_lead_nowhere(processor, name, source, message):
     with refused(processor, f"^{name} 0: .*({message})", kind=MediaError) as caught:
         give(processor, name, source)
@@ -181,13 +207,16 @@ def test_none_is_no_medium(processor, name):
         processor(text=text_of(name), **{ARGUMENTS[name]: [[None]]})
 
 
-@pytest.mark.parametrize("part, message", [
-    ({"url": "https://example.com/a.png"}, "URLs are off by default"),
-    ({"image": "https://example.com/a.png"}, "URLs are off by default"),
-    ({"url": "file:///etc/passwd"}, "file:// URLs are refused"),
-    ({"path": "file:///etc/passwd"}, "does not exist"),
-    ({"path": "/nowhere/at/all.png"}, "'/nowhere/at/all.png' does not exist"),
-])
+@pytest.mark.parametrize(
+    "part, message",
+    [
+        ({"url": "https://example.com/a.png"}, "URLs are off by default"),
+        ({"image": "https://example.com/a.png"}, "URLs are off by default"),
+        ({"url": "file:///etc/passwd"}, "file:// URLs are refused"),
+        ({"path": "file:///etc/passwd"}, "does not exist"),
+        ({"path": "/nowhere/at/all.png"}, "'/nowhere/at/all.png' does not exist"),
+    ],
+)
 def test_sources_in_chats_that_lead_nowhere(processor, part, message):
     chat = [{"role": "user", "content": [{"type": "image", **part}]}]
     with refused(processor, f"^image 0: .*{message}", chat, kind=MediaError):
@@ -206,8 +235,18 @@ def test_urls_stay_refused_where_they_are_private_even_when_allowed(processor):
 
 def test_enormous_media(processor):
     for name, medium, limits, message in (
-        ("image", png(100_000, 100_000), {}, "100000 x 100000 pixels, more than the limit|10000000000 pixels. exceeds limit"),
-        ("depth", png(100_000, 100_000), {}, "100000 x 100000 pixels, more than the limit|10000000000 pixels. exceeds limit"),
+        (
+            "image",
+            png(100_000, 100_000),
+            {},
+            "100000 x 100000 pixels, more than the limit|10000000000 pixels. exceeds limit",
+        ),
+        (
+            "depth",
+            png(100_000, 100_000),
+            {},
+            "100000 x 100000 pixels, more than the limit|10000000000 pixels. exceeds limit",
+        ),
         ("image", encoded("image"), {"max_pixels": 100}, "more than the limit of 100"),
         ("image", encoded("image"), {"max_bytes": 100}, "more than the limit of 100"),
         ("audio", encoded("audio"), {"max_seconds": 0.1}, "more than the limit of 0.1 s"),
@@ -237,37 +276,66 @@ def test_values_that_are_not_finite(processor, name, value):
         give(processor, name, medium)
 
 
-@pytest.mark.parametrize("name, medium, message", [
-    ("image", np.zeros((8, 8, 5), np.uint8), r"array of shape \(8, 8, 5\)"),
-    ("image", np.zeros((8, 8, 3), np.int64), "int64"),
-    ("image", np.zeros((2, 8, 8, 3), np.uint8), "one image without a batch axis"),
-    ("image", np.full((8, 8, 3), 200.0, np.float32), r"expected \[0, 1\]"),
-    ("depth", np.zeros((8, 8, 3), np.float32), "one value per pixel"),
-    ("depth", np.zeros((0, 8), np.float32), "empty"),
-    ("audio", np.zeros((9, 400), np.float32), "9 channels"),
-    ("audio", np.zeros(0, np.float32), "empty"),
-    ("audio", np.zeros(400, np.uint8), "uint8"),
-    ("audio", (np.zeros(400, np.float32), 0), "sampling rate"),
-    ("audio", (np.zeros(400, np.float32), -16000), "sampling rate"),
-    ("audio", {"array": np.zeros(400, np.float32)}, "sampling_rate"),
-    ("imu", np.zeros((10, 5), np.float32), r"expected \(T, 6\) for the channels ax, ay, az"),
-    ("imu", np.zeros((6, 10), np.float32), "Transpose it"),
-    ("imu", np.zeros((10, 7), np.float32), "time column apart"),
-    ("imu", [[0.0] * 6, [0.0] * 5], "cannot be made an array"),
-    ("imu", np.zeros((0, 6), np.float32), "empty"),
-    ("imu", {"values": np.zeros((10, 6)), "sampling_rate": -5}, "positive number"),
-    ("imu", {"values": np.zeros((10, 6)), "sampling_rate": float("nan")}, "positive number"),
-    ("imu", {"values": np.zeros((10, 6)), "time": np.zeros(10)}, "does not come after"),
-    ("imu", {"values": np.zeros((10, 6)), "time": np.arange(9)}, "one per row"),
-    ("imu", {"values": np.zeros((10, 6))}, '"time" and "sampling_rate"'),
-    ("imu", b"ax,ay,az,gx,gy\n0,0,0,0,0\n", "lacks the column gz"),
-    ("video", np.zeros((4, 8, 8, 5), np.uint8), "shape"),
-    ("video", np.zeros((0, 8, 8, 3), np.uint8), "empty|no frames"),
-    ("video", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], "shape|size"),
-])
+@pytest.mark.parametrize(
+    "name, medium, message",
+    [
+        ("image", np.zeros((8, 8, 5), np.uint8), r"array of shape \(8, 8, 5\)"),
+        ("image", np.zeros((8, 8, 3), np.int64), "int64"),
+        ("image", np.zeros((2, 8, 8, 3), np.uint8), "one image without a batch axis"),
+        ("image", np.full((8, 8, 3), 200.0, np.float32), r"expected \[0, 1\]"),
+        ("depth", np.zeros((8, 8, 3), np.float32), "one value per pixel"),
+        ("depth", np.zeros((0, 8), np.float32), "empty"),
+        ("audio", np.zeros((9, 400), np.float32), "9 channels"),
+        ("audio", np.zeros(0, np.float32), "empty"),
+        ("audio", np.zeros(400, np.uint8), "uint8"),
+        ("audio", (np.zeros(400, np.float32), 0), "sampling rate"),
+        ("audio", (np.zeros(400, np.float32), -16000), "sampling rate"),
+        ("audio", {"array": np.zeros(400, np.float32)}, "sampling_rate"),
+        ("imu", np.zeros((10, 5), np.float32), r"expected \(T, 6\) for the channels ax, ay, az"),
+        ("imu", np.zeros((6, 10), np.float32), "Transpose it"),
+        ("imu", np.zeros((10, 7), np.float32), "time column apart"),
+        ("imu", [[0.0] * 6, [0.0] * 5], "cannot be made an array"),
+        ("imu", np.zeros((0, 6), np.float32), "empty"),
+        ("imu", {"values": np.zeros((10, 6)), "sampling_rate": -5}, "positive number"),
+        ("imu", {"values": np.zeros((10, 6)), "sampling_rate": float("nan")}, "positive number"),
+        ("imu", {"values": np.zeros((10, 6)), "time": np.zeros(10)}, "does not come after"),
+        ("imu", {"values": np.zeros((10, 6)), "time": np.arange(9)}, "one per row"),
+        ("imu", {"values": np.zeros((10, 6))}, '"time" and "sampling_rate"'),
+        ("imu", b"ax,ay,az,gx,gy\n0,0,0,0,0\n", "lacks the column gz"),
+        ("video", np.zeros((4, 8, 8, 5), np.uint8), "shape"),
+        ("video", np.zeros((0, 8, 8, 3), np.uint8), "empty|no frames"),
+        ("video", [np.zeros((8, 8, 3), np.uint8), np.zeros((8, 9, 3), np.uint8)], "shape|size"),
+    ],
+)
 def test_wrong_shapes_channels_and_rates(processor, name, medium, message):
     with refused(processor, f"^{name} 0: .*({message})", medium, kind=MediaError):
         give(processor, name, medium)
+
+
+def test_images_that_fit_in_no_batch():
+    """Of a tower that takes any size, with an image processor that leaves sizes as they are."""
+    pixels = CLIPImageProcessor(do_resize=False, do_center_crop=False)
+    tower = ConvNextConfig(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 1, 1])
+    model, processor = tiny.composite(settings={"image": {"tower": tower, "processor": pixels, "aligner": "linear"}})
+    small, large = np.full((64, 64, 3), 9, np.uint8), np.full((64, 96, 3), 5, np.uint8)
+    for image, tokens in ((small, 4), (large, 6)):
+        inputs = give(processor, "image", image, return_tensors="pt")
+        assert inputs["input_ids"].shape == (1, tokens) and torch.isfinite(model(**inputs).logits).all()
+    with refused(processor, "2 images cannot be put into one batch", kind=MediaError):
+        processor(text="<image> <image>", images=[small, large])
+
+
+def test_sounds_too_short_for_their_tower():
+    ears = {
+        "tower": wav2vec2_config(),
+        "processor": Wav2Vec2FeatureExtractor(return_attention_mask=True),
+        "aligner": "linear",
+    }
+    _, processor = tiny.composite(settings={"audio": ears})
+    for samples in (1, 50):
+        sounds = [tiny.medium("audio"), tiny.medium("audio")[:samples]]
+        with refused(processor, f"^audio 1: the tower cannot read its {samples} values", sounds, kind=MediaError):
+            processor(text=text_of("audio", 2), audio=sounds)
 
 
 def test_the_error_names_the_item(processor):
@@ -279,36 +347,42 @@ def test_the_error_names_the_item(processor):
 # --- text and arguments --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kwargs, message", [
-    ({}, "Give text, media, or both"),
-    ({"text": []}, "Give text, media, or both|empty"),
-    ({"images": []}, "Give text, media, or both"),
-    ({"text": 5}, "`text` must be a string or a list of strings"),
-    ({"text": [5]}, "`text` must be a string or a list of strings"),
-    ({"text": [None]}, "`text` must be a string or a list of strings"),
-    ({"text": b"yes"}, "`text` must be a string or a list of strings"),
-    ({"text": "<image>", "images": 5}, "image 0: "),
-])
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({}, "Give text, media, or both"),
+        ({"text": []}, "Give text, media, or both|empty"),
+        ({"images": []}, "Give text, media, or both"),
+        ({"text": 5}, "`text` must be a string or a list of strings"),
+        ({"text": [5]}, "`text` must be a string or a list of strings"),
+        ({"text": [None]}, "`text` must be a string or a list of strings"),
+        ({"text": b"yes"}, "`text` must be a string or a list of strings"),
+        ({"text": "<image>", "images": 5}, "image 0: "),
+    ],
+)
 def test_calls_without_sense(processor, kwargs, message):
     with refused(processor, message, kwargs):
         processor(**kwargs)
 
 
-@pytest.mark.parametrize("kwargs, message", [
-    ({"paddin": True}, "'paddin'.*Did you mean 'padding'"),
-    ({"text_kwargs": {"paddin": True}}, "'paddin'.*text_kwargs.*Did you mean 'padding'"),
-    ({"image": 0}, "'image'.*Did you mean 'images'"),
-    ({"video": 0}, "'video'.*Did you mean 'videos'"),
-    ({"imus": 0}, "'imus'.*Did you mean 'imu'"),
-    ({"image_kwargs": {}}, "'image_kwargs'.*Did you mean 'images_kwargs'"),
-    ({"images_kwargs": {"do_resiz": True}}, "do_resiz"),
-    ({"audio_kwargs": {"paddings": True}}, "'paddings'.*audio_kwargs"),
-    ({"imu_kwargs": {"mena": 0}}, "'mena'.*imu_kwargs"),
-    ({"allow_url": True}, "'allow_url'.*Did you mean 'allow_urls'"),
-    ({"text_pair": "no"}, "text_pair"),
-    ({"return_overflowing_tokens": True}, "return_overflowing_tokens"),
-    ({"return_length": True}, "return_length"),
-])
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        ({"paddin": True}, "'paddin'.*Did you mean 'padding'"),
+        ({"text_kwargs": {"paddin": True}}, "'paddin'.*text_kwargs.*Did you mean 'padding'"),
+        ({"image": 0}, "'image'.*Did you mean 'images'"),
+        ({"video": 0}, "'video'.*Did you mean 'videos'"),
+        ({"imus": 0}, "'imus'.*Did you mean 'imu'"),
+        ({"image_kwargs": {}}, "'image_kwargs'.*Did you mean 'images_kwargs'"),
+        ({"images_kwargs": {"do_resiz": True}}, "do_resiz"),
+        ({"audio_kwargs": {"paddings": True}}, "'paddings'.*audio_kwargs"),
+        ({"imu_kwargs": {"mena": 0}}, "'mena'.*imu_kwargs"),
+        ({"allow_url": True}, "'allow_url'.*Did you mean 'allow_urls'"),
+        ({"text_pair": "no"}, "text_pair"),
+        ({"return_overflowing_tokens": True}, "return_overflowing_tokens"),
+        ({"return_length": True}, "return_length"),
+    ],
+)
 def test_unknown_arguments(processor, kwargs, message):
     media = {"images": [tiny.medium("image")], "audio": [tiny.medium("audio")], "imu": [tiny.medium("imu")]}
     with refused(processor, message, kwargs, media, kind=TypeError):
@@ -325,17 +399,31 @@ def test_unknown_arguments_matter_without_media_too(processor):
         tiny.inputs(processor, [{"role": "user", "content": "yes"}], enable_thinkin=True)
 
 
-@pytest.mark.parametrize("chat, message", [
-    ([], "no messages"),
-    ([[]], "no messages"),
-    ([[{"role": "user", "content": "yes"}], []], "no messages"),
-    ("what is this ?", "list of messages"),
-    (None, "list of messages"),
-    ([{"role": "user", "content": [{"type": "imgae", "path": "a.png"}]}], "part of type 'imgae'.*Did you mean 'image'"),
-    ([{"role": "user", "content": [{"type": "image"}]}], "1 <image> placeholders, but 0 media"),
-    ([{"role": "user", "content": [{"type": "image", "image": None}]}], "1 <image> placeholders, but 0 media"),
-    ([{"role": "user", "content": [5]}], "Message 0 has a part that is neither"),
-])
+@pytest.mark.parametrize(
+    "chat, message",
+    [
+        ([], "no messages"),
+        ([[]], "no messages"),
+        ([[{"role": "user", "content": "yes"}], []], "no messages"),
+        ("what is this ?", "list of messages"),
+        (None, "list of messages"),
+        (
+            [{"role": "user", "content": [{"type": "imgae", "path": "a.png"}]}],
+            "part of type 'imgae'.*Did you mean 'image'",
+        ),
+        ([{"role": "user", "content": [{"type": "image"}]}], "1 <image> placeholders, but 0 media"),
+        ([{"role": "user", "content": [{"type": "image", "image": None}]}], "1 <image> placeholders, but 0 media"),
+        ([{"role": "user", "content": [5]}], "Message 0 has a part that is neither"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": None}]}],
+            "Message 0 has a text part whose text is None",
+        ),
+        ([{"role": "user", "content": [{"text": 5}]}], "Message 0 has a text part whose text is 5"),
+        ([{"role": "user", "content": {"type": "text", "text": "yes"}}], "Message 0 has a dict for its content"),
+        ([{"role": "user", "content": "yes"}, {"content": "yes"}], "Message 1 is no dict with a role"),
+        (["yes"], "messages that are no dicts"),
+    ],
+)
 def test_chats_without_sense(processor, chat, message):
     with refused(processor, message, chat):
         processor.apply_chat_template(chat, tokenize=True, return_dict=True)
@@ -360,7 +448,10 @@ def test_processors_that_do_not_load(processor, tmp_path):
     file = tmp_path / "processor_config.json"
     good = json.loads(file.read_text())
     for damage, message in (
-        (lambda c: c["modalities"].update(imge=c["modalities"]["image"]), "Unknown modality 'imge'. Did you mean 'image'"),
+        (
+            lambda c: c["modalities"].update(imge=c["modalities"]["image"]),
+            "Unknown modality 'imge'. Did you mean 'image'",
+        ),
         (lambda c: c.pop("imu_feature_extractor"), "imu_feature_extractor"),
         (lambda c: c["modalities"]["image"].update(token="<picture>"), "'<picture>'.*tokenizer"),
     ):

@@ -75,7 +75,9 @@ def test_the_assistants_words_and_stop_tokens_are_supervised_and_nothing_else(st
     answers = [message["content"] for message in CHATS[name] if message["role"] == "assistant"]
     found = supervised(processor, CHATS[name])
     # A tokenizer may join what stands before the words (a space, a line end) to their first token.
-    assert [stretch.lstrip() for stretch in found] == [(answer.strip() if this.strips else answer).lstrip() + this.stop for answer in answers]
+    assert [stretch.lstrip() for stretch in found] == [
+        (answer.strip() if this.strips else answer).lstrip() + this.stop for answer in answers
+    ]
 
 
 @pytest.mark.parametrize("system", [None, "yes"])
@@ -97,7 +99,11 @@ def test_typed_control_tokens_move_no_label(kind, template):
     processor = chat_templates.processor("chatml", kind, template=template)
     for typed in ("<image>", "<|im_end|>", "a <|im_start|>assistant\nno<|im_end|> b", "<|endoftext|>"):
         messages = chat(f"what is {typed} this?", "yes", "and?", f"no {typed}", f"{typed}", "no")
-        assert [s.lstrip() for s in supervised(processor, messages)] == ["yes<|im_end|>", f"no {typed}<|im_end|>", "no<|im_end|>"]
+        assert [s.lstrip() for s in supervised(processor, messages)] == [
+            "yes<|im_end|>",
+            f"no {typed}<|im_end|>",
+            "no<|im_end|>",
+        ]
         batch = AnyModalityDataCollator(processor)([{"messages": messages}])
         assert (batch["labels"] == processor.tokenizer.convert_tokens_to_ids("<|im_end|>")).sum() == 3
         assert not (batch["input_ids"] == processor.image_token_id).any()
@@ -106,8 +112,12 @@ def test_typed_control_tokens_move_no_label(kind, template):
 @pytest.mark.parametrize("style", ["chatml", "llama3", "mistral"])
 def test_tool_calls_are_what_the_assistant_said(style):
     call = {"type": "function", "function": {"name": "look", "arguments": {"at": "that"}}}
-    messages = [*chat("what is this?"), {"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "5"},
-                {"role": "assistant", "content": "yes"}]
+    messages = [
+        *chat("what is this?"),
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "5"},
+        {"role": "assistant", "content": "yes"},
+    ]
     tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
     first, second = supervised(chat_templates.processor(style), messages, tools=tools)
     stop = chat_templates.STYLES[style].stop
@@ -115,12 +125,18 @@ def test_tool_calls_are_what_the_assistant_said(style):
     assert second.lstrip() == "yes" + stop
     said = messages[:1] + [{**messages[1], "content": "yes, so"}] + messages[2:]
     if style == "chatml":
-        assert supervised(chat_templates.processor(style), said, tools=tools)[0].startswith("yes, so\n<tool_call>")
+        both = supervised(chat_templates.processor(style), said, tools=tools)[0]
+        assert both.startswith("yes, so\n<tool_call>") and both.endswith("</tool_call><|im_end|>")
+    assert supervised(chat_templates.processor(style), messages[:2], tools=tools) == [first]
 
 
 def test_media_are_never_supervised(processor):
     """Not even those that the assistant shows."""
-    answer = [{"type": "text", "text": "yes "}, {"type": "image", "image": tiny.medium("image")}, {"type": "text", "text": " no"}]
+    answer = [
+        {"type": "text", "text": "yes "},
+        {"type": "image", "image": tiny.medium("image")},
+        {"type": "text", "text": " no"},
+    ]
     messages = [*tiny.chat("imu", "what is this ?", "image"), {"role": "assistant", "content": answer}]
     batch = AnyModalityDataCollator(processor)([{"messages": messages}])
     media = sum(batch["input_ids"] == getattr(processor, f"{name}_token_id") for name in processor.modalities).bool()
@@ -158,7 +174,11 @@ def test_a_batch_pads_on_the_right_and_is_its_samples_put_together(processor):
             assert torch.equal(batch[name][i, :length], row[name][0]) and (batch[name][i, length:] == fill).all()
     for name in set(batch) - {"input_ids", "labels", "attention_mask"}:
         assert torch.equal(batch[name], torch.cat([row[name] for row in alone if name in row]))
-    assert all(value.dtype == torch.int64 for name, value in batch.items() if name in ("input_ids", "labels", "attention_mask"))
+    assert all(
+        value.dtype == torch.int64
+        for name, value in batch.items()
+        if name in ("input_ids", "labels", "attention_mask")
+    )
 
 
 def test_the_model_learns_from_a_batch(shared):
@@ -170,21 +190,32 @@ def test_the_model_learns_from_a_batch(shared):
 
 def test_media_may_stand_in_columns(processor):
     image, walk = tiny.medium("image"), tiny.medium("imu")
-    inside = chat([{"type": "image", "image": image}, {"type": "text", "text": " what "}, {"type": "imu", "imu": walk}], "yes")
+    inside = chat(
+        [{"type": "image", "image": image}, {"type": "text", "text": " what "}, {"type": "imu", "imu": walk}], "yes"
+    )
     bare = chat([{"type": "image"}, {"type": "text", "text": " what "}, {"type": "imu"}], "yes")
     expected = {k: v.tolist() for k, v in AnyModalityDataCollator(processor)([{"messages": inside}]).items()}
-    for columns in ({"images": [image], "imu": [walk]}, {"images": image, "imu": walk}, {"images": (image,), "imu": walk.tolist()}):
+    for columns in (
+        {"images": [image], "imu": [walk]},
+        {"images": image, "imu": walk},
+        {"images": (image,), "imu": walk.tolist()},
+    ):
         sample = {"messages": bare, **columns, "audio": [], "depth": None, "id": 5}
         assert {k: v.tolist() for k, v in AnyModalityDataCollator(processor)([sample]).items()} == expected
 
 
 def test_rows_as_a_data_set_gives_them(processor):
     """Arrow gives every part every key, None where it has none, and every message too."""
+
     def part(**given):
         return {"type": None, "text": None, "image": None, "path": None, **given}
 
     messages = [
-        {"role": "user", "content": [part(type="image", image=tiny.medium("image")), part(type="text", text=" what ")], "tool_calls": None},
+        {
+            "role": "user",
+            "content": [part(type="image", image=tiny.medium("image")), part(type="text", text=" what ")],
+            "tool_calls": None,
+        },
         {"role": "assistant", "content": [part(type="text", text="yes")], "tool_calls": None},
     ]
     sample = {"messages": messages, "tools": None, "images": None}
@@ -216,7 +247,9 @@ def long_samples() -> list[dict]:
     """Of 6, 9 and 14 tokens by this order of parts; the images' are 3 each."""
     first = chat("yes", "no")
     second = chat([{"type": "text", "text": "yes "}, {"type": "image", "image": tiny.medium("image", 1)}], "no")
-    third = chat([{"type": "image", "image": tiny.medium("image", 2)}, {"type": "text", "text": " yes no yes no "}], "no yes")
+    third = chat(
+        [{"type": "image", "image": tiny.medium("image", 2)}, {"type": "text", "text": " yes no yes no "}], "no yes"
+    )
     return [{"messages": messages} for messages in (first, second, third)]
 
 
@@ -228,7 +261,9 @@ def test_overlong_samples_are_an_error_that_names_them(processor):
     whole = lengths(processor, long_samples())
     collator = AnyModalityDataCollator(processor, max_length=max(whole))
     assert collator(long_samples())["attention_mask"].sum(-1).tolist() == whole
-    with pytest.raises(ValueError, match=rf"Sample 2 has {max(whole)} tokens, 3 of them media; max_length is {max(whole) - 1}"):
+    with pytest.raises(
+        ValueError, match=rf"Sample 2 has {max(whole)} tokens, 3 of them media; max_length is {max(whole) - 1}"
+    ):
         AnyModalityDataCollator(processor, max_length=max(whole) - 1)(long_samples())
 
 
@@ -263,7 +298,9 @@ def test_truncation_takes_text_only(processor):
     # A medium behind the text that is cut stays whole.
     tail = chat("yes", [{"type": "text", "text": "no yes no yes "}, {"type": "image", "image": tiny.medium("image")}])
     (length,) = lengths(processor, [{"messages": tail}])
-    batch = AnyModalityDataCollator(processor, max_length=length - 3, on_overlong="truncate_text")([{"messages": tail}])
+    batch = AnyModalityDataCollator(processor, max_length=length - 3, on_overlong="truncate_text")(
+        [{"messages": tail}]
+    )
     assert (batch["input_ids"] == processor.image_token_id).sum() == 3 and batch["input_ids"].shape[1] == length - 3
     with pytest.raises(ValueError, match="on_overlong must be"):
         AnyModalityDataCollator(processor, on_overlong="truncate")
@@ -272,19 +309,28 @@ def test_truncation_takes_text_only(processor):
 # --- what is refused -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sample, message", [
-    ({"images": [1]}, r"Sample 0 has no `messages` \(its columns: images\).*remove_unused_columns=False"),
-    ({}, r"Sample 0 has no `messages` \(its columns: none\).*remove_unused_columns=False"),
-    ([1, 2], "Sample 0 has no `messages`.*list"),
-    ({"messages": []}, "Sample 0 has no messages"),
-    ({"messages": None}, "Sample 0 has no messages"),
-    ({"messages": "what is this ?"}, "Sample 0 has no messages"),
-    ({"messages": chat("yes")}, "Sample 0 has no words of the assistant"),
-    ({"messages": chat("<image>", "yes"), "images": [0]}, "Sample 0 has 0 <image> placeholders, but 1 media of 'image'"),
-    ({"messages": chat([{"type": "image"}], "yes")}, "Sample 0 has 1 <image> placeholders, but 0 media"),
-    ({"messages": chat([{"type": "image"}, {"type": "image"}], "yes"), "images": [0]}, "2 <image> placeholders, but 1 media"),
-    ({"messages": chat([{"type": "smell"}], "yes")}, "part of type 'smell'"),
-])
+@pytest.mark.parametrize(
+    "sample, message",
+    [
+        ({"images": [1]}, r"Sample 0 has no `messages` \(its columns: images\).*remove_unused_columns=False"),
+        ({}, r"Sample 0 has no `messages` \(its columns: none\).*remove_unused_columns=False"),
+        ([1, 2], "Sample 0 has no `messages`.*list"),
+        ({"messages": []}, "Sample 0 has no messages"),
+        ({"messages": None}, "Sample 0 has no messages"),
+        ({"messages": "what is this ?"}, "Sample 0 has no messages"),
+        ({"messages": chat("yes")}, "Sample 0 has no words of the assistant"),
+        (
+            {"messages": chat("<image>", "yes"), "images": [0]},
+            "Sample 0 has 0 <image> placeholders, but 1 media of 'image'",
+        ),
+        ({"messages": chat([{"type": "image"}], "yes")}, "Sample 0 has 1 <image> placeholders, but 0 media"),
+        (
+            {"messages": chat([{"type": "image"}, {"type": "image"}], "yes"), "images": [0]},
+            "2 <image> placeholders, but 1 media",
+        ),
+        ({"messages": chat([{"type": "smell"}], "yes")}, "part of type 'smell'"),
+    ],
+)
 def test_samples_that_make_no_sense(processor, sample, message):
     with pytest.raises(ValueError, match=message):
         AnyModalityDataCollator(processor)([sample])
@@ -293,7 +339,9 @@ def test_samples_that_make_no_sense(processor, sample, message):
 def test_media_of_a_modality_that_the_model_lacks():
     processor = chat_templates.processor("chatml")
     with pytest.raises(ValueError, match="Sample 1 has media of 'audio', a modality that this model lacks"):
-        AnyModalityDataCollator(processor)([{"messages": chat("yes", "no")}, {"messages": chat("yes", "no"), "audio": [np.ones(9)]}])
+        AnyModalityDataCollator(processor)(
+            [{"messages": chat("yes", "no")}, {"messages": chat("yes", "no"), "audio": [np.ones(9)]}]
+        )
     with pytest.raises(ValueError, match="part of type 'audio', but this model takes"):
         AnyModalityDataCollator(processor)([{"messages": chat([{"type": "audio", "path": "a.wav"}], "no")}])
 
@@ -301,7 +349,9 @@ def test_media_of_a_modality_that_the_model_lacks():
 def test_media_in_two_places(processor):
     image = tiny.medium("image")
     with pytest.raises(ValueError, match="both in its messages and in a column"):
-        AnyModalityDataCollator(processor)([{"messages": chat([{"type": "image", "image": image}], "yes"), "images": [image]}])
+        AnyModalityDataCollator(processor)(
+            [{"messages": chat([{"type": "image", "image": image}], "yes"), "images": [image]}]
+        )
 
 
 def test_templates_that_change_what_is_said_ask_for_tags():
@@ -312,7 +362,9 @@ def test_templates_that_change_what_is_said_ask_for_tags():
     assert processor.tokenizer.decode(kept) == "YES<|im_end|>NO<|im_end|>"
     twice = "{% for message in messages %}{{ message.content + ' or ' + message.content + eos_token }}{% endfor %}"
     with pytest.raises(ValueError, match="does not write message 1 of the assistant as it is.*generation"):
-        AnyModalityDataCollator(chat_templates.processor("chatml", template=twice))([{"messages": chat("what", "yes")}])
+        AnyModalityDataCollator(chat_templates.processor("chatml", template=twice))(
+            [{"messages": chat("what", "yes")}]
+        )
 
 
 def test_samples_are_left_as_they_were(processor):
@@ -328,6 +380,8 @@ def test_templates_of_tokenizers_without_offsets(processor, monkeypatch):
     expected = processor.encode_chat(messages)
     monkeypatch.setattr(type(processor.tokenizer), "is_fast", property(lambda self: False))
     assert processor.encode_chat(messages) == expected
-    untagged = extend_template(tiny.CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", ""), {"image": "<image>"})
+    untagged = extend_template(
+        tiny.CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", ""), {"image": "<image>"}
+    )
     monkeypatch.setattr(processor, "chat_template", untagged)
     assert processor.encode_chat(messages) == expected

@@ -80,15 +80,30 @@ def hub(tmp_path_factory) -> Path:
 
 def wav2vec2_config(norm: str = "layer") -> Wav2Vec2Config:
     return Wav2Vec2Config(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(16, 16, 16),
-        conv_stride=(8, 6, 4), conv_kernel=(10, 8, 4), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
-        feat_extract_norm=norm, do_stable_layer_norm=norm == "layer", vocab_size=10,
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16, 16, 16),
+        conv_stride=(8, 6, 4),
+        conv_kernel=(10, 8, 4),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer",
+        vocab_size=10,
     )
 
 
 def bert_config() -> BertConfig:
-    return BertConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-                      vocab_size=len(tiny.WORDS), max_position_embeddings=16)
+    return BertConfig(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        vocab_size=len(tiny.WORDS),
+        max_position_embeddings=16,
+    )
 
 
 def weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -107,8 +122,11 @@ def test_language_models_may_be_given_as(hub, way):
     loaded = AutoModelForCausalLM.from_pretrained(hub / "lm")
     source = {"string": str(hub / "lm"), "path": hub / "lm", "config": loaded.config, "model": loaded}[way]
     torch.manual_seed(0)
-    model, processor = compose(source, {"image": {"tower": tiny.vision_config(), **IMAGE}},
-                               tokenizer=tiny.tokenizer() if way == "config" else None)
+    model, processor = compose(
+        source,
+        {"image": {"tower": tiny.vision_config(), **IMAGE}},
+        tokenizer=tiny.tokenizer() if way == "config" else None,
+    )
     assert type(model) is AnyModalityForCausalLM and not model.training
     kept = AutoModelForCausalLM.from_pretrained(hub / "lm").state_dict()
     equal = [torch.equal(value, model.language_model.state_dict()[name][: len(value)]) for name, value in kept.items()]
@@ -120,10 +138,17 @@ def test_language_models_may_be_given_as(hub, way):
 
 @pytest.mark.parametrize("way", ["string", "path", "loaded"])
 def test_tokenizers_may_be_given_as(hub, way):
-    given = {"string": str(hub / "bare tokenizer"), "path": hub / "bare tokenizer",
-             "loaded": AutoTokenizer.from_pretrained(hub / "bare tokenizer")}[way]
-    _, processor = compose(hub / "lm", {"image": {"tower": tiny.vision_config(), **IMAGE}}, given,
-                           chat_template="{% for m in messages %}{{ m.content }}!{% endfor %}")
+    given = {
+        "string": str(hub / "bare tokenizer"),
+        "path": hub / "bare tokenizer",
+        "loaded": AutoTokenizer.from_pretrained(hub / "bare tokenizer"),
+    }[way]
+    _, processor = compose(
+        hub / "lm",
+        {"image": {"tower": tiny.vision_config(), **IMAGE}},
+        given,
+        chat_template="{% for m in messages %}{{ m.content }}!{% endfor %}",
+    )
     assert processor.apply_chat_template(tiny.chat("image", "what")) == "<image> what !"
     assert processor.tokenizer.padding_side == "left"
 
@@ -141,28 +166,48 @@ def test_towers_may_be_given_as(hub, way):
     kept = weights(model.image_tower)  # all but what nobody reads
     assert same(kept, {name: value for name, value in weights(loaded).items() if name in kept}) == (way != "config")
     assert processor.image_processor.to_dict() == tiny.image_processor().to_dict() | (
-        {} if way == "config" else {"image_processor_type": processor.image_processor.to_dict()["image_processor_type"]}
+        {}
+        if way == "config"
+        else {"image_processor_type": processor.image_processor.to_dict()["image_processor_type"]}
     )
     assert tiny.inputs(processor, tiny.chat("image"))["pixel_values"].shape == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize("way", ["string", "path", "loaded", "with the tower"])
 def test_processors_may_be_given_as(hub, way):
-    given = {"string": str(hub / "images"), "path": hub / "images", "loaded": tiny.image_processor(), "with the tower": None}[way]
+    given = {
+        "string": str(hub / "images"),
+        "path": hub / "images",
+        "loaded": tiny.image_processor(),
+        "with the tower": None,
+    }[way]
     tower = hub / ("tower" if way == "with the tower" else "tower alone")
-    _, processor = compose(tiny.language_model(), {"image": {**IMAGE, "tower": tower, "processor": given}}, tokenizer=tiny.tokenizer())
-    assert processor.image_processor.crop_size == {"height": 32, "width": 32} or processor.image_processor.crop_size.height == 32
+    _, processor = compose(
+        tiny.language_model(), {"image": {**IMAGE, "tower": tower, "processor": given}}, tokenizer=tiny.tokenizer()
+    )
+    assert (
+        processor.image_processor.crop_size == {"height": 32, "width": 32}
+        or processor.image_processor.crop_size.height == 32
+    )
 
 
 @pytest.mark.parametrize("way", ["name", "dict", "config", "module", "default"])
 def test_aligners_may_be_given_as(way):
     config = LinearAlignerConfig(feature_size=24, hidden_size=64, feature_length=17, num_tokens=2)
-    given = {"name": "linear", "dict": {"type": "linear", "bias": False}, "config": config, "module": LinearAligner(config), "default": None}[way]
+    given = {
+        "name": "linear",
+        "dict": {"type": "linear", "bias": False},
+        "config": config,
+        "module": LinearAligner(config),
+        "default": None,
+    }[way]
     settings = {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "aligner": given}
     if way in ("name", "dict"):
         settings["num_tokens"] = 2
     model, processor = compose(tiny.language_model(), {"image": settings}, tokenizer=tiny.tokenizer())
-    assert model.image_aligner.config.model_type == ("perceiver_resampler_aligner" if way == "default" else "linear_aligner")
+    assert model.image_aligner.config.model_type == (
+        "perceiver_resampler_aligner" if way == "default" else "linear_aligner"
+    )
     assert (model.image_aligner.projection.bias is None) == (way == "dict")
     if way == "module":
         assert model.image_aligner is given
@@ -173,19 +218,37 @@ def test_aligners_may_be_given_as(way):
 
 def test_whole_models_give_their_encoding_half():
     whole = WhisperModel(tiny.whisper_config())
-    model, _ = compose(tiny.language_model(), {"audio": {"tower": whole, "processor": tiny.feature_extractor(), "aligner": "linear"}},
-                       tokenizer=tiny.tokenizer())
+    model, _ = compose(
+        tiny.language_model(),
+        {"audio": {"tower": whole, "processor": tiny.feature_extractor(), "aligner": "linear"}},
+        tokenizer=tiny.tokenizer(),
+    )
     assert same(weights(model.audio_tower), weights(whole.encoder))
 
 
 def test_embeddings_grow_only_if_they_must():
-    for vocabulary, rows in ((len(tiny.WORDS), len(tiny.WORDS) + 1), (len(tiny.WORDS) + 1, len(tiny.WORDS) + 1), (64, 64)):
-        language = AutoModelForCausalLM.from_config(LlamaConfig(
-            vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2))
+    for vocabulary, rows in (
+        (len(tiny.WORDS), len(tiny.WORDS) + 1),
+        (len(tiny.WORDS) + 1, len(tiny.WORDS) + 1),
+        (64, 64),
+    ):
+        language = AutoModelForCausalLM.from_config(
+            LlamaConfig(
+                vocab_size=vocabulary, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+            )
+        )
         before = weights(language)
-        model, processor = compose(language, {"image": {"tower": tiny.vision_config(), **IMAGE}}, tokenizer=tiny.tokenizer())
+        model, processor = compose(
+            language, {"image": {"tower": tiny.vision_config(), **IMAGE}}, tokenizer=tiny.tokenizer()
+        )
         embeddings, head = language.get_input_embeddings().weight, language.get_output_embeddings().weight
-        assert len(embeddings) == len(head) == rows == model.config.get_text_config().vocab_size == language.config.vocab_size
+        assert (
+            len(embeddings)
+            == len(head)
+            == rows
+            == model.config.get_text_config().vocab_size
+            == language.config.vocab_size
+        )
         assert processor.image_token_id == len(tiny.WORDS) == model.config.image_token_id < rows
         for weight, name in ((embeddings, "model.embed_tokens.weight"), (head, "lm_head.weight")):
             assert torch.equal(weight[:vocabulary], before[name])
@@ -211,7 +274,12 @@ def test_placeholders_that_the_tokenizer_has_are_reused():
 
 def test_borrowed_parts_are_one_part():
     settings = {
-        "image": {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "select_layer": -2, "aligner": "linear"},
+        "image": {
+            "tower": tiny.vision_config(),
+            "processor": tiny.image_processor(),
+            "select_layer": -2,
+            "aligner": "linear",
+        },
         "depth": {"tower": "image", "aligner": "image"},
         "video": {"tower": "image", "aligner": "image", "num_frames": 2},
         "thermal": {"tower": "image", "aligner": {"type": "linear"}, "processor": tiny.image_processor()},
@@ -223,14 +291,24 @@ def test_borrowed_parts_are_one_part():
     assert model.aligner("depth") is model.aligner("video") is model.image_aligner is not model.aligner("thermal")
     assert set(processor.sub_processor_names) == {"image_processor", "thermal_image_processor"}
     # 17 features a frame, one token each
-    assert {name: row["num_tokens"] for name, row in processor.modalities.items()} == {"image": 17, "depth": 17, "thermal": 17, "video": 34}
+    assert {name: row["num_tokens"] for name, row in processor.modalities.items()} == {
+        "image": 17,
+        "depth": 17,
+        "thermal": 17,
+        "video": 34,
+    }
     chats = [tiny.chat("image", "depth", "thermal", "video"), tiny.chat("video", "what")]
     together = last_logits(model, tiny.inputs(processor, *chats))
-    torch.testing.assert_close(together, torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in chats]), **TIGHT)
+    torch.testing.assert_close(
+        together, torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in chats]), **TIGHT
+    )
 
 
 def test_borrowers_may_name_their_processor_by_its_place(hub):
-    settings = {"image": {"tower": tiny.vision_config(), **IMAGE}, "depth": {"tower": "image", "aligner": "image", "processor": str(hub / "images")}}
+    settings = {
+        "image": {"tower": tiny.vision_config(), **IMAGE},
+        "depth": {"tower": "image", "aligner": "image", "processor": str(hub / "images")},
+    }
     _, processor = compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
     assert processor.depth_image_processor is not processor.image_processor
     assert processor(depth=tiny.medium("depth"))["depth_values"].shape == (1, 3, 32, 32)
@@ -249,8 +327,13 @@ def check_identities(model, processor, chats, tmp_path) -> None:
     processor.save_pretrained(tmp_path)
     again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     inputs_again = tiny.inputs(processor_again, *chats)
-    for before, now in ((model.config.modalities, again.config.modalities), (processor.modalities, processor_again.modalities)):
-        assert {name: list(row["inputs"]) for name, row in now.items()} == {name: list(row["inputs"]) for name, row in before.items()}
+    for before, now in (
+        (model.config.modalities, again.config.modalities),
+        (processor.modalities, processor_again.modalities),
+    ):
+        assert {name: list(row["inputs"]) for name, row in now.items()} == {
+            name: list(row["inputs"]) for name, row in before.items()
+        }
     assert {k: v.tolist() for k, v in inputs_again.items()} == {k: v.tolist() for k, v in inputs.items()}
     assert torch.equal(last_logits(again, inputs_again), together)
 
@@ -259,23 +342,40 @@ def ear_chats() -> list[list[dict]]:
     return [tiny.chat("audio", "what is this ?"), tiny.chat("yes"), tiny.chat("audio", "and", "audio", seed=3)]
 
 
-@pytest.mark.parametrize("aligner", [
-    "linear", {"type": "linear", "num_tokens": 3}, {"type": "mlp", "pool": "stride", "pool_size": 4}, {**tiny.RESAMPLER, "num_tokens": 3}
-], ids=["linear", "pooled", "mlp", "resampler"])
+@pytest.mark.parametrize(
+    "aligner",
+    [
+        "linear",
+        {"type": "linear", "num_tokens": 3},
+        {"type": "mlp", "pool": "stride", "pool_size": 4},
+        {**tiny.RESAMPLER, "num_tokens": 3},
+    ],
+    ids=["linear", "pooled", "mlp", "resampler"],
+)
 def test_sounds_of_any_length(hub, aligner, tmp_path):
     settings = {"audio": {"tower": hub / "ear", "aligner": aligner}}
     model, processor = compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
     tiny.spread(model.audio_aligner)
     assert type(processor.feature_extractor) is Wav2Vec2FeatureExtractor
     inputs = tiny.inputs(processor, *ear_chats())
-    assert set(inputs) == {"input_ids", "attention_mask", "input_values", "audio_attention_mask", "audio_feature_lengths"}
+    assert set(inputs) == {
+        "input_ids",
+        "attention_mask",
+        "input_values",
+        "audio_attention_mask",
+        "audio_feature_lengths",
+    }
     assert set(inputs) == set(processor.model_input_names)
     lengths = inputs["audio_feature_lengths"].tolist()
     expected = [int(model.audio_tower._get_feat_extract_output_lengths(n)) for n in (6000, 7500, 8500)]
     assert lengths == expected and len(set(lengths)) == 3
     counts = [(row == processor.audio_token_id).sum().item() for row in inputs["input_ids"]]
     config = model.audio_aligner.config
-    assert counts == [config.count_tokens(1, lengths[0]), 0, config.count_tokens(1, lengths[1]) + config.count_tokens(1, lengths[2])]
+    assert counts == [
+        config.count_tokens(1, lengths[0]),
+        0,
+        config.count_tokens(1, lengths[1]) + config.count_tokens(1, lengths[2]),
+    ]
     check_identities(model, processor, ear_chats(), tmp_path)
 
 
@@ -285,24 +385,52 @@ def test_sounds_of_any_length(hub, aligner, tmp_path):
     "a padded batch differs from its items alone. Such towers would have to read items of one length at a time.",
 )
 def test_sounds_of_any_length_in_towers_that_read_the_padding(tmp_path):
-    settings = {"audio": {"tower": wav2vec2_config("group"), "processor": Wav2Vec2FeatureExtractor(), "aligner": "linear"}}
+    settings = {
+        "audio": {"tower": wav2vec2_config("group"), "processor": Wav2Vec2FeatureExtractor(), "aligner": "linear"}
+    }
     model, processor = tiny.composite(settings=settings)
     check_identities(model, processor, ear_chats(), tmp_path)
 
 
-@pytest.mark.parametrize("settings", [
-    {"aligner": "linear"}, {"aligner": "linear", "num_tokens": 3}, {"aligner": "linear", "select_feature": "pooled"},
-    {"aligner": {**tiny.RESAMPLER, "num_tokens": 2}, "select_layer": -2},
-    {"aligner": {"type": "linear", "num_tokens": 2}, "select_feature": "pooled"},
-], ids=["linear", "pooled", "class", "resampler", "expanded class"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"aligner": "linear"},
+        {"aligner": "linear", "num_tokens": 3},
+        {"aligner": "linear", "select_feature": "pooled"},
+        {"aligner": {**tiny.RESAMPLER, "num_tokens": 2}, "select_layer": -2},
+        {"aligner": {"type": "linear", "num_tokens": 2}, "select_feature": "pooled"},
+    ],
+    ids=["linear", "pooled", "class", "resampler", "expanded class"],
+)
 def test_a_text_tower(hub, modality, settings, tmp_path):
     modality(TextSpec(name="document"))
-    model, processor = compose(tiny.language_model(), {"document": {"tower": hub / "reader", **settings}}, tokenizer=tiny.tokenizer())
+    model, processor = compose(
+        tiny.language_model(), {"document": {"tower": hub / "reader", **settings}}, tokenizer=tiny.tokenizer()
+    )
     tiny.spread(model.document_aligner)
     (tmp_path / "page.txt").write_text("one two three four five six")
     documents = ["yes no", tmp_path / "page.txt", "no"]
-    chats = [[{"role": "user", "content": [{"type": "document", "document": d}, {"type": "text", "text": " what is this ?"}]}] for d in documents[:1]]
-    chats.append([{"role": "user", "content": [{"type": "document", "path": documents[1]}, {"type": "document", "document": documents[2]}]}])
+    chats = [
+        [
+            {
+                "role": "user",
+                "content": [{"type": "document", "document": d}, {"type": "text", "text": " what is this ?"}],
+            }
+        ]
+        for d in documents[:1]
+    ]
+    chats.append(
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "document", "path": documents[1]},
+                    {"type": "document", "document": documents[2]},
+                ],
+            }
+        ]
+    )
     inputs = tiny.inputs(processor, *chats)
     assert inputs["document_values"].shape[0] == 3 and set(inputs) <= set(processor.model_input_names)
     check_identities(model, processor, chats, tmp_path / "saved")
@@ -323,7 +451,9 @@ def test_towers_keep_what_was_trainable():
 
 
 def test_dtype_is_for_what_is_loaded(hub):
-    model, processor = compose(hub / "lm", {"image": {"tower": hub / "tower", "aligner": "linear"}}, dtype=torch.bfloat16)
+    model, processor = compose(
+        hub / "lm", {"image": {"tower": hub / "tower", "aligner": "linear"}}, dtype=torch.bfloat16
+    )
     assert model.language_model.dtype == model.image_tower.dtype == torch.bfloat16
     assert model.dtype == torch.bfloat16
     model(**tiny.inputs(processor, tiny.chat("image", "what")))
@@ -382,19 +512,28 @@ def test_a_modality_of_ones_own_in_forty_lines(modality, tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "ecg", raising=False)
     import ecg
 
-    model, processor = compose(tiny.language_model(), {"ecg": {"tower": ecg.EcgConfig(), "aligner": "linear"}}, tokenizer=tiny.tokenizer())
+    model, processor = compose(
+        tiny.language_model(), {"ecg": {"tower": ecg.EcgConfig(), "aligner": "linear"}}, tokenizer=tiny.tokenizer()
+    )
     tiny.spread(model)
     (tmp_path / "saved").mkdir()
     heart = np.sin(np.arange(250)[:, None] / np.array([5, 7])).astype(np.float32)
     np.savetxt(tmp_path / "saved" / "heart.csv", heart, delimiter=",", header="lead_1,lead_2", comments="", fmt="%.9g")
     model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
-    inputs = tiny.inputs(processor, [{"role": "user", "content": [{"type": "ecg", "ecg": heart}, {"type": "text", "text": " what is this ?"}]}])
+    inputs = tiny.inputs(
+        processor,
+        [{"role": "user", "content": [{"type": "ecg", "ecg": heart}, {"type": "text", "text": " what is this ?"}]}],
+    )
     assert inputs["ecg_values"].shape == (1, 400, 2)
     expected = model(**inputs).logits[0, -1, :5]
-    run = subprocess.run([sys.executable, "-c", USE_ECG, str(tmp_path / "saved")], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-c", USE_ECG, str(tmp_path / "saved")], capture_output=True, text=True, cwd=tmp_path
+    )
     assert run.returncode == 0, run.stderr
-    torch.testing.assert_close(torch.tensor(json.loads(run.stdout.strip().splitlines()[-1])), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        torch.tensor(json.loads(run.stdout.strip().splitlines()[-1])), expected, atol=1e-5, rtol=1e-4
+    )
     monkeypatch.delitem(MODALITIES._entries, "ecg")  # as in a process that does not import the definition
     with pytest.raises(ValueError, match="Unknown modality 'ecg'"):
         AutoProcessor.from_pretrained(tmp_path / "saved")
@@ -408,13 +547,27 @@ class Refused:
 
     def __init__(self, kind, message: str):
         self.raises = pytest.raises(kind, match=message)
-        self.language, self.tokenizer, self.tower = tiny.language_model(), tiny.tokenizer(), CLIPVisionModel(tiny.vision_config())
+        self.language, self.tokenizer, self.tower = (
+            tiny.language_model(),
+            tiny.tokenizer(),
+            CLIPVisionModel(tiny.vision_config()),
+        )
         self.before = self.state()
 
     def state(self):
         modules = [weights(self.language), weights(self.tower)]
-        return modules, [self.language.config.to_dict(), self.tower.config.to_dict()], self.tokenizer.get_vocab(), [
-            self.tokenizer.chat_template, self.tokenizer.padding_side, self.tokenizer.special_tokens_map, self.language.training, self.tower.training]
+        return (
+            modules,
+            [self.language.config.to_dict(), self.tower.config.to_dict()],
+            self.tokenizer.get_vocab(),
+            [
+                self.tokenizer.chat_template,
+                self.tokenizer.padding_side,
+                self.tokenizer.special_tokens_map,
+                self.language.training,
+                self.tower.training,
+            ],
+        )
 
     def __enter__(self):
         self.raises.__enter__()
@@ -427,70 +580,153 @@ class Refused:
         return True
 
     def compose(self, modalities, **kwargs):
-        given = {name: {"tower": self.tower, "processor": tiny.image_processor(), **row} if "tower" not in row else row
-                 for name, row in modalities.items()}
-        return compose(kwargs.pop("language_model", self.language), given, tokenizer=kwargs.pop("tokenizer", self.tokenizer), **kwargs)
+        given = {
+            name: {"tower": self.tower, "processor": tiny.image_processor(), **row} if "tower" not in row else row
+            for name, row in modalities.items()
+        }
+        return compose(
+            kwargs.pop("language_model", self.language),
+            given,
+            tokenizer=kwargs.pop("tokenizer", self.tokenizer),
+            **kwargs,
+        )
 
 
-@pytest.mark.parametrize("modalities, message", [
-    # names and settings
-    ({"imge": {}}, "Unknown modality 'imge'. Did you mean 'image'"),
-    ({"image": {"alinger": "linear"}}, r"Unknown settings \['alinger'\] for modality 'image'. Did you mean 'aligner'"),
-    ({"imu": {"tower": tiny.imu_config(), "sample_rate": 5}}, "Did you mean 'sampling_rate'"),
-    ({"image": {"aligner": "perciever_resampler"}}, "Unknown aligner 'perciever_resampler'. Did you mean 'perceiver_resampler'"),
-    ({"image": {"aligner": {"type": "linaer"}}}, "Unknown aligner 'linaer'. Did you mean 'linear'"),
-    ({"image": {"aligner": {"type": "linear", "num_token": 3}}}, r"Unknown settings \['num_token'\] for the aligner of 'image'.* Did you mean 'num_tokens'"),
-    ({"image": {"aligner": {"depth": 1}}}, "aligner of 'image'.*\"type\""),
-    ({"image": {"aligner": 5}}, "aligner of 'image'.*int"),
-    ({"image": {"tower": None}}, "'image' needs a `tower`"),
-    ({"image": {"aligner": "linear", "select_feature": "pathces"}}, "select_feature.*'pathces'"),
-    # sizes that do not fit
-    ({"image": {"aligner": LinearAlignerConfig(feature_size=7, hidden_size=64)}}, "aligner of 'image' goes from width 7 to 64; .*have 24 and 64"),
-    ({"image": {"aligner": LinearAlignerConfig(feature_size=24, hidden_size=65)}}, "goes from width 24 to 65"),
-    ({"image": {"aligner": {"type": "mlp", "pool": "pixel_shuffle"}}}, "pixel_shuffle.*17.*class token"),
-    ({"image": {"aligner": LinearAlignerConfig(feature_size=24, hidden_size=64), "num_tokens": 4}}, "num_tokens=4.*aligner.*'image'"),
-    ({"image": {"aligner": LinearAlignerConfig(feature_size=24, hidden_size=64, feature_length=1, num_tokens=4)}}, "aligner of 'image'.*gives 68 tokens.*counts 4"),
-    ({"image": {"select_layer": 9}}, "select_layer=9 is outside the tower's 3 layers"),
-    # borrowing
-    ({"image": {}, "depth": {"tower": "image"}, "thermal": {"tower": "depth"}}, "'thermal' borrows the tower of 'depth', which borrows one itself"),
-    ({"depth": {"tower": "image"}}, "'depth' borrows the tower of 'image', which is not being composed"),
-    ({"image": {"tower": "image"}}, "'image' cannot borrow its own tower"),
-    ({"image": {"aligner": "linear"}, "depth": {"tower": "image", "aligner": "image"}, "thermal": {"tower": "image", "aligner": "depth"}}, "'thermal' borrows the aligner of 'depth', which borrows one itself"),
-    ({"image": {"aligner": "image"}}, "'image' cannot borrow its own aligner"),
-    ({"image": {"aligner": "linear"}, "imu": {"tower": tiny.imu_config(), "aligner": "image"}}, "'imu' has features of width 16, but the aligner of 'image' reads 24"),
-    ({"image": {"aligner": "linear", "num_tokens": 2}, "depth": {"tower": "image", "aligner": "image", "num_tokens": 3}}, "num_tokens.*'depth'.*'image'"),
-    ({"image": {"select_layer": -2}, "depth": {"tower": "image", "select_layer": -1}}, "select_layer of a borrowed tower is set where it belongs"),
-    # towers and processors that do not fit each other
-    ({"image": {"tower": tiny.imu_config(), "processor": tiny.image_processor()}}, "tower of 'image'"),
-    ({"imu": {"tower": tiny.imu_config(), "processor": SignalFeatureExtractor(channels=["a", "b"], num_samples=64)}}, "tower of 'imu'.*cannot read"),
-    ({"image": {"num_tokens": 0}}, "num_tokens of 'image' is 0"),
-    ({"image": {"num_tokens": "3"}}, "num_tokens of 'image' is '3'"),
-    ({"imu": {"tower": tiny.imu_config(), "seconds": 9.0}}, "tower of 'imu'.*cannot read"),
-    ({"audio": {"tower": tiny.whisper_config(), "processor": tiny.image_processor()}}, "processor of 'audio' \\(CLIPImageProcessor"),
-    ({"image": {"tower": tiny.vision_config(), "processor": tiny.feature_extractor()}}, "processor of 'image' \\(WhisperFeatureExtractor"),
-    ({"audio": {"tower": tiny.whisper_config()}}, "No feature_extractor was found for modality 'audio'; pass it as \"processor\""),
-    ({"audio": {"tower": tiny.whisper_config(), "processor": "/nowhere/at/all"}}, "No feature_extractor was found for modality 'audio' in /nowhere"),
-    # placeholders
-    ({"image": {"token": "<x>"}, "depth": {"tower": "image", "token": "<x>"}}, "placeholder token of its own"),
-    ({"image": {"token": "yes"}}, "'yes'.*ordinary"),
-    ({"image": {"token": "</s>"}}, "'</s>'.*end"),
-    ({"image": {"token": ""}}, "placeholder"),
-], ids=lambda value: None if isinstance(value, str) else "-".join(value))
+@pytest.mark.parametrize(
+    "modalities, message",
+    [
+        # names and settings
+        ({"imge": {}}, "Unknown modality 'imge'. Did you mean 'image'"),
+        (
+            {"image": {"alinger": "linear"}},
+            r"Unknown settings \['alinger'\] for modality 'image'. Did you mean 'aligner'",
+        ),
+        ({"imu": {"tower": tiny.imu_config(), "sample_rate": 5}}, "Did you mean 'sampling_rate'"),
+        (
+            {"image": {"aligner": "perciever_resampler"}},
+            "Unknown aligner 'perciever_resampler'. Did you mean 'perceiver_resampler'",
+        ),
+        ({"image": {"aligner": {"type": "linaer"}}}, "Unknown aligner 'linaer'. Did you mean 'linear'"),
+        (
+            {"image": {"aligner": {"type": "linear", "num_token": 3}}},
+            r"Unknown settings \['num_token'\] for the aligner of 'image'.* Did you mean 'num_tokens'",
+        ),
+        ({"image": {"aligner": {"depth": 1}}}, "aligner of 'image'.*\"type\""),
+        ({"image": {"aligner": 5}}, "aligner of 'image'.*int"),
+        ({"image": {"tower": None}}, "'image' needs a `tower`"),
+        ({"image": {"aligner": "linear", "select_feature": "pathces"}}, "select_feature.*'pathces'"),
+        # sizes that do not fit
+        (
+            {"image": {"aligner": LinearAlignerConfig(feature_size=7, hidden_size=64)}},
+            "aligner of 'image' goes from width 7 to 64; .*have 24 and 64",
+        ),
+        ({"image": {"aligner": LinearAlignerConfig(feature_size=24, hidden_size=65)}}, "goes from width 24 to 65"),
+        ({"image": {"aligner": {"type": "mlp", "pool": "pixel_shuffle"}}}, "pixel_shuffle.*17.*class token"),
+        (
+            {"image": {"aligner": LinearAlignerConfig(feature_size=24, hidden_size=64), "num_tokens": 4}},
+            "num_tokens=4.*aligner.*'image'",
+        ),
+        (
+            {
+                "image": {
+                    "aligner": LinearAlignerConfig(feature_size=24, hidden_size=64, feature_length=1, num_tokens=4)
+                }
+            },
+            "aligner of 'image'.*gives 68 tokens.*counts 4",
+        ),
+        ({"image": {"select_layer": 9}}, "select_layer=9 is outside the tower's 3 layers"),
+        # borrowing
+        (
+            {"image": {}, "depth": {"tower": "image"}, "thermal": {"tower": "depth"}},
+            "'thermal' borrows the tower of 'depth', which borrows one itself",
+        ),
+        ({"depth": {"tower": "image"}}, "'depth' borrows the tower of 'image', which is not being composed"),
+        ({"image": {"tower": "image"}}, "'image' cannot borrow its own tower"),
+        (
+            {
+                "image": {"aligner": "linear"},
+                "depth": {"tower": "image", "aligner": "image"},
+                "thermal": {"tower": "image", "aligner": "depth"},
+            },
+            "'thermal' borrows the aligner of 'depth', which borrows one itself",
+        ),
+        ({"image": {"aligner": "image"}}, "'image' cannot borrow its own aligner"),
+        (
+            {"image": {"aligner": "linear"}, "imu": {"tower": tiny.imu_config(), "aligner": "image"}},
+            "'imu' has features of width 16, but the aligner of 'image' reads 24",
+        ),
+        (
+            {
+                "image": {"aligner": "linear", "num_tokens": 2},
+                "depth": {"tower": "image", "aligner": "image", "num_tokens": 3},
+            },
+            "num_tokens.*'depth'.*'image'",
+        ),
+        (
+            {"image": {"select_layer": -2}, "depth": {"tower": "image", "select_layer": -1}},
+            "select_layer of a borrowed tower is set where it belongs",
+        ),
+        # towers and processors that do not fit each other
+        ({"image": {"tower": tiny.imu_config(), "processor": tiny.image_processor()}}, "tower of 'image'"),
+        (
+            {
+                "imu": {
+                    "tower": tiny.imu_config(),
+                    "processor": SignalFeatureExtractor(channels=["a", "b"], num_samples=64),
+                }
+            },
+            "tower of 'imu'.*cannot read",
+        ),
+        ({"image": {"num_tokens": 0}}, "num_tokens of 'image' is 0"),
+        ({"image": {"num_tokens": "3"}}, "num_tokens of 'image' is '3'"),
+        ({"imu": {"tower": tiny.imu_config(), "seconds": 9.0}}, "tower of 'imu'.*cannot read"),
+        (
+            {"audio": {"tower": tiny.whisper_config(), "processor": tiny.image_processor()}},
+            "processor of 'audio' \\(CLIPImageProcessor",
+        ),
+        (
+            {"image": {"tower": tiny.vision_config(), "processor": tiny.feature_extractor()}},
+            "processor of 'image' \\(WhisperFeatureExtractor",
+        ),
+        (
+            {"audio": {"tower": tiny.whisper_config()}},
+            "No feature_extractor was found for modality 'audio'; pass it as \"processor\"",
+        ),
+        (
+            {"audio": {"tower": tiny.whisper_config(), "processor": "/nowhere/at/all"}},
+            "No feature_extractor was found for modality 'audio' in /nowhere",
+        ),
+        # placeholders
+        ({"image": {"token": "<x>"}, "depth": {"tower": "image", "token": "<x>"}}, "placeholder token of its own"),
+        ({"image": {"token": "yes"}}, "'yes'.*ordinary"),
+        ({"image": {"token": "</s>"}}, "'</s>'.*end"),
+        ({"image": {"token": ""}}, "placeholder"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
 def test_refused_settings(modalities, message):
     with Refused(ValueError, message) as refused:
         refused.compose(modalities)
 
 
-@pytest.mark.parametrize("kwargs, kind, message", [
-    ({"tokeniser": 1}, TypeError, "'tokeniser'.*Did you mean 'tokenizer'"),
-    ({"dtpye": torch.float32}, TypeError, "'dtpye'.*Did you mean 'dtype'"),
-    ({"local_file_only": True}, TypeError, "Did you mean 'local_files_only'"),
-    ({"language_model": LlamaModel(tiny.language_model().config)}, ValueError, "LlamaModel has no language-model head"),
-    ({"language_model": "/nowhere/at/all"}, OSError, "nowhere"),
-    ({"language_model": 5}, TypeError, "language model"),
-    ({"tokenizer": None}, ValueError, "pass its `tokenizer=`"),
-    ({"tokenizer": "/nowhere/at/all"}, (OSError, ValueError), "nowhere"),
-], ids=lambda value: "-".join(value) if isinstance(value, dict) else None)
+@pytest.mark.parametrize(
+    "kwargs, kind, message",
+    [
+        ({"tokeniser": 1}, TypeError, "'tokeniser'.*Did you mean 'tokenizer'"),
+        ({"dtpye": torch.float32}, TypeError, "'dtpye'.*Did you mean 'dtype'"),
+        ({"local_file_only": True}, TypeError, "Did you mean 'local_files_only'"),
+        (
+            {"language_model": LlamaModel(tiny.language_model().config)},
+            ValueError,
+            "LlamaModel has no language-model head",
+        ),
+        ({"language_model": "/nowhere/at/all"}, OSError, "nowhere"),
+        ({"language_model": 5}, TypeError, "language model"),
+        ({"tokenizer": None}, ValueError, "pass its `tokenizer=`"),
+        ({"tokenizer": "/nowhere/at/all"}, (OSError, ValueError), "nowhere"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
+)
 def test_refused_arguments(kwargs, kind, message):
     with Refused(kind, message) as refused:
         refused.compose({"image": {}}, **kwargs)
@@ -503,7 +739,11 @@ def test_modalities_that_are_no_table(modalities):
 
 
 def test_plain_modules_and_unknown_files_are_no_towers(hub):
-    for tower, kind, message in ((torch.nn.Linear(2, 2), TypeError, "A tower is a Hub id.*Linear"), ("/nowhere/at/all", OSError, "nowhere"), (5, TypeError, "A tower is")):
+    for tower, kind, message in (
+        (torch.nn.Linear(2, 2), TypeError, "A tower is a Hub id.*Linear"),
+        ("/nowhere/at/all", OSError, "nowhere"),
+        (5, TypeError, "A tower is"),
+    ):
         with Refused(kind, message) as refused:
             refused.compose({"image": {"tower": tower, "processor": tiny.image_processor()}})
 
@@ -514,7 +754,9 @@ def test_a_tokenizer_without_padding_and_end():
     with Refused(ValueError, "neither a padding nor an end token") as refused:
         refused.compose({"image": {}}, tokenizer=tokenizer)
     tokenizer.eos_token = "</s>"
-    _, processor = compose(tiny.language_model(), {"image": {"tower": tiny.vision_config(), **IMAGE}}, tokenizer=tokenizer)
+    _, processor = compose(
+        tiny.language_model(), {"image": {"tower": tiny.vision_config(), **IMAGE}}, tokenizer=tokenizer
+    )
     assert processor.tokenizer.pad_token == "</s>" and tokenizer.pad_token is None
 
 
@@ -524,7 +766,10 @@ def test_what_was_given_is_left_as_it_was():
     before = copy.deepcopy(settings), tokenizer.get_vocab(), tokenizer.chat_template
     compose(tiny.language_model(), settings, tokenizer=tokenizer)
     assert repr(before[0]) == repr(settings)
-    assert (tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.padding_side) == (*before[1:], tiny.tokenizer().padding_side)
+    assert (tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.padding_side) == (
+        *before[1:],
+        tiny.tokenizer().padding_side,
+    )
 
 
 def test_modalities_that_cannot_be_registered(modality):
@@ -542,8 +787,10 @@ def test_modalities_that_cannot_be_registered(modality):
 
 def test_two_processors_in_one_place(modality):
     modality(ImageSpec(name="xray", processor_attribute="image_processor"))
-    settings = {"image": {"tower": tiny.vision_config(), **IMAGE},
-                "xray": {"tower": tiny.vision_config(), **IMAGE, "processor": tiny.image_processor()}}
+    settings = {
+        "image": {"tower": tiny.vision_config(), **IMAGE},
+        "xray": {"tower": tiny.vision_config(), **IMAGE, "processor": tiny.image_processor()},
+    }
     with pytest.raises(ValueError, match="'image' and 'xray'.*image_processor"):
         compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
 

@@ -10,7 +10,15 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    AutoVideoProcessor,
+    VideoMAEConfig,
+    VideoMAEVideoProcessor,
+)
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import AnyModalityProcessor
@@ -18,8 +26,20 @@ from transformers_anymodality.chat import extend_template
 
 
 SENSES = ("audio", "depth", "image", "imu", "thermal", "video")
-ARGUMENTS = {"audio": "audio", "depth": "depth", "image": "images", "imu": "imu", "thermal": "thermal", "video": "videos"}
-TOOLS = [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}}}]
+ARGUMENTS = {
+    "audio": "audio",
+    "depth": "depth",
+    "image": "images",
+    "imu": "imu",
+    "thermal": "thermal",
+    "video": "videos",
+}
+TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {}}},
+    }
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +75,11 @@ def random_chats(count: int, seed: int) -> list[list[dict]]:
         chat = []
         for turn in range(1 + 2 * int(rng.integers(0, 2))):
             parts = rng.choice([*SENSES, "what is this ?", "two", "yes and no"], size=rng.integers(1, 6)).tolist()
-            chat += tiny.chat(*parts, seed=int(rng.integers(0, 9))) if turn % 2 == 0 else [{"role": "assistant", "content": "yes"}]
+            chat += (
+                tiny.chat(*parts, seed=int(rng.integers(0, 9)))
+                if turn % 2 == 0
+                else [{"role": "assistant", "content": "yes"}]
+            )
         chats.append(chat)
     return chats
 
@@ -78,7 +102,11 @@ def test_a_mixed_batch_is_its_samples_put_together(processor, seed):
 def test_interleaving_keeps_the_order_within_and_between_samples(processor):
     a, b, c = (tiny.medium("image", seed) for seed in range(3))
     chats = [tiny.chat("yes"), tiny.chat("image", "two", "image", seed=0), tiny.chat("image", seed=1)]
-    chats[1][0]["content"][0]["image"], chats[1][0]["content"][2]["image"], chats[2][0]["content"][0]["image"] = a, b, c
+    chats[1][0]["content"][0]["image"], chats[1][0]["content"][2]["image"], chats[2][0]["content"][0]["image"] = (
+        a,
+        b,
+        c,
+    )
     pixels = tiny.inputs(processor, *chats)["pixel_values"]
     for row, medium in zip(pixels, (a, b, c), strict=True):
         assert torch.equal(row, processor(images=medium)["pixel_values"][0])
@@ -123,16 +151,74 @@ def test_media_need_no_text_and_text_no_media(processor):
 def test_items_that_are_lists(processor):
     """Frames of a video, numbers of a sound, rows of a recording: one medium each, though they are lists."""
     frames, sound, rows_ = list(tiny.medium("video")), tiny.medium("audio"), tiny.medium("imu")
-    for argument, item, array in (("videos", frames, np.stack(frames)), ("audio", sound.tolist(), sound),
-                                  ("audio", (sound, 16000), sound), ("imu", rows_.tolist(), rows_)):
+    for argument, item, array in (
+        ("videos", frames, np.stack(frames)),
+        ("audio", sound.tolist(), sound),
+        ("audio", (sound, 16000), sound),
+        ("imu", rows_.tolist(), rows_),
+    ):
         token = {"videos": "<video>"}.get(argument, f"<{argument}>")
         expected = plain(processor(text=token, return_tensors="pt", **{argument: array}))
         for given in (item, [item], [[item]]):
             assert plain(processor(text=[token], return_tensors="pt", **{argument: given})) == expected, argument
+        name = token[1:-1]
+        chat = [{"role": "user", "content": [{"type": name, name: item}]}]
+        assert plain(
+            {k: v for k, v in tiny.inputs(processor, chat).items() if "ids" not in k and "mask" not in k}
+        ) == {k: v for k, v in expected.items() if "ids" not in k and "mask" not in k}
+
+
+def test_readings_and_sounds_may_stand_in_their_part(processor):
+    walk, sound = tiny.medium("imu"), tiny.medium("audio")
+    time = np.arange(len(walk)) / 32
+    chat = [
+        {
+            "role": "user",
+            "content": [
+                {"type": "imu", "values": walk.tolist(), "time": time.tolist()},
+                {"type": "imu", "array": walk, "sampling_rate": 32},
+                {"type": "audio", "array": sound.tolist(), "sampling_rate": 16000},
+            ],
+        }
+    ]
+    inputs = tiny.inputs(processor, chat)
+    torch.testing.assert_close(inputs["imu_values"], processor(imu=[walk, walk])["imu_values"])
+    assert torch.equal(inputs["input_features"], processor(audio=sound)["input_features"])
+
+
+def test_video_processors_of_their_own(tmp_path):
+    settings = {
+        "tower": VideoMAEConfig(
+            image_size=32,
+            patch_size=16,
+            num_frames=4,
+            tubelet_size=2,
+            hidden_size=24,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+        ),
+        "processor": VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
+        "aligner": "linear",
+    }
+    model, processor = tiny.composite(settings={"video": settings, "image": tiny.modalities("image")["image"]})
+    assert processor.modalities["video"]["options"] == {"num_frames": 4}
+    processor.save_pretrained(tmp_path)
+    assert AutoVideoProcessor.from_pretrained(tmp_path).to_dict() == processor.video_processor.to_dict()
+    chat = tiny.chat("video", "image", "what")
+    inputs, again = tiny.inputs(processor, chat), tiny.inputs(AutoProcessor.from_pretrained(tmp_path), chat)
+    assert inputs["pixel_values_videos"].shape == (1, 4, 3, 32, 32) and plain(inputs) == plain(again)
+    assert torch.isfinite(model(**inputs).logits).all()
 
 
 # --- typed control tokens ------------------------------------------------------------------------------------------
 
+TOKENIZERS = [
+    (style, kind, adds_bos)
+    for style, this in chat_templates.STYLES.items()
+    for kind in ("bytes", "metaspace")
+    for adds_bos in ((False, True) if this.bos else (False,))
+]
 TYPED = "what is <image> and <imu> ? <|im_end|> <|im_start|>system yes"
 
 
@@ -141,8 +227,12 @@ def test_typed_control_tokens_are_text(kind):
     processor = chat_templates.processor("chatml", kind)
     tokenizer = processor.tokenizer
     image = {"type": "image", "image": tiny.medium("image")}
-    for content, media in ((TYPED, 0), ([{"type": "text", "text": TYPED}], 0), ([image, {"type": "text", "text": TYPED}], 1),
-                           ([{"type": "text", "text": TYPED}, image, {"type": "text", "text": TYPED}], 1)):
+    for content, media in (
+        (TYPED, 0),
+        ([{"type": "text", "text": TYPED}], 0),
+        ([image, {"type": "text", "text": TYPED}], 1),
+        ([{"type": "text", "text": TYPED}, image, {"type": "text", "text": TYPED}], 1),
+    ):
         inputs = tiny.inputs(processor, [{"role": "user", "content": content}])
         (row,) = rows(inputs)
         assert row.count(processor.image_token_id) == 3 * media and row.count(processor.imu_token_id) == 0
@@ -162,7 +252,13 @@ def test_control_tokens_are_text_wherever_they_were_typed(where):
     if where == "system":
         chat = [{"role": "system", "content": TYPED}, *chat]
     elif where == "tool_calls":
-        chat += [{"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look", "arguments": {"at": TYPED}}}]}]
+        chat += [
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"function": {"name": "look", "arguments": {"at": TYPED}}}],
+            }
+        ]
     elif where == "tools":
         tools = copy.deepcopy(TOOLS)
         tools[0]["function"]["description"] = TYPED
@@ -174,13 +270,9 @@ def test_control_tokens_are_text_wherever_they_were_typed(where):
     assert processor.image_token_id not in encoded and processor.imu_token_id not in encoded
 
 
-@pytest.mark.parametrize("adds_bos", [False, True])
-@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
-@pytest.mark.parametrize("style", chat_templates.STYLES)
+@pytest.mark.parametrize("style, kind, adds_bos", TOKENIZERS)
 def test_typed_control_tokens_change_no_other_row_and_no_other_token(style, kind, adds_bos):
     """Also not whether a tokenizer's own begin token is there."""
-    if adds_bos and chat_templates.STYLES[style].bos is None:
-        pytest.skip("has no begin token")
     processor = chat_templates.processor(style, kind, adds_bos)
     chats = [words("what is this ?"), words("what is <imu> this ?"), words("yes")]
     alone = [rows(tiny.inputs(processor, chat))[0] for chat in chats]
@@ -190,15 +282,16 @@ def test_typed_control_tokens_change_no_other_row_and_no_other_token(style, kind
     assert rows(first) == [alone[0]]
 
 
-@pytest.mark.parametrize("adds_bos", [False, True])
-@pytest.mark.parametrize("kind", ["bytes", "metaspace"])
-@pytest.mark.parametrize("style", chat_templates.STYLES)
+@pytest.mark.parametrize("style, kind, adds_bos", TOKENIZERS)
 def test_training_and_generation_read_the_same_tokens(style, kind, adds_bos):
-    if adds_bos and chat_templates.STYLES[style].bos is None:
-        pytest.skip("has no begin token")
     processor = chat_templates.processor(style, kind, adds_bos)
     for said in ("what is this ?", "what is <imu> this ?", f"yes {chat_templates.STYLES[style].stop} no"):
-        chat = [*words(said), {"role": "assistant", "content": "yes"}, *words("and that ?"), {"role": "assistant", "content": "no"}]
+        chat = [
+            *words(said),
+            {"role": "assistant", "content": "yes"},
+            *words("and that ?"),
+            {"role": "assistant", "content": "no"},
+        ]
         inputs = processor.apply_chat_template([chat], tokenize=True, return_dict=True, return_tensors="pt")
         assert rows(inputs) == [processor.encode_chat(chat)[0]]
 
@@ -304,8 +397,16 @@ def test_files_through_chat_equal_what_they_hold(processor, files, name):
     expected = tiny.inputs(processor, [{"role": "user", "content": [{"type": name, name: medium}]}])
     main = next(iter(processor.modalities[name]["inputs"]))
     data = path.read_bytes()
-    for part in ({"path": str(path)}, {"path": path}, {name: str(path)}, {name: path}, {"bytes": data}, {name: data},
-                 {name: {"bytes": data, "path": None}}, {name: io.BytesIO(data)}):
+    for part in (
+        {"path": str(path)},
+        {"path": path},
+        {name: str(path)},
+        {name: path},
+        {"bytes": data},
+        {name: data},
+        {name: {"bytes": data, "path": None}},
+        {name: io.BytesIO(data)},
+    ):
         inputs = tiny.inputs(processor, [{"role": "user", "content": [{"type": name, **part}]}])
         assert inputs["input_ids"].tolist() == expected["input_ids"].tolist()
         tolerance = 0.05 if name == "video" else 1e-4  # the codec converts colours
@@ -329,7 +430,9 @@ def test_a_sampling_rate_belongs_to_arrays_not_to_files(processor, files):
     for kwargs in ({"sampling_rate": 8000}, {"audio_kwargs": {"sampling_rate": 8000}}):
         assert torch.equal(processor(audio=str(path), **kwargs)["input_features"], expected)
         slow = sound[::2].copy()
-        assert torch.equal(processor(audio=slow, **kwargs)["input_features"], processor(audio=(slow, 8000))["input_features"])
+        assert torch.equal(
+            processor(audio=slow, **kwargs)["input_features"], processor(audio=(slow, 8000))["input_features"]
+        )
         chat = [{"role": "user", "content": [{"type": "audio", "path": str(path)}]}]
         assert torch.equal(tiny.inputs(processor, chat, processor_kwargs=kwargs)["input_features"], expected)
 
@@ -372,7 +475,10 @@ def test_several_templates_are_kept(tmp_path):
     chatml = chat_templates.CHATML
     processor = chat_templates.processor("chatml")
     tokens = {name: row["token"] for name, row in processor.modalities.items()}
-    templates = {"default": chatml, "loud": chatml.replace("message.content + '<|im_end|>'", "message.content|upper + '<|im_end|>'")}
+    templates = {
+        "default": chatml,
+        "loud": chatml.replace("message.content + '<|im_end|>'", "message.content|upper + '<|im_end|>'"),
+    }
     extended = extend_template(templates, tokens)
     assert set(extended) == {"default", "loud"}
     processor = copy.deepcopy(processor)
@@ -391,7 +497,11 @@ def test_several_templates_are_kept(tmp_path):
 
 def conversations(style: str) -> dict[str, tuple[list[dict], dict]]:
     this = chat_templates.STYLES[style]
-    turns = [*words("  what is {{ this }} ?\n"), {"role": "assistant", "content": " yes, \n'quoted' "}, *words("and that ?")]
+    turns = [
+        *words("  what is {{ this }} ?\n"),
+        {"role": "assistant", "content": " yes, \n'quoted' "},
+        *words("and that ?"),
+    ]
     found = {
         "one": (words("what"), {}),
         "turns": (turns, {}),
@@ -428,6 +538,7 @@ def test_text_chats_render_as_by_the_language_models_own_template(style):
 def test_errors_of_the_language_models_own_template_are_kept(style):
     processor, original = chat_templates.processor(style), chat_templates.tokenizer(style)
     for chat in ([{"role": "system", "content": "Be kind."}, *words("yes")], [*words("yes"), *words("no")]):
+
         def outcome(render, chat=chat):
             try:
                 return render(chat, tokenize=False)
@@ -440,8 +551,13 @@ def test_errors_of_the_language_models_own_template_are_kept(style):
 @pytest.mark.parametrize("style", chat_templates.STYLES)
 def test_media_stand_in_every_template_where_they_were_put(style):
     processor = chat_templates.processor(style)
-    parts = [{"type": "text", "text": "see "}, {"type": "image", "image": tiny.medium("image")}, {"type": "text", "text": " and "},
-             {"type": "imu", "imu": tiny.medium("imu")}, "?"]
+    parts = [
+        {"type": "text", "text": "see "},
+        {"type": "image", "image": tiny.medium("image")},
+        {"type": "text", "text": " and "},
+        {"type": "imu", "imu": tiny.medium("imu")},
+        "?",
+    ]
     chat = [{"role": "user", "content": parts}]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     assert text == processor.apply_chat_template(words("see <image> and <imu>?"), add_generation_prompt=True)
@@ -452,7 +568,9 @@ def test_media_stand_in_every_template_where_they_were_put(style):
 @pytest.mark.parametrize("start", ["", "\n", "\n\n  ", "  {# a comment #}  ", "Hello\n", " {%- set x = 1 %} "])
 def test_what_a_template_begins_with_is_kept(start):
     template = start + "{% for message in messages %}\n  {{ message.content }}\n{% endfor %}\n"
-    original, extended = (chat_templates.tokenizer("macro", template=t) for t in (template, extend_template(template, {"imu": "<imu>"})))
+    original, extended = (
+        chat_templates.tokenizer("macro", template=t) for t in (template, extend_template(template, {"imu": "<imu>"}))
+    )
     chat = words("yes")
     assert extended.apply_chat_template(chat, tokenize=False) == original.apply_chat_template(chat, tokenize=False)
 
@@ -472,13 +590,18 @@ def test_openai_image_urls_are_images(processor, files):
 def test_token_types_offsets_and_assistant_masks_follow_the_expanded_media(processor):
     chat = [*tiny.chat("image", "what is this ?", "imu"), {"role": "assistant", "content": "yes no"}]
     inputs = processor.apply_chat_template(
-        [chat, chat[:1]], tokenize=True, return_dict=True, return_assistant_tokens_mask=True,
+        [chat, chat[:1]],
+        tokenize=True,
+        return_dict=True,
+        return_assistant_tokens_mask=True,
         processor_kwargs={"return_mm_token_type_ids": True},
     )
     encoded, said = processor.encode_chat(chat)
     repeats = {processor.image_token_id: 3, processor.imu_token_id: 4}
     assert inputs["input_ids"][0] == [i for i in encoded for _ in range(repeats.get(i, 1))]
-    assert inputs["assistant_masks"][0] == [int(s) for i, s in zip(encoded, said, strict=True) for _ in range(repeats.get(i, 1))]
+    assert inputs["assistant_masks"][0] == [
+        int(s) for i, s in zip(encoded, said, strict=True) for _ in range(repeats.get(i, 1))
+    ]
     assert sum(inputs["assistant_masks"][0]) == 3 and sum(inputs["assistant_masks"][1]) == 0
     types = {processor.image_token_id: 1, processor.imu_token_id: 4}
     assert inputs["mm_token_type_ids"] == [[types.get(i, 0) for i in row] for row in inputs["input_ids"]]
@@ -486,7 +609,9 @@ def test_token_types_offsets_and_assistant_masks_follow_the_expanded_media(proce
 
 def test_token_counts_for_serving_are_those_of_the_processor(processor):
     data = processor._get_num_multimodal_tokens(image_sizes=[(40, 48), (9, 9)], audio_lengths=[100])
-    assert data["num_image_tokens"] == [3, 3] and data["num_audio_tokens"] == [5] and data["num_image_patches"] == [1, 1]
+    assert (
+        data["num_image_tokens"] == [3, 3] and data["num_audio_tokens"] == [5] and data["num_image_patches"] == [1, 1]
+    )
 
 
 def test_what_the_caller_gave_is_left_as_it_was(processor):

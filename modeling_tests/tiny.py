@@ -51,9 +51,9 @@ def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerF
     )
 
 
-def language_model(model_type: str = "llama") -> Any:
+def language_model(model_type: str = "llama", vocab_size: int = len(WORDS)) -> Any:
     """With random weights that are not near zero, so that outputs differ visibly between inputs."""
-    config = tiny_causal_lm(model_type, vocab_size=len(WORDS))
+    config = tiny_causal_lm(model_type, vocab_size=vocab_size)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     spread(model)

@@ -14,6 +14,7 @@ _NEEDS_TARGET = "drafts tokens from the hidden states and caches of a larger mod
 
 # Model types in the mapping that are no text decoders of their own, and why.
 NOT_TEXT_DECODERS: dict[str, str] = {
+    "anymodality": "composite of this package, registered when it is imported",
     "dots3_note": f"{_TEXT_HALF} dots3_note_text",
     "fuyu": "multimodal composite around Persimmon, which is listed as persimmon",
     "gemma3": f"{_TEXT_HALF} gemma3_text",

@@ -18,6 +18,7 @@ from transformers import (
     WhisperFeatureExtractor,
     set_seed,
 )
+from transformers.testing_utils import torch_device
 
 from transformers_anymodality import AnyModalityConfig, AnyModalityForCausalLM, AnyModalityProcessor, compose
 
@@ -175,4 +176,4 @@ class TinyModelTester:
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         for row in config.modalities.values():
             inputs[next(iter(row["inputs"]))] = torch.rand(self.batch_size, *row["input_shape"]) - 0.5
-        return config, inputs
+        return config, {name: tensor.to(torch_device) for name, tensor in inputs.items()}

@@ -31,16 +31,15 @@ def pytest_runtest_makereport(item, call):
     report = yield
     if report.skipped and item.originalname.startswith("test_"):
         reason = reason_for(item.originalname)
-        lacking = getattr(item.function, "__module__", "") in _package.CHECKOUT_ONLY
         if reason is not None:
             report.longrepr = (str(item.path), item.location[1], reason)
-        elif not lacking:
+        elif item.function.__module__ not in _package.CHECKOUT_ONLY:
             report.outcome = "failed"
             report.longrepr = f"Skipped for a reason that modeling_tests/upstream/_reasons.py lacks: {report.longrepr}"
     return report
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     """Tiny models are slower on several threads, far slower beside other processes."""
     threads = torch.get_num_threads()

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import torch
 from modeling_tests.upstream import _package
 from transformers import PreTrainedModel
+from transformers.testing_utils import torch_device
 from transformers.utils import TransformersKwargs
 
 from transformers_anymodality import AnyModalityConfig, AnyModalityForCausalLM, AnyModalityModel
@@ -72,7 +73,7 @@ class CompositeTests(common.GenerationTesterMixin, common.ModelTesterMixin):
     @staticmethod
     def text_ids(shape, vocab_size, rng=None, name=None):
         """Random ids without placeholders: they stand for media, which tests of text have none of."""
-        return torch.randint(min(len(SPECIAL), vocab_size - 1), vocab_size, tuple(shape))
+        return torch.randint(min(len(SPECIAL), vocab_size - 1), vocab_size, tuple(shape), device=torch_device)
 
 
 class ModelTest(CompositeTests, training.TrainingTesterMixin, unittest.TestCase):

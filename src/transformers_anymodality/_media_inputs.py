@@ -105,7 +105,9 @@ class MediaMixin:
             try:
                 lengths.append(feature_length(config, tuple(alone.shape), alone.dtype))
             except (RuntimeError, ValueError) as error:
-                raise MediaError(f"{modality} {i}: the tower cannot read its {alone.shape[-1]} values: {error}") from error
+                raise MediaError(
+                    f"{modality} {i}: the tower cannot read its {alone.shape[-1]} values: {error}"
+                ) from error
             if not lengths[-1]:
                 raise MediaError(f"{modality} {i}: its {alone.shape[-1]} values are too few for the tower.")
         return lengths

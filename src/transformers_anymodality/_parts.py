@@ -33,7 +33,17 @@ _AUTO_PROCESSORS = {
     "feature_extractor": (AutoFeatureExtractor,),
     "tokenizer": (AutoTokenizer,),
 }
-_KEYS = {"tower", "aligner", "num_tokens", "processor", "select_layer", "select_feature", "per_frame", "token", "revision"}
+_KEYS = {
+    "tower",
+    "aligner",
+    "num_tokens",
+    "processor",
+    "select_layer",
+    "select_feature",
+    "per_frame",
+    "token",
+    "revision",
+}
 _FEATURES = ("all", "patches", "pooled")
 
 
@@ -312,7 +322,9 @@ def _build_aligner(part: Part, wanted: Any, hidden: int) -> Aligner:
     settings = {"type": wanted} if isinstance(wanted, str) else wanted
     if not isinstance(settings, Mapping) or not isinstance(settings.get("type"), str):
         shown = "a dict without one" if isinstance(settings, Mapping) else type(wanted).__name__
-        raise ValueError(f'The aligner of {part.name!r} is a name, {{"type": name, ...}}, a config or a module; not {shown}.')
+        raise ValueError(
+            f'The aligner of {part.name!r} is a name, {{"type": name, ...}}, a config or a module; not {shown}.'
+        )
     config_class = ALIGNERS[settings["type"]].config_class
     settings = {key: value for key, value in settings.items() if key != "type"}
     if unknown := sorted(set(settings) - (known := {field.name for field in fields(config_class)})):
@@ -346,7 +358,12 @@ def _check_aligner(part: Part, hidden: int) -> None:
             f"{config.num_tokens}. Set it there."
         )
     parameter, was_training = next(part.aligner.parameters()), part.aligner.training
-    shape = (1, part.row["num_frames"], part.row["feature_length"] or part.settings["probed_length"], config.feature_size)
+    shape = (
+        1,
+        part.row["num_frames"],
+        part.row["feature_length"] or part.settings["probed_length"],
+        config.feature_size,
+    )
     counted = config.count_tokens(*shape[1:3])
     try:
         given = part.aligner.eval()(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)).shape[1]
@@ -355,4 +372,6 @@ def _check_aligner(part: Part, hidden: int) -> None:
     finally:
         part.aligner.train(was_training)
     if given != counted:
-        raise ValueError(f"The aligner of {name!r} gives {given} tokens for features of shape {shape[1:]}, but counts {counted}.")
+        raise ValueError(
+            f"The aligner of {name!r} gives {given} tokens for features of shape {shape[1:]}, but counts {counted}."
+        )

@@ -7,6 +7,7 @@ string, so a chat of plain strings renders as before.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -88,8 +89,9 @@ class ChatMixin:
         whenever there are any; Transformers cannot do so together with `return_assistant_tokens_mask`).
         """
         if sanitize_control_tokens is None:
+            given = [conversation, kwargs.get("tools"), kwargs.get("documents")]
             wanted = tokenize and not return_assistant_tokens_mask
-            sanitize_control_tokens = bool(wanted and self._types_control_tokens([conversation, kwargs]))
+            sanitize_control_tokens = bool(wanted and self._types_control_tokens(given))
         return super().apply_chat_template(
             conversation,
             chat_template,
@@ -102,15 +104,20 @@ class ChatMixin:
 
     def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:
         if not isinstance(conversation, (list, tuple)) and not hasattr(conversation, "messages"):
-            raise ValueError(f"A chat is a list of messages, or a list of such lists; not {type(conversation).__name__}.")
+            raise ValueError(
+                f"A chat is a list of messages, or a list of such lists; not {type(conversation).__name__}."
+            )
         if isinstance(conversation, (list, tuple)):
             several = conversation and all(isinstance(chat, (list, tuple)) for chat in conversation)
-            if not conversation or (several and not all(conversation)):
-                raise ValueError("A chat has no messages.")
+            for chat in conversation if several else [conversation]:
+                if not chat:
+                    raise ValueError("A chat has no messages.")
+                if not all(hasattr(message, "items") for message in chat):
+                    raise ValueError("A chat has messages that are no dicts with a role and a content.")
         return super()._normalize_conversations(conversation)
 
     def _types_control_tokens(self, given: Any) -> bool:
-        """Whether a text in chats, tools and what else a template is given holds a special token."""
+        """Whether a text in chats, tools or documents holds a special token."""
         if isinstance(given, str):
             return self._control_tokens.search(given) is not None
         if isinstance(given, dict):
@@ -125,7 +132,9 @@ class ChatMixin:
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
-    def _multimodal_inputs_from_conversations(self, conversations, audio_loading_params=None, load_audio_from_video=False):
+    def _multimodal_inputs_from_conversations(
+        self, conversations, audio_loading_params=None, load_audio_from_video=False
+    ):
         """Media of the conversations, per conversation, in Transformers' order of return."""
         media: dict[str, list[list[Any]]] = {name: [] for name in self.modalities}
         for conversation in conversations:
@@ -140,20 +149,34 @@ class ChatMixin:
         """Modality -> the media of one conversation, in their order."""
         found: dict[str, list[Any]] = {}
         for turn, message in enumerate(conversation):
+            if not isinstance(message, dict) or "role" not in message:
+                raise ValueError(f"Message {turn} is no dict with a role and a content.")
             content = message.get("content") or []
+            if isinstance(content, dict) and message["role"] in ("system", "user", "assistant"):
+                raise ValueError(
+                    f"Message {turn} has a dict for its content, where a string or a list of parts belongs."
+                )
             for part in content if isinstance(content, (list, tuple)) else ():
-                if not isinstance(part, (dict, str)):
-                    raise ValueError(f"Message {turn} has a part that is neither a dict nor a string: {type(part).__name__}.")
-                kind = part.get("type", "text") if isinstance(part, dict) else "text"
-                if kind in self.modalities:
-                    if (source := _source(kind, part)) is not None:
-                        found.setdefault(kind, []).append(source)
-                elif kind != "text":
-                    raise ValueError(
-                        f'Message {turn} has a part of type {kind!r}, but this model takes "text" and '
-                        f"{', '.join(self.modalities) or 'nothing else'}.{did_you_mean(kind, self.modalities)}"
-                    )
+                kind = self._kind(turn, part)
+                if kind != "text" and (source := _source(kind, part)) is not None:
+                    found.setdefault(kind, []).append(source)
         return found
+
+    def _kind(self, turn: int, part: Any) -> str:
+        """A content part's type; raises ValueError for a part that makes no sense."""
+        if isinstance(part, str):
+            return "text"
+        if not isinstance(part, dict):
+            raise ValueError(f"Message {turn} has a part that is neither a dict nor a string: {type(part).__name__}.")
+        kind = part.get("type", "text")
+        if kind == "text" and not isinstance(part.get("text"), str):
+            raise ValueError(f"Message {turn} has a text part whose text is {part.get('text')!r}.")
+        if kind != "text" and kind not in self.modalities:
+            raise ValueError(
+                f'Message {turn} has a part of type {kind!r}, but this model takes "text" and '
+                f"{', '.join(self.modalities) or 'nothing else'}.{did_you_mean(kind, self.modalities)}"
+            )
+        return kind
 
     # --- what the assistant said ---------------------------------------------------------------------------------
 
@@ -166,7 +189,7 @@ class ChatMixin:
         """
         template = self._resolve_chat_template(None)
         (messages,), _ = self._normalize_conversations(messages)
-        marked = self._types_control_tokens([messages, tools, template_kwargs])
+        marked = self._types_control_tokens([messages, tools])
         if marked:
             (messages,), tools, _, template_kwargs = self.tokenizer._mark_chat_inputs(
                 template, [messages], tools, None, template_kwargs, True, False
@@ -197,6 +220,8 @@ class ChatMixin:
                 f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be "
                 "placed. Put {% generation %} tags into the template."
             )
+        if messages[turn].get("tool_calls") and (stop := self._control_tokens.search(text, end)) is not None:
+            end = stop.end()
         return start, end
 
     def _called(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int] | None:
@@ -205,15 +230,13 @@ class ChatMixin:
         if turn == 0:
             return None
         before = render(messages[:turn], add_generation_prompt=True)
-        through = render(messages[: turn + 1])
-        if not text.startswith(before) or not through.startswith(before):
+        # What ends the chat, but not the message, makes way for a generation prompt.
+        through = [render(messages[: turn + 1], add_generation_prompt=prompt) for prompt in (False, True)]
+        shared = os.path.commonprefix([text, *through])
+        if not shared.startswith(before):
             return None
-        shared = next((i for i, (a, b) in enumerate(zip(text, through, strict=False)) if a != b), min(len(text), len(through)))
-        tokens = list(self._control_tokens.finditer(text, len(before), shared))
-        # A token apart from the one in front of it ends the chat, not the message.
-        while len(tokens) > 1 and (gap := text[tokens[-2].end() : tokens[-1].start()]) and not gap.strip():
-            tokens.pop()
-        return len(before), tokens[-1].end() if tokens else shared
+        tokens = list(self._control_tokens.finditer(shared, len(before)))
+        return len(before), tokens[-1].end() if tokens else len(shared)
 
     def _stop(self, text: str, start: int, end: int) -> int:
         """Where the stop token ends that follows what was said at once; `end` if it is in there already."""

@@ -81,7 +81,9 @@ def compose(
     by_name = {part.name: part for part in parts}
     language = _language_model(language_model, load)
     tokenizer = _tokenizer(tokenizer, language, hub_kwargs)
-    tokens = {part.name: part.spec.token if part.settings.get("token") is None else part.settings["token"] for part in parts}
+    tokens = {
+        part.name: part.spec.token if part.settings.get("token") is None else part.settings["token"] for part in parts
+    }
     _check_tokens(tokenizer, tokens)
     hidden = language.get_input_embeddings().weight.shape[-1]
     for part in sorted(parts, key=borrows("tower", by_name)):
@@ -126,7 +128,9 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
     if isinstance(source, PreTrainedConfig):
         return AutoModelForCausalLM.from_config(source).eval()
     if not isinstance(source, (str, os.PathLike)):
-        raise TypeError(f"A language model is a Hub id, a local path, a config or a model, not {type(source).__name__}.")
+        raise TypeError(
+            f"A language model is a Hub id, a local path, a config or a model, not {type(source).__name__}."
+        )
     return AutoModelForCausalLM.from_pretrained(source, **load)
 
 
@@ -154,12 +158,16 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) ->
     words = tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder.keys()
     for name, token in tokens.items():
         if not isinstance(token, str) or not token.strip():
-            raise ValueError(f"The placeholder token of {name!r} must be a string like {f'<{name}>'!r}, not {token!r}.")
+            raise ValueError(
+                f"The placeholder token of {name!r} must be a string like {f'<{name}>'!r}, not {token!r}."
+            )
         for role, word in _ROLES.items():
             if token == getattr(tokenizer, f"{role}_token"):
                 raise ValueError(f"The placeholder {token!r} of {name!r} is the tokenizer's {word} token already.")
         if token in words:
-            raise ValueError(f"The placeholder {token!r} of {name!r} is an ordinary word of the tokenizer; choose another.")
+            raise ValueError(
+                f"The placeholder {token!r} of {name!r} is an ordinary word of the tokenizer; choose another."
+            )
 
 
 def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> None:

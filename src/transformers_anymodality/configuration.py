@@ -15,7 +15,17 @@ from ._registry import did_you_mean
 
 
 # Names that would shadow what Transformers looks for in a config or model.
-_RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone", "quantization", "generation"}
+_RESERVED = {
+    "text",
+    "decoder",
+    "generator",
+    "encoder",
+    "language",
+    "language_model",
+    "backbone",
+    "quantization",
+    "generation",
+}
 
 # One row of the table. What is not given has these values.
 _ROW: dict[str, Any] = {
@@ -42,11 +52,14 @@ def check_modality_name(name: str) -> None:
             "_tower or _config."
         )
     if name in _RESERVED:
-        raise ValueError(f"Modality name {name!r} is reserved by Transformers; choose another, such as {name + '_in'!r}.")
+        raise ValueError(
+            f"Modality name {name!r} is reserved by Transformers; choose another, such as {name + '_in'!r}."
+        )
 
 
 def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
     """JSON files are written with sorted keys, but a modality's main input comes first; the others bear its name."""
+
     def is_other(name: str) -> bool:
         return name.startswith(f"{modality}_") and name != f"{modality}_values"
 

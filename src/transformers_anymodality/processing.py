@@ -98,7 +98,9 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         samples = [text] if isinstance(text, str) else text
         if not samples and not any(items for items, _ in media.values()):
             raise ValueError("Give text, media, or both.")
-        if samples is not None and not (isinstance(samples, (list, tuple)) and all(isinstance(s, str) for s in samples)):
+        if samples is not None and not (
+            isinstance(samples, (list, tuple)) and all(isinstance(s, str) for s in samples)
+        ):
             raise ValueError("`text` must be a string or a list of strings.")
         encoding = {} if samples is None else self._tokenize(samples, text_kwargs)
         if samples is not None:
@@ -156,9 +158,16 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         marked, special = kwargs.get("sanitize_control_tokens"), kwargs.get("add_special_tokens", True)
         if marked:
             kwargs["add_special_tokens"] = False
-        encoding = dict(self.tokenizer(
-            samples, padding=False, truncation=False, return_attention_mask=False, return_token_type_ids=False, **kwargs
-        ))
+        encoding = dict(
+            self.tokenizer(
+                samples,
+                padding=False,
+                truncation=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                **kwargs,
+            )
+        )
         if marked and special:
             first, last = self._added_tokens
             encoding["input_ids"] = [[*first, *ids, *last] for ids in encoding["input_ids"]]
@@ -191,8 +200,10 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
             limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
         kept = [self._keep(i, ids, reps, limit) for i, (ids, reps) in enumerate(zip(input_ids, repeats, strict=True))]
-        expand = [(np.repeat(np.asarray(ids)[keep], reps[keep])).tolist() for ids, reps, keep in
-                  zip(input_ids, repeats, kept, strict=True)]
+        expand = [
+            (np.repeat(np.asarray(ids)[keep], reps[keep])).tolist()
+            for ids, reps, keep in zip(input_ids, repeats, kept, strict=True)
+        ]
         pad = {k: text_kwargs[k] for k in ("padding", "pad_to_multiple_of", "padding_side") if k in text_kwargs}
         if pad.get("padding") == "max_length":
             pad["max_length"] = text_kwargs.get("max_length")
@@ -201,9 +212,13 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
             padded.pop("attention_mask")
         if offsets is not None:
             side = pad.get("padding_side") or self.tokenizer.padding_side
-            rows = (np.repeat(np.asarray(o).reshape(-1, 2)[k], r[k], axis=0).tolist() for o, r, k in
-                    zip(offsets, repeats, kept, strict=True))
-            padded["offset_mapping"] = [_pad(row, len(ids), side) for row, ids in zip(rows, padded["input_ids"], strict=True)]
+            rows = (
+                np.repeat(np.asarray(o).reshape(-1, 2)[k], r[k], axis=0).tolist()
+                for o, r, k in zip(offsets, repeats, kept, strict=True)
+            )
+            padded["offset_mapping"] = [
+                _pad(row, len(ids), side) for row, ids in zip(rows, padded["input_ids"], strict=True)
+            ]
         if text_kwargs.get("return_text_replacement_offsets"):
             padded["text_replacement_offsets"] = [[] for _ in expand]  # offsets are those of the text as it was given
         if text_kwargs.get("return_mm_token_type_ids"):

@@ -78,10 +78,14 @@ def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> Modality
 
     check_modality_name(spec.name)
     if spec.argument in ("text", *TextKwargs.__annotations__):
-        raise ValueError(f"The argument {spec.argument!r} of modality {spec.name!r} is the tokenizer's; choose another.")
+        raise ValueError(
+            f"The argument {spec.argument!r} of modality {spec.name!r} is the tokenizer's; choose another."
+        )
     for other in map(MODALITIES.__getitem__, MODALITIES):
         if other.argument == spec.argument and other.name != spec.name:
-            raise ValueError(f"The argument {spec.argument!r} of modality {spec.name!r} is that of {other.name!r} already.")
+            raise ValueError(
+                f"The argument {spec.argument!r} of modality {spec.name!r} is that of {other.name!r} already."
+            )
     return MODALITIES.register(spec.name, spec, exist_ok=exist_ok)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..media import read_map
-from ._base import ModalitySpec, as_inputs
+from ._base import ModalitySpec
+from .image import extract_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class MapSpec(ModalitySpec):
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
         """`pixel_values (items, 3, height, width)` float32."""
-        return as_inputs(processor(images=items, return_tensors="pt", input_data_format="channels_last", **kwargs))
+        return extract_images(items, processor, input_data_format="channels_last", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         side = 48 + 16 * size

@@ -28,7 +28,9 @@ class TextSpec(ModalitySpec):
             raise MediaError(f"a {type(source).__name__} without text, expected a string or the Path of a file.")
         tokens = len(processor(text, verbose=False)["input_ids"])
         if tokens > processor.model_max_length:
-            raise MediaError(f"{tokens} tokens of text, but the tower reads {processor.model_max_length} at most: cut it.")
+            raise MediaError(
+                f"{tokens} tokens of text, but the tower reads {processor.model_max_length} at most: cut it."
+            )
         return text
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
