@@ -41,7 +41,7 @@ def make_part(task: tuple[str, dict, Path]) -> str:
     torch.set_num_threads(1)  # parts are made side by side
     if name == "language_model":
         tokenizer = parts.make_tokenizer()
-        parts.train_language_model(tokenizer, folder / "trainer", steps=400).save_pretrained(folder / name)
+        parts.train_language_model(tokenizer, folder / "trainer", steps=300).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
         return f"{name}: trained on text"
     tower, accuracy = parts.train_tower(name, files, TOWER_STEPS[name])
@@ -105,7 +105,9 @@ def chats(files: dict, count: int, share_of_sums: float, seed: int) -> list[dict
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
-def train(model, processor, samples: list[dict], output: Path, batch: int = 32, learning_rate: float = 3e-3) -> list[dict]:
+def train(
+    model, processor, samples: list[dict], output: Path, batch: int = 32, learning_rate: float = 3e-3
+) -> list[dict]:
     """One pass over `samples` with the stock Trainer. Returns its log."""
     arguments = TrainingArguments(
         output_dir=str(output),

@@ -107,12 +107,24 @@ def test_pixel_shuffle_merges_neighbours():
 def renamed(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Weights of the public implementations by our names."""
     names = {
-        "norm_media.": "attention.norm_media.", "norm_latents.": "attention.norm_latents.",
-        "to_q.": "attention.q_proj.", "to_out.": "attention.o_proj.",
-        "context_layer_norm.": "attention.norm_media.", "latents_layer_norm.": "attention.norm_latents.",
-        "q_proj.": "attention.q_proj.", "k_proj.": "attention.k_proj.", "v_proj.": "attention.v_proj.",
-        "output_proj.": "attention.o_proj.", "q_layer_norm.": "attention.q_norm.", "k_layer_norm.": "attention.k_norm.",
-        "ln.": "norm.", "fc.": "up_proj.", "c_proj.": "down_proj.", "0.": "norm.", "1.": "up_proj.", "3.": "down_proj.",
+        "norm_media.": "attention.norm_media.",
+        "norm_latents.": "attention.norm_latents.",
+        "to_q.": "attention.q_proj.",
+        "to_out.": "attention.o_proj.",
+        "context_layer_norm.": "attention.norm_media.",
+        "latents_layer_norm.": "attention.norm_latents.",
+        "q_proj.": "attention.q_proj.",
+        "k_proj.": "attention.k_proj.",
+        "v_proj.": "attention.v_proj.",
+        "output_proj.": "attention.o_proj.",
+        "q_layer_norm.": "attention.q_norm.",
+        "k_layer_norm.": "attention.k_norm.",
+        "ln.": "norm.",
+        "fc.": "up_proj.",
+        "c_proj.": "down_proj.",
+        "0.": "norm.",
+        "1.": "up_proj.",
+        "3.": "down_proj.",
     }
     ours = {}
     for name, tensor in weights.items():
@@ -150,8 +162,12 @@ def recorded(folder: str):
 
 def sizes(dims: dict) -> dict:
     return {
-        "feature_size": dims["dim"], "hidden_size": dims["dim"], "depth": dims["depth"],
-        "num_heads": dims["heads"], "head_dim": dims["dim_head"], "num_tokens": dims["num_latents"],
+        "feature_size": dims["dim"],
+        "hidden_size": dims["dim"],
+        "depth": dims["depth"],
+        "num_heads": dims["heads"],
+        "head_dim": dims["dim_head"],
+        "num_tokens": dims["num_latents"],
     }
 
 

@@ -29,7 +29,42 @@ REFUSED = {
     "cpmant": "its forward takes ids only, puts a learned prompt before them, and takes id 0 for padding",
 }
 
-KNOWN: dict[str, dict[str, str]] = {}
+_PLACES = "numbers positions from the start of the row, padding included, and takes no `position_ids`"
+_MASK_DROPPED = "its generation drops the attention mask"
+_UNMASKED_STATE = "its recurrent state runs over the padding"
+
+# Model type -> check -> why it fails.
+KNOWN: dict[str, dict[str, str]] = {
+    **{
+        name: {"padding": _PLACES}
+        for name in "bart bigbird_pegasus blenderbot blenderbot-small mbart mvp pegasus plbart".split()
+    },
+    "blt": {
+        "growth": "its byte vocabulary is told in the configs of its parts, which growing leaves as they are",
+        "generation": "its cached step gives other logits than its whole forward",
+        "padding": "it cuts bytes into patches by their entropy, padding included",
+    },
+    "deepseek_v4": {"padding": "it compresses keys in windows counted from the start of the row, padding included"},
+    "marian": {
+        "growth": "its `decoder_vocab_size` stays as it was when its embeddings grow",
+        "padding": _PLACES,
+    },
+    "prophetnet": {
+        "generation": "its cached step gives other logits than its whole forward",
+        "padding": _PLACES,
+    },
+    "recurrent_gemma": {"padding": _UNMASKED_STATE},
+    "reformer": {"growth": "it loses the bias of its head when its embeddings grow", "padding": _MASK_DROPPED},
+    "rwkv": {"padding": _UNMASKED_STATE},
+    "xlm": {"padding": "its causal mask does not mask padding"},
+    "xlnet": {"padding": _MASK_DROPPED},
+    "xlstm": {
+        "growth": "it names embeddings that it has not when new ones are set",
+        "gradient": "its backward pass fails for rows longer than one chunk",
+        "lora": "its backward pass fails for rows longer than one chunk",
+        "padding": _UNMASKED_STATE,
+    },
+}
 
 # Checks that a language model may fail without any media, and then fails within a composite too.
 OF_THE_LANGUAGE_MODEL = ("generation", "padding")
@@ -105,7 +140,9 @@ def check_gradient(case: Case) -> None:
 
 def check_generation(case: Case, alone: bool = False) -> None:
     """Greedy tokens are the same with and without a cache. `alone`: of the language model, without media."""
-    model, inputs = (case.model.language_model, case.without_media(case.rows[1])) if alone else (case.model, case.rows[1])
+    model, inputs = (
+        (case.model.language_model, case.without_media(case.rows[1])) if alone else (case.model, case.rows[1])
+    )
     if alone:
         model.generation_config.eos_token_id = None
         inputs.pop("position_ids", None)
@@ -195,7 +232,7 @@ def test_any_language_model(model_type, tmp_path):
         raise failures[name]
     assert not known.keys() - failures.keys(), "passes now: take it out of KNOWN"
     for name in known.keys() & set(OF_THE_LANGUAGE_MODEL):
-        with pytest.raises(Exception):  # noqa: B017, PT011
+        with pytest.raises(AssertionError):
             CHECKS[name](Case(model_type, tmp_path, spare_tokens=8), alone=True)
     if known:
         pytest.xfail("; ".join(f"{name}: {reason}" for name, reason in known.items()))

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from transformers import CLIPImageProcessor, ConvNextConfig, Wav2Vec2FeatureExtractor
 
 from modeling_tests import chat_templates, tiny

@@ -76,15 +76,21 @@ def test_headless_gives_the_causal_models_hidden_states(saved, tmp_path):
     expected = model(**inputs, output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(headless(**inputs).last_hidden_state, expected)
     headless.save_pretrained(tmp_path)
-    assert torch.equal(AnyModalityModel.from_pretrained(tmp_path)(**inputs).last_hidden_state,
-                       headless(**inputs).last_hidden_state)
+    assert torch.equal(
+        AnyModalityModel.from_pretrained(tmp_path)(**inputs).last_hidden_state, headless(**inputs).last_hidden_state
+    )
 
 
 def test_names_of_children_and_weights_are_kept():
     """Public API: adapters, quantisation lists and other people's scripts name these."""
     model, _ = tiny.composite(settings=tiny.modalities("image", "video", "imu"))
     assert model.part_names == [
-        "image_tower", "image_aligner", "imu_tower", "imu_aligner", "video_aligner", "language_model"
+        "image_tower",
+        "image_aligner",
+        "imu_tower",
+        "imu_aligner",
+        "video_aligner",
+        "language_model",
     ]
     names = set(model.state_dict())
     assert {
@@ -102,11 +108,17 @@ def test_names_of_children_and_weights_are_kept():
     assert {name.split(".")[0] for name in names} == set(model.part_names)
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda t: t.pop("image_aligner.latents"), "1 missing from the checkpoint: image_aligner.latents"),
-    (lambda t: t.update(stray=torch.ones(2)), "1 in the checkpoint, but not in the model: stray"),
-    (lambda t: t.update({"image_aligner.latents": torch.ones(5, 24)}), "1 of another shape: image_aligner.latents"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda t: t.pop("image_aligner.latents"), "1 missing from the checkpoint: image_aligner.latents"),
+        (lambda t: t.update(stray=torch.ones(2)), "1 in the checkpoint, but not in the model: stray"),
+        (
+            lambda t: t.update({"image_aligner.latents": torch.ones(5, 24)}),
+            "1 of another shape: image_aligner.latents",
+        ),
+    ],
+)
 @pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModel])
 def test_weights_that_do_not_fit_are_an_error(broken, damage, message, auto_class):
     tensors = load_file(broken / "model.safetensors")
@@ -124,13 +136,19 @@ def test_pickles_are_refused(broken):
         AutoModelForCausalLM.from_pretrained(broken)
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda c: c["image_aligner_config"].update(model_type="perceiver_resampel_aligner"), "Did you mean 'perceiver_resampler_aligner'"),
-    (lambda c: c["modalities"].update(smell={"token_id": 3}), "smell"),
-    (lambda c: c["modalities"].update(text={"token_id": 3}), "reserved"),
-    (lambda c: c["modalities"]["image"].update(colour="red"), "Unknown keys"),
-    (lambda c: c["modalities"]["depth"].update(tower="eye"), "borrows the tower of 'eye'"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda c: c["image_aligner_config"].update(model_type="perceiver_resampel_aligner"),
+            "Did you mean 'perceiver_resampler_aligner'",
+        ),
+        (lambda c: c["modalities"].update(smell={"token_id": 3}), "smell"),
+        (lambda c: c["modalities"].update(text={"token_id": 3}), "reserved"),
+        (lambda c: c["modalities"]["image"].update(colour="red"), "Unknown keys"),
+        (lambda c: c["modalities"]["depth"].update(tower="eye"), "borrows the tower of 'eye'"),
+    ],
+)
 def test_configs_that_make_no_sense_are_an_error(broken, change, message):
     config = json.loads((broken / "config.json").read_text())
     change(config)

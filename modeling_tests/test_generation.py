@@ -55,10 +55,15 @@ def test_each_medium_is_encoded_once(shared):
             call.handle.remove()
 
 
-@pytest.mark.parametrize("settings", [
-    {"num_beams": 3}, {"num_beams": 3, "num_return_sequences": 2}, {"num_return_sequences": 1},
-    {"num_beams": 2, "do_sample": False, "length_penalty": 0.5},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"num_return_sequences": 1},
+        {"num_beams": 2, "do_sample": False, "length_penalty": 0.5},
+    ],
+)
 def test_beams_with_unequal_media_per_sample_equal_each_sample_alone(shared, settings):
     model, processor = shared
     inputs = tiny.inputs(processor, *CHATS)

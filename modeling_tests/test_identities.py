@@ -79,7 +79,9 @@ def test_logits_of_supervised_positions_give_the_same_loss_and_gradients(model_t
     torch.testing.assert_close(sliced.loss, whole.loss, **TIGHT)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            torch.testing.assert_close(gradients[name], parameter.grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                gradients[name], parameter.grad, **TIGHT, msg=lambda m, name=name: f"{name}: {m}"
+            )
     assert any(g.abs().max() > 0 for name, g in gradients.items() if "_aligner" in name)
 
 
@@ -119,7 +121,9 @@ def test_frozen_parts_do_not_change_and_stay_in_eval_mode():
     inputs = tiny.inputs(processor, *CHATS)
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     optimizer.step()
-    changed = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {name for name, _ in model.named_children() if name.endswith("_aligner")}
 
 

@@ -296,6 +296,15 @@ def test_training_and_generation_read_the_same_tokens(style, kind, adds_bos):
         assert rows(inputs) == [processor.encode_chat(chat)[0]]
 
 
+def test_typed_placeholders_beside_assistant_masks_are_an_error(processor):
+    """Transformers makes such masks only of chats that are not sanitized; `encode_chat` and the collator can do both."""
+    chat = [*words("what is <image> ?"), {"role": "assistant", "content": "yes"}]
+    with pytest.raises(ValueError, match="1 <image> placeholders, but 0 media.*typed into the text"):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    ids, said = processor.encode_chat(chat)
+    assert processor.image_token_id not in ids and sum(said) == 2
+
+
 def test_text_that_is_no_chat_holds_placeholders(processor):
     inputs = processor(text="<image> what", images=tiny.medium("image"), return_tensors="pt")
     assert inputs["input_ids"][0, :3].tolist() == [processor.image_token_id] * 3

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel, TimmWrapperConfig, TimmWrapperModel, WhisperModel
+from transformers import (
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    WhisperModel,
+)
 
 from modeling_tests import tiny
 from transformers_anymodality import compose
@@ -39,15 +46,18 @@ def publish(cache: Path, name: str, *objects) -> None:
 
 def fill(cache: Path) -> None:
     publish(cache, "Qwen/Qwen3-0.6B", tiny.language_model("qwen3"), tiny.tokenizer())
-    siglip = SiglipVisionConfig(hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                                image_size=32, patch_size=16)
+    siglip = SiglipVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
     small = SiglipImageProcessor(size={"height": 32, "width": 32})
     publish(cache, "google/siglip2-base-patch16-224", SiglipVisionModel(siglip), small)
     publish(cache, "openai/whisper-small", WhisperModel(tiny.whisper_config()), tiny.feature_extractor())
     config = TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args={"depth": 1, "img_size": 32})
     config.pretrained_cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 0}
     publish(cache, "timm/vit_small_patch16_224", TimmWrapperModel(config))
-    model, processor = compose(tiny.language_model(), tiny.modalities("image", "audio", "imu"), tokenizer=tiny.tokenizer())
+    model, processor = compose(
+        tiny.language_model(), tiny.modalities("image", "audio", "imu"), tokenizer=tiny.tokenizer()
+    )
     publish(cache, "org/anymal", model, processor)
 
 
@@ -55,10 +65,21 @@ def media(folder: Path) -> None:
     Image.fromarray(tiny.medium("image")).save(folder / "photo.jpg")
     soundfile.write(folder / "speech.wav", tiny.medium("audio"), 16_000)
     time = np.arange(40) / 32
-    np.savetxt(folder / "walk.csv", np.column_stack([time, tiny.medium("imu")]), delimiter=",", comments="",
-               header="time,ax,ay,az,gx,gy,gz")
+    np.savetxt(
+        folder / "walk.csv",
+        np.column_stack([time, tiny.medium("imu")]),
+        delimiter=",",
+        comments="",
+        header="time,ax,ay,az,gx,gy,gz",
+    )
     beats = np.sin(np.arange(500)[:, None] / [20, 25])
-    np.savetxt(folder / "heart.csv", np.column_stack([np.arange(500) / 250, beats]), delimiter=",", comments="", header="time,I,II")
+    np.savetxt(
+        folder / "heart.csv",
+        np.column_stack([np.arange(500) / 250, beats]),
+        delimiter=",",
+        comments="",
+        header="time,I,II",
+    )
 
 
 def test_every_block_runs(tmp_path):
@@ -68,15 +89,24 @@ def test_every_block_runs(tmp_path):
     fill(tmp_path / "hub")
     media(tmp_path)
     # Each block in a namespace of its own: none may lean on what another imported.
-    script = PRELUDE + "".join(f"\nexec(compile({block!r}, 'README block {i}', 'exec'), {{'__name__': '__main__'}})\n"
-                               for i, block in enumerate(blocks))
+    script = PRELUDE + "".join(
+        f"\nexec(compile({block!r}, 'README block {i}', 'exec'), {{'__name__': '__main__'}})\n"
+        for i, block in enumerate(blocks)
+    )
     (tmp_path / "readme.py").write_text(script)
     run = subprocess.run(
-        [sys.executable, "readme.py"], cwd=tmp_path, capture_output=True, text=True, timeout=400,
+        [sys.executable, "readme.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=400,
         env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
     )
     assert run.returncode == 0, run.stderr[-4000:]
-    light, full = (sum(f.stat().st_size for f in (tmp_path / name).glob("*.safetensors")) for name in ("my-anymal-light", "my-anymal"))
+    light, full = (
+        sum(f.stat().st_size for f in (tmp_path / name).glob("*.safetensors"))
+        for name in ("my-anymal-light", "my-anymal")
+    )
     assert light < full
 
 

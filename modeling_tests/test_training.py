@@ -26,8 +26,17 @@ def samples(count: int = 8) -> list[dict]:
 
 def trainer(model, processor, folder, **kwargs) -> Trainer:
     settings = dict(
-        output_dir=str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=1e-2, remove_unused_columns=False,
-        report_to="none", save_strategy="no", logging_steps=1, use_cpu=True, disable_tqdm=True, seed=0,
+        output_dir=str(folder),
+        max_steps=4,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        remove_unused_columns=False,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        use_cpu=True,
+        disable_tqdm=True,
+        seed=0,
     )
     return Trainer(
         model=model,
@@ -56,10 +65,15 @@ def test_trains_evaluates_saves_and_reloads(tmp_path, activation_checkpointing):
     changed = {name.split(".")[0] for name, value in weights(model).items() if not torch.equal(value, before[name])}
     assert changed == {"image_aligner", "audio_aligner", "imu_aligner"}
     run.save_model(tmp_path / "final")
-    again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path / "final"), AutoProcessor.from_pretrained(tmp_path / "final")
+    again, processor_again = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "final"),
+        AutoProcessor.from_pretrained(tmp_path / "final"),
+    )
     chats = [sample["messages"][:1] for sample in samples(4)]
-    assert torch.equal(last_logits(model.eval(), tiny.inputs(processor, *chats)),
-                       last_logits(again, tiny.inputs(processor_again, *chats)))
+    assert torch.equal(
+        last_logits(model.eval(), tiny.inputs(processor, *chats)),
+        last_logits(again, tiny.inputs(processor_again, *chats)),
+    )
 
 
 def test_resumed_equals_uninterrupted(tmp_path):
@@ -92,7 +106,9 @@ def test_lora_hits_the_language_model_only_and_saves_the_aligners(tmp_path, mode
     inputs = tiny.inputs(processor, *(sample["messages"][:1] for sample in samples(4)))
     untouched = last_logits(model, inputs)
     adapted = get_peft_model(model, lora_config(model, r=4, init_lora_weights=False))
-    assert {name.split("base_model.model.")[1].split(".")[0] for name, _ in adapted.named_parameters() if "lora_" in name} == {"language_model"}
+    assert {
+        name.split("base_model.model.")[1].split(".")[0] for name, _ in adapted.named_parameters() if "lora_" in name
+    } == {"language_model"}
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     assert all("lora_" in name or "_aligner.modules_to_save" in name for name in trained)
     run = trainer(adapted, processor, tmp_path / "out", max_steps=3)
@@ -188,7 +204,9 @@ def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, mo
     """Neither hangs, and the weights after 20 steps are those of one process that saw both processes' samples."""
     (tmp_path / "run.py").write_text(DISTRIBUTED)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    run = subprocess.run([*command, str(tmp_path / "run.py"), mode, str(tmp_path)], timeout=300, capture_output=True, text=True)
+    run = subprocess.run(
+        [*command, str(tmp_path / "run.py"), mode, str(tmp_path)], timeout=300, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     from safetensors.torch import load_file
 
@@ -209,4 +227,6 @@ def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, mo
     assert set(two) == {name for name, p in model.named_parameters() if p.requires_grad}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            torch.testing.assert_close(two[name], parameter.detach(), atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+            torch.testing.assert_close(
+                two[name], parameter.detach(), atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+            )

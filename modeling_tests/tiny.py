@@ -61,11 +61,12 @@ def language_model(model_type: str = "llama", vocab_size: int = len(WORDS)) -> A
 
 
 def spread(module: torch.nn.Module, std: float = 0.1) -> None:
-    """Adds noise to every weight: fresh biases and gates are zero, and zero hides mistakes."""
+    """Adds noise to every weight that is trained (not to tables of sinusoids): fresh biases and gates are zero, and zero
+    hides mistakes."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and parameter.requires_grad:
                 parameter.add_(std * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
 
 
@@ -114,8 +115,11 @@ def modalities(*names: str) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "image": {"tower": vision_config(), "processor": image_processor(), "aligner": RESAMPLER, "num_tokens": 3},
         "video": {"tower": "image", "aligner": {**RESAMPLER, "frame_embeddings": 4}, "num_tokens": 2, "num_frames": 3},
-        "audio": {"tower": whisper_config(), "processor": feature_extractor(),
-                  "aligner": {"type": "mlp", "pool": "stride", "pool_size": 10}},
+        "audio": {
+            "tower": whisper_config(),
+            "processor": feature_extractor(),
+            "aligner": {"type": "mlp", "pool": "stride", "pool_size": 10},
+        },
         "imu": {"tower": imu_config(), "aligner": "linear", "num_tokens": 4, "sampling_rate": 32},
         "depth": {"tower": "image", "aligner": "linear", "num_tokens": 2},
         "thermal": {"tower": "image", "aligner": "depth"},
@@ -152,7 +156,9 @@ def chat(*parts: str, seed: int = 0, answer: str | None = None) -> list[dict]:
     content = []
     for i, part in enumerate(parts):
         known = part in ("image", "video", "audio", "imu", "depth", "thermal")
-        content.append({"type": part, part: medium(part, seed + i)} if known else {"type": "text", "text": f" {part} "})
+        content.append(
+            {"type": part, part: medium(part, seed + i)} if known else {"type": "text", "text": f" {part} "}
+        )
     messages = [{"role": "user", "content": content}]
     return messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
 

@@ -36,7 +36,9 @@ _SIZE_GROUPS: list[tuple[str, Any]] = [
     ("q_lora_rank kv_lora_rank", 32),
     ("qk_nope_head_dim qk_rope_head_dim v_head_dim o_lora_rank", 16),
     ("qk_head_dim index_head_dim", 32),
-    ("index_n_heads o_groups", 2),
+    # The indexers' scores are sums of rectified ones: with few heads many are zero, and which are chosen is chance.
+    ("index_n_heads", 8),
+    ("o_groups", 2),
     ("index_topk index_block_size index_topk_blocks", 8),
     # State-space and linear attention: heads * head size = 2 * hidden size
     ("mamba_d_state state_size ssm_state_size mamba_chunk_size chunk_size block_size", 16),

@@ -122,6 +122,8 @@ def _curve(log: list[dict]) -> str:
 def _lines(curves: list[np.ndarray], width: int, height: int, names: list[str], extra: str = "") -> str:
     paths = ""
     for i, curve in enumerate(curves):
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(np.linspace(2, width - 2, len(curve)), curve, strict=True))
+        points = " ".join(
+            f"{x:.1f},{y:.1f}" for x, y in zip(np.linspace(2, width - 2, len(curve)), curve, strict=True)
+        )
         paths += f"<polyline fill=none stroke='{COLOURS[i]}' points='{points}'><title>{names[i]}</title></polyline>"
     return f"<svg width={width} height={height} viewBox='0 0 {width} {height}'>{paths}{extra}</svg>"

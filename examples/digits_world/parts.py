@@ -39,7 +39,7 @@ NUMBERS = (
     "eighteen"
 ).split()
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *NUMBERS]
-WORDS += "user assistant : ? which digit is this what the sum of you see and one hear feel watch touch sense".split()
+WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch sense".split()
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role + ' : ' }}"
@@ -64,9 +64,16 @@ def make_tower(sense: str) -> PreTrainedModel:
     """An untrained tower for "image", "depth", "thermal", "audio" or "imu"."""
     if sense == "audio":
         whisper = WhisperConfig(
-            num_mel_bins=40, d_model=64, encoder_layers=2, encoder_attention_heads=4, encoder_ffn_dim=128,
-            max_source_positions=50, dropout=0.1,
-        )  # fmt: skip
+            num_mel_bins=40,
+            d_model=64,
+            encoder_layers=2,
+            encoder_attention_heads=4,
+            encoder_ffn_dim=128,
+            decoder_layers=1,  # not built, but the config must describe one that could be
+            decoder_attention_heads=4,
+            max_source_positions=50,
+            dropout=0.1,
+        )
         return WhisperEncoder(whisper)
     if sense == "imu":
         return PatchTSTModel(

@@ -32,7 +32,9 @@ def say(digit: int, rng: np.random.Generator) -> np.ndarray:
     """One second of one speaker saying `digit` in noise. Returns: (16000,) float32."""
     pitch, tract, speed = rng.uniform(90, 240), rng.uniform(0.88, 1.15), rng.uniform(0.8, 1.25)
     targets = np.array([PHONEMES[name][:5] for name in WORDS[digit].split()])
-    lengths = np.array([PHONEMES[name][5] for name in WORDS[digit].split()]) / speed * rng.uniform(0.9, 1.1, len(targets))
+    lengths = (
+        np.array([PHONEMES[name][5] for name in WORDS[digit].split()]) / speed * rng.uniform(0.9, 1.1, len(targets))
+    )
     middles = np.cumsum(lengths) - lengths / 2
     time = np.arange(0, lengths.sum(), STEP / RATE)
     track = np.stack([np.interp(time, middles, column) for column in targets.T], axis=1)

@@ -99,9 +99,13 @@ def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
             grown.resize_token_embeddings(rows, mean_resizing=False)
             wanted = type(language)(grown.config).state_dict()
     except AttributeError as error:  # a class that does not say where its embeddings are
-        raise ValueError(f"{type(language).__name__} has embeddings that cannot grow: {error}. {_FREE_TOKENS}") from error
+        raise ValueError(
+            f"{type(language).__name__} has embeddings that cannot grow: {error}. {_FREE_TOKENS}"
+        ) from error
     state = grown.state_dict()
-    shapes = {name: tensor.shape for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape}
+    shapes = {
+        name: tensor.shape for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape
+    }
     for name, shape in shapes.items():
         if name not in state or state[name].shape[1:] != shape[1:] or state[name].shape[0] > shape[0]:
             raise ValueError(

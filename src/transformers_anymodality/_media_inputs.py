@@ -25,6 +25,9 @@ _DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  #
 
 
 class MediaMixin:
+    modalities: dict[str, dict[str, Any]]
+    sub_processor_names: list[str]
+
     def process_media(
         self, media: Mapping[str, list[Any]], **kwargs
     ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
@@ -56,8 +59,8 @@ class MediaMixin:
             arguments = {MODALITIES[name].argument for name in self.modalities}
             hint = did_you_mean(unknown[0], {*TEXT_KWARGS, *nested, *flat, *_OUR_KWARGS, *arguments})
             raise TypeError(
-                f"Unknown keyword arguments {unknown}.{hint} The tokenizer's are given as they are, a sub-processor's in "
-                f"{', '.join(sorted(nested)) or 'none'}."
+                f"Unknown keyword arguments {unknown}.{hint} The tokenizer's are given as they are, a sub-processor's "
+                f"in {', '.join(sorted(nested)) or 'none'}."
             )
         for key, name in nested.items():
             known = _call_kwargs(getattr(self, name)) | _DECIDED

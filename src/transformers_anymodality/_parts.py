@@ -1,4 +1,4 @@
-"""One modality while it is composed: its tower, sub-processor and aligner, found, built and tried on a made-up medium."""
+"""One modality while it is composed: its tower, sub-processor and aligner are found, built and tried."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from transformers import (
     AutoModel,
     AutoTokenizer,
     AutoVideoProcessor,
-    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
@@ -55,8 +54,8 @@ class Part:
     spec: ModalitySpec
     settings: dict[str, Any]
     options: dict[str, Any]
-    tower: PreTrainedModel | None = None
-    aligner: Aligner | AlignerConfig | None = None
+    tower: Any = None  # a PreTrainedModel, from `add_tower` on
+    aligner: Any = None  # an Aligner, from `add_aligner` on
     processor: Any = None
     attribute: str = ""
     row: dict[str, Any] = field(default_factory=dict)
@@ -141,8 +140,8 @@ def check_attributes(parts: list[Part]) -> None:
         owner = owners.setdefault(part.attribute, part)
         if owner.processor is not part.processor:
             raise ValueError(
-                f"{owner.name!r} and {part.name!r} have different processors, but both keep theirs as {part.attribute!r}; "
-                "one of them may borrow the other's tower, or have no `processor_attribute` in its spec."
+                f"{owner.name!r} and {part.name!r} have different processors, but both keep theirs as "
+                f"{part.attribute!r}; one of them may borrow the other's tower, or have no `processor_attribute`."
             )
 
 

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """" Did you mean 'x'?" for the nearest known name, or nothing."""
+    """ " Did you mean 'x'?" for the nearest known name, or nothing."""
     near = difflib.get_close_matches(str(name), known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 

@@ -62,7 +62,7 @@ _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _SENTINEL = "\ufdd0\ufdd1\ufdd0"
 
 
-def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str]) -> str | dict[str, str]:
+def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str]) -> Any:
     """A chat template (or several, by name) that writes `tokens[modality]` for content parts of that type."""
     if isinstance(template, dict):
         return {name: extend_template(one, tokens) for name, one in template.items()}
@@ -71,6 +71,9 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
 
 class ChatMixin:
     """The part of the processor that deals with messages."""
+
+    tokenizer: Any
+    modalities: dict[str, dict[str, Any]]
 
     def apply_chat_template(
         self,

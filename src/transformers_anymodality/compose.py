@@ -53,9 +53,9 @@ def compose(
         language_model: Hub id, local path, config (random weights) or loaded model.
         modalities: modality -> its tower alone, or a dict with
 
-            - `tower`: Hub id, local path, config, loaded model, or the name of another modality whose tower it borrows;
-            - `aligner`: name of a registered aligner (default "perceiver_resampler"), a dict `{"type": name, ...}` with
-              its config's fields, an aligner config or module, or the name of a modality whose aligner it borrows;
+            - `tower`: Hub id, local path, config, loaded model, or the name of a modality whose tower it borrows;
+            - `aligner`: name of a registered aligner (default "perceiver_resampler"), a dict `{"type": name, ...}`
+              with its config's fields, an aligner config or module, or a modality whose aligner it borrows;
             - `num_tokens`: tokens per medium; the aligner's own default if left out;
             - `processor`: the tower's image processor, feature extractor, ...; found with the tower if left out;
             - `select_layer`: read this hidden state and build no layer behind it (-2 as LLaVA does);
@@ -66,8 +66,8 @@ def compose(
         tokenizer: found with the language model if left out.
         chat_template: for a tokenizer without, or instead of its own.
         dtype: for the language model and towers loaded here; as their checkpoints say if left out.
-        hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded; what
-            else a part is loaded with (`device_map`, `quantization_config`), load it with yourself, and give the model.
+        hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
+            A part that is loaded with more (`device_map`, `quantization_config`), load yourself, and give the model.
 
     Returns:
         The model, in eval mode, with everything as trainable as it was; and its processor.

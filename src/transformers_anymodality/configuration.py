@@ -90,7 +90,7 @@ class AnyModalityConfig(PreTrainedConfig):
         if self.text_config is None:
             self.text_config = LlamaConfig()
         self.text_config = _as_config("text_config", self.text_config)
-        # config.json is written with sorted keys: sorting here keeps the order of modules, weights and optimizer state.
+        # config.json is written with sorted keys: sorting here keeps the order of modules, weights, optimizer state.
         self.modalities = {name: self._row(name, row) for name, row in sorted((self.modalities or {}).items())}
         for key in self._part_keys():
             if key not in kwargs:

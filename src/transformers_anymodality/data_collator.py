@@ -26,8 +26,8 @@ class AnyModalityDataCollator:
 
     Args:
         max_length: tokens per sample, media included; None for no limit.
-        on_overlong: for a longer sample: "error"; "drop" it (counted in `dropped`); "truncate_text" takes text from its
-            end, never from a medium.
+        on_overlong: for a longer sample: "error"; "drop" it (counted in `dropped`); "truncate_text" takes text from
+            its end, never from a medium.
         pad_to_multiple_of: pads further, to a multiple of this.
     """
 
@@ -69,8 +69,8 @@ class AnyModalityDataCollator:
         if not isinstance(sample, Mapping) or "messages" not in sample:
             columns = ", ".join(sample) if isinstance(sample, Mapping) else type(sample).__name__
             raise ValueError(
-                f"Sample {index} has no `messages` (its columns: {columns or 'none'}). Trainer removes columns that the "
-                "model's forward does not name: set remove_unused_columns=False in TrainingArguments."
+                f"Sample {index} has no `messages` (its columns: {columns or 'none'}). Trainer removes columns that "
+                "the model's forward does not name: set remove_unused_columns=False in TrainingArguments."
             )
         messages = sample["messages"]
         if isinstance(messages, str) or not isinstance(messages, Sequence) or not messages:
@@ -118,7 +118,7 @@ class AnyModalityDataCollator:
             if self.on_overlong == "error" or excess > len(text) or not learnable:
                 raise ValueError(
                     f"Sample {index} has {int(counts.sum())} tokens, {int(counts[is_medium].sum())} of them media; "
-                    f"max_length is {self.max_length}. Raise it, set on_overlong, or give fewer media or tokens per medium."
+                    f"max_length is {self.max_length}. Raise it, set on_overlong, or give fewer or smaller media."
                 )
             ids, said, counts, is_medium = ids[keep], said[keep], counts[keep], is_medium[keep]
         labels = np.where(said & ~is_medium, ids, -100)

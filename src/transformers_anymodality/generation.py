@@ -65,7 +65,9 @@ class AnyModalityGenerationMixin(GenerationMixin):
         if mask is not None and mask.shape[1] > input_ids.shape[1]:
             return  # input_ids already begin behind the cache
         for modality, inputs in self._take_media(dict(model_kwargs)).items():
-            names = {name: f"{modality}_{name}" if name in ("features", "feature_lengths") else name for name in inputs}
+            names = {
+                name: f"{modality}_{name}" if name in ("features", "feature_lengths") else name for name in inputs
+            }
             first = self._first_positions(modality, input_ids, inputs)
             keep = (first >= past).nonzero().squeeze(-1)
             for name in names.values():

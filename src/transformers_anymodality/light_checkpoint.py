@@ -48,8 +48,8 @@ def split(model: nn.Module, state: dict[str, torch.Tensor]) -> tuple[dict[str, t
     sources = {part: source for part, source in model.part_sources.items() if source is not None}
     if not sources:
         raise ValueError(
-            "A light checkpoint refers to parts on the Hub, but every part of this model was made here. Compose it from "
-            "Hub ids, or save it in full (light=False)."
+            "A light checkpoint refers to parts on the Hub, but every part of this model was made here. Compose it "
+            "from Hub ids, or save it in full (light=False)."
         )
     stored, references = dict(state), {}
     for part, source in sources.items():
@@ -84,13 +84,13 @@ def assemble(source: Any, config: Any, **hub_kwargs: Any) -> dict[str, torch.Ten
     trust = {key: value for key, value in hub_kwargs.items() if key in ("cache_dir", "token", "local_files_only")}
     for part, reference in config.references.items():
         tensors = _load_reference(config, part, reference, **trust)
-        kept = reference["kept"] or [name for name in tensors]
+        kept = reference["kept"] or list(tensors)
         missing = sorted(set(kept) - set(tensors))
         if missing or tensors_hash({name: tensors[name] for name in kept}) != reference["sha256"]:
             raise ValueError(
-                f"`{part}` of this light checkpoint refers to {_where(reference)}, which has changed since: its weights "
-                f"hash differently{' or are missing: ' + ', '.join(missing[:3]) if missing else ''}. Restore it, or ask "
-                "for a full checkpoint."
+                f"`{part}` of this light checkpoint refers to {_where(reference)}, which has changed since: its "
+                f"weights hash differently{' or are missing: ' + ', '.join(missing[:3]) if missing else ''}. Restore "
+                "it, or ask for a full checkpoint."
             )
         for name in kept:
             key = f"{part}.{name}"

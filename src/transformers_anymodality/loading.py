@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedModel
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, initialization
 
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
@@ -47,21 +50,25 @@ class CheckpointMixin:
         config = kwargs.get("config")
         if isinstance(config, AnyModalityConfig):
             return kwargs
-        own = {key: kwargs.pop(key) for key in list(kwargs) if key.endswith("_config") and isinstance(kwargs[key], dict)}
+        own = {
+            key: kwargs.pop(key) for key in list(kwargs) if key.endswith("_config") and isinstance(kwargs[key], dict)
+        }
         quantization = own.pop("quantization_config", None)
         config = AnyModalityConfig.from_pretrained(config or source, **own, **hub_kwargs(kwargs))
         return {**kwargs, "config": config, **({} if quantization is None else {"quantization_config": quantization})}
 
+    @torch.no_grad()
+    @initialization.guard_torch_init_functions()
     def initialize_weights(self) -> None:
-        """As usual, but each part as if it were loaded alone.
+        """As usual, and the modules without weights of their own in stock parts.
 
-        Stock parts have buffers that are in no checkpoint and that only their outermost modules fill. Below a class
-        from outside Transformers, which this one is, modules without weights of their own are passed over.
+        Below a class from outside Transformers, which this one is, those are passed over; but some fill buffers of the
+        modules inside them that are in no checkpoint.
         """
-        for part in self.children():
-            if isinstance(part, PreTrainedModel):
-                part.initialize_weights()
+        waiting = list(_without_tensors(self, self))
         super().initialize_weights()
+        for owner, module in waiting:
+            owner._init_weights(module)
 
     @classmethod
     def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +104,15 @@ class CheckpointMixin:
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel") -> None:
         """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
+
+
+def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
+    """Modules of stock models that have no tensors of their own and are not initialised, innermost first."""
+    for child in module.children():
+        yield from _without_tensors(child, child if isinstance(child, PreTrainedModel) else owner)
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if not own and not getattr(module, "_is_hf_initialized", False) and not owner.is_custom_code():
+        yield owner, module
 
 
 def hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:

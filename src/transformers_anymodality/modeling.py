@@ -191,7 +191,12 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
                 modality, key = owners[name], name
             else:
                 modality, key = next(
-                    ((m, k) for m in self.config.modalities for k in ("features", "feature_lengths") if name == f"{m}_{k}"),
+                    (
+                        (m, k)
+                        for m in self.config.modalities
+                        for k in ("features", "feature_lengths")
+                        if name == f"{m}_{k}"
+                    ),
                     (None, None),
                 )
             if modality is not None and (value := kwargs.pop(name)) is not None:
@@ -234,7 +239,12 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
             item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
             tokens = self.get_modality_features(modality, item, return_dict=True).pooler_output
         elif must_take_part(aligner):
-            shape = (1, row["num_frames"], row["feature_length"] or 1, self.config.aligner_config(modality).feature_size)
+            shape = (
+                1,
+                row["num_frames"],
+                row["feature_length"] or 1,
+                self.config.aligner_config(modality).feature_size,
+            )
             tokens = self._align(modality, torch.ones(shape, device=device), None)
         else:
             return None
@@ -278,12 +288,21 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
 
     def _positions(self, attention_mask, position_ids, past_key_values, inputs_embeds) -> dict[str, torch.Tensor]:
         """`position_ids` that skip padding on either side, for language models that take them."""
-        if position_ids is None and past_key_values is None and attention_mask is not None and attention_mask.ndim == 2:
-            if attention_mask.shape[1] == inputs_embeds.shape[1] and "position_ids" in _parameters(self.language_model):
+        if (
+            position_ids is None
+            and past_key_values is None
+            and attention_mask is not None
+            and attention_mask.ndim == 2
+        ):
+            if attention_mask.shape[1] == inputs_embeds.shape[1] and "position_ids" in _parameters(
+                self.language_model
+            ):
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         return {} if position_ids is None else {"position_ids": position_ids}
 
-    def _run(self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs):
+    def _run(
+        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
+    ):
         """The way through: media -> towers -> aligners -> embeddings -> language model."""
         # While tokens are generated one by one, there is nothing to encode.
         decoding = past_key_values is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
@@ -291,7 +310,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, PreTrainedModel):
         kwargs.pop("mm_token_type_ids", None)
         inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
         for tokens in made_up:  # with weight zero
-            inputs_embeds = inputs_embeds + torch.nan_to_num(tokens).sum().to(inputs_embeds.device, inputs_embeds.dtype) * 0
+            inputs_embeds = (
+                inputs_embeds + torch.nan_to_num(tokens).sum().to(inputs_embeds.device, inputs_embeds.dtype) * 0
+            )
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values
         kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)
@@ -390,8 +411,16 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
             The language model's own output, with `modality_features`: modality -> tokens `(items, tokens, hidden)`.
         """
         if labels is not None and not _has_causal_loss(type(self.language_model)):
-            return self._with_loss(labels, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds,
-                                   mm_encoder_outputs, kwargs)
+            return self._with_loss(
+                labels,
+                input_ids,
+                attention_mask,
+                position_ids,
+                past_key_values,
+                inputs_embeds,
+                mm_encoder_outputs,
+                kwargs,
+            )
         if labels is not None:
             kwargs["labels"] = labels
             if self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
@@ -408,7 +437,9 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
         names = ("num_items_in_batch", "shift_labels", "ignore_index")
         for_loss = {name: kwargs.pop(name) for name in names if name in kwargs}
         output = self._run(*arguments)
-        output["loss"] = self.loss_function(output.logits.contiguous(), labels, vocab_size=output.logits.shape[-1], **for_loss)
+        output["loss"] = self.loss_function(
+            output.logits.contiguous(), labels, vocab_size=output.logits.shape[-1], **for_loss
+        )
         return output
 
     def _supervised_positions(self, labels: torch.Tensor, kwargs: dict[str, Any]) -> int | torch.Tensor:

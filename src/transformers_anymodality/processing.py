@@ -181,8 +181,8 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
                 given = [0] * len(expected)
             if given is not None and len(given) != len(expected):
                 raise ValueError(
-                    f"{name}: {len(given)} lists of media for {len(expected)} prompts. Give one list per prompt (empty "
-                    "where there are none), or one flat list."
+                    f"{name}: {len(given)} lists of media for {len(expected)} prompts. Give one list per prompt "
+                    "(empty where there are none), or one flat list."
                 )
             if given is not None:
                 for sample, (want, got) in enumerate(zip(expected, given, strict=True)):

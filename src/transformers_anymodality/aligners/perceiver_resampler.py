@@ -54,7 +54,9 @@ class PerceiverResamplerAlignerConfig(AlignerConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACT2FN)}.")
         if not self.project and self.hidden_size != self.feature_size:
-            raise ValueError(f"project=False needs hidden_size {self.hidden_size} == feature_size {self.feature_size}.")
+            raise ValueError(
+                f"project=False needs hidden_size {self.hidden_size} == feature_size {self.feature_size}."
+            )
 
     def count_tokens(self, frames: int, length: int) -> int:
         return self.num_tokens * (frames if self.per_frame else 1)
@@ -139,7 +141,9 @@ class PerceiverResamplerAligner(Aligner):
             count = features.shape[axis]
             if count > len(embeddings):
                 raise ValueError(f"{count} {'frames' if axis == 2 else 'clips'} given, but {name}={len(embeddings)}.")
-            features = features + embeddings[:count].view(*(-1 if i == axis else 1 for i in range(4)), features.shape[-1])
+            features = features + embeddings[:count].view(
+                *(-1 if i == axis else 1 for i in range(4)), features.shape[-1]
+            )
         return features
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -33,8 +33,8 @@ class AudioSpec(ModalitySpec):
         window = self.window(processor)
         if window is not None and len(waveform) > window:
             raise MediaError(
-                f"{len(waveform) / rate:.1f} s of sound, but {type(processor).__name__} reads {window / rate:.1f} s at "
-                "most and would drop the rest. Cut the sound into pieces and give each as a medium of its own."
+                f"{len(waveform) / rate:.1f} s of sound, but {type(processor).__name__} reads {window / rate:.1f} s "
+                "at most and would drop the rest. Cut the sound into pieces and give each as a medium of its own."
             )
         return waveform
 

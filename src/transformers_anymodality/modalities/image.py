@@ -20,8 +20,8 @@ def extract_images(images: list[Any], processor: Any, **kwargs) -> dict[str, tor
         if len(images) == 1:
             raise
         raise MediaError(
-            f"{len(images)} images cannot be put into one batch: {str(error).splitlines()[0]}. If the image processor does "
-            "not bring all to one size, bring them to one yourself, or give them in batches of their own."
+            f"{len(images)} images cannot be put into one batch: {str(error).splitlines()[0]}. If the image processor "
+            "does not bring all to one size, do so yourself, or give them in batches of their own."
         ) from error
 
 

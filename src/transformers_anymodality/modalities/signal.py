@@ -66,8 +66,8 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
         if samples > self.num_samples:
             raise MediaError(
                 f"A recording of {samples} samples ({samples / self.sampling_rate:.2f} s), but the tower reads "
-                f"{self.num_samples} ({self.num_samples / self.sampling_rate:.2f} s) and the rest would be lost. Cut it, "
-                "give several, or compose with a larger `seconds`."
+                f"{self.num_samples} ({self.num_samples / self.sampling_rate:.2f} s) and the rest would be lost. Cut "
+                "it, give several, or compose with a larger `seconds`."
             )
 
 
