@@ -8,7 +8,6 @@ from unittest.mock import patch
 
 import torch
 from modeling_tests.upstream import _package
-from transformers import PreTrainedModel
 from transformers.testing_utils import torch_device
 from transformers.utils import TransformersKwargs
 
@@ -52,8 +51,6 @@ class CompositeTests(common.GenerationTesterMixin, common.ModelTesterMixin):
         name = self._testMethodName
         if name in LOAD_INCOMPLETE:
             patches += [patch("transformers_anymodality.loading.check_loading_info")]
-            # Where code is not upstream's own, the stock loader initialises no module by way of its parent.
-            patches += [patch.object(PreTrainedModel, "is_custom_code", lambda model: False)]
         if "_features_" in name:
             image = property(lambda config: config.image_config)
             patches += [patch.object(AnyModalityConfig, "vision_config", image, create=True)]

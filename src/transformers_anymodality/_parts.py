@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATIO
 from ._registry import did_you_mean
 from .aligners import ALIGNERS, Aligner, AlignerConfig
 from .modalities import MODALITIES, ModalitySpec
-from .towers import drop_unread, load_tower, put_back, run_tower, unread_weights
+from .towers import drop_unread, load_tower, main_input, put_back, run_tower, unread_weights
 from .towers.timm import stock_image_processor
 
 
@@ -189,7 +189,7 @@ def probe(part: Part) -> None:
     pooled = part.settings.get("select_feature") == "pooled"
     fixed = pooled or outputs[0][main].shape == outputs[1][main].shape
     name = part.name
-    native = tower.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+    native = tower.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES or "video" in main_input(tower)
     per_frame = part.settings.get("per_frame")
     if per_frame is None:
         per_frame = "num_frames" in part.options and not native
@@ -204,6 +204,7 @@ def probe(part: Part) -> None:
     )
     part.probe = {key: outputs[0][key] for key in part.arguments}
     features = _features(part)
+    _check_batch(part, features)
     part.row["feature_length"] = features.shape[1] if fixed else None
     part.settings["probed_length"], part.settings["feature_size"] = features.shape[1:]
 
@@ -223,9 +224,9 @@ def _made_up(part: Part, size: int) -> dict[str, torch.Tensor]:
 def _arguments(part: Part, outputs: dict[str, torch.Tensor]) -> dict[str, str]:
     """Which of the sub-processor's outputs the tower takes, by which argument; the main input first."""
     accepted = inspect.signature(part.tower.forward).parameters
-    main = part.tower.main_input_name
+    main = main_input(part.tower)
     source = main if main in outputs else next(iter(outputs), None)
-    if source is None or main not in accepted:
+    if source is None:
         raise ValueError(
             f"The tower of {part.name!r} takes {main!r}, but its processor gives {', '.join(outputs) or 'nothing'}."
         )
@@ -270,6 +271,32 @@ def _features(part: Part) -> torch.Tensor:
         ) from error
     finally:
         tower.train(was_training)
+
+
+def _check_batch(part: Part, features: torch.Tensor) -> None:
+    """Raises ValueError unless the tower gives an item the same features again, beside another one."""
+    item, kind = part.probe, type(part.tower).__name__
+    # A batch of the item and of one with the same numbers in another order.
+    part.probe = {
+        key: torch.cat([value, value.flip(-1) if index == 0 else value])
+        for index, (key, value) in enumerate(item.items())
+    }
+    try:
+        both = _features(part)
+    finally:
+        part.probe = item
+    close = 1e-3 if features.dtype == torch.float32 else 0.1
+    same = both.shape == (2 * len(features), *features.shape[1:])
+    if not same or (both[: len(features)] - features).abs().max() > close * features.abs().max():
+        raise ValueError(
+            f"The tower of {part.name!r} ({kind}) gives features of shape {tuple(features.shape)} for one item and "
+            f"{tuple(both.shape)} for two"
+            + (
+                ": it does not keep items apart."
+                if not same
+                else ", but other values than before: it draws them at random."
+            )
+        )
 
 
 def drop_unread_weights(parts: list[Part]) -> None:

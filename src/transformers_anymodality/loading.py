@@ -68,7 +68,8 @@ class CheckpointMixin:
         waiting = list(_without_tensors(self, self))
         super().initialize_weights()
         for owner, module in waiting:
-            owner._init_weights(module)
+            module._is_hf_initialized = False  # passing over marks them, too
+            owner._initialize_weights(module)
 
     @classmethod
     def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -13,21 +13,16 @@ from functools import lru_cache
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, ClapAudioConfig, ClapAudioModel, PreTrainedConfig, PreTrainedModel
-from transformers import XCLIPVisionConfig, XCLIPVisionModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from .._registry import config_class_of
-from ._features import read_features
+from .._registry import config_class_of, models_beside
+from ._features import main_input, read_features
 
-
-# Encoder halves that Transformers has but does not map in AutoModel.
-for _config, _model in ((ClapAudioConfig, ClapAudioModel), (XCLIPVisionConfig, XCLIPVisionModel)):
-    AutoModel.register(_config, _model, exist_ok=True)
 
 # Where two-sided configs keep the half that a medium needs, in order of preference.
 _HALVES = {
-    "pixels": ("vision_config",),
+    "pixels": ("vision_config", "image_config"),
     "audio": ("audio_config", "audio_encoder_config", "speech_config"),
     "signal": (),
     "text": ("text_config",),
@@ -109,8 +104,12 @@ def _encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that encodes with `config`: `AutoModel`'s own, or the encoder of an encoder-decoder."""
+    """The class that encodes with `config`: `AutoModel`'s own, that of a half, or the encoder of an encoder-decoder."""
     if type(config) not in MODEL_MAPPING:
+        # AutoModel knows few halves of two-sided models; their classes are named after their configs.
+        name = type(config).__name__.removesuffix("Config") + "Model"
+        if (half := models_beside(type(config)).get(name)) is not None:
+            return half
         raise ValueError(
             f"No AutoModel is registered for a tower of type {config.model_type!r}. Import the module that defines it "
             "first; a class of your own is registered by `@transformers_anymodality.register_tower`."
@@ -140,7 +139,8 @@ def load_tower(
         whole, random = _load_whole(source, **hub_kwargs)
     elif isinstance(source, PreTrainedModel):
         whole, random = source, []
-        if type(whole.config) not in MODEL_MAPPING and not whole.config.is_encoder_decoder:
+        known = type(whole.config) in MODEL_MAPPING or models_beside(type(whole.config))
+        if not known and not whole.config.is_encoder_decoder:
             register_tower(type(whole))
     else:
         raise TypeError(
@@ -211,5 +211,5 @@ def feature_length(config: PreTrainedConfig, shape: tuple[int, ...], dtype: torc
     """Features that a tower gives for one item whose main input has `shape`, found by running it without data."""
     tower = _weightless(type(config), config.to_json_string(use_diff=False))
     with torch.no_grad():
-        output = tower(**{tower.main_input_name: torch.zeros(shape, dtype=dtype, device="meta")}, return_dict=True)
+        output = tower(**{main_input(tower): torch.zeros(shape, dtype=dtype, device="meta")}, return_dict=True)
     return read_features(tower, output).shape[1]

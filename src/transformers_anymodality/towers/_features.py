@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -13,6 +14,12 @@ from transformers import PreTrainedConfig, PreTrainedModel
 _SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
+
+
+def main_input(tower: PreTrainedModel) -> str:
+    """The argument of a tower's forward that takes the medium; many towers do not tell."""
+    accepted = inspect.signature(tower.forward).parameters
+    return tower.main_input_name if tower.main_input_name in accepted else next(iter(accepted))
 
 
 def _widths(tower: PreTrainedModel) -> set[int]:
