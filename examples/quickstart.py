@@ -41,7 +41,7 @@ def make_part(task: tuple[str, dict, Path]) -> str:
     torch.set_num_threads(1)  # parts are made side by side
     if name == "language_model":
         tokenizer = parts.make_tokenizer()
-        parts.train_language_model(tokenizer, folder / "trainer", steps=300).save_pretrained(folder / name)
+        parts.train_language_model(tokenizer, folder / "trainer", steps=500).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
         return f"{name}: trained on text"
     tower, accuracy = parts.train_tower(name, files, TOWER_STEPS[name])

@@ -13,6 +13,18 @@ _RATE = 16000
 # 64 spectra of a sound of one second.
 _WHISPER = {"chunk_length": 1, "hop_length": _RATE // SPECTRA}
 
+# Model type of an encoder of waveforms -> its feature extractor, where that pads or scales in a way of its own.
+_WAVEFORMS = {
+    **dict.fromkeys(["dac", "higgs_audio_v2_tokenizer", "xcodec"], "DacFeatureExtractor"),
+    "muse_spark_audio": "MuseSparkFeatureExtractor",
+    "neucodec": "NeuCodecFeatureExtractor",
+    "pe_audio_encoder": "PeAudioFeatureExtractor",
+    "pocket_tts_audio_tokenizer": "PocketTTSFeatureExtractor",
+    "pocket_tts_audio_tokenizer_encoder": "PocketTTSFeatureExtractor",
+    "vibevoice_acoustic_tokenizer": "VibeVoiceAcousticTokenizerFeatureExtractor",
+    "vibevoice_acoustic_tokenizer_encoder": "VibeVoiceAcousticTokenizerFeatureExtractor",
+    "xcodec2": "Xcodec2FeatureExtractor",
+}
 # Model type of an encoder of spectrograms -> its feature extractor and settings. All take `feature_size` bins.
 _SPECTROGRAMS: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(
@@ -20,10 +32,10 @@ _SPECTROGRAMS: dict[str, tuple[str, dict[str, Any]]] = {
         ("WhisperFeatureExtractor", _WHISPER),
     ),
     "audioflamingo3_encoder": ("WhisperFeatureExtractor", {**_WHISPER, "return_attention_mask": True}),
-    "qwen3_asr_encoder": ("WhisperFeatureExtractor", {"chunk_length": 1, "hop_length": _RATE // 100}),
+    "qwen3_asr_encoder": ("WhisperFeatureExtractor", {"chunk_length": 1, "return_attention_mask": True}),
     "voxtral_realtime_encoder": ("WhisperFeatureExtractor", _WHISPER),
     "audio-spectrogram-transformer": ("ASTFeatureExtractor", {"max_length": SPECTRA}),
-    "clap": ("ClapFeatureExtractor", {"truncation": "rand_trunc", "max_length_s": 1, "hop_length": 750}),
+    "clap": ("ClapFeatureExtractor", {"truncation": "rand_trunc", "max_length_s": 1, "hop_length": 768}),
     "speech_to_text": ("Speech2TextFeatureExtractor", {}),
     "fun_asr_nano_encoder": ("FunAsrNanoFeatureExtractor", {}),
     "gemma3n_audio": ("Gemma3nAudioFeatureExtractor", {}),
@@ -73,18 +85,14 @@ def _video_processor(config: PreTrainedConfig) -> Any:
 
 
 def _feature_extractor(config: PreTrainedConfig) -> Any:
-    name, inputs = config.model_type, dummy_inputs(config)
-    if name in ("neucodec", "xcodec2"):
-        return transformers.NeuCodecFeatureExtractor()
-    main = next(iter(inputs.values()))
+    name, main = config.model_type, next(iter(dummy_inputs(config).values()))
     if name in WAVEFORM:
-        cls = transformers.Wav2Vec2FeatureExtractor if main.ndim == 2 else transformers.EncodecFeatureExtractor
-        return cls(sampling_rate=_RATE)
+        default = "Wav2Vec2FeatureExtractor" if main.ndim == 2 else "EncodecFeatureExtractor"
+        return getattr(transformers, _WAVEFORMS.get(name, default))()
     cls, settings = _SPECTROGRAMS[name]
     if cls not in _FIXED_BINS:
         bins = main.shape[1 if cls == "WhisperFeatureExtractor" else -1]
-        key = {"ASTFeatureExtractor": "num_mel_bins"}.get(cls, "feature_size")
-        settings = {key: bins, **settings}
+        settings = {"num_mel_bins" if cls == "ASTFeatureExtractor" else "feature_size": bins, **settings}
         if cls == "Speech2TextFeatureExtractor":
             settings["num_mel_bins"] = bins
     return getattr(transformers, cls)(**settings)

@@ -44,6 +44,8 @@ _KEYS = {
     "revision",
 }
 _FEATURES = ("all", "patches", "pooled")
+# Names of one thing: 1 where there is sound, 0 where there is padding.
+_MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 
 
 @dataclass
@@ -205,6 +207,8 @@ def probe(part: Part) -> None:
     part.probe = {key: outputs[0][key] for key in part.arguments}
     features = _features(part)
     _check_batch(part, features)
+    if not fixed:
+        _check_length(part, features, outputs[1])
     part.row["feature_length"] = features.shape[1] if fixed else None
     part.settings["probed_length"], part.settings["feature_size"] = features.shape[1:]
 
@@ -225,12 +229,15 @@ def _arguments(part: Part, outputs: dict[str, torch.Tensor]) -> dict[str, str]:
     """Which of the sub-processor's outputs the tower takes, by which argument; the main input first."""
     accepted = inspect.signature(part.tower.forward).parameters
     main = main_input(part.tower)
-    source = main if main in outputs else next(iter(outputs), None)
+    source = main if main in outputs else next((key for key in outputs if "mask" not in key), None)
     if source is None:
         raise ValueError(
             f"The tower of {part.name!r} takes {main!r}, but its processor gives {', '.join(outputs) or 'nothing'}."
         )
     others = {key: key for key in outputs if key in accepted and key not in (source, main)}
+    given, taken = ([name for name in _MASKS if name in names] for names in (outputs, accepted))
+    if len(given) == len(taken) == 1:
+        others[given[0]] = taken[0]
     return {source: main, **others}
 
 
@@ -275,27 +282,35 @@ def _features(part: Part) -> torch.Tensor:
 
 def _check_batch(part: Part, features: torch.Tensor) -> None:
     """Raises ValueError unless the tower gives an item the same features again, beside another one."""
-    item, kind = part.probe, type(part.tower).__name__
+    item, rows = part.probe, len(next(iter(_tower_arguments(part).values())))
+    main = next(iter(item))
     # A batch of the item and of one with the same numbers in another order.
-    part.probe = {
-        key: torch.cat([value, value.flip(-1) if index == 0 else value])
-        for index, (key, value) in enumerate(item.items())
-    }
+    part.probe = {key: torch.cat([value, value.flip(-1) if key == main else value]) for key, value in item.items()}
     try:
         both = _features(part)
     finally:
         part.probe = item
+    apart = (len(features), len(both)) == (rows, 2 * rows) and both.shape[1:] == features.shape[1:]
     close = 1e-3 if features.dtype == torch.float32 else 0.1
-    same = both.shape == (2 * len(features), *features.shape[1:])
-    if not same or (both[: len(features)] - features).abs().max() > close * features.abs().max():
+    if not apart or (both[:rows] - features).abs().max() > close * features.abs().max():
+        cause = "it draws them at random" if apart else "it does not keep items apart"
         raise ValueError(
-            f"The tower of {part.name!r} ({kind}) gives features of shape {tuple(features.shape)} for one item and "
-            f"{tuple(both.shape)} for two"
-            + (
-                ": it does not keep items apart."
-                if not same
-                else ", but other values than before: it draws them at random."
-            )
+            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another one, "
+            f"of shapes {tuple(features.shape)} and {tuple(both.shape)}: {cause}."
+        )
+
+
+def _check_length(part: Part, features: torch.Tensor, longer: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError if what differs between a short and a long item is not the number of features."""
+    item, part.probe = part.probe, {key: longer[key] for key in part.arguments}
+    try:
+        others = _features(part)
+    finally:
+        part.probe = item
+    if others.shape[-1] != features.shape[-1]:
+        raise ValueError(
+            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives features of shapes {tuple(features.shape)} and "
+            f"{tuple(others.shape)} for a short and a long item: its config does not tell their width."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
@@ -53,7 +54,8 @@ class AudioSpec(ModalitySpec):
         """`input_features` or `input_values`, float32, and `attention_mask` where the feature extractor gives one."""
         if "padding" not in kwargs and self.window(processor) is None:
             kwargs["padding"] = True
-            kwargs["return_attention_mask"] = True
+            if "return_attention_mask" in inspect.signature(processor.__call__).parameters:
+                kwargs["return_attention_mask"] = True
         return as_inputs(processor(items, sampling_rate=processor.sampling_rate, return_tensors="pt", **kwargs))
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:

@@ -50,14 +50,22 @@ def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None
         select_layer: index into the hidden states, as in Transformers: 0 is the embeddings, -1 the last layer's
             output, -2 the one before; None reads the model's final output. Layers behind it are not built.
     """
-    for name in _HALVES[medium]:
+    for name in () if _reads_videos(config) else _HALVES[medium]:
         half = getattr(config, name, None)
         if isinstance(half, PreTrainedConfig):
             config = half
             break
+    if config.is_encoder_decoder and type(own := _encoder(config).config) is not type(config):
+        config = own
     if config.model_type == "timm_wrapper":
         config = _whole_timm_config(config)
     return config if select_layer is None else _cut(config, select_layer)
+
+
+def _reads_videos(config: PreTrainedConfig) -> bool:
+    """Whether `config` is a video encoder's, which has one of frames as a part."""
+    two_sided = hasattr(config, "text_config") or type(config) not in MODEL_MAPPING
+    return not two_sided and tower_class(config).main_input_name == "pixel_values_videos"
 
 
 def _whole_timm_config(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -95,11 +103,16 @@ def _cut(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
 _ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
 
 
+def _encoder(config: PreTrainedConfig) -> PreTrainedModel:
+    """An encoder-decoder's encoder, without weights."""
+    with torch.device("meta"):
+        return AutoModel.from_config(copy.deepcopy(config)).get_encoder()
+
+
 def _encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class of an encoder-decoder's encoder, found once per kind by building the whole without memory."""
     if type(config) not in _ENCODERS:
-        with torch.device("meta"):
-            _ENCODERS[type(config)] = type(AutoModel.from_config(config).get_encoder())
+        _ENCODERS[type(config)] = type(_encoder(config))
     return _ENCODERS[type(config)]
 
 
@@ -107,8 +120,8 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The class that encodes with `config`: `AutoModel`'s own, that of a half, or the encoder of an encoder-decoder."""
     if type(config) not in MODEL_MAPPING:
         # AutoModel knows few halves of two-sided models; their classes are named after their configs.
-        name = type(config).__name__.removesuffix("Config") + "Model"
-        if (half := models_beside(type(config)).get(name)) is not None:
+        name, halves = type(config).__name__.removesuffix("Config"), models_beside(type(config))
+        if (half := halves.get(f"{name}Model") or halves.get(name)) is not None:
             return half
         raise ValueError(
             f"No AutoModel is registered for a tower of type {config.model_type!r}. Import the module that defines it "

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 
-_SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states")
+_SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states", "latents")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
 
@@ -52,14 +52,22 @@ def read_features(tower: PreTrainedModel, output: Any, select: str = "all") -> t
     features, sizes = _field(output, _SEQUENCES + _POOLED), _widths(tower)
     if features.ndim == 2:
         features = features.unsqueeze(1)
-    elif features.ndim > 2 and features.shape[-1] not in sizes and features.shape[1] in sizes:
-        features = features.movedim(1, -1)  # channels first: (items, dim, ...)
-    elif features.ndim == 4 and features.shape[1] in sizes and features.shape[-1] == features.shape[-2]:
-        features = features.movedim(1, -1)  # a square map that is as wide as it has channels
+    elif features.ndim > 2 and _channels_first(features.shape, sizes):
+        features = features.movedim(1, -1)
     if features.ndim < 3:
         raise ValueError(f"The tower's output of shape {tuple(features.shape)} has no features per item.")
     features = features.flatten(1, -2)
     return features[:, _prefix_tokens(tower, features.shape[1]) :] if select == "patches" else features
+
+
+def _channels_first(shape: torch.Size, sizes: set[int]) -> bool:
+    """Whether features `(items, dim, ...)` have their channels in front, by the widths that a config tells."""
+    first, last = shape[1] in sizes, shape[-1] in sizes
+    if first != last or len(shape) != 4:
+        return first and not last
+    # A map whose width no config tells, or that is as wide as it has channels: maps are mostly square, and of
+    # those that are not most are convolutions'.
+    return shape[2] == shape[3] or shape[1] != shape[2]
 
 
 def _field(output: Any, names: tuple[str, ...]) -> torch.Tensor:
