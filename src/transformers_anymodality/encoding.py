@@ -97,7 +97,7 @@ class MediaEncodingMixin:
         if feature_lengths is None or self.config.aligner_config(modality).num_tokens is not None:
             return tokens
         config, frames = self.config.aligner_config(modality), features.shape[1]
-        return [row[: config.count_tokens(frames, n)] for row, n in zip(tokens, feature_lengths.tolist())]
+        return [row[: config.count_tokens(frames, n)] for row, n in zip(tokens, feature_lengths.tolist(), strict=True)]
 
     def _take_media(self, kwargs: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
         """Takes the media out of forward's kwargs: modality -> arguments of `get_modality_features`."""

@@ -101,7 +101,7 @@ def _grid(config: PreTrainedConfig) -> int | None:
     if image is None or patch is None:
         return None
     image, patch = (tuple(x) if isinstance(x, (list, tuple)) else (x, x) for x in (image, patch))
-    return math.prod(i // p for i, p in zip(image, patch))
+    return math.prod(i // p for i, p in zip(image, patch, strict=False))
 
 
 class LayerOutput:
