@@ -28,7 +28,7 @@ import transformers_anymodality
 from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, set_trainable
 
 
-TOWER_STEPS = {"image": 350, "depth": 350, "thermal": 350, "audio": 350, "imu": 150}
+TOWER_STEPS = {"image": 350, "depth": 350, "thermal": 350, "audio": 350, "imu": 400}
 QUESTION = "which digit is this ?"
 
 
@@ -71,10 +71,10 @@ def compose_senses(folder: Path):
         modalities={
             "image": {"tower": str(folder / "image"), "aligner": small, "num_tokens": 4},
             "video": {"tower": "image", "aligner": {**small, "frame_embeddings": 6}, "num_tokens": 4, "num_frames": 6},
-            "audio": {"tower": str(folder / "audio"), "aligner": small, "num_tokens": 4},
-            "imu": {"tower": str(folder / "imu"), "aligner": small, "num_tokens": 4, "sampling_rate": 64},
-            "depth": {"tower": str(folder / "depth"), "aligner": "mlp", "num_tokens": 4},
-            "thermal": {"tower": str(folder / "thermal"), "aligner": "mlp", "num_tokens": 4},
+            "audio": {"tower": str(folder / "audio"), "aligner": "linear", "num_tokens": 1},
+            "imu": {"tower": str(folder / "imu"), "aligner": "linear", "num_tokens": 1, "sampling_rate": 64},
+            "depth": {"tower": str(folder / "depth"), "aligner": "linear", "num_tokens": 1},
+            "thermal": {"tower": str(folder / "thermal"), "aligner": "linear", "num_tokens": 1},
         },
     )
 

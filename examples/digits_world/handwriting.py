@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 
 TRAIN_SIZE = 1437
 SIDE = 64  # pixels of a drawn digit
-MARGIN = 1.5  # empty border around the 8 x 8 original, in its own pixels
+MARGIN = 1.0  # empty border around the 8 x 8 original, in its own pixels
 
 
 def load_handwriting(split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +36,7 @@ def draw(ink: np.ndarray, rng: np.random.Generator, side: int = SIDE, warp: floa
     places = matrix @ grid * (3.5 + MARGIN) + 3.5 + 0.45 * warp * bend.reshape(2, -1)
     places += rng.normal(0, 0.25 * warp, (2, 1))
 
-    padded = spline_filter(np.pad(ink, 4), order=3)
-    grey = map_coordinates(padded, places + 4, order=3, prefilter=False).reshape(side, side)
+    padded = spline_filter(np.pad(ink, 2), order=3)
+    grey = map_coordinates(padded, places + 2, order=3, prefilter=False).reshape(side, side)
     # Interpolated 8 x 8 pixels are a fog; a soft threshold makes strokes with edges of them.
     return 1 / (1 + np.exp(-(grey - 0.45) * 9))

@@ -1,63 +1,48 @@
-"""The hand that writes a digit in the air, as felt by an accelerometer and a gyroscope in a pen."""
-
-from pathlib import Path
+"""What a sensor in the hand feels when a digit is written in the air: acceleration with gravity, and turning."""
 
 import numpy as np
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import make_interp_spline
+from scipy.ndimage import gaussian_filter1d
 
 
-SAMPLING_RATE = 64
-SECONDS = 2.0
-GRAVITY = 9.81
-COLUMNS = ("time", "ax", "ay", "az", "gx", "gy", "gz")
+RATE = 64  # Hz
+SAMPLES = 128
+CHANNELS = ("ax", "ay", "az", "gx", "gy", "gz")  # m/s^2 and rad/s
 
-# Way points of the pen, x to the right and y upwards, in a box from 0 to 1.
-STROKES = (
-    "50,100 15,80 10,45 25,8 55,0 85,20 90,55 80,88 50,100",
-    "25,75 40,88 52,100 52,66 52,33 52,0",
-    "12,75 30,97 62,98 80,75 62,45 35,20 10,2 45,3 90,4",
-    "15,90 45,100 78,82 68,58 42,53 70,48 88,24 55,0 12,12",
-    "60,100 38,68 10,35 45,33 90,35 70,60 68,80 68,40 68,0",
-    "85,98 50,98 20,97 17,75 17,55 50,62 85,40 75,8 35,0 10,12",
-    "75,98 42,80 18,45 22,10 55,0 82,18 75,42 48,48 22,30",
-    "10,97 45,98 90,97 72,65 52,32 38,0",
-    "75,88 45,100 22,80 45,55 75,32 60,3 30,5 22,30 50,54 78,78 72,92",
-    "82,80 55,100 25,85 25,60 52,50 80,68 84,85 80,50 70,0",
-)
+# Points that the hand passes, x to the right and y up.
+STROKES = [
+    [(0.5, 1), (0.1, 0.7), (0.1, 0.3), (0.5, 0), (0.9, 0.3), (0.9, 0.7), (0.5, 1)],
+    [(0.3, 0.75), (0.55, 1), (0.55, 0.65), (0.55, 0.3), (0.55, 0)],
+    [(0.1, 0.75), (0.5, 1), (0.9, 0.7), (0.5, 0.35), (0.1, 0), (0.5, 0.02), (0.9, 0)],
+    [(0.1, 0.9), (0.6, 1), (0.8, 0.75), (0.4, 0.52), (0.85, 0.28), (0.5, 0), (0.1, 0.1)],
+    [(0.6, 1), (0.3, 0.6), (0.05, 0.35), (0.5, 0.35), (0.95, 0.35), (0.7, 0.7), (0.7, 0.3), (0.7, 0)],
+    [(0.85, 1), (0.3, 1), (0.2, 0.6), (0.6, 0.6), (0.85, 0.3), (0.5, 0), (0.1, 0.1)],
+    [(0.75, 1), (0.3, 0.7), (0.1, 0.3), (0.4, 0), (0.8, 0.2), (0.6, 0.45), (0.15, 0.3)],
+    [(0.1, 1), (0.5, 1), (0.9, 1), (0.65, 0.6), (0.45, 0.25), (0.35, 0)],
+    [(0.5, 0.5), (0.15, 0.75), (0.5, 1), (0.85, 0.75), (0.5, 0.5), (0.1, 0.2), (0.5, 0), (0.9, 0.2), (0.5, 0.5)],
+    [(0.85, 0.75), (0.5, 1), (0.2, 0.75), (0.5, 0.5), (0.85, 0.75), (0.8, 0.4), (0.7, 0)],
+]  # fmt: skip
 
 
-def write_in_the_air(digit: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns: (samples, 6) acceleration in m/s^2 and turn rate in rad/s."""
-    samples = int(SAMPLING_RATE * SECONDS)
-    points = np.array([pair.split(",") for pair in STROKES[digit].split()], dtype=float) / 100 - 0.5
-    points += rng.normal(0, 0.035, points.shape)
-    angle, slant, size = rng.normal(0, 0.15), rng.normal(0, 0.15), 0.25 * np.exp(rng.normal(0, 0.2))
+def write_in_air(digit: int, rng: np.random.Generator) -> np.ndarray:
+    """Two seconds of one writer writing `digit`. Returns: (128, 6) float64, columns `CHANNELS`."""
+    points = np.array(STROKES[digit]) - 0.5
+    angle, slant = rng.normal(0, 0.12), rng.normal(0, 0.15)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    points = size * points @ turn.T + size * slant * points[:, 1:] * [1, 0]
+    points = (points + rng.normal(0, 0.03, points.shape)) @ (turn @ [[1, slant], [0, 1]]).T * rng.uniform(0.2, 0.4)
+    length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
+    path = make_interp_spline(length / length[-1], points, k=3)
 
-    way = np.concatenate([[0], np.cumsum(np.hypot(*np.diff(points, axis=0).T))]) / size
-    hurry = np.cumsum(np.diff(way, prepend=0) * np.exp(rng.normal(0, 0.10, len(way))))
-    begin, length = rng.uniform(0.05, 0.35), rng.uniform(1.1, 1.55)
-    path = CubicSpline(begin + length * hurry / hurry[-1], points, bc_type="clamped")
+    begin, end = rng.uniform(0.02, 0.2), rng.uniform(0.8, 0.98)
+    time = np.clip((np.linspace(0, 1, SAMPLES) - begin) / (end - begin), 0, 1)
+    time = np.clip(time + 0.04 * rng.normal() * np.sin(np.pi * time), 0, 1)
+    place = gaussian_filter1d(path(time), 2, axis=0, mode="nearest")
+    place = np.column_stack([place, 0.02 * np.sin(2 * np.pi * time + rng.uniform(0, 6))])
 
-    time = np.arange(samples) / SAMPLING_RATE
-    moving = ((time > begin) & (time < begin + length))[:, None]
-    inside = time.clip(begin, begin + length)
-    acceleration, speed = path(inside, 2) * moving, path(inside, 1) * moving
-
-    # The forearm turns about the elbow, some 30 cm away, so that writing shows as turning; the pen also rolls a little.
-    roll = rng.normal(0, 0.3) * speed.sum(axis=1)
-    turning = np.stack([roll, -speed[:, 1] / 0.3, speed[:, 0] / 0.3], axis=1)
-    grip = rng.normal(0, 0.12, 2)
-    pull = GRAVITY * np.array([np.sin(grip[0]), np.cos(grip[0]) * np.cos(grip[1]), np.sin(grip[1])])
-    felt = np.stack([acceleration[:, 0], acceleration[:, 1], 0.1 * acceleration.sum(axis=1)], axis=1) + pull
-    drift = rng.normal(0, 0.03, 3)
-    record = np.concatenate([felt, turning + drift], axis=1)
-    return record + rng.normal(0, 1, record.shape) * ([0.15] * 3 + [0.03] * 3)
-
-
-def write_imu(path: Path, digit: int, rng: np.random.Generator) -> None:
-    """CSV: a time column in seconds, then six channels."""
-    record = write_in_the_air(digit, rng)
-    time = np.arange(len(record))[:, None] / SAMPLING_RATE
-    np.savetxt(path, np.hstack([time, record]), delimiter=",", header=",".join(COLUMNS), comments="", fmt="%.4f")
+    push = np.gradient(np.gradient(place, 1 / RATE, axis=0), 1 / RATE, axis=0)
+    # The wrist turns with the hand: up and down with y, left and right with x.
+    tilt = np.column_stack([place[:, 1] * 1.2, -place[:, 0] * 1.2, place[:, 0] * 0.6]) + rng.normal(0, 0.1, 3)
+    felt = push + np.array([0, 9.81, 0]) + 9.81 * np.column_stack([tilt[:, 2], 0 * tilt[:, 0], -tilt[:, 0]])
+    turning = np.gradient(tilt, 1 / RATE, axis=0)
+    signal = np.column_stack([felt + rng.normal(0, 0.1, 3), turning + rng.normal(0, 0.02, 3)])
+    return signal + rng.normal(0, 1, signal.shape) * ([0.25] * 3 + [0.05] * 3)

@@ -101,7 +101,7 @@ def train_tower(sense: str, files: dict[int, list[Path]], steps: int, seed: int 
     tower = make_tower(sense).train()
     name = tower.main_input_name
     with torch.no_grad():
-        width = _flat(tower(**{name: inputs[:2]}).last_hidden_state).shape[-1]
+        width = _mean(tower(**{name: inputs[:2]}).last_hidden_state).shape[-1]
     head = nn.Linear(width, 10)
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.02)
@@ -109,7 +109,7 @@ def train_tower(sense: str, files: dict[int, list[Path]], steps: int, seed: int 
     right = []
     for _ in tqdm(range(steps), desc=f"train the {sense} tower", leave=False):
         pick = torch.randint(len(inputs), (64,))
-        logits = head(_flat(tower(**{name: _vary(inputs[pick])}).last_hidden_state))
+        logits = head(_mean(tower(**{name: _vary(inputs[pick])}).last_hidden_state))
         loss = nn.functional.cross_entropy(logits, labels[pick], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
@@ -132,9 +132,9 @@ def read_all(sense: str, files: dict[int, list[Path]]) -> tuple[torch.Tensor, to
     return next(iter(spec.extract(items, processor, options).values())), torch.tensor([digit for _, digit in digits])
 
 
-def _flat(states: torch.Tensor) -> torch.Tensor:
-    """(items, time, width) -> mean over time; maps and patches of channels -> all of them side by side."""
-    return states.mean(1) if states.ndim == 3 else states.flatten(1)
+def _mean(states: torch.Tensor) -> torch.Tensor:
+    """Mean over time, over the places of a map, or over channels and patches: (items, width)."""
+    return states.flatten(2).mean(2) if states.shape[-1] == states.shape[-2] else states.flatten(1, -2).mean(1)
 
 
 def _vary(inputs: torch.Tensor) -> torch.Tensor:
