@@ -65,12 +65,11 @@ def make_parts(world: dict, folder: Path) -> None:
 
 def compose_senses(folder: Path):
     """Six senses; the video sense borrows the image tower."""
-    small = {"type": "perceiver_resampler", "depth": 1, "num_heads": 4, "head_dim": 32}
     return compose(
         language_model=str(folder / "language_model"),
         modalities={
-            "image": {"tower": str(folder / "image"), "aligner": small, "num_tokens": 4},
-            "video": {"tower": "image", "aligner": {**small, "frame_embeddings": 6}, "num_tokens": 4, "num_frames": 6},
+            "image": {"tower": str(folder / "image"), "aligner": "linear", "num_tokens": 1},
+            "video": {"tower": "image", "aligner": "linear", "num_tokens": 2, "num_frames": 6},
             "audio": {"tower": str(folder / "audio"), "aligner": "linear", "num_tokens": 1},
             "imu": {"tower": str(folder / "imu"), "aligner": "linear", "num_tokens": 1, "sampling_rate": 64},
             "depth": {"tower": str(folder / "depth"), "aligner": "linear", "num_tokens": 1},
@@ -106,7 +105,7 @@ def chats(files: dict, count: int, share_of_sums: float, seed: int) -> list[dict
 
 
 def train(
-    model, processor, samples: list[dict], output: Path, batch: int = 32, learning_rate: float = 3e-3
+    model, processor, samples: list[dict], output: Path, batch: int = 32, learning_rate: float = 5e-3
 ) -> list[dict]:
     """One pass over `samples` with the stock Trainer. Returns its log."""
     arguments = TrainingArguments(
@@ -138,7 +137,7 @@ def train(
 def align(model, processor, world: dict, output: Path) -> tuple[list[dict], str]:
     """Stage 1: aligners alone learn to speak to a frozen language model."""
     table = set_trainable(model, "aligners")
-    samples = chats(world["train"], 32 * 400, share_of_sums=0.3, seed=1)
+    samples = chats(world["train"], 32 * 450, share_of_sums=0.3, seed=1)
     return train(model, processor, samples, output / "align"), table
 
 
@@ -147,7 +146,7 @@ def instruct(model, processor, world: dict, output: Path):
     adapted = get_peft_model(model, lora_config(model, r=8))
     adapted.print_trainable_parameters()
     samples = chats(world["train"], 32 * 200, share_of_sums=0.6, seed=2)
-    log = train(adapted, processor, samples, output / "instruct", learning_rate=1e-3)
+    log = train(adapted, processor, samples, output / "instruct", learning_rate=2e-3)
     return adapted.merge_and_unload(), log
 
 
