@@ -91,12 +91,12 @@ class MediaMixin:
         outputs = MODALITIES[modality].extract(items, getattr(self, row["processor"]), row["options"], **kwargs)
         inputs = {name: outputs[key] for name, key in row["inputs"].items() if key in outputs}
         if row.get("num_tokens") is None:
-            lengths = self._feature_lengths(modality, items, kwargs, next(iter(inputs.values())))
+            lengths = self._feature_lengths(modality, items, kwargs, outputs)
             inputs[f"{modality}_feature_lengths"] = torch.tensor(lengths)
         return inputs
 
     def _feature_lengths(
-        self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: torch.Tensor
+        self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: dict[str, torch.Tensor]
     ) -> list[int]:
         """Features per frame that the tower gives for each item alone, by running it without data."""
         row = self.modalities[modality]
@@ -104,15 +104,14 @@ class MediaMixin:
         main = next(iter(row["inputs"].values()))
         config, lengths = _config(row["tower"]), []
         for i, item in enumerate(items):
-            alone = spec.extract([item], processor, row["options"], **kwargs)[main] if len(items) > 1 else batch
+            alone = spec.extract([item], processor, row["options"], **kwargs) if len(items) > 1 else batch
+            values = alone[main].shape[-1]
             try:
-                lengths.append(feature_length(config, tuple(alone.shape), alone.dtype))
+                lengths.append(feature_length(config, alone))
             except (RuntimeError, ValueError) as error:
-                raise MediaError(
-                    f"{modality} {i}: the tower cannot read its {alone.shape[-1]} values: {error}"
-                ) from error
+                raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
             if not lengths[-1]:
-                raise MediaError(f"{modality} {i}: its {alone.shape[-1]} values are too few for the tower.")
+                raise MediaError(f"{modality} {i}: its {values} values are too few for the tower.")
         return lengths
 
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:

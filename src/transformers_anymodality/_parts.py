@@ -22,7 +22,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATIO
 from ._registry import did_you_mean
 from .aligners import ALIGNERS, Aligner, AlignerConfig
 from .modalities import MODALITIES, ModalitySpec
-from .towers import drop_unread, load_tower, main_input, put_back, run_tower, unread_weights
+from .towers import (
+    drop_unread,
+    feature_length,
+    load_tower,
+    main_input,
+    match_arguments,
+    put_back,
+    run_tower,
+    unread_weights,
+)
 from .towers.timm import stock_image_processor
 
 
@@ -44,8 +53,6 @@ _KEYS = {
     "revision",
 }
 _FEATURES = ("all", "patches", "pooled")
-# Names of one thing: 1 where there is sound, 0 where there is padding.
-_MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 
 
 @dataclass
@@ -186,7 +193,7 @@ def _find_processor(part: Part, source: Any, load: dict[str, Any]) -> Any:
 def probe(part: Part) -> None:
     """Runs a made-up medium through processor and tower: what the inputs and features are is seen, not guessed."""
     tower, outputs = part.tower, [_made_up(part, size) for size in (0, 1)]
-    part.arguments = _arguments(part, outputs[0])
+    part.arguments = match_arguments(tower, outputs[0])
     main = next(iter(part.arguments))
     pooled = part.settings.get("select_feature") == "pooled"
     fixed = pooled or outputs[0][main].shape == outputs[1][main].shape
@@ -208,7 +215,7 @@ def probe(part: Part) -> None:
     features = _features(part)
     _check_batch(part, features)
     if not fixed:
-        _check_length(part, features, outputs[1])
+        _check_length(part, outputs)
     part.row["feature_length"] = features.shape[1] if fixed else None
     part.settings["probed_length"], part.settings["feature_size"] = features.shape[1:]
 
@@ -223,22 +230,6 @@ def _made_up(part: Part, size: int) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"The processor of {part.name!r} ({type(processor).__name__}) cannot prepare a made-up medium: {error}"
         ) from error
-
-
-def _arguments(part: Part, outputs: dict[str, torch.Tensor]) -> dict[str, str]:
-    """Which of the sub-processor's outputs the tower takes, by which argument; the main input first."""
-    accepted = inspect.signature(part.tower.forward).parameters
-    main = main_input(part.tower)
-    source = main if main in outputs else next((key for key in outputs if "mask" not in key), None)
-    if source is None:
-        raise ValueError(
-            f"The tower of {part.name!r} takes {main!r}, but its processor gives {', '.join(outputs) or 'nothing'}."
-        )
-    others = {key: key for key in outputs if key in accepted and key not in (source, main)}
-    given, taken = ([name for name in _MASKS if name in names] for names in (outputs, accepted))
-    if len(given) == len(taken) == 1:
-        others[given[0]] = taken[0]
-    return {source: main, **others}
 
 
 def _input_name(modality: str, key: str, main: str) -> str:
@@ -300,36 +291,57 @@ def _check_batch(part: Part, features: torch.Tensor) -> None:
         )
 
 
-def _check_length(part: Part, features: torch.Tensor, longer: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError if what differs between a short and a long item is not the number of features."""
-    item, part.probe = part.probe, {key: longer[key] for key in part.arguments}
+def _check_length(part: Part, outputs: list[dict[str, torch.Tensor]]) -> None:
+    """Raises ValueError unless the number of features of a short and a long item can be told without data."""
+    item, kind, lengths, counted = part.probe, type(part.tower).__name__, [], []
     try:
-        others = _features(part)
+        for output in outputs:
+            part.probe = {key: output[key] for key in part.arguments}
+            lengths.append(_features(part).shape[1])
+            counted.append(feature_length(part.tower.config, output))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"The tower of {part.name!r} ({kind}) gives each item another number of features, and how many cannot be told "
+            f"without running it: {error}"
+        ) from error
     finally:
         part.probe = item
-    if others.shape[-1] != features.shape[-1]:
+    if lengths != counted or lengths[0] == lengths[1]:
         raise ValueError(
-            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives features of shapes {tuple(features.shape)} and "
-            f"{tuple(others.shape)} for a short and a long item: its config does not tell their width."
+            f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, where {counted} "
+            "were counted: its config does not tell their width."
         )
 
 
 def drop_unread_weights(parts: list[Part]) -> None:
-    """Takes out of each tower what no modality reads, if the features are then really the same."""
+    """Takes out of each tower what no modality reads, if the features are then really the same; freezes the rest of it."""
     for owner in (part for part in parts if part.row["tower"] == part.name):
+        tower, was_training = owner.tower, owner.tower.training
         readers = [part for part in parts if part.row["tower"] == owner.name]
         readings = [(_tower_arguments(p), p.row.get("select_layer"), p.row["select_feature"]) for p in readers]
-        names = unread_weights(owner.tower.config, readings)
-        before = [_features(part) for part in readers] if names else []
-        taken = drop_unread(owner.tower, names)
-        try:
-            same = all(torch.equal(_features(part), old) for part, old in zip(readers, before, strict=bool(names)))
-        except ValueError:
-            same = False
-        if same:
-            owner.row["unread"] = names
-        else:
-            put_back(owner.tower, taken)
+        names = unread_weights(tower.eval(), readings)
+        tower.train(was_training)
+        without = (
+            names if _same_without(names, tower, readers) else [n for n in names if _same_without([n], tower, readers)]
+        )
+        if not _same_without(without, tower, readers):
+            without = []
+        kept = [name for name in names if name not in without]
+        frozen = [key for key, _ in tower.named_parameters() for name in kept if f"{key}.".startswith(f"{name}.")]
+        owner.row["unread"] = sorted({*without, *frozen})
+        drop_unread(tower, owner.row["unread"])
+
+
+def _same_without(names: list[str], tower: PreTrainedModel, readers: list[Part]) -> bool:
+    """Whether features stay the same without these modules."""
+    before = [_features(part) for part in readers] if names else []
+    taken = drop_unread(tower, names)
+    try:
+        return all(torch.equal(_features(part), old) for part, old in zip(readers, before, strict=bool(names)))
+    except ValueError:
+        return False
+    finally:
+        put_back(tower, taken)
 
 
 # --- aligners ------------------------------------------------------------------------------------------------------

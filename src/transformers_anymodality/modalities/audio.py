@@ -52,14 +52,18 @@ class AudioSpec(ModalitySpec):
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
         """`input_features` or `input_values`, float32, and `attention_mask` where the feature extractor gives one."""
-        if "padding" not in kwargs and self.window(processor) is None:
-            kwargs["padding"] = True
-            if "return_attention_mask" in inspect.signature(processor.__call__).parameters:
+        free = self.window(processor) is None
+        if "padding" not in kwargs:
+            kwargs |= {"padding": True} if free else {}
+            accepted = "return_attention_mask" in inspect.signature(processor.__call__).parameters
+            # Asked for in the call, it is one of frames; as Whisper's feature extractor gives it by itself, of samples.
+            if accepted and (free or getattr(processor, "return_attention_mask", False)):
                 kwargs["return_attention_mask"] = True
         return as_inputs(processor(items, sampling_rate=processor.sampling_rate, return_tensors="pt", **kwargs))
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         rate = processor.sampling_rate
         window = self.window(processor) or rate * 4
-        time = np.arange(min(rate // 2 * (1 + size), window)) / rate
+        # No round number: some towers read whole frames only.
+        time = np.arange(min(rate // 2 * (1 + size) + 13, window)) / rate
         return (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)

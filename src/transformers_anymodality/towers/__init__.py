@@ -1,7 +1,7 @@
 """Towers encode one modality. Any `AutoModel` is one: here it is found, cut to what is read, built, loaded and read."""
 
 from ._build import build_tower, feature_length, load_tower, register_tower, tower_class, tower_config
-from ._features import main_input
+from ._features import main_input, match_arguments
 from ._run import drop_unread, put_back, run_tower, unread_weights
 
 
@@ -11,6 +11,7 @@ __all__ = [
     "feature_length",
     "load_tower",
     "main_input",
+    "match_arguments",
     "put_back",
     "register_tower",
     "run_tower",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -17,7 +18,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from .._registry import config_class_of, models_beside
-from ._features import main_input, read_features
+from ._features import main_input, match_arguments, read_features
 
 
 # Where two-sided configs keep the half that a medium needs, in order of preference.
@@ -55,8 +56,9 @@ def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None
         if isinstance(half, PreTrainedConfig):
             config = half
             break
-    if config.is_encoder_decoder and type(own := _encoder(config).config) is not type(config):
-        config = own
+    if config.is_encoder_decoder:
+        own = _encoder(config).config
+        config = own if type(own) is not type(config) else _without_cache(config)
     if config.model_type == "timm_wrapper":
         config = _whole_timm_config(config)
     return config if select_layer is None else _cut(config, select_layer)
@@ -68,6 +70,13 @@ def _reads_videos(config: PreTrainedConfig) -> bool:
     return not two_sided and tower_class(config).main_input_name == "pixel_values_videos"
 
 
+def _without_cache(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Where encoder and decoder share a config, the cache is the decoder's."""
+    config = copy.deepcopy(config)
+    config.use_cache = False
+    return config
+
+
 def _whole_timm_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """timm's pooling is a head; the features of patches are in front of it."""
     config = copy.deepcopy(config)
@@ -75,29 +84,53 @@ def _whole_timm_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return config
 
 
+# What configs call the layers of an encoder; the first that is there and makes a smaller tower.
+_LAYER_COUNTS = ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers")
+
+
 def _cut(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
+    whole = _size(config)
+    for name in ("blocks",) if config.model_type == "timm_wrapper" else _LAYER_COUNTS:
+        layers = _timm_blocks(config) if name == "blocks" else getattr(config, name, None)
+        if not isinstance(layers, int) or not layers:
+            continue
+        keep = select_layer if select_layer >= 0 else layers + 1 + select_layer
+        if not 1 <= keep <= layers:
+            raise ValueError(f"select_layer={select_layer} is outside the tower's {layers} layers (1 to {layers}).")
+        cut = _with_layers(config, name, keep)
+        # Pyramids count stages, which their other settings build all the same.
+        if keep == layers or 0 < _size(cut) < whole:
+            return cut
+    raise ValueError(
+        f"select_layer needs a tower with one stack of layers; {config.model_type!r} has none whose number its config "
+        "tells (`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read its final output."
+    )
+
+
+def _with_layers(config: PreTrainedConfig, name: str, keep: int) -> PreTrainedConfig:
     config = copy.deepcopy(config)
-    if config.model_type == "timm_wrapper":
-        with torch.device("meta"):
-            layers = len(getattr(AutoModel.from_config(config).timm_model, "blocks", ()))
-    else:
-        layers = getattr(config, "num_hidden_layers", None) or 0
-    if not layers:
-        raise ValueError(
-            f"select_layer needs a tower with one stack of layers; {config.model_type!r} has none that can be counted "
-            "(`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read its final output."
-        )
-    keep = select_layer if select_layer >= 0 else layers + 1 + select_layer
-    if not 1 <= keep <= layers:
-        raise ValueError(f"select_layer={select_layer} is outside the tower's {layers} layers (1 to {layers}).")
-    if config.model_type == "timm_wrapper":
+    if name == "blocks":
         config.model_args = {**(config.model_args or {}), "depth": keep}
-    else:
-        config.num_hidden_layers = keep
-        for name in ("layer_types", "mlp_layer_types"):
-            if isinstance(getattr(config, name, None), list):
-                setattr(config, name, getattr(config, name)[:keep])
+        return config
+    setattr(config, name, keep)
+    for key in ("layer_types", "mlp_layer_types"):
+        if isinstance(getattr(config, key, None), list):
+            setattr(config, key, getattr(config, key)[:keep])
     return config
+
+
+def _timm_blocks(config: PreTrainedConfig) -> int:
+    with torch.device("meta"):
+        return len(getattr(AutoModel.from_config(config).timm_model, "blocks", ()))
+
+
+def _size(config: PreTrainedConfig) -> int:
+    """Weights of the tower that a config builds; 0 if it builds none."""
+    try:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in build_tower(copy.deepcopy(config)).parameters())
+    except (TypeError, ValueError, RuntimeError, IndexError):
+        return 0
 
 
 _ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
@@ -220,9 +253,21 @@ def _weightless(config_class: type[PreTrainedConfig], serialized: str) -> PreTra
         return build_tower(config_class.from_dict(json.loads(serialized))).eval()
 
 
-def feature_length(config: PreTrainedConfig, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
-    """Features that a tower gives for one item whose main input has `shape`, found by running it without data."""
+def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]) -> int:
+    """Features that a tower gives for one item, found by running it without data.
+
+    Args:
+        config: the tower's.
+        outputs: of the sub-processor for that item.
+    """
     tower = _weightless(type(config), config.to_json_string(use_diff=False))
+    names = match_arguments(tower, outputs)
+    arguments = {argument: outputs[name].to("meta") for name, argument in names.items()}
+    main = main_input(tower)
     with torch.no_grad():
-        output = tower(**{main_input(tower): torch.zeros(shape, dtype=dtype, device="meta")}, return_dict=True)
+        try:
+            # Masks do not change how many there are, but many a forward looks at them, which it cannot here.
+            output = tower(**{main: arguments[main]}, return_dict=True)
+        except (TypeError, AttributeError):
+            output = tower(**arguments, return_dict=True)
     return read_features(tower, output).shape[1]

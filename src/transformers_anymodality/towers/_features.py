@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 _SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states", "latents")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
+# Names of one thing: 1 where there is sound, 0 where there is padding.
+_MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
 
 
@@ -20,6 +23,20 @@ def main_input(tower: PreTrainedModel) -> str:
     """The argument of a tower's forward that takes the medium; many towers do not tell."""
     accepted = inspect.signature(tower.forward).parameters
     return tower.main_input_name if tower.main_input_name in accepted else next(iter(accepted))
+
+
+def match_arguments(tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Which of a sub-processor's outputs a tower's forward takes, by which argument; the main input first."""
+    accepted, main = inspect.signature(tower.forward).parameters, main_input(tower)
+    source = main if main in outputs else next((name for name in outputs if "mask" not in name), None)
+    if source is None:
+        given = ", ".join(outputs) or "nothing"
+        raise ValueError(f"{type(tower).__name__} takes {main!r}, but its processor gives {given}.")
+    others = {name: name for name in outputs if name in accepted and name not in (source, main)}
+    given, taken = ([name for name in _MASKS if name in names] for names in (outputs, accepted))
+    if len(given) == len(taken) == 1:
+        others[given[0]] = taken[0]
+    return {source: main, **others}
 
 
 def _widths(tower: PreTrainedModel) -> set[int]:
@@ -133,7 +150,7 @@ class LayerOutput:
 
 
 def _layer_stack(tower: nn.Module) -> nn.Module:
-    """The longest module list or sequence that is a stack of layers of one kind."""
+    """The module list or sequence that is the stack of layers: of one kind, as many as the config says, the largest."""
     config = tower.config
     count = getattr(config, "num_hidden_layers", None)
     stacks = [
@@ -144,4 +161,4 @@ def _layer_stack(tower: nn.Module) -> nn.Module:
     exact = [stack for stack in stacks if len(stack) == count]
     if not (exact or stacks):
         raise ValueError(f"{type(tower).__name__} has no stack of layers to select from.")
-    return exact[0] if exact else max(stacks, key=len)
+    return max(exact or stacks, key=lambda stack: sum(p.numel() for p in stack.parameters()))

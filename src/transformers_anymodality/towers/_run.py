@@ -1,4 +1,4 @@
-"""Running a tower: to its features, and, once without data, to see which of its weights they depend on."""
+"""Running a tower: to its features, and, once, to see which of its weights they depend on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ._build import build_tower
 from ._features import LayerOutput, read_features
 
 
@@ -35,30 +34,44 @@ def run_tower(
 
 
 def unread_weights(
-    config: PreTrainedConfig, readings: Iterable[tuple[dict[str, torch.Tensor], int | None, str]]
+    tower: PreTrainedModel, readings: Iterable[tuple[dict[str, torch.Tensor], int | None, str]]
 ) -> list[str]:
     """Names of the modules (or single parameters) of a tower that its features do not depend on: poolers, final norms.
 
-    Found by a forward and backward pass without data. They are not built (`drop_unread`): weights that never get a
-    gradient stop distributed training, and nobody misses them.
+    Found by what the graph of a forward pass leads back to. They are not built (`drop_unread`): weights that never get
+    a gradient stop distributed training, and nobody misses them.
 
     Args:
-        config: the tower's.
+        tower: in eval mode; it is left as it was.
         readings: arguments, select_layer and select_feature of each modality that reads the tower.
 
     Returns:
         The outermost modules none of whose weights are read, and unread parameters of modules that are.
     """
-    with torch.device("meta"):
-        tower = build_tower(config).eval()
+    weights = {name: p for name, p in tower.named_parameters() if p.is_floating_point()}
+    trained = {name: p.requires_grad for name, p in weights.items()}
+    read: set[int] = set()
     try:
-        for arguments, select_layer, select_feature in readings:
-            weightless = {name: value.to("meta") for name, value in arguments.items()}
-            run_tower(tower, weightless, select_layer, select_feature)[0].sum().backward()
-    except (RuntimeError, NotImplementedError, ValueError):
-        return []  # its forward looks at its data; such a tower is kept whole
-    # Weights that are never trained (tables of sinusoids) tell nothing.
-    return _outermost(tower, {name for name, p in tower.named_parameters() if p.requires_grad and p.grad is None})
+        for parameter in weights.values():
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            for arguments, select_layer, select_feature in readings:
+                read |= _leaves(run_tower(tower, arguments, select_layer, select_feature)[0])
+    finally:
+        for name, parameter in weights.items():
+            parameter.requires_grad_(trained[name])
+    return _outermost(tower, {name for name, p in weights.items() if id(p) not in read}) if read else []
+
+
+def _leaves(features: torch.Tensor) -> set[int]:
+    """Ids of the parameters that a tensor was computed from."""
+    nodes, seen, leaves = [features.grad_fn], {None}, set()
+    while nodes:
+        if (node := nodes.pop()) not in seen:
+            seen.add(node)
+            leaves.add(id(getattr(node, "variable", None)))
+            nodes += [following for following, _ in node.next_functions]
+    return leaves - {id(None)}
 
 
 def _outermost(tower: nn.Module, unread: set[str]) -> list[str]:
