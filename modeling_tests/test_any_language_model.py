@@ -222,7 +222,7 @@ def run_checks(model_type: str, folder: Path) -> tuple[Case, dict[str, Exception
     return case, failures
 
 
-@pytest.mark.parametrize("model_type", [name for name in causal_lm_types() if name not in REFUSED])
+@pytest.mark.parametrize("model_type", tiny.swept([name for name in causal_lm_types() if name not in REFUSED]))
 def test_any_language_model(model_type, tmp_path):
     case, failures = run_checks(model_type, tmp_path)
     known = KNOWN.get(model_type, {})

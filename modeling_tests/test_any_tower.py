@@ -253,7 +253,7 @@ def run_checks(name: str, folder: Any) -> tuple[Case, dict[str, Exception]]:
 NAMES = [*KINDS, *TIMM_FAMILIES, *TEXT_TOWERS]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
+@pytest.mark.parametrize("name", tiny.swept([name for name in NAMES if name not in REFUSED]))
 def test_any_tower(name, tmp_path):
     if name == "dinat":
         pytest.importorskip("natten")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -136,6 +137,11 @@ def composite(
     model, processor = compose(source, settings or modalities(), tokenizer=tokenizer())
     spread(model)
     return model, processor
+
+
+def swept(names: list[str]) -> list:
+    """Test parameters of a long sweep: one in four runs every time, the others with `-m slow` (or no `-m`)."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if i % 4 else []) for i, name in enumerate(names)]
 
 
 def medium(modality: str, seed: int = 0) -> Any:
