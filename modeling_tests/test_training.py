@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -205,7 +206,11 @@ def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, mo
     (tmp_path / "run.py").write_text(DISTRIBUTED)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     run = subprocess.run(
-        [*command, str(tmp_path / "run.py"), mode, str(tmp_path)], timeout=300, capture_output=True, text=True
+        [*command, str(tmp_path / "run.py"), mode, str(tmp_path)],
+        timeout=300,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
     )
     assert run.returncode == 0, run.stderr[-3000:]
     from safetensors.torch import load_file
