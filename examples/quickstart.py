@@ -212,6 +212,7 @@ def main() -> None:
     output, started = arguments.output, time.time()
     output.mkdir(parents=True, exist_ok=True)
     set_seed(0)
+    torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # one core is left to the process that reads files
 
     def say(text: str) -> None:
         print(f"\n[{time.time() - started:4.0f} s] {text}", flush=True)
