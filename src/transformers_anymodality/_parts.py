@@ -410,6 +410,10 @@ def _check_aligner(part: Part, hidden: int) -> None:
             f"num_tokens={count} is set for {name!r}, but the aligner of {part.row['aligner']!r} has its own: "
             f"{config.num_tokens}. Set it there."
         )
+    if config.sum_neighbours and config.num_tokens not in (None, 1):
+        raise ValueError(
+            f"The aligner of {name!r} adds neighbouring media into one token, but gives {config.num_tokens}."
+        )
     parameter, was_training = next(part.aligner.parameters()), part.aligner.training
     shape = (
         1,
@@ -418,8 +422,11 @@ def _check_aligner(part: Part, hidden: int) -> None:
         config.feature_size,
     )
     counted = config.count_tokens(*shape[1:3])
+    zeros = parameter.new_zeros
+    table = {"token_embeddings": zeros(2, hidden)} if part.aligner.reads_token_embeddings else {}
     try:
-        given = part.aligner.eval()(torch.zeros(shape, device=parameter.device, dtype=parameter.dtype)).shape[1]
+        output = part.aligner.eval()(zeros(shape), **table)
+        given = (output[0] if isinstance(output, tuple) else output).shape[1]
     except Exception as error:
         raise ValueError(f"The aligner of {name!r} cannot read features of shape {shape[1:]}: {error}") from error
     finally:

@@ -57,15 +57,22 @@ _EXTENSION = """\
 {%- set messages = flat.messages %}
 """
 
+# Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
+PIECE_END = "\ufdd2"
 _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # Stands for what an assistant said, to see where a template puts it. No template has a reason to change it.
 _SENTINEL = "\ufdd0\ufdd1\ufdd0"
 
 
 def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str]) -> Any:
-    """A chat template (or several, by name) that writes `tokens[modality]` for content parts of that type."""
+    """A chat template (or several, by name) that writes `tokens[modality]` for content parts of that type.
+
+    One that reads `media_tokens` (modality -> token) does so itself, and is given them.
+    """
     if isinstance(template, dict):
         return {name: extend_template(one, tokens) for name, one in template.items()}
+    if template and "media_tokens" in template:
+        return "{%- set media_tokens = MEDIA_TOKENS -%}".replace("MEDIA_TOKENS", json.dumps(tokens)) + template
     return _EXTENSION.replace("MEDIA_TOKENS", json.dumps(tokens, sort_keys=True)) + (template or FALLBACK_TEMPLATE)
 
 
@@ -74,6 +81,7 @@ class ChatMixin:
 
     tokenizer: Any
     modalities: dict[str, dict[str, Any]]
+    text: dict[str, Any]
 
     def apply_chat_template(
         self,
@@ -207,8 +215,8 @@ class ChatMixin:
         said = np.zeros(len(ids), dtype=bool)
         for start, end in spans:
             said |= (places[:, 0] < end) & (places[:, 1] > start)
-        bos = self.tokenizer.bos_token
-        first, last = ([], []) if bos is not None and text.startswith(bos) else self._added_tokens
+        first, last = ([], []) if self._begins(text) else self._added_tokens
+        last = [] if self.text.get("piecewise") else last
         return [*first, *ids, *last], [False] * len(first) + said.tolist() + [False] * len(last)
 
     def _said(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
@@ -248,6 +256,11 @@ class ChatMixin:
         stop = self._control_tokens.search(text, end)
         return stop.end() if stop is not None and not text[end : stop.start()].strip() else end
 
+    def _begins(self, text: str) -> bool:
+        """Whether a text brings its begin token itself."""
+        bos = self.tokenizer.bos_token
+        return bos is not None and text.startswith(bos)
+
     @cached_property
     def _added_tokens(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts in front of and behind every text."""
@@ -275,16 +288,32 @@ class ChatMixin:
         for match in [*(markers.finditer(text) if marked else ()), None]:
             end = len(text) if match is None else match.start()
             cuts = [start, *(edge for edge in edges if start < edge < end), end]
-            yield from ((a, b, False) for a, b in zip(cuts, cuts[1:], strict=False) if a < b)
+            for a, b in zip(cuts, cuts[1:], strict=False):
+                yield from ((*piece, False) for piece in self._split(text, a, b))
             if match is not None:
                 start = match.end()
                 if match.group(1) is not None:
                     yield *match.span(1), True
 
+    def _split(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """A stretch in pieces: special tokens and what is between them, if text is tokenised piecewise; else as it is."""
+        if self.text.get("piecewise"):
+            for match in self._piece_ends.finditer(text, start, end):
+                yield from ((start, match.start()),) if start < match.start() else ()
+                yield from (match.span(),) if match.group() != PIECE_END else ()
+                start = match.end()
+        if start < end:
+            yield start, end
+
+    @cached_property
+    def _piece_ends(self) -> re.Pattern:
+        return re.compile(f"{PIECE_END}|{self._control_tokens.pattern}")
+
     def _encode_piece(self, piece: str, first: bool, typed: bool) -> tuple[list[int], np.ndarray | None]:
         """Ids of a piece, and the first and last character of each, if the tokenizer tells."""
         tokenizer = self.tokenizer
         newline = tokenizer.encode("\n", add_special_tokens=False)
+        first = first or bool(self.text.get("piecewise"))
         if typed or not tokenizer.is_fast:
             if first and not typed:
                 return tokenizer.encode(piece, add_special_tokens=False), None

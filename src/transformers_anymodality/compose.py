@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,8 @@ def compose(
     tokenizer: str | os.PathLike | PreTrainedTokenizerBase | None = None,
     *,
     chat_template: str | None = None,
+    text: dict[str, Any] | None = None,
+    generation: dict[str, Any] | None = None,
     dtype: str | torch.dtype | None = None,
     **hub_kwargs,
 ) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
@@ -65,6 +68,8 @@ def compose(
             - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...).
         tokenizer: found with the language model if left out.
         chat_template: for a tokenizer without, or instead of its own.
+        text: how the processor deals with text, see `AnyModalityProcessor`.
+        generation: fields of the generation config, instead of the language model's own.
         dtype: for the language model and towers loaded here; as their checkpoints say if left out.
         hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
             A part that is loaded with more (`device_map`, `quantization_config`), load yourself, and give the model.
@@ -101,16 +106,17 @@ def compose(
     for part in parts:
         part.row["token_id"] = tokenizer.convert_tokens_to_ids(tokens[part.name])
     model = _model(language, parts, reads_ids)
+    _set_generation(model.generation_config, tokenizer, generation or {}, text or {})
     model.part_sources = _sources(language_model, parts, load)
     template = extend_template(chat_template or tokenizer.chat_template, tokens)
-    return model, _processor(tokenizer, parts, tokens, template)
+    return model, _processor(tokenizer, parts, tokens, template, text)
 
 
 def _check_arguments(modalities: Any, hub_kwargs: dict[str, Any]) -> None:
     if not isinstance(modalities, Mapping):
         raise TypeError(f"modalities must be a dict, modality -> tower or settings, not {type(modalities).__name__}.")
     if unknown := sorted(set(hub_kwargs) - _HUB_KWARGS):
-        hint = did_you_mean(unknown[0], {*_HUB_KWARGS, "tokenizer", "chat_template", "dtype", "modalities"})
+        hint = did_you_mean(unknown[0], {*_HUB_KWARGS, *inspect.signature(compose).parameters})
         raise TypeError(
             f"Unknown keyword arguments {unknown}.{hint} A part that is loaded in a special way, load it yourself and "
             "give the model."
@@ -202,6 +208,17 @@ def _model(language: PreTrainedModel, parts: list[Part], reads_input_ids: bool) 
     return model.eval()
 
 
+def _set_generation(config: Any, tokenizer: PreTrainedTokenizerBase, fields: dict, text: dict[str, Any]) -> None:
+    """What ends an answer ends its generation, too, where that is one token."""
+    config.update(**fields)
+    vocabulary = tokenizer.get_vocab()
+    stops = [vocabulary[stop] for stop in text.get("stop", ()) if stop in vocabulary]
+    if stops:
+        ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
+        config.eos_token_id = [*ends, *(stop for stop in stops if stop not in ends)]
+
+
 def _sources(language_model: Any, parts: list[Part], load: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """Where each part that was loaded here came from, so that a light checkpoint can refer to it."""
     dtype = None if load.get("dtype") is None else str(load["dtype"]).removeprefix("torch.")
@@ -218,7 +235,11 @@ def _sources(language_model: Any, parts: list[Part], load: dict[str, Any]) -> di
 
 
 def _processor(
-    tokenizer: PreTrainedTokenizerBase, parts: list[Part], tokens: dict[str, str], template: str
+    tokenizer: PreTrainedTokenizerBase,
+    parts: list[Part],
+    tokens: dict[str, str],
+    template: str,
+    text: dict[str, Any] | None,
 ) -> AnyModalityProcessor:
     table, processors = {}, {}
     for part in parts:
@@ -236,4 +257,4 @@ def _processor(
             row["num_tokens"], row["tower"], row["aligner"] = None, part.tower.config.to_dict(), config.to_dict()
         table[part.name] = row
     tokenizer.chat_template = template
-    return AnyModalityProcessor(tokenizer, processors, table, chat_template=template)
+    return AnyModalityProcessor(tokenizer, processors, table, chat_template=template, text=text)

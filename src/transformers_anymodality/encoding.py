@@ -6,6 +6,7 @@ tower's width, `tokens` per item, `hidden` the language model's width.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,15 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .configuration import AnyModalityConfig
 from .distributed import must_take_part
 from .towers import run_tower
+
+
+@dataclass
+class EncodedMedia(BaseModelOutputWithPooling):
+    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`; `pooler_output`: language-model tokens
+    `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs; `token_mask`: `(items, tokens)`
+    bool, True for the tokens that the language model sees, None if it sees all."""
+
+    token_mask: torch.BoolTensor | None = None
 
 
 class MediaEncodingMixin:
@@ -40,7 +50,7 @@ class MediaEncodingMixin:
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         **inputs: torch.Tensor,
-    ) -> BaseModelOutputWithPooling | tuple:
+    ) -> EncodedMedia | tuple:
         """Encodes and aligns the media of one modality.
 
         Args:
@@ -50,8 +60,7 @@ class MediaEncodingMixin:
             feature_lengths: `(items,)` int64, real features per frame where that differs between items.
 
         Returns:
-            `last_hidden_state`: the tower's features `(items, frames, length, dim)`; `pooler_output`: language-model
-            tokens, `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs.
+            The tower's features and the language-model tokens, see `EncodedMedia`.
         """
         row = self.config.modalities[modality]
         output: Any = None
@@ -60,10 +69,11 @@ class MediaEncodingMixin:
                 inputs[next(iter(row["inputs"]))] = main_input
             recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             features, output = self._encode(modality, inputs, {k: v for k, v in recorded.items() if v})
-        tokens = self._align(modality, features, feature_lengths)
-        output = BaseModelOutputWithPooling(
+        tokens, token_mask = self._align(modality, features, feature_lengths)
+        output = EncodedMedia(
             last_hidden_state=features,
             pooler_output=tokens,
+            token_mask=token_mask,
             hidden_states=None if output_hidden_states is False else getattr(output, "hidden_states", None),
             attentions=None if output_attentions is False else getattr(output, "attentions", None),
         )
@@ -87,17 +97,28 @@ class MediaEncodingMixin:
         return features, output
 
     def _align(self, modality: str, features: torch.Tensor, feature_lengths: torch.Tensor | None):
-        """Runs the aligner on `(items, frames, length, dim)` features."""
+        """Runs the aligner on `(items, frames, length, dim)` features: tokens, and which of them are seen or None."""
         aligner = self.aligner(modality)
         features, mask = features.to(_dtype(aligner)), None
         if feature_lengths is not None:
             place = torch.arange(features.shape[2], device=features.device)
             mask = (place < feature_lengths.to(features.device)[:, None])[:, None].expand(features.shape[:3])
-        tokens = aligner(features, mask)
+        table = {"token_embeddings": self._token_embeddings(features)} if aligner.reads_token_embeddings else {}
+        output = aligner(features, mask, **table)
+        tokens, token_mask = output if isinstance(output, tuple) else (output, None)
         if feature_lengths is None or self.config.aligner_config(modality).num_tokens is not None:
-            return tokens
-        config, frames = self.config.aligner_config(modality), features.shape[1]
-        return [row[: config.count_tokens(frames, n)] for row, n in zip(tokens, feature_lengths.tolist(), strict=True)]
+            return tokens, token_mask
+        config, counts = self.config.aligner_config(modality), feature_lengths.tolist()
+        rows = zip(tokens, counts, strict=True)
+        return [row[: config.count_tokens(features.shape[1], n)] for row, n in rows], token_mask
+
+    def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
+        """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
+        embedding = self.get_input_embeddings()
+        table = embedding.weight
+        if type(embedding) is not nn.Embedding or table.is_meta:  # it scales or norms them, or is offloaded
+            table = embedding(torch.arange(len(table), device=like.device))
+        return table.to(like.device, like.dtype)
 
     def _take_media(self, kwargs: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
         """Takes the media out of forward's kwargs: modality -> arguments of `get_modality_features`."""
@@ -162,7 +183,7 @@ class MediaEncodingMixin:
                 row["feature_length"] or 1,
                 self.config.aligner_config(modality).feature_size,
             )
-            tokens = self._align(modality, torch.ones(shape, device=device), None)
+            tokens, _ = self._align(modality, torch.ones(shape, device=device), None)
         else:
             return None
         return tokens if isinstance(tokens, torch.Tensor) else torch.cat(tokens)

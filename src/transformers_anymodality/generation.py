@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from .encoding import EncodedMedia
+from .places import hide
 
 
 class AnyModalityGenerationMixin(GenerationMixin):
@@ -51,8 +53,19 @@ class AnyModalityGenerationMixin(GenerationMixin):
         encoded, _ = self.encode_media(model_kwargs, model_kwargs.pop("mm_encoder_outputs", None))
         for modality, output in encoded.items():
             if isinstance(output, torch.Tensor):
-                encoded[modality] = BaseModelOutputWithPooling(pooler_output=output)
+                encoded[modality] = EncodedMedia(pooler_output=output)
         model_kwargs["mm_encoder_outputs"] = encoded
+        embeds = model_kwargs.get("inputs_embeds")
+        ids = input_ids if input_ids is not None and input_ids.numel() else None
+        if ids is not None or embeds is not None:
+            unseen, cache = self.unseen_places(ids, embeds, encoded), model_kwargs.get("past_key_values")
+            mask = hide(unseen, model_kwargs.get("attention_mask"), cache)
+            if mask is not None and mask is not model_kwargs.get("attention_mask"):
+                model_kwargs["attention_mask"] = mask
+                if model_kwargs.pop("position_ids", None) is not None:
+                    model_kwargs["position_ids"] = self._prepare_position_ids_for_generation(
+                        inputs_tensor, model_kwargs
+                    )
         return model_kwargs
 
     def _drop_cached_media(self, input_ids: torch.Tensor | None, model_kwargs: dict[str, Any]) -> None:
@@ -110,7 +123,9 @@ class AnyModalityGenerationMixin(GenerationMixin):
                 tokens = tokens[torch.tensor(order, dtype=torch.long, device=tokens.device)]
             else:
                 tokens = [tokens[i] for i in order]
-            expanded[modality] = BaseModelOutputWithPooling(pooler_output=tokens)
+            seen = output.get("token_mask")
+            seen = None if seen is None else seen[torch.tensor(order, dtype=torch.long, device=seen.device)]
+            expanded[modality] = EncodedMedia(pooler_output=tokens, token_mask=seen)
         return expanded
 
     def _validate_model_kwargs(self, model_kwargs):

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from ._language import build_language_model, causal_class, embedding_gives
@@ -24,10 +23,11 @@ from .configuration import AnyModalityConfig
 from .encoding import MediaEncodingMixin, is_trained
 from .generation import AnyModalityGenerationMixin
 from .loading import CheckpointMixin
+from .places import PlaceholderMixin, hide
 from .towers import build_tower, drop_unread
 
 
-class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrainedModel):
+class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PlaceholderMixin, PreTrainedModel):
     """Builds and runs what the causal and the headless composite share: from media to embeddings."""
 
     config: AnyModalityConfig
@@ -57,6 +57,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
             if row["aligner"] == name:
                 aligner = parts.pop(f"{name}_aligner", None)
                 self.add_module(f"{name}_aligner", aligner or AutoModel.from_config(config.aligner_config(name)))
+        self._share_modules()
         # Last: quantisers leave the last module's head alone.
         self.language_model = parts.pop("language_model", None) or self._build_language_model()
         if parts:
@@ -66,6 +67,27 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
 
     def _build_language_model(self) -> PreTrainedModel:
         raise NotImplementedError
+
+    def _share_modules(self) -> None:
+        """Aligners that borrow a submodule of another modality's get that very module."""
+        self._shared_weights: dict[str, str] = {}
+        for name in (name for name, row in self.config.modalities.items() if row["aligner"] == name):
+            for module, lender in (self.config.aligner_config(name).shares or {}).items():
+                own, lent = self.aligner(name).get_submodule(module), self.aligner(lender).get_submodule(module)
+                weights = {key: tensor.shape for key, tensor in lent.state_dict().items()}
+                if weights != {key: tensor.shape for key, tensor in own.state_dict().items()}:
+                    raise ValueError(
+                        f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but they have other shapes."
+                    )
+                self.aligner(name).set_submodule(module, lent)
+                source = f"{self.config.modalities[lender]['aligner']}_aligner.{module}"
+                self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in weights}
+        if self._shared_weights:
+            self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared_weights}
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """As usual, and what aligners share, which no `tie_word_embeddings` decides."""
+        return {**super().get_expanded_tied_weights_keys(all_submodels), **self._shared_weights}
 
     # --- parts ---------------------------------------------------------------------------------------------------
 
@@ -104,41 +126,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
                 return partial(self.get_modality_features, modality)
         return super().__getattr__(name)
 
-    # --- tokens -> embeddings ------------------------------------------------------------------------------------
-
-    def get_placeholder_mask(self, modality: str, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor):
-        """`(batch, sequence)` bool, True at the modality's placeholders; by embedding where there are no ids."""
-        token_id = self.config.modalities[modality]["token_id"]
-        if input_ids is not None:
-            return input_ids == token_id
-        embedding = self.get_input_embeddings()(torch.full((1,), token_id, device=inputs_embeds.device))
-        return (inputs_embeds == embedding.to(inputs_embeds.dtype)).all(-1)
-
-    def embed(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: dict[str, Any]
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Embeddings `(batch, sequence, hidden)` with every placeholder replaced, and the tokens that replaced them."""
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        used = {}
-        for modality in self.config.modalities:
-            mask = self.get_placeholder_mask(modality, input_ids, inputs_embeds)
-            if modality not in encoded:
-                # One new token is never a placeholder: they are not sampled.
-                if inputs_embeds.shape[1] > 1 and input_ids is not None:
-                    torch_compilable_check(~mask.any(), partial(_missing_media, modality))
-                continue
-            output = encoded[modality]
-            tokens = output if isinstance(output, torch.Tensor) else output.pooler_output
-            used[modality] = tokens
-            flat = tokens.flatten(0, -2) if isinstance(tokens, torch.Tensor) else torch.cat(list(tokens))
-            flat = flat.to(inputs_embeds.device, inputs_embeds.dtype)
-            found = mask.sum()
-            torch_compilable_check(found == len(flat), partial(_wrong_count, modality, found, len(flat)))
-            inputs_embeds = inputs_embeds.masked_scatter(mask.unsqueeze(-1).to(inputs_embeds.device), flat)
-        return inputs_embeds, used
+    # --- the way through -----------------------------------------------------------------------------------------
 
     def _positions(self, attention_mask, position_ids, past_key_values, inputs_embeds) -> dict[str, torch.Tensor]:
         """`position_ids` that skip padding on either side, for language models that take them."""
@@ -162,6 +150,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         decoding = past_key_values is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
         encoded, made_up = self.encode_media(kwargs, {} if decoding else mm_encoder_outputs)
         kwargs.pop("mm_token_type_ids", None)
+        unseen = self.unseen_places(input_ids, inputs_embeds, encoded)
+        attention_mask = hide(unseen, attention_mask, past_key_values)
         inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
         for tokens in made_up:  # with weight zero
             inputs_embeds = (
@@ -179,12 +169,6 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
                 inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs, return_dict=True
             )
         return _with_features(output, used)
-
-    def _without_placeholders(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Placeholders as padding, which every table that is read by ids has a row for."""
-        ids = torch.tensor([row["token_id"] for row in self.config.modalities.values()], device=input_ids.device)
-        padding = getattr(self.config.get_text_config(), "pad_token_id", None) or 0
-        return input_ids.masked_fill(torch.isin(input_ids, ids), padding)
 
 
 class AnyModalityModel(AnyModalityPreTrainedModel):
@@ -338,17 +322,3 @@ def _output_class(cls: type[ModelOutput]) -> type[ModelOutput]:
 def _with_features(output: ModelOutput, features: dict[str, torch.Tensor]) -> ModelOutput:
     """The language model's own output with one more field; language models differ in theirs."""
     return _output_class(type(output))(**output, modality_features=features or None)
-
-
-def _missing_media(modality: str) -> str:
-    return (
-        f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's whole output "
-        "to the model; with Trainer, set remove_unused_columns=False."
-    )
-
-
-def _wrong_count(modality: str, tokens: torch.Tensor, features: int) -> str:
-    return (
-        f"{modality} features and placeholder tokens do not match, tokens: {int(tokens)}, features: {features}. "
-        "Prepare text and media by one call of the processor that was saved with this model."
-    )

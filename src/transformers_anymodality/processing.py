@@ -42,6 +42,8 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
             `video_processor` and `feature_extractor` where Auto classes look for them, `<modality>_<kind>` for others.
         modalities: modality -> `{"token", "processor", "inputs", "options", "num_tokens" or "tower" and "aligner"}`.
         chat_template: Jinja; see `chat`.
+        text: `{"piecewise": True}`: text is split at special tokens and at `chat.PIECE_END`, and each piece tokenised by
+            itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first of these.
     """
 
     get_attributes = _Attributes()
@@ -52,8 +54,12 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         sub_processors: dict[str, Any] | None = None,
         modalities: dict[str, dict] | None = None,
         chat_template: str | None = None,
+        text: dict[str, Any] | None = None,
     ):
         self.tokenizer = tokenizer
+        self.text = dict(text or {})
+        if unknown := sorted(set(self.text) - {"piecewise", "stop"}):
+            raise ValueError(f"Unknown settings {unknown} in `text`; known: piecewise, stop.")
         self.modalities = {name: dict(row) for name, row in sorted((modalities or {}).items())}
         self.sub_processor_names = sorted({row["processor"] for row in self.modalities.values()})
         for name in self.sub_processor_names:
@@ -153,6 +159,8 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
 
     def _tokenize(self, samples: list[str], text_kwargs: dict[str, Any]) -> dict[str, list]:
         """Token ids (and offsets, if asked for) with one id per placeholder, neither padded nor truncated."""
+        if self.text.get("piecewise"):
+            return self._tokenize_pieces(samples, **text_kwargs)
         names = ("add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens")
         kwargs = {name: text_kwargs[name] for name in names if text_kwargs.get(name) is not None}
         marked, special = kwargs.get("sanitize_control_tokens"), kwargs.get("add_special_tokens", True)
@@ -171,6 +179,24 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         if marked and special:
             first, last = self._added_tokens
             encoding["input_ids"] = [[*first, *ids, *last] for ids in encoding["input_ids"]]
+        return encoding
+
+    def _tokenize_pieces(
+        self,
+        samples: list[str],
+        add_special_tokens: bool = True,
+        sanitize_control_tokens: bool = False,
+        return_offsets_mapping: bool = False,
+        **others,
+    ) -> dict[str, list]:
+        encoding: dict[str, list] = {"input_ids": [], "offset_mapping": []}
+        for sample in samples:
+            ids, places = self._encode(sample, [], sanitize_control_tokens)
+            first = self._added_tokens[0] if add_special_tokens and not self._begins(sample) else []
+            encoding["input_ids"].append([*first, *ids])
+            encoding["offset_mapping"].append([*([0, 0] for _ in first), *places.tolist()])
+        if not return_offsets_mapping:
+            del encoding["offset_mapping"]
         return encoding
 
     def _check_counts(self, input_ids: list[list[int]], media: dict[str, tuple[list, list[int] | None]]) -> None:
@@ -259,6 +285,21 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         types = {getattr(self, f"{name}_token_id"): 1 + list(MODALITIES).index(name) for name in self.modalities}
         return [[types.get(int(token), 0) for token in ids] for ids in input_ids]
 
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def decode(self, *args, **kwargs) -> Any:
+        """As the tokenizer's; without special tokens, also without what ends an answer (`text["stop"]`)."""
+        return self._until_stop(super().decode(*args, **kwargs), **kwargs)
+
+    def batch_decode(self, *args, **kwargs) -> list[str]:
+        return self._until_stop(super().batch_decode(*args, **kwargs), **kwargs)
+
+    def _until_stop(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
+        if isinstance(text, list):
+            return [self._until_stop(one, skip_special_tokens) for one in text]
+        ends = [text.find(stop) for stop in self.text.get("stop", ()) if stop in text]
+        return text[: min(ends)].rstrip() if ends and skip_special_tokens else text
+
     # --- names ---------------------------------------------------------------------------------------------------
 
     @property
@@ -274,6 +315,7 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         return {
             "processor_class": type(self).__name__,
             "modalities": self.modalities,
+            "text": self.text,
             **{name: part.to_dict() for name, part in parts.items() if not isinstance(part, PreTrainedTokenizerBase)},
         }
 

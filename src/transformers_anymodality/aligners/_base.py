@@ -26,6 +26,8 @@ class AlignerConfig(PreTrainedConfig):
         feature_length: features per frame, or None when it varies with the item.
         num_frames: frames per item; 1 for stills and signals.
         num_tokens: tokens per item; None for an aligner whose count follows the features (`count_tokens`).
+        sum_neighbours: media whose placeholders stand side by side are added into one token (`modeling.embed`).
+        shares: name of a submodule -> modality whose aligner lends it: one module, its weights trained and saved once.
     """
 
     # The wrapper's FSDP plan is the language model's; an aligner has no `layers.*` of its own to add to it.
@@ -37,6 +39,8 @@ class AlignerConfig(PreTrainedConfig):
     num_frames: int = 1
     num_tokens: int | None = None
     initializer_range: float = 0.02
+    sum_neighbours: bool = False
+    shares: dict | None = None
 
     def count_tokens(self, frames: int, length: int) -> int:
         """Tokens for one item of `frames` x `length` features.
@@ -47,25 +51,34 @@ class AlignerConfig(PreTrainedConfig):
 
 
 class Aligner(PreTrainedModel):
-    """Base class. Subclasses implement `forward(features, mask) -> (items, tokens, hidden)`."""
+    """Base class. Subclasses implement `forward(features, mask) -> (items, tokens, hidden)`.
+
+    An aligner with `reads_token_embeddings` is also given `token_embeddings=`, the language model's `(vocab, hidden)`
+    table, placeholders being its last rows.
+    """
 
     config: AlignerConfig
     base_model_prefix = ""
     main_input_name = "features"
     input_modalities = ()
+    reads_token_embeddings = False
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, features: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
             features: `(items, frames, length, dim)` floating point, in the aligner's dtype.
             mask: `(items, frames, length)` bool, True where a feature is real; None when all are.
 
         Returns:
-            `(items, tokens, hidden)`; rows beyond an item's own `count_tokens` are not meaningful.
+            `(items, tokens, hidden)`; rows beyond an item's own `count_tokens` are not meaningful. Where the features
+            themselves decide how many tokens an item needs, also `(items, tokens)` bool, True for those: the language
+            model does not see the places of the others.
         """
         raise NotImplementedError
 
