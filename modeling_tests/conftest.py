@@ -1,4 +1,4 @@
-"""What every test runs under: no network, one seed."""
+"""What every test runs under: no network, one seed. And the table of recorded tensors at the end."""
 
 from __future__ import annotations
 
@@ -22,3 +22,24 @@ def _seed():
 def shared():
     """One composite with all six senses; tests that change it make their own."""
     return tiny.composite()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--parity-fixtures",
+        metavar="DIR",
+        help="compare with the recordings in DIR (folders of the same names) instead of those in modeling_tests/parity",
+    )
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Every recorded tensor with its largest difference to ours."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
+    rows = [row for report in reports for key, found in report.user_properties if key == "parity" for row in found]
+    if not rows:
+        return
+    terminalreporter.section("recorded tensors: largest difference to ours")
+    width = max(len(f"{folder}/{name}") for folder, name, *_ in rows)
+    for folder, name, largest, relative, reason in sorted(rows, key=lambda row: row[:2]):
+        found = f"not compared: {reason}" if largest is None else f"{largest:.1e}  (relative {relative:.1e})"
+        terminalreporter.write_line(f"{f'{folder}/{name}':<{width}}  {found}")

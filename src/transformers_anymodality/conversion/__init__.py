@@ -1,0 +1,19 @@
+"""Released checkpoints of published systems, as ours: `convert`, or `anymodality convert` on the command line."""
+
+from ._base import CONVERSIONS, Conversion, Options, Plan, Rule, register_conversion
+from ._convert import Report, convert
+from ._release import Release, Tensors
+
+
+__all__ = [
+    "CONVERSIONS",
+    "Conversion",
+    "Options",
+    "Plan",
+    "Release",
+    "Report",
+    "Rule",
+    "Tensors",
+    "convert",
+    "register_conversion",
+]

@@ -1,0 +1,135 @@
+"""The files of a release, read tensor by tensor: safetensors, or torch's format without running what is in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# What a folder's own weights are called, by those who released it.
+_MAIN = ("model", "pytorch_model", "weights")
+# Training scripts wrap the tensors in a dict.
+_WRAPPERS = ("model", "state_dict", "module")
+
+
+class Tensors(Mapping[str, torch.Tensor]):
+    """Name -> tensor over one or several files; a tensor is read when it is asked for, and not kept.
+
+    Args:
+        files: of one model.
+    """
+
+    def __init__(self, *files: Path):
+        self.files = files
+        self._readers: dict[str, Any] = {}
+        for file in files:
+            reader = _Safetensors(file) if file.suffix == ".safetensors" else _torch_tensors(file)
+            self._readers |= dict.fromkeys(reader, reader)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._readers[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        reader = self._readers[name]
+        return reader.shape(name) if isinstance(reader, _Safetensors) else tuple(reader[name].shape)
+
+    def count(self, pattern: str) -> int:
+        """How many layers there are: one more than the greatest number that stands for `{}` in names that begin so."""
+        before, after = pattern.split("{}")
+        numbers = [n[len(before) :].split(".")[0] for n in self if n.startswith(before) and after in n]
+        return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+
+
+class _Safetensors(Mapping[str, torch.Tensor]):
+    def __init__(self, file: Path):
+        self._file = safe_open(file, framework="pt")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(name).get_shape())
+
+
+def _torch_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors by name, left on the disk where the file's format allows it."""
+    load = {"map_location": "cpu", "weights_only": True}
+    try:
+        found = torch.load(file, mmap=True, **load)  # noqa: TID251 (releases come so; nothing in them is run)
+    except RuntimeError:  # the format of before torch 1.6 cannot be mapped
+        found = torch.load(file, **load)  # noqa: TID251
+    for wrapper in _WRAPPERS:
+        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
+            found = found[wrapper]
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+class Release:
+    """A folder as it was released (or one file of it)."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.exists():
+            raise FileNotFoundError(f"{self.folder} does not exist; give the folder with the released files.")
+        file = self.folder / "config.json"
+        self.config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+
+    def has(self, name: str) -> bool:
+        return bool(self._files(name))
+
+    def open(self, *names: str) -> Tensors:
+        """The tensors of the first of these that is there: a file's name without its suffix, or a sub-folder's.
+
+        `"."` is the folder's own model, or the one file that was given.
+        """
+        for name in names:
+            if files := self._files(name):
+                return Tensors(*files)
+        found = ", ".join(sorted(path.name for path in self.folder.iterdir())) if self.folder.is_dir() else "one file"
+        raise FileNotFoundError(
+            f"{self.folder} holds none of {', '.join(names)} ({', '.join(SUFFIXES)}, an index of shards, or a folder of "
+            f"that name); it holds {found or 'nothing'}."
+        )
+
+    def config_of(self, name: str) -> dict[str, Any]:
+        """`config.json` of a sub-folder."""
+        file = self.folder / name / "config.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
+    def _files(self, name: str) -> list[Path]:
+        if name == "." and self.folder.is_file():
+            return [self.folder]
+        place = self.folder / name
+        if place.is_dir():
+            return next((files for main in _MAIN if (files := _model_files(place / main))), [])
+        return _model_files(place)
+
+
+def _model_files(stem: Path) -> list[Path]:
+    """`stem` with a suffix, or the shards that its index names."""
+    for suffix in SUFFIXES:
+        if (file := stem.with_name(stem.name + suffix)).is_file():
+            return [file]
+        if (index := stem.with_name(f"{stem.name}{suffix}.index.json")).is_file():
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return [index.parent / shard for shard in shards]
+    return []
