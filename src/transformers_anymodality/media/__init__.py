@@ -4,10 +4,10 @@ Decoders are imported when first needed: importing this package costs numpy only
 """
 
 from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
-from .audio import read_audio
+from .audio import read_audio, read_waveform
 from .image import read_image, read_map
 from .signal import read_signal
-from .video import frame_times, read_video
+from .video import frame_times, read_video, read_video_frames
 
 
 __all__ = [
@@ -21,4 +21,6 @@ __all__ = [
     "read_map",
     "read_signal",
     "read_video",
+    "read_video_frames",
+    "read_waveform",
 ]

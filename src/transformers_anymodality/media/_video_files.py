@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -48,15 +49,19 @@ def from_file(source: Path | BytesIO, num_frames: int, name: str, limits: Limits
 
 def by_torchcodec(source: Path | BytesIO, num_frames: int, name: str, limits: Limits) -> np.ndarray:
     """Frames of a file by torchcodec; raises `MediaError` or `_NotDecoded`."""
-    from torchcodec.decoders import VideoDecoder
-
     try:
-        data = source if isinstance(source, Path) else source.getvalue()
-        # "exact" reads the time stamps of all packets, where a header may say anything.
-        decoder = VideoDecoder(data, dimension_order="NHWC", seek_mode="exact")
+        decoder = _torchcodec(source)
     except Exception as error:
         raise _NotDecoded(f"{type(error).__name__}: {error}") from error
     return from_decoder(decoder, num_frames, name, limits)
+
+
+def _torchcodec(source: Path | BytesIO) -> Any:
+    from torchcodec.decoders import VideoDecoder
+
+    data = source if isinstance(source, Path) else source.getvalue()
+    # "exact" reads the time stamps of all packets, where a header may say anything.
+    return VideoDecoder(data, dimension_order="NHWC", seek_mode="exact")
 
 
 def from_decoder(decoder: Any, num_frames: int, name: str, limits: Limits) -> np.ndarray:
@@ -75,12 +80,81 @@ def from_decoder(decoder: Any, num_frames: int, name: str, limits: Limits) -> np
         raise MediaError(
             f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}); it may be corrupt."
         ) from error
-    frames = to_numpy(batch.data, name)
+    return _channels_last(to_numpy(batch.data, name), name)
+
+
+def _channels_last(frames: np.ndarray, name: str) -> np.ndarray:
     if frames.ndim == 4 and frames.shape[3] != 3 and frames.shape[1] == 3:
         frames = np.moveaxis(frames, 1, 3)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise MediaError(f"{name} gave {frames.dtype} frames of shape {frames.shape}, expected 8-bit RGB.")
     return np.ascontiguousarray(frames)
+
+
+def numbered_from_file(
+    source: Path | BytesIO, choose: Callable[[int, float], np.ndarray], name: str, limits: Limits
+) -> np.ndarray:
+    """Frames (numbers, H, W, 3), uint8, of the numbers that `choose(frames, frames per second)` gives.
+
+    Raises:
+        MediaError, ImportError: as `from_file`.
+    """
+    try:
+        require("av")
+    except ImportError:
+        from transformers.utils.import_utils import is_torchcodec_usable
+
+        if not is_torchcodec_usable("video"):
+            raise
+        return numbered_from_decoder(_torchcodec(source), choose, name, limits)
+    try:
+        return numbered_by_av(source, choose, name, limits)
+    except _NotDecoded as error:
+        raise MediaError(f"{name} cannot be decoded as video; it may be corrupt or truncated ({error}).") from error
+
+
+def numbered_by_av(
+    source: Path | BytesIO, choose: Callable[[int, float], np.ndarray], name: str, limits: Limits
+) -> np.ndarray:
+    """As `numbered_from_file`, by PyAV: a frame's number is its place among the packets' time stamps."""
+    av = require("av")
+    try:
+        with _open(av, source) as container:
+            timeline = _scan(container, name, limits)
+        numbers = choose(len(timeline.stamps), timeline.fps)
+        kept, places = np.unique(numbers, return_inverse=True)
+        stamps = np.sort(np.asarray(timeline.stamps))[kept]
+        with _open(av, source) as container:
+            times = np.asarray([timeline.seconds(int(stamp)) for stamp in stamps])
+            frames = _decode(container, timeline, times, name, limits)
+        check_output(len(numbers), frames.shape[2], frames.shape[1], name, limits)
+        return frames[places]
+    except (MediaError, ImportError):
+        raise
+    except Exception as error:
+        raise _NotDecoded(f"{type(error).__name__}: {error}") from error
+
+
+def numbered_from_decoder(
+    decoder: Any, choose: Callable[[int, float], np.ndarray], name: str, limits: Limits
+) -> np.ndarray:
+    """As `numbered_from_file`, of a torchcodec `VideoDecoder` with either order of dimensions."""
+    try:
+        information = decoder.metadata
+        count, fps = int(information.num_frames), float(information.average_fps)
+        check_duration(count / fps, name, limits)
+        check_frame_count(count, name, limits)
+        numbers = choose(count, fps)
+        check_output(len(numbers), int(information.width), int(information.height), name, limits)
+        kept, places = np.unique(numbers, return_inverse=True)
+        data = decoder.get_frames_at(kept.tolist()).data
+    except MediaError:
+        raise
+    except Exception as error:
+        raise MediaError(
+            f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}); it may be corrupt."
+        ) from error
+    return _channels_last(to_numpy(data, name), name)[places]
 
 
 @dataclass
@@ -90,6 +164,8 @@ class _Timeline:
     tick: float
     begin: int
     end: int
+    stamps: list[int]  # of each frame, in the order of decoding
+    fps: float
 
     def seconds(self, stamp: int) -> float:
         return stamp * self.tick
@@ -130,23 +206,24 @@ def _scan(container: Any, name: str, limits: Limits) -> _Timeline:
         check_duration(stream.duration * tick, name, limits)
     check_frame_count(stream.frames, name, limits)
     begin = end = None
-    count = 0
+    stamps: list[int] = []
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise MediaError(f"{name} is truncated or corrupt: packet {count} of its video is incomplete.")
+            raise MediaError(f"{name} is truncated or corrupt: packet {len(stamps)} of its video is incomplete.")
         stamp = packet.dts if packet.pts is None else packet.pts
         if packet.size == 0 or packet.is_discard:
             continue
         if stamp is None:
             raise MediaError(f"{name} has frames without time stamps: remux it into mp4 or Matroska.")
-        count += 1
-        check_frame_count(count, name, limits)
+        stamps.append(stamp)
+        check_frame_count(len(stamps), name, limits)
         begin = stamp if begin is None else min(begin, stamp)
         end = max(stamp + (packet.duration or 0), begin if end is None else end)
         check_duration((end - begin) * tick, name, limits)
     if begin is None or end is None:
         raise MediaError(f"{name} holds no video frames ({container.format.name}): it may be truncated.")
-    return _Timeline(tick, begin, end)
+    seconds = max((end - begin) * tick, tick)
+    return _Timeline(tick, begin, end, stamps, float(stream.average_rate or len(stamps) / seconds))
 
 
 def _decode(container: Any, timeline: _Timeline, times: np.ndarray, name: str, limits: Limits) -> np.ndarray:

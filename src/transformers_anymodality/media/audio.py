@@ -1,4 +1,4 @@
-"""Recordings of sound, as one channel at the rate a model wants."""
+"""Recordings of sound, as one channel at the rate a model wants, or as they are."""
 
 from __future__ import annotations
 
@@ -45,29 +45,63 @@ def read_audio(
         MediaError: unreadable, truncated, empty, too long, too many channels, NaN or infinity (the time is named).
         ImportError: no installed package can decode the file, or soxr is missing and the rates differ.
     """
-    name = describe(source)
     wanted = _rate(sampling_rate, "sampling_rate")
+    samples, rate, name = _read(source, wanted, True, allow_urls, limits)
+    return _resample(samples[0], rate, wanted, name)
+
+
+def read_waveform(
+    source: Any, sampling_rate: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, float]:
+    """Read a recording as it is: every channel, at its own rate. For feature extractors that resample themselves.
+
+    Args:
+        source: as `read_audio` takes it.
+        sampling_rate: Hz of a bare array.
+        allow_urls: fetch http(s) URLs.
+        limits: ceilings.
+
+    Returns:
+        float32, shape (channels, samples); and its rate in Hz.
+
+    Raises:
+        MediaError, ImportError: as `read_audio`.
+    """
+    samples, rate, _ = _read(source, _rate(sampling_rate, "sampling_rate"), False, allow_urls, limits)
+    return np.ascontiguousarray(samples, dtype=np.float32), rate
+
+
+def _read(
+    source: Any, default_rate: float, mix: bool, allow_urls: bool, limits: Limits
+) -> tuple[np.ndarray, float, str]:
+    """Checked samples (channels, samples), one channel with `mix`; their rate, and the source's name."""
+    name = describe(source)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], Real):
         name = f"(array, {source[1]}) with {describe(source[0])}"
-        samples, rate = _from_array(to_numpy(source[0], name), name), _rate(source[1], name)
+        samples, rate = _from_array(to_numpy(source[0], name), name, mix), _rate(source[1], name)
     elif isinstance(source, Mapping) and "array" in source:
         if source.get("sampling_rate") is None:
             raise MediaError(f'{name} has no "sampling_rate": expected {{"array": ..., "sampling_rate": Hz}}.')
-        samples = _from_array(to_numpy(source["array"], name), name)
+        samples = _from_array(to_numpy(source["array"], name), name, mix)
         rate = _rate(source["sampling_rate"], f'"sampling_rate" of {name}')
     elif is_array(source) or isinstance(source, (list, tuple)):
-        samples, rate = _from_array(to_numpy(source, name), name), wanted
+        samples, rate = _from_array(to_numpy(source, name), name, mix), default_rate
     elif hasattr(source, "get_all_samples"):
-        samples, rate = _from_decoder(source, name, limits)
+        samples, rate = _from_decoder(source, name, mix, limits)
     else:
-        samples, rate = _from_file(open_source(source, allow_urls=allow_urls, limits=limits), name, limits)
+        samples, rate = _from_file(open_source(source, allow_urls=allow_urls, limits=limits), name, mix, limits)
     if samples.size == 0:
         raise MediaError(f"{name} holds no samples: expected a recording of some length.")
-    _check_seconds(samples.size / rate, name, limits)
+    _check_seconds(samples.shape[1] / rate, name, limits)
     bad = first_bad(samples)
     if bad is not None:
-        raise MediaError(f"{name} holds {samples[bad]} at {bad[0] / rate:.6g} s (sample {bad[0]}): expected numbers.")
-    return _resample(samples, rate, wanted, name)
+        raise MediaError(f"{name} holds {samples[bad]} at {bad[1] / rate:.6g} s (sample {bad[1]}): expected numbers.")
+    return samples, rate, name
+
+
+def _fold(samples: np.ndarray, mix: bool) -> np.ndarray:
+    """(channels, samples) as they are, or their mean (1, samples) in float64."""
+    return samples.mean(axis=0, dtype=np.float64, keepdims=True) if mix and len(samples) > 1 else samples
 
 
 def _rate(value: Any, name: str) -> float:
@@ -89,8 +123,8 @@ def _check_channels(count: int, name: str) -> None:
         raise MediaError(f"{name} has {count} channels, expected 1 to {MAX_CHANNELS}: mix it down first.")
 
 
-def _from_array(values: np.ndarray, name: str) -> np.ndarray:
-    """float32 (samples,) from (samples,), (channels, samples) or (samples, channels)."""
+def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
+    """float32 (channels, samples) from (samples,), (channels, samples) or (samples, channels)."""
     if values.ndim == 2:
         rows, columns = values.shape
         if rows == columns:
@@ -107,8 +141,8 @@ def _from_array(values: np.ndarray, name: str) -> np.ndarray:
             f"{name} holds {values.dtype}, expected float in [-1, 1], int16 or int32: the full scale of other types "
             "is not known."
         )
-    if values.ndim == 2:
-        values = values.mean(axis=int(np.argmin(values.shape)), dtype=np.float64)
+    values = values[None] if values.ndim == 1 else values
+    values = _fold(values.T if values.shape[0] > values.shape[1] else values, mix)
     with np.errstate(over="ignore"):
         return (values * scale if scale != 1.0 else values).astype(np.float32)
 
@@ -126,8 +160,8 @@ def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.
     return np.ascontiguousarray(result, dtype=np.float32)
 
 
-def _from_decoder(decoder: Any, name: str, limits: Limits) -> tuple[np.ndarray, float]:
-    """Samples (samples,) and rate of a torchcodec `AudioDecoder`."""
+def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    """Samples (channels, samples) and rate of a torchcodec `AudioDecoder`."""
     try:
         information = getattr(decoder, "metadata", None)
         _check_seconds(getattr(information, "duration_seconds_from_header", None), name, limits)
@@ -144,17 +178,17 @@ def _from_decoder(decoder: Any, name: str, limits: Limits) -> tuple[np.ndarray, 
         raise MediaError(f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}).") from error
     data = to_numpy(decoded.data, name)
     _check_channels(data.shape[0], name)
-    return data.mean(axis=0, dtype=np.float64).astype(np.float32), float(decoded.sample_rate)
+    return _fold(data, mix).astype(np.float32), float(decoded.sample_rate)
 
 
-def _from_file(source: Path | BytesIO, name: str, limits: Limits) -> tuple[np.ndarray, float]:
-    """Samples (samples,) and rate by the first backend that reads the file."""
+def _from_file(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    """Samples (channels, samples) and rate by the first backend that reads the file."""
     check_recording(source, name)
     failures: list[str] = []
     missing: ImportError | None = None
     for backend in (_by_soundfile, _by_torchcodec, _by_av):
         try:
-            return backend(source, name, limits)
+            return backend(source, name, mix, limits)
         except ImportError as error:
             missing = missing or error
             failures.append(str(error))
@@ -169,7 +203,7 @@ class _NotDecoded(Exception):
     """A backend does not read this file; another one may. The message begins with the backend in brackets."""
 
 
-def _by_soundfile(source: Path | BytesIO, name: str, limits: Limits) -> tuple[np.ndarray, float]:
+def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
     soundfile = require("soundfile")
     recognised = False
     try:
@@ -181,22 +215,22 @@ def _by_soundfile(source: Path | BytesIO, name: str, limits: Limits) -> tuple[np
             # Not `file.blocks`: it fills a block that comes short with what the buffer held before.
             blocks: list[np.ndarray] = []
             while len(block := file.read(1 << 18, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(axis=1, dtype=np.float64).astype(np.float32))
+                blocks.append(_fold(block.T, mix).astype(np.float32))
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
         if recognised or getattr(error, "code", None) == _MALFORMED:
             # Another backend might play what is left of a broken file, so that the loss would never show.
             raise MediaError(f"{name} is truncated or corrupt ({error}). Copy or export it again.") from error
         raise _NotDecoded(f"[soundfile] {error}") from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
     # Compressed formats may estimate their length, hence some slack.
-    if promised - samples.size > 0.1 * rate + 0.02 * promised:
+    if promised - samples.shape[1] > 0.1 * rate + 0.02 * promised:
         raise MediaError(
-            f"{name} is truncated: its header promises {promised / rate:.6g} s, {samples.size / rate:.6g} s are there."
+            f"{name} is truncated: its header promises {promised / rate:.6g} s, {samples.shape[1] / rate:.6g} s are there."
         )
     return samples, float(rate)
 
 
-def _by_torchcodec(source: Path | BytesIO, name: str, limits: Limits) -> tuple[np.ndarray, float]:
+def _by_torchcodec(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
     from transformers.utils.import_utils import is_torchcodec_usable
 
     if not is_torchcodec_usable("audio"):
@@ -207,10 +241,10 @@ def _by_torchcodec(source: Path | BytesIO, name: str, limits: Limits) -> tuple[n
         decoder = AudioDecoder(source if isinstance(source, Path) else source.getvalue())
     except Exception as error:
         raise _NotDecoded(f"[torchcodec] {error}") from error
-    return _from_decoder(decoder, name, limits)
+    return _from_decoder(decoder, name, mix, limits)
 
 
-def _by_av(source: Path | BytesIO, name: str, limits: Limits) -> tuple[np.ndarray, float]:
+def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
     av = require("av")
     if isinstance(source, BytesIO):
         source.seek(0)
@@ -231,11 +265,11 @@ def _by_av(source: Path | BytesIO, name: str, limits: Limits) -> tuple[np.ndarra
                     block = planar.to_ndarray()
                     count += block.shape[1]
                     _check_seconds(count / rate, name, limits)
-                    blocks.append(block.mean(axis=0, dtype=np.float64).astype(np.float32))
+                    blocks.append(_fold(block, mix).astype(np.float32))
             for planar in resampler.resample(None):
-                blocks.append(planar.to_ndarray().mean(axis=0, dtype=np.float64).astype(np.float32))
+                blocks.append(_fold(planar.to_ndarray(), mix).astype(np.float32))
     except (MediaError, ImportError):
         raise
     except Exception as error:
         raise _NotDecoded(f"[PyAV] {error}") from error
-    return (np.concatenate(blocks) if blocks else np.zeros(0, np.float32)), float(rate)
+    return (np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)), float(rate)

@@ -1,10 +1,11 @@
-"""Videos, as a fixed number of frames chosen by time."""
+"""Videos, as a fixed number of frames chosen by time, or as frames chosen by number."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 _ZERO_DELAY = 0.1  # seconds; what browsers show a frame for whose animation gives no duration
 _ROUNDING = 1e-6  # seconds
+# Frames per second of a video that does not tell: what Transformers assumes too.
+DEFAULT_FPS = 24.0
 
 
 def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
@@ -95,8 +98,8 @@ def read_video(
     Args:
         source: anything `open_source` takes, holding a video (decoded by torchcodec where it works, else by PyAV) or
             an animated GIF, WebP or PNG (by Pillow); an array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8,
-            or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; or a torchcodec
-            `VideoDecoder`.
+            or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; `{"frames": ..., "fps":
+            ...}` with either of them; or a torchcodec `VideoDecoder`.
         num_frames: frames to return.
         allow_urls: fetch http(s) URLs, also those of single frames in a list.
         limits: ceilings on bytes (also of the result), pixels of a frame, seconds and frames.
@@ -110,24 +113,106 @@ def read_video(
     """
     _check_count(num_frames)
     name = describe(source)
+    source, _ = _unwrapped(source, name)
+
+    def spread(count: int, fps: float) -> np.ndarray:
+        return _chosen(count, num_frames)
+
     if is_array(source):
-        return _from_array(source, num_frames, name, limits)
+        return _from_array(source, spread, DEFAULT_FPS, name, limits)
     if isinstance(source, (list, tuple)):
-        return _from_list(source, num_frames, allow_urls, limits)
+        return _from_list(source, spread, DEFAULT_FPS, allow_urls, limits)
     if hasattr(source, "get_frames_played_at"):
         from ._video_files import from_decoder
 
         return from_decoder(source, num_frames, name, limits)
     resolved = open_source(source, allow_urls=allow_urls, limits=limits)
-    start = head(resolved, 16)
-    if start[:4] in (b"GIF8", b"\x89PNG") or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
-        return _from_animation(resolved, num_frames, name, limits)
-    if start[:3] == b"\xff\xd8\xff":
-        raise MediaError(f"{name} is a still image (JPEG), expected a video: read it by read_image, or give a list.")
-    check_recording(resolved, name)
+    if _is_animation(resolved, name):
+
+        def shown(ends: np.ndarray) -> np.ndarray:
+            times = query_times(0.0, float(ends[-1]), num_frames)
+            return np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)
+
+        return _from_animation(resolved, shown, name, limits)
     from ._video_files import from_file
 
     return from_file(resolved, num_frames, name, limits)
+
+
+def read_video_frames(
+    source: Any,
+    choose: Callable[[int, float], Sequence[int]],
+    *,
+    fps: float = DEFAULT_FPS,
+    allow_urls: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> np.ndarray:
+    """Read frames of a video by their numbers.
+
+    Args:
+        source: as `read_video` takes it. Files are decoded by PyAV, else by torchcodec, once from the first to the last
+            frame chosen.
+        choose: gets how many frames there are and how many per second; gives the numbers (from 0) of those to read, in
+            any order and as often as wanted.
+        fps: frames per second of arrays and lists that do not tell (`{"frames": ..., "fps": ...}` does).
+        allow_urls: fetch http(s) URLs, also those of single frames in a list.
+        limits: ceilings.
+
+    Returns:
+        uint8, shape (numbers, H, W, 3), RGB, upright.
+
+    Raises:
+        MediaError, ImportError: as `read_video`; also for numbers that the video has not.
+    """
+    name = describe(source)
+    source, told = _unwrapped(source, name)
+    rate = fps if told is None else told
+
+    def chosen(count: int, per_second: float) -> np.ndarray:
+        return _checked(choose(count, per_second), count, name)
+
+    if is_array(source):
+        return _from_array(source, chosen, rate, name, limits)
+    if isinstance(source, (list, tuple)):
+        return _from_list(source, chosen, rate, allow_urls, limits)
+    from ._video_files import numbered_from_decoder, numbered_from_file
+
+    if hasattr(source, "get_frames_at"):
+        return numbered_from_decoder(source, chosen, name, limits)
+    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
+    if _is_animation(resolved, name):
+        return _from_animation(resolved, lambda ends: chosen(len(ends), len(ends) / float(ends[-1])), name, limits)
+    return numbered_from_file(resolved, chosen, name, limits)
+
+
+def _unwrapped(source: Any, name: str) -> tuple[Any, float | None]:
+    """Frames and their number per second, out of a dict that holds both."""
+    key = next((key for key in ("frames", "array") if isinstance(source, Mapping) and key in source), None)
+    if key is None:
+        return source, None
+    fps = source.get("fps")
+    if fps is not None and not (isinstance(fps, Real) and math.isfinite(fps) and fps > 0):
+        raise MediaError(f'{name}: "fps" is {fps!r}, expected a positive number of frames per second.')
+    return source[key], None if fps is None else float(fps)
+
+
+def _checked(numbers: Sequence[int], count: int, name: str) -> np.ndarray:
+    """Chosen frame numbers as int64; raises `MediaError` for none, or for any that the video has not."""
+    result = np.asarray(numbers, dtype=np.int64)
+    if result.ndim != 1 or not len(result) or result.min() < 0 or result.max() >= count:
+        raise MediaError(f"{name} has {count} frames, of which frames {result.tolist()} were to be read.")
+    return result
+
+
+def _is_animation(source: Path | BytesIO, name: str) -> bool:
+    """Whether Pillow reads the file; raises `MediaError` for what is no video at all."""
+    start = head(source, 16)
+    if start[:4] in (b"GIF8", b"\x89PNG") or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        return True
+    if start[:3] == b"\xff\xd8\xff":
+        raise MediaError(f"{name} is a still image (JPEG), expected a video: read it by read_image, or give a list.")
+    check_recording(source, name)
+    return False
 
 
 def _chosen(count: int, num_frames: int) -> np.ndarray:
@@ -135,7 +220,7 @@ def _chosen(count: int, num_frames: int) -> np.ndarray:
     return np.minimum(query_times(0.0, float(count), num_frames).astype(np.int64), count - 1)
 
 
-def _from_array(source: Any, num_frames: int, name: str, limits: Limits) -> np.ndarray:
+def _from_array(source: Any, choose: Callable, fps: float, name: str, limits: Limits) -> np.ndarray:
     shape = tuple(source.shape)
     if len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise MediaError(f"{name}: expected frames as (T, H, W, 3) or (T, 3, H, W).")
@@ -145,15 +230,15 @@ def _from_array(source: Any, num_frames: int, name: str, limits: Limits) -> np.n
         raise MediaError(f"{name} is empty: expected at least one frame.")
     check_frame_count(shape[0], name, limits)
     height, width = (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
-    check_output(num_frames, width, height, name, limits)
-    indices = _chosen(shape[0], num_frames)
+    indices = choose(shape[0], fps)
+    check_output(len(indices), width, height, name, limits)
     kept, places = np.unique(indices, return_inverse=True)
     frames = pixels_to_uint8(to_numpy(source[kept.tolist()], name), name)
     frames = np.moveaxis(frames, 1, 3) if shape[1] == 3 else frames
     return np.ascontiguousarray(frames[places])
 
 
-def _from_list(frames: list | tuple, num_frames: int, allow_urls: bool, limits: Limits) -> np.ndarray:
+def _from_list(frames: list | tuple, choose: Callable, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:
     name = f"list of {len(frames)} frames"
     if not frames:
         raise MediaError(f"{name}: expected at least one frame.")
@@ -165,11 +250,11 @@ def _from_list(frames: list | tuple, num_frames: int, allow_urls: bool, limits: 
         except MediaError as error:
             raise MediaError(f"Frame {index} of a {name}: {error}") from error
 
-    return collect(_chosen(len(frames), num_frames), read, name, limits)
+    return collect(choose(len(frames), fps), read, name, limits)
 
 
 def collect(indices: np.ndarray, read: Callable[[int], Image.Image], name: str, limits: Limits) -> np.ndarray:
-    """Stack the RGB frames of the given, never decreasing indices; each frame is read once.
+    """Stack the RGB frames of the given indices; each frame is read once, in their order.
 
     Args:
         indices: int64, shape (num_frames,).
@@ -180,15 +265,13 @@ def collect(indices: np.ndarray, read: Callable[[int], Image.Image], name: str, 
     Returns:
         uint8, shape (num_frames, H, W, 3).
     """
+    kept, places = np.unique(indices, return_inverse=True)
     result: np.ndarray | None = None
-    last = None
-    pixels: Any = None
-    for place, index in enumerate(int(index) for index in indices):
-        if index != last:
-            pixels, last = np.asarray(read(index)), index
+    for place, index in enumerate(int(index) for index in kept):
+        pixels = np.asarray(read(index))
         if result is None:
             check_output(len(indices), pixels.shape[1], pixels.shape[0], name, limits)
-            result = np.empty((len(indices), *pixels.shape), np.uint8)
+            result = np.empty((len(kept), *pixels.shape), np.uint8)
         if pixels.shape != result.shape[1:]:
             raise MediaError(
                 f"{name}: frame {index} is {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one chosen is "
@@ -196,17 +279,19 @@ def collect(indices: np.ndarray, read: Callable[[int], Image.Image], name: str, 
             )
         result[place] = pixels
     assert result is not None  # there is at least one index
-    return result
+    return result if len(kept) == len(indices) and (np.diff(indices) > 0).all() else result[places]
 
 
-def _from_animation(source: Path | BytesIO, num_frames: int, name: str, limits: Limits) -> np.ndarray:
+def _from_animation(
+    source: Path | BytesIO, choose: Callable[[np.ndarray], np.ndarray], name: str, limits: Limits
+) -> np.ndarray:
+    """`choose` gets the seconds at which each frame goes off, and gives the numbers of those to read."""
     with open_image(source, name, limits) as image:
         count = int(getattr(image, "n_frames", 1))
         check_frame_count(count, name, limits)
-        check_output(num_frames, image.width, image.height, name, limits)
-        ends = np.cumsum(list(_delays(image, count, name, limits)))
-        times = query_times(0.0, float(ends[-1]), num_frames)
-        indices = np.minimum(np.searchsorted(ends, times, side="right"), count - 1)
+        check_output(1, image.width, image.height, name, limits)
+        indices = choose(np.cumsum(list(_delays(image, count, name, limits))))
+        check_output(len(indices), image.width, image.height, name, limits)
 
         def read(index: int) -> Image.Image:
             image.seek(index)

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..media import MediaError, read_audio
+from ..media import MediaError, read_audio, read_waveform
 from ._base import ModalitySpec, as_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSpec(ModalitySpec):
     """Feature extractors with a window of fixed length (Whisper's 30 s) pad to it, and longer sound is refused rather
-    than cut. The others pad to the longest in the batch."""
+    than cut. The others pad to the longest in the batch. Those with `reads_raw = True` get each sound as
+    `(waveform (channels, samples) float32, rate)`, as it is in the file, and do all else themselves."""
 
     medium = "audio"
     processor_kind = "feature_extractor"
@@ -28,8 +29,12 @@ class AudioSpec(ModalitySpec):
             return len(value) == 2 and isinstance(value[1], Number)
         return not isinstance(value, list) or (bool(value) and isinstance(value[0], Number))
 
-    def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
+    def read(
+        self, source: Any, processor: Any, options: dict[str, Any], **access
+    ) -> np.ndarray | tuple[np.ndarray, float]:
         rate = processor.sampling_rate
+        if getattr(processor, "reads_raw", False):
+            return read_waveform(source, rate, **access)
         waveform = read_audio(source, rate, **access)
         window = self.window(processor)
         if window is not None and len(waveform) > window:
@@ -52,6 +57,8 @@ class AudioSpec(ModalitySpec):
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
         """`input_features` or `input_values`, float32, and `attention_mask` where the feature extractor gives one."""
+        if getattr(processor, "reads_raw", False):
+            return as_inputs(processor(items, return_tensors="pt", **kwargs))
         free = self.window(processor) is None
         if "padding" not in kwargs:
             kwargs |= {"padding": True} if free else {}

@@ -86,7 +86,8 @@ class SignalSpec(ModalitySpec):
     Args:
         channels: names of the columns; say their units and axes beside them.
         sampling_rate: Hz; recordings with other or irregular time stamps are resampled to it.
-        seconds: the longest recording; a tower whose config tells a `context_length` overrides it.
+        seconds: the longest recording; a tower whose config tells a `context_length` overrides it. One that tells
+            `channels_first` gets its recordings so.
     """
 
     channels: tuple[str, ...]
@@ -117,7 +118,7 @@ class SignalSpec(ModalitySpec):
             num_samples=context if fixed else round(seconds * options["sampling_rate"]),
             mean=options["mean"],
             std=options["std"],
-            channels_first=options["channels_first"],
+            channels_first=options["channels_first"] or bool(getattr(tower_config, "channels_first", False)),
         )
 
     def is_item(self, value: Any) -> bool:

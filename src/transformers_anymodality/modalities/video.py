@@ -9,13 +9,17 @@ import numpy as np
 import torch
 from transformers.image_utils import is_valid_image
 
-from ..media import read_video
+from ..media import read_video, read_video_frames
 from ._base import ModalitySpec, as_inputs
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSpec(ModalitySpec):
-    """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once."""
+    """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once.
+
+    `num_frames` frames are spread evenly over the duration, unless the video processor says which it wants: by a method
+    `frame_indices(total, fps)` that gives frame numbers.
+    """
 
     num_frames: int = 8
 
@@ -34,6 +38,8 @@ class VideoSpec(ModalitySpec):
         return True
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
+        if hasattr(processor, "frame_indices"):
+            return read_video_frames(source, processor.frame_indices, **access)
         return read_video(source, options["num_frames"], **access)
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
