@@ -137,7 +137,7 @@ def add_tower(part: Part, by_name: dict[str, Part], load: dict[str, Any]) -> Non
 def _attribute(part: Part) -> str:
     """Where the processor keeps the sub-processor."""
     name, kind = type(part.processor).__name__.lower(), part.spec.processor_kind
-    kind = "image_processor" if "image" in name else "video_processor" if "video" in name else kind
+    kind = next((k for k in ("image_processor", "video_processor") if k.replace("_", "") in name), kind)
     primary = "video_processor" if (part.name, kind) == ("video", "video_processor") else ""
     return part.spec.processor_attribute or primary or f"{part.name}_{kind}"
 
@@ -201,7 +201,8 @@ def probe(part: Part) -> None:
     native = tower.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES or "video" in main_input(tower)
     per_frame = part.settings.get("per_frame")
     if per_frame is None:
-        per_frame = "num_frames" in part.options and not native
+        clips = outputs[0][main].ndim > 5  # `(items, clips, channels, frames, height, width)`
+        per_frame = "num_frames" in part.options and not (native or clips)
     shape = outputs[0][main].shape[1:]
     part.row.update(
         inputs={_input_name(name, key, main): argument for key, argument in part.arguments.items()},
@@ -246,7 +247,7 @@ def _input_name(modality: str, key: str, main: str) -> str:
 
 def _tower_arguments(part: Part) -> dict[str, torch.Tensor]:
     """What the tower's forward gets for the probe."""
-    parameter, arguments = next(part.tower.parameters()), {}
+    parameter, arguments = next(part.tower.parameters(), torch.empty(0)), {}  # a tower may have no weights
     for key, argument in part.arguments.items():
         value = part.probe[key]
         value = value.to(parameter.device, parameter.dtype if value.is_floating_point() else value.dtype)

@@ -1,9 +1,10 @@
-"""The plain attention that Transformers' attention interface falls back to, for non-causal aligner attention."""
+"""Attention in aligners: the plain one that Transformers' interface falls back to, and that of models inside."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def eager_attention_forward(
@@ -26,3 +27,12 @@ def eager_attention_forward(
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def same_attention(inner: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """`inner`, a model of Transformers' within an aligner, with the attention that the aligner's `config` says now.
+
+    Transformers sets an aligner's attention by its config, and knows nothing of models inside.
+    """
+    inner.config._attn_implementation_internal = config._attn_implementation
+    return inner

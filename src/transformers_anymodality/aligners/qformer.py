@@ -6,15 +6,20 @@ import torch
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from ._attention import same_attention
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
 class QFormerAlignerConfig(AlignerConfig):
     """
     Args:
-        num_tokens: query tokens, and so tokens per item.
+        num_tokens: query tokens, and so tokens per item (per frame with `per_frame`).
         qformer_hidden_size, depth, num_heads, intermediate_size: sizes of the Q-Former (BERT-base as published).
         cross_attention_frequency: a layer in so many attends to the features, beginning with the first.
+        per_frame: the queries read each frame on its own, for `frames * num_tokens` tokens in the frames' order; else
+            all frames together.
+        feature_norm_eps: epsilon of a LayerNorm that the features pass first, BLIP-2's `ln_vision`; None for none, as
+            where a tower ends with that norm itself.
     """
 
     model_type = "qformer_aligner"
@@ -26,6 +31,11 @@ class QFormerAlignerConfig(AlignerConfig):
     intermediate_size: int = 3072
     cross_attention_frequency: int = 2
     layer_norm_eps: float = 1e-12
+    per_frame: bool = False
+    feature_norm_eps: float | None = None
+
+    def count_tokens(self, frames: int, length: int) -> int:
+        return self.num_tokens * (frames if self.per_frame else 1)
 
     def qformer_config(self) -> Blip2QFormerConfig:
         return Blip2QFormerConfig(
@@ -48,6 +58,8 @@ class QFormerAligner(Aligner):
 
     def __init__(self, config: QFormerAlignerConfig):
         super().__init__(config)
+        if config.feature_norm_eps is not None:
+            self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.feature_norm_eps)
         self.queries = nn.Parameter(torch.empty(1, config.num_tokens, config.qformer_hidden_size))
         self.qformer_layers = Blip2QFormerModel._from_config(
             config.qformer_config(), attn_implementation=config._attn_implementation
@@ -56,9 +68,15 @@ class QFormerAligner(Aligner):
         self.post_init()
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        states = self.qformer_layers(
+        items = len(features)
+        if self.config.feature_norm_eps is not None:
+            features = self.feature_norm(features)
+        # What the queries read at once: a frame, or all of an item.
+        first, last = (0, 1) if self.config.per_frame else (1, 2)
+        features, mask = features.flatten(first, last), None if mask is None else mask.flatten(first, last)
+        states = same_attention(self.qformer_layers, self.config)(
             query_embeds=self.queries.expand(len(features), -1, -1).to(features.dtype),
-            encoder_hidden_states=features.flatten(1, 2),
-            encoder_attention_mask=None if mask is None else mask.flatten(1),
+            encoder_hidden_states=features,
+            encoder_attention_mask=mask,
         ).last_hidden_state
-        return self.projection(states)
+        return self.projection(states).reshape(items, -1, self.config.hidden_size)

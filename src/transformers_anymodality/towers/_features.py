@@ -73,6 +73,10 @@ def read_features(tower: PreTrainedModel, output: Any, select: str = "all") -> t
         features = features.movedim(1, -1)
     if features.ndim < 3:
         raise ValueError(f"The tower's output of shape {tuple(features.shape)} has no features per item.")
+    grid = _grid(tower.config)
+    if select == "patches" and features.ndim == 4 and grid is not None and features.shape[2] >= grid:
+        features = features[:, :, features.shape[2] - grid :]  # of each clip, (items, clips, length, dim)
+        return features.flatten(1, 2)
     features = features.flatten(1, -2)
     return features[:, _prefix_tokens(tower, features.shape[1]) :] if select == "patches" else features
 

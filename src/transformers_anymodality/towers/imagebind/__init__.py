@@ -1,0 +1,52 @@
+"""ImageBind's towers: images and videos, text, sound, depth, heat, motion; and what prepares these for them."""
+
+from .configuration import (
+    ImageBindAudioConfig,
+    ImageBindConfig,
+    ImageBindDepthConfig,
+    ImageBindImuConfig,
+    ImageBindTextConfig,
+    ImageBindThermalConfig,
+    ImageBindVisionConfig,
+)
+from .feature_extraction import ImageBindAudioFeatureExtractor
+from .image_processing import (
+    ImageBindDepthImageProcessor,
+    ImageBindImageProcessor,
+    ImageBindThermalImageProcessor,
+)
+from .modeling import (
+    ImageBindAudioModel,
+    ImageBindDepthModel,
+    ImageBindImuModel,
+    ImageBindModel,
+    ImageBindTextModel,
+    ImageBindThermalModel,
+    ImageBindVisionModel,
+)
+from .tokenization import tokenize
+from .video_processing import ImageBindVideoProcessor
+
+
+__all__ = [
+    "ImageBindAudioConfig",
+    "ImageBindAudioFeatureExtractor",
+    "ImageBindAudioModel",
+    "ImageBindConfig",
+    "ImageBindDepthConfig",
+    "ImageBindDepthImageProcessor",
+    "ImageBindDepthModel",
+    "ImageBindImageProcessor",
+    "ImageBindImuConfig",
+    "ImageBindImuModel",
+    "ImageBindModel",
+    "ImageBindTextConfig",
+    "ImageBindTextModel",
+    "ImageBindThermalConfig",
+    "ImageBindThermalImageProcessor",
+    "ImageBindThermalModel",
+    "ImageBindVideoProcessor",
+    "ImageBindVisionConfig",
+    "ImageBindVisionModel",
+    "tokenize",
+]

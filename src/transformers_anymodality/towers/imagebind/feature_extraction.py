@@ -1,0 +1,96 @@
+"""Sound in ImageBind's form: spectrograms of clips that are spread over the duration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from numbers import Real
+from typing import Any
+
+import torch
+from transformers import AutoFeatureExtractor, BatchFeature
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+
+from ...media import MediaError, read_waveform
+from .configuration import ImageBindAudioConfig
+from .kaldi import fbank, resample, window_length
+from .video_processing import clip_starts
+
+
+class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
+    """Kaldi's log mel spectrograms of the first channel, less the mean over all channels.
+
+    A spectrogram is filled up with zeros, or cut, to `target_length` frames before it is normalised. A sound that is
+    shorter than a clip is given whole as every clip.
+
+    Args:
+        sampling_rate: Hz; other sounds are resampled.
+        num_mel_bins, target_length: height and width of a spectrogram; a frame is 10 ms.
+        num_clips, clip_seconds: clips, and their duration.
+        mean, std: of the log energies.
+        faithful: centre each clip in the sound itself, as the original does, so that clips which overlap are centred
+            twice. That shows in the few frames at which a clip begins or ends within another.
+    """
+
+    reads_raw = True
+    model_input_names = ["input_features"]
+
+    def __init__(
+        self,
+        sampling_rate: int = 16000,
+        num_mel_bins: int = 128,
+        target_length: int = 204,
+        num_clips: int = 3,
+        clip_seconds: float = 2.0,
+        mean: float = -4.268,
+        std: float = 9.138,
+        faithful: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.sampling_rate, self.num_mel_bins, self.target_length = sampling_rate, num_mel_bins, target_length
+        self.num_clips, self.clip_seconds = num_clips, clip_seconds
+        self.mean, self.std, self.faithful = mean, std, faithful
+
+    def __call__(
+        self, sounds: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt"
+    ) -> BatchFeature:
+        """
+        Args:
+            sounds: one or a list; each `(waveform, rate)`, or a waveform: float `(samples,)` or `(channels, samples)`.
+            sampling_rate: of those without a rate; the extractor's own if left out.
+
+        Returns:
+            float32 `input_features (items, num_clips, 1, num_mel_bins, target_length)`.
+
+        Raises:
+            MediaError: empty, NaN or infinity, or shorter than 25 ms.
+        """
+        pair = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[1], Real)
+        numbers = isinstance(sounds, Sequence) and bool(sounds) and isinstance(sounds[0], Real)
+        sounds = [sounds] if pair or numbers or not isinstance(sounds, Sequence) else list(sounds)
+        values = torch.stack([self.spectrograms(sound, sampling_rate or self.sampling_rate) for sound in sounds])
+        return BatchFeature({"input_features": values.numpy()}, tensor_type=return_tensors)
+
+    def spectrograms(self, sound: Any, default_rate: float) -> torch.Tensor:
+        """`(num_clips, 1, num_mel_bins, target_length)` of one sound."""
+        samples, rate = read_waveform(sound, default_rate)
+        if rate != int(rate):
+            raise MediaError(f"A sound of {rate} Hz: expected whole samples per second.")
+        waveform = resample(torch.from_numpy(samples), int(rate), self.sampling_rate)
+        if waveform.shape[1] < window_length(self.sampling_rate):
+            raise MediaError(f"A sound of {samples.shape[1] / rate:.3g} s is too short: expected 0.025 s or more.")
+        clips = []
+        for start in clip_starts(waveform.shape[1] / self.sampling_rate, self.clip_seconds, self.num_clips):
+            first, last = (int(second * self.sampling_rate) for second in (start, start + Fraction(self.clip_seconds)))
+            clip = waveform[:, first:last]
+            if self.faithful:
+                clip -= clip.mean()
+            else:
+                clip = clip - clip.mean()
+            energies = fbank(clip[0], self.sampling_rate, self.num_mel_bins)[: self.target_length].T
+            clips.append(torch.nn.functional.pad(energies, (0, self.target_length - energies.shape[1])))
+        return (torch.stack(clips)[:, None] - self.mean) / self.std
+
+
+AutoFeatureExtractor.register(ImageBindAudioConfig, ImageBindAudioFeatureExtractor, exist_ok=True)

@@ -1,0 +1,217 @@
+"""The transformer that all of ImageBind's towers share, and what makes tokens of each kind of input."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ...aligners._attention import eager_attention_forward
+from .configuration import ImageBindTextConfig, ImageBindTowerConfig
+
+
+class ImageBindAttention(nn.Module):
+    """Self-attention; with `kv_bias` over one learned key and value more, which are not projected."""
+
+    def __init__(self, config: ImageBindTowerConfig):
+        super().__init__()
+        self.config = config
+        self.is_causal = isinstance(config, ImageBindTextConfig)
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = 1
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        for name in ("bias_k", "bias_v"):
+            bias = nn.Parameter(torch.empty(1, 1, config.hidden_size)) if config.kv_bias else None
+            self.register_parameter(name, bias)
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`hidden_states (b, n, dim)` -> `(b, n, dim)` and the weights, if the implementation gives them."""
+        key, value = self.k_proj(hidden_states), self.v_proj(hidden_states)
+        if self.bias_k is not None:
+            key = torch.cat((key, self.bias_k.expand(len(key), -1, -1)), dim=1)
+            value = torch.cat((value, self.bias_v.expand(len(value), -1, -1)), dim=1)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        states, weights = attend(
+            self,
+            self.heads(self.q_proj(hidden_states)),
+            self.heads(key),
+            self.heads(value),
+            attention_mask,
+            dropout=0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.out_proj(states.flatten(2)), weights
+
+
+class ImageBindMLP(nn.Module):
+    def __init__(self, config: ImageBindTowerConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(hidden_states)))
+
+
+class ImageBindLayer(GradientCheckpointingLayer):
+    def __init__(self, config: ImageBindTowerConfig, index: int):
+        super().__init__()
+        self.drop_path_rate = config.drop_path_rate * index / max(config.num_hidden_layers - 1, 1)
+        self.norm_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attn = ImageBindAttention(config)
+        self.norm_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = ImageBindMLP(config)
+
+    def drop_path(self, branch: torch.Tensor) -> torch.Tensor:
+        """Stochastic depth (arXiv 1603.09382): in training the branch is left out for some of the rows."""
+        if not (self.training and self.drop_path_rate):
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path_rate
+        return branch * kept.to(branch.dtype) / (1 - self.drop_path_rate)
+
+    def forward(
+        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> torch.Tensor:
+        hidden_states = hidden_states + self.drop_path(
+            self.attn(self.norm_1(hidden_states), attention_mask, **kwargs)[0]
+        )
+        return hidden_states + self.drop_path(self.mlp(self.norm_2(hidden_states)))
+
+
+class ImageBindHead(nn.Module):
+    """From one token of the trunk to the space that the senses share: `(rows, dim)` -> `(rows, projection_dim)`."""
+
+    def __init__(self, config: ImageBindTowerConfig):
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
+
+    def forward(self, token: torch.Tensor) -> torch.Tensor:
+        return self.projection(self.dropout(self.norm(token)))
+
+
+class ImageBindScale(nn.Module):
+    """Brings embeddings to length 1, then to that of the logit scale."""
+
+    def __init__(self, config: ImageBindTowerConfig):
+        super().__init__()
+        self.start = config.logit_scale
+        self.register_parameter("log_logit_scale", nn.Parameter(torch.empty(())) if config.learn_logit_scale else None)
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        embeddings = nn.functional.normalize(embeddings, dim=-1)
+        if self.log_logit_scale is not None:
+            return embeddings * self.log_logit_scale.exp().clamp(max=100.0)
+        return embeddings if self.start is None else embeddings * min(self.start, 100.0)
+
+
+class ImageBindEmbeddings(nn.Module):
+    """Tokens of an input: a class token, then its patches, with learned positions. `grid` is their `(time, side, side)`
+    or any other shape, which cannot be stretched."""
+
+    def __init__(self, config: ImageBindTowerConfig, grid: tuple[int, ...]):
+        super().__init__()
+        self.grid = grid
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1, 1 + math.prod(grid), config.hidden_size))
+
+    def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """`(rows, patches, dim)`, and the grid that they are from."""
+        raise NotImplementedError
+
+    def positions(self, grid: tuple[int, ...]) -> torch.Tensor:
+        """The table `(1, 1 + patches, dim)`, stretched for stills of another size than the tower was made for."""
+        table = self.position_embedding
+        if grid == self.grid:
+            return table
+        stills = len(grid) == 3 and grid[0] == 1 and grid[1] == grid[2]
+        if not stills or self.grid[1] != self.grid[2]:
+            raise ValueError(
+                f"The input has a grid of {grid} patches, the tower one of {self.grid}; only square stills of another size "
+                "can be read."
+            )
+        side = self.grid[1]
+        first_frame = table[:, 1 : 1 + side * side].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        stretched = nn.functional.interpolate(first_frame.float(), size=grid[1:], mode="bicubic").to(table.dtype)
+        return torch.cat((table[:, :1], stretched.flatten(2).transpose(1, 2)), dim=1)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        patches, grid = self.patches(values)
+        tokens = torch.cat((self.class_embedding.expand(len(patches), -1, -1), patches), dim=1)
+        return tokens + self.positions(grid)
+
+
+class ImageBindVisionEmbeddings(ImageBindEmbeddings):
+    def __init__(self, config):
+        side = config.image_size // config.patch_size
+        super().__init__(config, (config.video_frames // config.tubelet_size, side, side))
+        self.tubelet_size = config.tubelet_size
+        kernel = (config.tubelet_size, config.patch_size, config.patch_size)
+        self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel, stride=kernel, bias=False)
+
+    def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Of `(rows, channels, height, width)` or `(rows, channels, frames, height, width)`."""
+        values = values.unsqueeze(2) if values.ndim == 4 else values
+        if values.shape[2] == 1:
+            values = values.expand(-1, -1, self.tubelet_size, -1, -1)
+        maps = self.patch_embedding(values)
+        return maps.flatten(2).transpose(1, 2), tuple(maps.shape[2:])
+
+
+class ImageBindMapEmbeddings(ImageBindEmbeddings):
+    """Of images with one channel, and of spectrograms."""
+
+    def __init__(self, config, size: tuple[int, int], stride: int):
+        sides = ((side - config.patch_size) // stride + 1 for side in size)
+        super().__init__(config, (1, *sides))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, config.patch_size, stride=stride, bias=False
+        )
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Of `(rows, channels, height, width)`."""
+        maps = self.patch_embedding(values)
+        return self.norm(maps.flatten(2).transpose(1, 2)), (1, *maps.shape[2:])
+
+
+class ImageBindImuEmbeddings(ImageBindEmbeddings):
+    def __init__(self, config):
+        super().__init__(config, (config.context_length // config.patch_size,))
+        self.patch_size = config.patch_size
+        self.patch_embedding = nn.Linear(config.num_channels * config.patch_size, config.hidden_size, bias=False)
+        self.norm = nn.LayerNorm(config.hidden_size)
+
+    def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
+        """Of `(rows, channels, samples)`; a patch is the samples of its first channel, then those of the next."""
+        patches = values.unfold(-1, self.patch_size, self.patch_size).transpose(1, 2).flatten(2)
+        return self.norm(self.patch_embedding(patches)), (patches.shape[1],)
+
+
+class ImageBindTextEmbeddings(nn.Module):
+    def __init__(self, config: ImageBindTextConfig):
+        super().__init__()
+        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embedding = nn.Parameter(torch.empty(1, config.max_position_embeddings, config.hidden_size))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        count, most = input_ids.shape[-1], self.position_embedding.shape[1]
+        if count > most:
+            raise ValueError(f"{count} tokens of text, but the tower reads {most} at most.")
+        return self.token_embedding(input_ids) + self.position_embedding[:, :count]

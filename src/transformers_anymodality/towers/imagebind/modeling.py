@@ -1,0 +1,291 @@
+"""ImageBind (arXiv 2305.05665): a transformer per sense, whose embeddings share one space.
+
+Each sense is a tower of its own; `ImageBindModel` is all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .._build import build_tower, register_tower
+from .configuration import (
+    SENSES,
+    ImageBindAudioConfig,
+    ImageBindConfig,
+    ImageBindDepthConfig,
+    ImageBindImuConfig,
+    ImageBindTextConfig,
+    ImageBindThermalConfig,
+    ImageBindTowerConfig,
+    ImageBindVisionConfig,
+)
+from .layers import (
+    ImageBindAttention,
+    ImageBindHead,
+    ImageBindImuEmbeddings,
+    ImageBindLayer,
+    ImageBindMapEmbeddings,
+    ImageBindScale,
+    ImageBindTextEmbeddings,
+    ImageBindVisionEmbeddings,
+)
+
+
+class ImageBindPreTrainedModel(PreTrainedModel):
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ImageBindLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": ImageBindLayer, "attentions": ImageBindAttention}
+
+    def get_input_embeddings(self):
+        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "log_logit_scale":
+                init.constant_(parameter, torch.tensor(module.start).log().item())
+            elif name not in ("weight", "bias"):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+
+
+class ImageBindTower(ImageBindPreTrainedModel):
+    """Base of the towers.
+
+    An item may be one input or several clips of it, `(items, ...)` or `(items, clips, ...)`; clips are embedded each for
+    itself, scaled, and averaged (the mean is not brought to any length).
+    """
+
+    config: ImageBindTowerConfig
+
+    def __init__(self, config: ImageBindTowerConfig):
+        super().__init__(config)
+        self.embeddings = self.make_embeddings()
+        self.pre_norm = nn.Identity()
+        if isinstance(config, ImageBindVisionConfig):
+            self.pre_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layers = nn.ModuleList(ImageBindLayer(config, index) for index in range(config.num_hidden_layers))
+        self.head = ImageBindHead(config)
+        self.scale = ImageBindScale(config)
+        self.post_init()
+
+    def make_embeddings(self) -> nn.Module:
+        raise NotImplementedError
+
+    def encode(self, values: torch.Tensor, ndim: int, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            values: `(items, ...)` with `ndim` axes, or `(items, clips, ...)` with one more.
+
+        Returns:
+            `last_hidden_state`: the trunk's tokens `(items, length, dim)`, or `(items, clips, length, dim)`.
+            `pooler_output`: the embedding `(items, projection_dim)`.
+        """
+        if values.ndim not in (ndim, ndim + 1):
+            raise ValueError(
+                f"{type(self).__name__} takes {ndim} axes, or {ndim + 1} with clips, not an input of shape "
+                f"{tuple(values.shape)}."
+            )
+        items, clips = len(values), values.ndim > ndim
+        rows = values.flatten(0, 1) if clips else values
+        tokens = self.pre_norm(self.embeddings(rows))
+        mask = self.attention_mask(tokens)
+        for layer in self.layers:
+            tokens = layer(tokens, mask, **kwargs)
+        embeddings = self.scale(self.head(self.read_token(tokens, rows)))
+        if clips:
+            tokens, embeddings = tokens.unflatten(0, (items, -1)), embeddings.unflatten(0, (items, -1)).mean(1)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=embeddings)
+
+    def attention_mask(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        return None
+
+    def read_token(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """The token `(rows, dim)` that stands for the whole input."""
+        return tokens[:, 0]
+
+
+@register_tower
+class ImageBindVisionModel(ImageBindTower):
+    config: ImageBindVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "video")
+
+    def make_embeddings(self) -> nn.Module:
+        return ImageBindVisionEmbeddings(self.config)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """`pixel_values`: stills `(items, 3, height, width)`, clips of stills `(items, clips, 3, height, width)`, or
+        clips of videos `(items, clips, 3, frames, height, width)`. A single video is a clip too: `clips` is then 1."""
+        axes, shape = pixel_values.ndim, tuple(pixel_values.shape)
+        if axes not in (4, 5, 6) or shape[1 if axes == 4 else 2] != self.config.num_channels:
+            raise ValueError(
+                f"{type(self).__name__} takes (items, 3, height, width), (items, clips, 3, height, width) or (items, "
+                f"clips, 3, frames, height, width), not {shape}."
+            )
+        return self.encode(pixel_values, 5 if axes == 6 else 4, **kwargs)
+
+
+@register_tower
+class ImageBindTextModel(ImageBindTower):
+    config: ImageBindTextConfig
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+
+    def make_embeddings(self) -> nn.Module:
+        return ImageBindTextEmbeddings(self.config)
+
+    def get_input_embeddings(self):
+        return self.embeddings.token_embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings.token_embedding = value
+
+    def attention_mask(self, tokens: torch.Tensor) -> torch.Tensor | None:
+        mask = create_causal_mask(self.config, tokens, None, None)
+        # Scores to add, for the eager implementation.
+        return mask == 0 if isinstance(mask, torch.Tensor) and mask.is_floating_point() else mask
+
+    def read_token(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return tokens[torch.arange(len(rows), device=rows.device), rows.argmax(-1)]
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """`input_ids (items, tokens)` int64: begin, words, end, then any padding. What comes after the end token, which
+        has the greatest id and is what is read, changes nothing, as attention is causal."""
+        return self.encode(input_ids, 2, **kwargs)
+
+
+@register_tower
+class ImageBindAudioModel(ImageBindTower):
+    config: ImageBindAudioConfig
+    main_input_name = "input_features"
+    input_modalities = ("audio",)
+
+    def make_embeddings(self) -> nn.Module:
+        size = (self.config.num_mel_bins, self.config.target_length)
+        return ImageBindMapEmbeddings(self.config, size, self.config.patch_stride)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, input_features: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """`input_features`: spectrograms `(items, 1, mel bins, frames)` or `(items, clips, 1, mel bins, frames)`."""
+        return self.encode(input_features, 4, **kwargs)
+
+
+class ImageBindMapTower(ImageBindTower):
+    """Of stills with one channel."""
+
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def make_embeddings(self) -> nn.Module:
+        return ImageBindMapEmbeddings(self.config, (self.config.image_size,) * 2, self.config.patch_size)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """`pixel_values (items, 1, height, width)`, or `(items, clips, 1, height, width)`."""
+        return self.encode(pixel_values, 4, **kwargs)
+
+
+@register_tower
+class ImageBindDepthModel(ImageBindMapTower):
+    config: ImageBindDepthConfig
+
+
+@register_tower
+class ImageBindThermalModel(ImageBindMapTower):
+    config: ImageBindThermalConfig
+
+
+@register_tower
+class ImageBindImuModel(ImageBindTower):
+    config: ImageBindImuConfig
+    main_input_name = "input_values"
+    input_modalities = ()
+
+    def make_embeddings(self) -> nn.Module:
+        return ImageBindImuEmbeddings(self.config)
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """`input_values (items, channels, samples)`, or `(items, clips, channels, samples)`."""
+        return self.encode(input_values, 3, **kwargs)
+
+
+@dataclass
+class ImageBindOutput(ModelOutput):
+    """The embeddings `(items, projection_dim)` of what was given. Those of any two senses can be compared: what is
+    alike has a great dot product."""
+
+    vision_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    audio_embeds: torch.Tensor | None = None
+    depth_embeds: torch.Tensor | None = None
+    thermal_embeds: torch.Tensor | None = None
+    imu_embeds: torch.Tensor | None = None
+
+
+@register_tower
+class ImageBindModel(ImageBindPreTrainedModel):
+    """All six towers, as `vision_tower`, `text_tower`, `audio_tower`, `depth_tower`, `thermal_tower`, `imu_tower`."""
+
+    config: ImageBindConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "video", "text", "audio")
+
+    def __init__(self, config: ImageBindConfig):
+        super().__init__(config)
+        for sense in SENSES:
+            setattr(self, f"{sense}_tower", build_tower(getattr(config, f"{sense}_config")))
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.text_tower.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.text_tower.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        depth_values: torch.Tensor | None = None,
+        thermal_values: torch.Tensor | None = None,
+        imu_values: torch.Tensor | None = None,
+        **kwargs,
+    ) -> ImageBindOutput:
+        """Any of: images or videos, text, sound, depth, heat, motion; each shaped as its tower takes it."""
+        given = zip(
+            SENSES, (pixel_values, input_ids, input_features, depth_values, thermal_values, imu_values), strict=True
+        )
+        embeddings = {
+            f"{sense}_embeds": getattr(self, f"{sense}_tower")(values, **kwargs).pooler_output
+            for sense, values in given
+            if values is not None
+        }
+        if not embeddings:
+            raise ValueError("Give something to embed.")
+        return ImageBindOutput(**embeddings)

@@ -1,0 +1,43 @@
+"""Text in ImageBind's form: CLIP's vocabulary, cleaned and padded as in the original."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], length: int = 77, *, keep_end: bool = True
+) -> torch.Tensor:
+    """Ids of texts for the text tower.
+
+    Args:
+        tokenizer: CLIP's (`CLIPTokenizer.from_pretrained("openai/clip-vit-large-patch14")`).
+        texts: one, or several.
+        length: ids of each; longer texts are cut.
+        keep_end: cut words, as ImageBind does; without it the end token is cut, as in PandaGPT's copy of ImageBind (which
+            has no use for text).
+
+    Returns:
+        int64 `(texts, length)`: begin, words, end, then zeros.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    result = torch.zeros(len(texts), length, dtype=torch.int64)
+    for row, text in zip(result, texts, strict=True):
+        words = tokenizer(_clean(text), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = [begin, *words[: length - 2], end] if keep_end else [begin, *words, end][:length]
+        row[: len(ids)] = torch.tensor(ids)
+    return result
+
+
+def _clean(text: str) -> str:
+    """Without HTML's entities, also those written twice, and, where ftfy is installed, without broken encodings."""
+    try:
+        from ftfy import fix_text
+    except ImportError:
+        fix_text = str
+    return html.unescape(html.unescape(fix_text(text))).strip()

@@ -1,0 +1,246 @@
+"""IMU2CLIP (arXiv 2210.14395): encoders of motion, trained towards CLIP's embeddings of what a head camera sees.
+
+Recordings are accelerometer x, y, z and gyroscope x, y, z, five seconds at 200 Hz, in the sensor's units. No weights were
+released; these towers are for those who train their own by the original code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from ..aligners._attention import eager_attention_forward
+from ._build import register_tower
+
+
+_KERNELS, _DILATION, _POOL = (10, 5, 5), 2, 3
+
+
+class Imu2ClipConfig(PreTrainedConfig):
+    """
+    Args:
+        hidden_size: width of the GRU, and so of the embedding.
+        conv_channels: channels of the convolutions. The GRU reads one after the other, each with its whole course over
+            time as features, so that `context_length` must leave as many steps of time as there are channels.
+        num_channels: of the recording.
+        context_length: samples of a recording.
+        channels_first: recordings are `(channels, samples)`; told to the feature extractor.
+
+    Raises:
+        ValueError: a `context_length` that leaves another number of steps than `conv_channels`.
+    """
+
+    model_type = "imu2clip"
+
+    hidden_size: int = 512
+    conv_channels: int = 32
+    num_channels: int = 6
+    context_length: int = 1000
+    channels_first: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        steps = self.context_length
+        for kernel in _KERNELS:
+            steps = (steps - (kernel - 1) * _DILATION) // _POOL
+        if steps != self.conv_channels:
+            raise ValueError(
+                f"context_length {self.context_length} leaves {steps} steps of time, and conv_channels is "
+                f"{self.conv_channels}; the two must be equal, as the encoder's GRU takes each channel's steps as its "
+                "features. 1000 samples leave 32."
+            )
+
+    @staticmethod
+    def shortest(conv_channels: int) -> int:
+        """The least `context_length` for so many channels."""
+        steps = conv_channels
+        for kernel in reversed(_KERNELS):
+            steps = steps * _POOL + (kernel - 1) * _DILATION
+        return steps
+
+
+class Imu2ClipPreTrainedModel(PreTrainedModel):
+    base_model_prefix = ""
+    main_input_name = "input_values"
+    input_modalities = ()
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def get_input_embeddings(self):
+        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, nn.GRU):
+                bound = module.hidden_size**-0.5
+                init.uniform_(parameter, -bound, bound)
+            elif name not in ("weight", "bias"):
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+
+
+class Imu2ClipBlock(nn.Module):
+    """A convolution over time, and of each three steps the greatest."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int):
+        super().__init__()
+        self.conv = nn.Conv1d(channels_in, channels_out, kernel, dilation=_DILATION, bias=False)
+        self.pool = nn.MaxPool1d(_POOL)
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self.pool(self.conv(values))
+
+
+@register_tower
+class Imu2ClipModel(Imu2ClipPreTrainedModel):
+    """The encoder that the original trains by default: norm, three convolutions without non-linearity, norm, GRU."""
+
+    config: Imu2ClipConfig
+
+    def __init__(self, config: Imu2ClipConfig):
+        super().__init__(config)
+        channels = config.conv_channels
+        self.input_norm = nn.GroupNorm(2, config.num_channels)
+        self.blocks = nn.ModuleList(
+            Imu2ClipBlock(config.num_channels if i == 0 else channels, channels, kernel)
+            for i, kernel in enumerate(_KERNELS)
+        )
+        self.norm = nn.GroupNorm(4, channels)
+        self.gru = nn.GRU(channels, config.hidden_size, batch_first=True)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """
+        Args:
+            input_values: `(items, channels, samples)`.
+
+        Returns:
+            `last_hidden_state`: the GRU's states `(items, conv_channels, hidden_size)`; `pooler_output`: the last one.
+        """
+        if input_values.shape[-1] != self.config.context_length:
+            raise ValueError(
+                f"Recordings of {input_values.shape[-1]} samples, but this encoder can only read "
+                f"{self.config.context_length}: its GRU takes each channel's course over time as its features."
+            )
+        values = self.input_norm(input_values)
+        for block in self.blocks:
+            values = block(values)
+        # Channels first is what the GRU takes for its steps; the original does not transpose either.
+        states, _ = self.gru(self.norm(values))
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=states[:, -1])
+
+
+class Imu2ClipPatchTransformerConfig(PreTrainedConfig):
+    """
+    Args:
+        patch_size: samples of a patch; what is left over at the end of a recording is not read.
+        class_token: a learned token in front, whose last state is the embedding; without it, the mean of all states is.
+        num_channels, context_length, channels_first: as in `Imu2ClipConfig`; any length can be read.
+    """
+
+    model_type = "imu2clip_patch_transformer"
+
+    hidden_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 8
+    intermediate_size: int = 2048
+    hidden_act: str = "relu"
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.1
+    patch_size: int = 16
+    class_token: bool = True
+    num_channels: int = 6
+    context_length: int = 1000
+    channels_first: bool = True
+    initializer_range: float = 0.02
+
+
+class Imu2ClipAttention(nn.Module):
+    def __init__(self, config: Imu2ClipPatchTransformerConfig):
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.num_key_value_groups = 1
+        self.scaling = self.head_dim**-0.5
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`(b, n, dim)` -> `(b, n, dim)` and the weights, if the implementation gives them."""
+        query, key, value = (
+            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.dropout if self.training else 0.0
+        states, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
+        return self.out_proj(states.flatten(2)), weights
+
+
+class Imu2ClipLayer(GradientCheckpointingLayer):
+    """Norms stand behind what is added."""
+
+    def __init__(self, config: Imu2ClipPatchTransformerConfig):
+        super().__init__()
+        self.self_attn = Imu2ClipAttention(config)
+        self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = ACT2FN[config.hidden_act]
+        self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.norm1(hidden_states + self.dropout(self.self_attn(hidden_states)[0]))
+        inner = self.dropout(self.act(self.linear1(hidden_states)))
+        return self.norm2(hidden_states + self.dropout(self.linear2(inner)))
+
+
+@register_tower
+class Imu2ClipPatchTransformerModel(Imu2ClipPreTrainedModel):
+    """The original's other encoder: a transformer over patches, which it is not told the order of."""
+
+    config: Imu2ClipPatchTransformerConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Imu2ClipLayer"]
+    _can_record_outputs = {"hidden_states": Imu2ClipLayer, "attentions": Imu2ClipAttention}
+
+    def __init__(self, config: Imu2ClipPatchTransformerConfig):
+        super().__init__(config)
+        patch = config.num_channels * config.patch_size
+        self.patch_embedding = nn.Linear(patch, config.hidden_size, bias=False)
+        token = nn.Parameter(torch.empty(1, 1, config.hidden_size)) if config.class_token else None
+        self.register_parameter("class_embedding", token)
+        self.layers = nn.ModuleList(Imu2ClipLayer(config) for _ in range(config.num_hidden_layers))
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """`input_values (items, channels, samples)` -> `last_hidden_state (items, tokens, hidden_size)` and
+        `pooler_output`, the class token's state or the mean."""
+        size = self.config.patch_size
+        if input_values.shape[-1] < size:
+            raise ValueError(f"Recordings of {input_values.shape[-1]} samples, but a patch has {size}.")
+        tokens = self.patch_embedding(input_values.unfold(-1, size, size).transpose(1, 2).flatten(2))
+        if self.class_embedding is not None:
+            tokens = torch.cat((self.class_embedding.expand(len(tokens), -1, -1), tokens), dim=1)
+        for layer in self.layers:
+            tokens = layer(tokens)
+        pooled = tokens.mean(1) if self.class_embedding is None else tokens[:, 0]
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=pooled)
