@@ -34,12 +34,13 @@ def pytest_addoption(parser):
 
 def pytest_terminal_summary(terminalreporter):
     """Every recorded tensor with its largest difference to ours."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, [])]
-    rows = [row for report in reports for key, found in report.user_properties if key == "parity" for row in found]
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    properties = [entry for report in reports for entry in getattr(report, "user_properties", ())]
+    rows = {tuple(row) for key, found in properties if key == "parity" for row in found}
     if not rows:
         return
     terminalreporter.section("recorded tensors: largest difference to ours")
     width = max(len(f"{folder}/{name}") for folder, name, *_ in rows)
-    for folder, name, largest, relative, reason in sorted(rows, key=lambda row: row[:2]):
+    for folder, name, largest, relative, reason in sorted(rows, key=str):
         found = f"not compared: {reason}" if largest is None else f"{largest:.1e}  (relative {relative:.1e})"
         terminalreporter.write_line(f"{f'{folder}/{name}':<{width}}  {found}")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from transformers_anymodality.conversion import CONVERSIONS, convert
-from transformers_anymodality.conversion._recordings import difference, load_converted, reason_for
+from transformers_anymodality.conversion._recordings import as_long, difference, load_converted, reason_for
 
 
 HERE = Path(__file__).parent
@@ -28,6 +28,7 @@ class Recording:
 
     def check(self, name: str, ours: torch.Tensor, atol: float = 1e-4, rtol: float = 1e-4) -> None:
         theirs = self.outputs[name]
+        ours = as_long(name, ours, theirs)
         found = difference(name, ours.detach().reshape(theirs.shape), theirs)
         self.rows[name] = (self.name, name, found.largest, found.relative, "")
         if not torch.allclose(ours.reshape(theirs.shape).double(), theirs.double(), atol=atol, rtol=rtol):

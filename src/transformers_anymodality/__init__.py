@@ -1,5 +1,7 @@
 """Any causal language model with any senses, as one ordinary Transformers model. Importing registers everything."""
 
+from transformers.utils import is_torchvision_available, is_vision_available
+
 from .aligners import Aligner, AlignerConfig, register_aligner
 from .compose import compose
 from .configuration import AnyModalityConfig
@@ -26,6 +28,9 @@ from .training import lora_config, parts_table, set_trainable
 __version__ = "0.1.0"
 
 register()
+# Published systems read images, which Transformers' own processors do only where these are.
+if is_vision_available() and is_torchvision_available():
+    from . import systems  # noqa: F401 (registers their parts)
 
 __all__ = [
     "Aligner",

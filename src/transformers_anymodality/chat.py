@@ -216,7 +216,6 @@ class ChatMixin:
         for start, end in spans:
             said |= (places[:, 0] < end) & (places[:, 1] > start)
         first, last = ([], []) if self._begins(text) else self._added_tokens
-        last = [] if self.text.get("piecewise") else last
         return [*first, *ids, *last], [False] * len(first) + said.tolist() + [False] * len(last)
 
     def _said(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
@@ -263,7 +262,9 @@ class ChatMixin:
 
     @cached_property
     def _added_tokens(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts in front of and behind every text."""
+        """What the tokenizer puts in front of and behind every text; in front of pieces always stands its begin token."""
+        if self.text.get("piecewise"):
+            return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id], []
         ids, plain = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
         places = range(len(ids) - len(plain) + 1)
         start = next((i for i in places if ids[i : i + len(plain)] == plain), 0)

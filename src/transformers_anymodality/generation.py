@@ -49,7 +49,11 @@ class AnyModalityGenerationMixin(GenerationMixin):
     ):
         """Replaces the media in `model_kwargs` by `mm_encoder_outputs`: modality -> encoded media."""
         input_ids = inputs_tensor if model_input_name == "input_ids" else model_kwargs.get("input_ids")
-        self._drop_cached_media(input_ids, model_kwargs)
+        mask = model_kwargs.get("attention_mask")
+        if mask is None:  # it was all ones, and dropped; how long it was says whether `input_ids` are new or all
+            length = getattr(generation_config, "_mask_length", inputs_tensor.shape[1])
+            mask = torch.ones(len(inputs_tensor), length, dtype=torch.long, device=inputs_tensor.device)
+        self._drop_cached_media(input_ids, mask, model_kwargs)
         encoded, _ = self.encode_media(model_kwargs, model_kwargs.pop("mm_encoder_outputs", None))
         for modality, output in encoded.items():
             if isinstance(output, torch.Tensor):
@@ -58,24 +62,24 @@ class AnyModalityGenerationMixin(GenerationMixin):
         embeds = model_kwargs.get("inputs_embeds")
         ids = input_ids if input_ids is not None and input_ids.numel() else None
         if ids is not None or embeds is not None:
-            unseen, cache = self.unseen_places(ids, embeds, encoded), model_kwargs.get("past_key_values")
-            mask = hide(unseen, model_kwargs.get("attention_mask"), cache)
-            if mask is not None and mask is not model_kwargs.get("attention_mask"):
-                model_kwargs["attention_mask"] = mask
+            seen = hide(self.unseen_places(ids, embeds, encoded), mask, model_kwargs.get("past_key_values"))
+            if seen is not mask:
+                model_kwargs["attention_mask"] = seen
                 if model_kwargs.pop("position_ids", None) is not None:
                     model_kwargs["position_ids"] = self._prepare_position_ids_for_generation(
                         inputs_tensor, model_kwargs
                     )
         return model_kwargs
 
-    def _drop_cached_media(self, input_ids: torch.Tensor | None, model_kwargs: dict[str, Any]) -> None:
+    def _drop_cached_media(
+        self, input_ids: torch.Tensor | None, mask: torch.Tensor, model_kwargs: dict[str, Any]
+    ) -> None:
         """When a chat goes on from a cache, media of earlier turns are in it: only the new ones are encoded."""
         cache = model_kwargs.get("past_key_values")
         past = cache.get_seq_length() if cache is not None else 0
         if not past or input_ids is None or not input_ids.numel():
             return
-        mask = model_kwargs.get("attention_mask")
-        if mask is not None and mask.shape[1] > input_ids.shape[1]:
+        if mask.shape[1] > input_ids.shape[1]:
             return  # input_ids already begin behind the cache
         for modality, inputs in self._take_media(dict(model_kwargs)).items():
             names = {

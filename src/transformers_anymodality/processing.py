@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 from ._media_inputs import TEXT_KWARGS, MediaMixin, check_given_once
 from ._registry import did_you_mean
@@ -339,12 +342,23 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
             kind = next(kind for kind in kinds if kind in settings)
-            parts[name] = cls.get_possibly_dynamic_module(settings[kind])(**settings)
+            parts[name] = _sub_processor_class(settings[kind])(**settings)
         return [tokenizer, parts]
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoProcessor") -> None:
         """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
+
+
+def _sub_processor_class(name: str) -> type:
+    """The class of that name. Transformers' own look-up stumbles over classes that were registered for images or videos,
+    which the Auto classes keep by backend."""
+    for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
+        for entry in table._extra_content.values():
+            for cls in entry.values() if isinstance(entry, dict) else [entry]:
+                if getattr(cls, "__name__", None) == name:
+                    return cls
+    return ProcessorMixin.get_possibly_dynamic_module(name)
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, modality: str, token: str) -> int:

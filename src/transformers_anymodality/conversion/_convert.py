@@ -61,7 +61,7 @@ def convert(
     *,
     light: bool = False,
     dtype: str | None = None,
-    max_shard_size: int = 2 * 10**9,
+    max_shard_size: int = 10**9,
     **options: Any,
 ) -> Report:
     """Writes a checkpoint that the Auto classes load.
@@ -153,7 +153,8 @@ def _composed(plan: Plan, release: Release, options: Options, report: Report) ->
     """The composite, with a language model of its full config; and its processor if there is a tokenizer."""
     arguments = dict(plan.compose)
     language, tokenizer = arguments["language_model"], arguments.pop("tokenizer", None)
-    tokenizer = _tokenizer(tokenizer, release, options)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer = find_tokenizer(release, options, tokenizer)
     stands_in = tokenizer is None
     if stands_in:
         report.notes.append(
@@ -162,7 +163,7 @@ def _composed(plan: Plan, release: Release, options: Options, report: Report) ->
         config = AutoConfig.from_pretrained(language) if isinstance(language, str) else language
         tokenizer = _numbers(config.get_text_config().vocab_size)
     if isinstance(language, str):
-        model, processor = compose(language, tokenizer=tokenizer, **{**arguments, "language_model": language})
+        model, processor = compose(**arguments, tokenizer=tokenizer)
         return model, [] if stands_in else [processor]
     few = _with_few_layers(language)
     before = few.to_dict()
@@ -185,9 +186,11 @@ def _with_few_layers(config: PreTrainedConfig) -> PreTrainedConfig:
     return few
 
 
-def _tokenizer(given: Any, release: Release, options: Options) -> PreTrainedTokenizerBase | None:
-    if isinstance(given, PreTrainedTokenizerBase) and options.tokenizer is None:
-        return given
+def find_tokenizer(release: Release, options: Options, given: str | None = None) -> PreTrainedTokenizerBase | None:
+    """The one that the user named, or else `given`, or that of the chosen language model, or the release's, if any.
+
+    For plans, too, that add tokens to it: a tokenizer itself in `Plan.compose` is taken as it is.
+    """
     if place := options.tokenizer or given or options.language_model:
         return AutoTokenizer.from_pretrained(place)
     for folder in (release.folder, *sorted(path for path in release.folder.glob("*") if path.is_dir())):

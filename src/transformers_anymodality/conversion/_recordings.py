@@ -63,6 +63,7 @@ def reason_for(conversion: Conversion, name: str) -> str:
 
 
 def difference(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> Comparison:
+    ours = as_long(name, ours, theirs)
     if ours.shape != theirs.shape:
         raise ValueError(f"{name}: ours has shape {tuple(ours.shape)}, the recording {tuple(theirs.shape)}.")
     if not theirs.numel():
@@ -71,3 +72,8 @@ def difference(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> Compariso
     logits = theirs.ndim > 1 and "logits" in name
     argmax = (ours.argmax(-1) == theirs.argmax(-1)).double().mean().item() if logits else None
     return Comparison(name, largest, largest / max(theirs.double().abs().max().item(), 1e-30), argmax)
+
+
+def as_long(name: str, ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Of greedy answers, as many tokens as are recorded."""
+    return ours[..., : theirs.shape[-1]] if "greedy" in name else ours

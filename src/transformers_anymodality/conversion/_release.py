@@ -32,6 +32,15 @@ class Tensors(Mapping[str, torch.Tensor]):
             reader = _Safetensors(file) if file.suffix == ".safetensors" else _torch_tensors(file)
             self._readers |= dict.fromkeys(reader, reader)
 
+    @classmethod
+    def joined(cls, *sources: Tensors) -> Tensors:
+        """Several as one, for rules that need tensors of more than one."""
+        tensors = cls()
+        for source in sources:
+            tensors.files += source.files
+            tensors._readers |= dict.fromkeys(source, source)
+        return tensors
+
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._readers[name][name]
 
@@ -43,7 +52,7 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         reader = self._readers[name]
-        return reader.shape(name) if isinstance(reader, _Safetensors) else tuple(reader[name].shape)
+        return reader.shape(name) if hasattr(reader, "shape") else tuple(reader[name].shape)
 
     def count(self, pattern: str) -> int:
         """How many layers there are: one more than the greatest number that stands for `{}` in names that begin so."""

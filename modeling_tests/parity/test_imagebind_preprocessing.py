@@ -1,0 +1,133 @@
+"""ImageBind's preprocessing against what the original loaders gave, from files and arrays to what the towers read."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer, AutoVideoProcessor
+
+from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.towers.imagebind import (
+    ImageBindAudioFeatureExtractor,
+    ImageBindImageProcessor,
+    ImageBindThermalImageProcessor,
+    ImageBindVideoProcessor,
+    tokenize,
+)
+from transformers_anymodality.towers.imagebind.kaldi import resample
+from transformers_anymodality.towers.imagebind.video_processing import clip_starts
+
+
+def reloaded(processor, auto_class, folder):
+    processor.save_pretrained(folder)
+    return auto_class.from_pretrained(folder)
+
+
+def prepared(modality: str, source, processor, **options) -> torch.Tensor:
+    """What the modality's own reading and the processor make of one medium."""
+    spec = MODALITIES[modality]
+    options = {**spec.options, **options}
+    outputs = spec.extract([spec.read(source, processor, options)], processor, options)
+    return next(iter(outputs.values()))[0]
+
+
+def media(found, kind: str) -> dict[str, np.ndarray]:
+    return {name: value.numpy() for name, value in found.inputs.items() if re.fullmatch(rf"{kind}\.\d+", name)}
+
+
+def timepoints(duration: float, seconds: float, clips: int) -> torch.Tensor:
+    return torch.tensor([[float(start), float(start + seconds)] for start in clip_starts(duration, seconds, clips)])
+
+
+def check_stills(found, folder):
+    image = reloaded(ImageBindImageProcessor(), AutoImageProcessor, folder / "image")
+    for name, pixels in media(found, "image").items():
+        ours = prepared("image", pixels, image)
+        for part, seen in (("out_s3", ours[:, ::3, ::3]), ("out_win", ours[:, 60:172, 60:172])):
+            if f"{name}.{part}" in found.outputs:
+                found.check(f"{name}.{part}", seen, atol=1e-6, rtol=0)
+    thermal = reloaded(ImageBindThermalImageProcessor(), AutoImageProcessor, folder / "thermal")
+    for name, values in media(found, "thermal").items():
+        found.check(f"{name}.out_s2", prepared("thermal", values, thermal)[:, ::2, ::2], atol=1e-6, rtol=0)
+
+
+def check_sounds(found, folder):
+    for faithful, part in ((True, "out"), (False, "out_nocouple")):
+        extractor = ImageBindAudioFeatureExtractor(faithful=faithful)
+        extractor = reloaded(extractor, AutoFeatureExtractor, folder / f"audio{part}")
+        for name, waveform in media(found, "audio").items():
+            rate = int(found.inputs[f"{name}.sr"])
+            file = folder / f"{name}.wav"
+            soundfile.write(file, waveform.T, rate, subtype="FLOAT")
+            if f"{name}.{part}" in found.outputs:
+                found.check(f"{name}.{part}", prepared("audio", file, extractor), atol=1e-4, rtol=0)
+            at_16k = resample(torch.from_numpy(waveform), rate, 16000)
+            if f"{name}.resampled" in found.outputs:
+                found.check(f"{name}.resampled", at_16k, atol=1e-6, rtol=0)
+            if f"{name}.timepoints" in found.outputs:
+                found.check(f"{name}.timepoints", timepoints(at_16k.shape[1] / 16000, 2, 3), atol=1e-12, rtol=0)
+
+
+def check_videos(found, folder):
+    processor = reloaded(ImageBindVideoProcessor(), AutoVideoProcessor, folder / "video")
+    for name, frames in media(found, "video").items():
+        fps = float(found.inputs[f"{name}.fps"])
+        ours = prepared("video", {"frames": frames, "fps": fps}, processor)
+        found.check(f"{name}.out_s14", ours[..., 3::14, 3::14], atol=1e-5, rtol=0)
+        found.check(f"{name}.out_win", ours[1][..., 64:160, 64:160], atol=1e-5, rtol=0)
+        found.check(f"{name}.mean", ours.double().mean((-1, -2)), atol=1e-6, rtol=0)
+        found.check(f"{name}.std", ours.double().std((-1, -2)), atol=1e-6, rtol=0)
+        found.check(f"{name}.timepoints", timepoints(len(frames) / fps, 2, 5), atol=1e-12, rtol=0)
+        numbers = processor.frame_indices(len(frames), fps)
+        found.check(f"{name}.frame_idx", torch.tensor(numbers).view(5, 2), atol=0, rtol=0)
+
+
+def check_text(found):
+    try:
+        tokenizer = AutoTokenizer.from_pretrained("openai/clip-vit-large-patch14")
+    except OSError:
+        for name in ("text.ids", "text.ids_pandagpt"):
+            found.skip(name, "needs CLIP's vocabulary, which is on the Hub")
+        return
+    found.check("text.ids", tokenize(tokenizer, found.config["texts"]), atol=0, rtol=0)
+    found.check("text.ids_pandagpt", tokenize(tokenizer, found.config["texts"], keep_end=False), atol=0, rtol=0)
+
+
+def test_equals_the_original(recording, tmp_path):
+    found = recording("imagebind_preprocessing")
+    check_stills(found, tmp_path)
+    check_sounds(found, tmp_path)
+    check_videos(found, tmp_path)
+    check_text(found)
+    found.finish()
+
+
+def test_recorded_ids_begin_and_end_as_ours(recording):
+    """What can be said without the vocabulary: begin, words, end, zeros; as many words as both copies kept."""
+    found = recording("imagebind_preprocessing")
+    for ids in (found.outputs["text.ids"], found.outputs["text.ids_pandagpt"]):
+        assert (ids[:, 0] == 49406).all()
+        ends = ids.argmax(-1)
+        for row, end in zip(ids, ends.tolist(), strict=True):
+            assert row[end] == 49407
+            assert not row[end + 1 :].any()
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+def test_sound_is_as_torchaudio_makes_it(rate):
+    torchaudio = pytest.importorskip("torchaudio")
+    from torchaudio.compliance import kaldi
+
+    from transformers_anymodality.towers.imagebind.kaldi import fbank
+
+    waveform = torch.randn(2, 20011) * 0.1
+    ours = resample(waveform, rate, 16000)
+    torch.testing.assert_close(ours, torchaudio.functional.resample(waveform, rate, 16000), atol=1e-6, rtol=0)
+    settings = {"window_type": "hanning", "htk_compat": True, "use_energy": False, "dither": 0.0}
+    for bins in (128, 40):
+        theirs = kaldi.fbank(ours[:1], num_mel_bins=bins, sample_frequency=16000, **settings)
+        torch.testing.assert_close(fbank(ours[0], 16000, bins), theirs, atol=1e-5, rtol=0)

@@ -1,0 +1,179 @@
+"""Converting releases: formats, what must be refused, what is written. That the numbers are right is `parity`'s matter."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+from modeling_tests import tiny
+from transformers_anymodality import cli
+from transformers_anymodality.conversion import convert
+from transformers_anymodality.conversion._release import Release
+
+
+RECORDED = Path(__file__).parent / "parity" / "pandagpt"
+
+
+@pytest.fixture
+def release(tmp_path) -> Path:
+    """PandaGPT's, as it was released: one `.pth`, one folder, one `.pt`; no recordings."""
+    folder = tmp_path / "release"
+    folder.mkdir()
+    torch.save(load_file(RECORDED / "imagebind_huge.safetensors"), folder / "imagebind_huge.pth")
+    torch.save(load_file(RECORDED / "pytorch_model.safetensors"), folder / "pytorch_model.pt")
+    vicuna = load_file(RECORDED / "vicuna.safetensors")
+    names = sorted(vicuna)
+    (folder / "vicuna").mkdir()
+    shards = {"a.bin": names[::2], "b.bin": names[1::2]}
+    for file, inside in shards.items():
+        torch.save({name: vicuna[name] for name in inside}, folder / "vicuna" / file)
+    index = {"weight_map": {name: file for file, inside in shards.items() for name in inside}}
+    (folder / "vicuna" / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    for name in ("config.json", "tokenizer.json"):
+        shutil.copy(RECORDED / name, folder / name)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def same(first: Path, second: Path, **tolerance) -> None:
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+def test_formats_and_shards_make_no_difference(release, tmp_path):
+    convert("pandagpt", release, tmp_path / "one")
+    convert("pandagpt", release, tmp_path / "many", max_shard_size=200_000)
+    convert("pandagpt", RECORDED, tmp_path / "safetensors")
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 3
+    same(tmp_path / "one", tmp_path / "many", atol=0, rtol=0)
+    same(tmp_path / "one", tmp_path / "safetensors", atol=0, rtol=0)
+    AutoModelForCausalLM.from_pretrained(tmp_path / "many")
+
+
+def test_delta_of_vicuna(release, tmp_path):
+    """LLaMA has fewer rows than Vicuna: the delta is to zeros there."""
+    convert("pandagpt", release, tmp_path / "merged")
+    vicuna = dict(Release(release).open("vicuna"))
+    shutil.rmtree(release / "vicuna")
+    llama = {name: torch.randn_like(tensor)[: 359 if len(tensor) == 360 else None] for name, tensor in vicuna.items()}
+    delta = {name: tensor.clone() for name, tensor in vicuna.items()}
+    for name, tensor in llama.items():
+        delta[name][: len(tensor)] -= tensor
+    for folder, tensors in {"llama": llama, "vicuna-delta": delta}.items():
+        (release / folder).mkdir()
+        save_file(tensors, release / folder / "model.safetensors")
+    convert("pandagpt", release, tmp_path / "added")
+    same(tmp_path / "merged", tmp_path / "added", atol=1e-6, rtol=1e-6)
+
+
+def test_merged_and_adapter_say_the_same(release, tmp_path):
+    convert("pandagpt", release, tmp_path / "merged", merge=True)
+    convert("pandagpt", release, tmp_path / "beside")
+    merged, beside = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("merged", "beside"))
+    processor = AutoProcessor.from_pretrained(tmp_path / "beside")
+    inputs = tiny.inputs(processor, tiny.chat("image", "what"))
+    without = beside(**inputs).logits
+    beside.load_adapter(str(tmp_path / "beside" / "adapter"))
+    torch.testing.assert_close(beside(**inputs).logits, merged(**inputs).logits, atol=1e-5, rtol=1e-4)
+    assert (without - merged(**inputs).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        (lambda t: t.pop("llama_proj.bias"), "1 parameters have no weights in the release: image_aligner.projection.bias"),
+        (lambda t: t.update(strange=torch.ones(1)), "1 tensors of pytorch_model.pt have no place.*: strange"),
+        (lambda t: t.update({"llama_proj.bias": torch.ones(7)}), r"image_aligner.projection.bias has shape \(7,\)"),
+    ],
+)
+def test_incomplete_and_strange_releases_are_refused_and_nothing_is_written(release, tmp_path, change, error):
+    tensors = torch.load(release / "pytorch_model.pt", weights_only=True)
+    change(tensors)
+    torch.save(tensors, release / "pytorch_model.pt")
+    with pytest.raises(ValueError, match=error):
+        convert("pandagpt", release, tmp_path / "output")
+    assert not (tmp_path / "output").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_missing_files_are_named(release, tmp_path):
+    (release / "pytorch_model.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="none of pytorch_model, pandagpt.*it holds config.json, imagebind_huge"):
+        convert("pandagpt", release, tmp_path / "output")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        convert("pandagpt", tmp_path / "nowhere", tmp_path / "output")
+
+
+def test_nothing_in_a_release_is_run(release, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "run",))
+
+    (release / "pytorch_model.pt").write_bytes(pickle.dumps({"weight": Hostile()}))
+    with pytest.raises(Exception, match="[Uu]nsupported|weights_only|Weights only"):
+        convert("pandagpt", release, tmp_path / "output")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_language_model(release, tmp_path):
+    language = tiny.language_model("gpt2", vocab_size=400)
+    with pytest.raises(ValueError, match="take one of the width that the release was trained for"):
+        language.save_pretrained(tmp_path / "small")
+        tiny.tokenizer().save_pretrained(tmp_path / "small")
+        convert("pandagpt", release, tmp_path / "output", language_model=str(tmp_path / "small"))
+    config = language.config
+    config.n_embd, config.n_head = 48, 4
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wide")
+    tiny.tokenizer().save_pretrained(tmp_path / "wide")
+    report = convert("pandagpt", release, tmp_path / "output", language_model=str(tmp_path / "wide"))
+    assert any("another language model was chosen" in reason for reason in report.unused.values())
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "output")
+    assert model.config.text_config.model_type == "gpt2"
+    convert("pandagpt", release, tmp_path / "light", language_model=str(tmp_path / "wide"), light=True)
+    sizes = [sum(f.stat().st_size for f in (tmp_path / name).glob("*.safetensors")) for name in ("light", "output")]
+    assert sizes[0] < sizes[1]
+    light = AutoModelForCausalLM.from_pretrained(tmp_path / "light")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), light.state_dict().values(), strict=True))
+
+
+def test_command_and_card(release, tmp_path, capsys):
+    command = ["convert", "pandagpt", "--from", str(release), "--output", str(tmp_path / "panda"), "--merge"]
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "tensors were not used" in said and "PandaGPT reads no text by ImageBind" in said
+    card = (tmp_path / "panda" / "README.md").read_text()
+    assert "license: cc-by-nc-sa-4.0" in card and 'from_pretrained("panda"' in card
+    assert cli.main(command) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_a_fresh_process_chats_with_media_from_files(release, tmp_path):
+    from PIL import Image
+
+    convert("pandagpt", release, tmp_path / "panda", merge=True)
+    Image.fromarray(tiny.medium("image")).save(tmp_path / "photo.png")
+    script = f"""
+import transformers_anymodality
+from transformers import AutoModelForCausalLM, AutoProcessor
+model, processor = (c.from_pretrained({str(tmp_path / "panda")!r}) for c in (AutoModelForCausalLM, AutoProcessor))
+content = [{{"type": "image", "path": {str(tmp_path / "photo.png")!r}}}, {{"type": "text", "text": "what is it ?"}}]
+inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], add_generation_prompt=True,
+    tokenize=True, return_dict=True, return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+print("answer:", processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "answer:" in done.stdout, done.stderr

@@ -1,0 +1,149 @@
+"""What every published system has here and never had: batches, mixtures, other language models, saving, caches."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig, DynamicCache
+
+from modeling_tests import tiny
+from modeling_tests.test_generation import new_tokens, padded
+from modeling_tests.test_identities import TIGHT, last_logits
+from modeling_tests.tiny_systems import system
+from transformers_anymodality import AnyModalityDataCollator
+from transformers_anymodality.systems import SYSTEMS
+
+
+NEW = dict(max_new_tokens=6, do_sample=False)
+GREEDY = {**NEW, "min_new_tokens": 6}
+
+
+@pytest.fixture(scope="module", params=list(SYSTEMS))
+def named(request):
+    model, processor = system(request.param)
+    return request.param, model, processor
+
+
+def medium(sense: str, seed: int = 0):
+    if sense == "audio":
+        return tiny.medium("audio", seed)
+    return (
+        tiny.medium(sense, seed) if sense in ("image", "video", "depth", "thermal", "imu") else own_medium(sense, seed)
+    )
+
+
+def own_medium(sense: str, seed: int):
+    """Of a sense that one system alone has: what its spec makes up."""
+    from transformers_anymodality.modalities import MODALITIES
+
+    return MODALITIES[sense].dummy(None, {}, seed % 2)
+
+
+def user(*parts: str, seed: int = 0) -> dict:
+    senses = {"image", "video", "audio", "imu", "depth", "thermal", "speech"}
+    content = [
+        {"type": part, part: medium(part, seed + i)} if part in senses else {"type": "text", "text": part}
+        for i, part in enumerate(parts)
+    ]
+    return {"role": "user", "content": content}
+
+
+def chats(processor) -> list[list[dict]]:
+    """One with each sense, one with all, one with two media of a sense, and one with none."""
+    senses = list(processor.modalities)
+    return [
+        *([user(sense, "What is it?", seed=i)] for i, sense in enumerate(senses)),
+        [user(*senses, "What are they?", seed=7)],
+        [user(senses[0], senses[0], "Which is the first?", seed=3)],
+        [user("Say something.")],
+    ]
+
+
+def test_batched_generation_equals_one_by_one(named):
+    _, model, processor = named
+    several = chats(processor)
+    inputs = tiny.inputs(processor, *several)
+    together = new_tokens(model.generate(**inputs, **GREEDY), inputs)
+    single = [tiny.inputs(processor, chat) for chat in several]
+    assert together.tolist() == padded([new_tokens(model.generate(**row, **GREEDY), row) for row in single]).tolist()
+    alone = torch.cat([last_logits(model, row) for row in single])
+    torch.testing.assert_close(last_logits(model, inputs), alone, **TIGHT)
+
+
+def test_every_medium_matters(named):
+    _, model, processor = named
+    for sense in processor.modalities:
+        first, other = ([user(sense, "What is it?", seed=seed)] for seed in (1, 2))
+        difference = last_logits(model, tiny.inputs(processor, first)) - last_logits(
+            model, tiny.inputs(processor, other)
+        )
+        assert difference.abs().max() > 1e-5, sense
+
+
+def test_reloaded_equals_saved(named, tmp_path):
+    _, model, processor = named
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
+    inputs, inputs_again = (tiny.inputs(p, *chats(p)) for p in (processor, processor_again))
+    assert inputs.keys() == inputs_again.keys()
+    for name, value in inputs.items():
+        assert torch.equal(value, inputs_again[name]), name
+    assert torch.equal(last_logits(model, inputs), last_logits(again, inputs_again))
+    assert again.generation_config.to_diff_dict() == model.generation_config.to_diff_dict()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "qwen3", "mixtral"])
+@pytest.mark.parametrize("name", list(SYSTEMS))
+def test_any_language_model(name, model_type):
+    model, processor = system(name, model_type)
+    several = chats(processor)
+    together = last_logits(model, tiny.inputs(processor, *several))
+    alone = torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in several])
+    torch.testing.assert_close(together, alone, **TIGHT)
+
+
+def test_several_turns_on_one_cache(named):
+    _, model, processor = named
+    first = next(iter(processor.modalities))
+    chat = [user(*processor.modalities, "What are they?")]
+    inputs, cache = tiny.inputs(processor, chat), DynamicCache(config=model.config.get_text_config())
+    model.generate(**inputs, **GREEDY, past_key_values=cache)
+    chat += [{"role": "assistant", "content": "A dog."}, user(first, "And this?", seed=5)]
+    longer = tiny.inputs(processor, chat)
+    shared_ids = int((longer["input_ids"][0, : inputs["input_ids"].shape[1]] == inputs["input_ids"][0]).sum())
+    if shared_ids < inputs["input_ids"].shape[1]:
+        pytest.skip("this system's media all stand in front, so a later turn changes what was cached")
+    cache.crop(inputs["input_ids"].shape[1] - cache.get_seq_length())
+    cached = model.generate(**longer, **GREEDY, past_key_values=cache)
+    assert cached.tolist() == model.generate(**longer, **GREEDY).tolist()
+
+
+def test_labels_are_what_the_assistant_says(named):
+    _, model, processor = named
+    sense = next(iter(processor.modalities))
+    messages = [user(sense, "What is it?"), {"role": "assistant", "content": "A red square."}]
+    batch = AnyModalityDataCollator(processor)([{"messages": messages}, {"messages": [user("Hi"), messages[1]]}])
+    for row in batch["labels"]:
+        said = processor.tokenizer.decode(row[row != -100], skip_special_tokens=True)
+        assert said.strip().removesuffix("###").strip() == "A red square."
+    trained = copy.deepcopy(model).train()
+    loss = trained(**batch).loss
+    loss.backward()
+    aligners = [p for n, p in trained.named_parameters() if "_aligner." in n and p.grad is not None]
+    assert loss.isfinite() and any(p.grad.abs().sum() > 0 for p in aligners)
+
+
+def test_quantised(named, tmp_path):
+    _, model, processor = named
+    model.save_pretrained(tmp_path)
+    quantised = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=BitsAndBytesConfig(load_in_4bit=True)
+    )
+    kinds = {type(module).__name__ for name, module in quantised.named_modules() if "language_model" not in name}
+    assert "Linear4bit" not in kinds
+    assert "Linear4bit" in {type(module).__name__ for module in quantised.language_model.modules()}
+    inputs = tiny.inputs(processor, *chats(processor))
+    assert last_logits(quantised, inputs).isfinite().all()

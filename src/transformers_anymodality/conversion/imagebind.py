@@ -1,0 +1,136 @@
+"""ImageBind's release: `imagebind_huge.pth`, a file with the towers of all six senses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import isqrt
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..towers.imagebind.configuration import SENSES, ImageBindConfig, ImageBindTowerConfig
+from ._base import Options, Plan, Rule, register_conversion
+from ._release import Release, Tensors
+
+
+_SCALES = "fixed; it is the config's logit_scale"
+
+
+@torch.no_grad()
+def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Each recorded case through its tower: the trunk's tokens before and after, and the embedding step by step."""
+    for case, sense in config["cases"].items():
+        tower, caught = getattr(model, f"{sense}_tower"), {}
+        steps = {"tokens": tower.embeddings, "head": tower.head, "postprocessed": tower.scale}
+        handles = [module.register_forward_hook(_catch(caught, step)) for step, module in steps.items()]
+        output = tower(inputs[case])
+        for handle in handles:
+            handle.remove()
+        for step, value in caught.items():
+            yield f"{case}.{step}", value
+        yield f"{case}.normalized", nn.functional.normalize(caught["head"], dim=-1)
+        yield f"{case}.trunk", output.last_hidden_state.reshape(caught["tokens"].shape)
+        yield f"{case}.embedding", output.pooler_output
+
+
+def _catch(caught: dict[str, torch.Tensor], step: str):
+    return lambda module, args, output: caught.update({step: output})
+
+
+@register_conversion("imagebind", help="imagebind_huge.pth", replay=replay)
+def plan(release: Release, options: Options) -> Plan:
+    tensors = release.open("imagebind_huge", "weights", ".")
+    spec = release.config.get("spec", {})
+    towers = {f"{sense}_config": tower_config(tensors, sense, spec) for sense in SENSES}
+    return Plan(
+        tower=ImageBindConfig(**towers),
+        weights=[(tensors, [rule for sense in SENSES for rule in rules(sense, f"{sense}_tower.")])],
+        licence="cc-by-nc-4.0",
+        notes=["The release's file says CC BY-NC 4.0, its model card CC BY-NC-SA 4.0."],
+    )
+
+
+# --- configs ---------------------------------------------------------------------------------------------------------
+
+
+def tower_config(tensors: Tensors, sense: str, spec: dict[str, Any], **settings: Any) -> ImageBindTowerConfig:
+    """Config of a tower, its sizes by the tensors.
+
+    Args:
+        tensors: of the release.
+        sense: vision, text, audio, depth, thermal or imu.
+        spec: what shows in no shape, if it is not as published: arguments of ImageBind's constructor, as they are or
+            under "ctor" (`vision_num_heads`, `audio_stride`, ...).
+        settings: fields of the config instead of what is found.
+    """
+    spec, config_class = {**spec, **spec.get("ctor", {})}, ImageBindConfig.sub_configs[f"{sense}_config"]
+    blocks = f"modality_trunks.{sense}.blocks"
+    head = {"text": "proj.1", "imu": "3"}.get(sense, "2")
+    projection, size = tensors.shape(f"modality_heads.{sense}.{head}.weight")
+    sizes: dict[str, Any] = {
+        "hidden_size": size,
+        "projection_dim": projection,
+        "num_hidden_layers": tensors.count(f"{blocks}.{{}}.mlp.fc1.weight"),
+        "intermediate_size": tensors.shape(f"{blocks}.0.mlp.fc1.weight")[0],
+        "kv_bias": f"{blocks}.0.attn.bias_k" in tensors,
+    }
+    if heads := spec.get(f"{sense}_num_heads"):
+        sizes["num_attention_heads"] = heads
+    if (scale := f"modality_postprocessors.{sense}.1.log_logit_scale") in tensors:
+        sizes["logit_scale"] = round(tensors[scale].double().exp().item(), 4)
+    return config_class(**{**sizes, **_input_sizes(tensors, sense, spec), **settings})
+
+
+def _input_sizes(tensors: Tensors, sense: str, spec: dict[str, Any]) -> dict[str, Any]:
+    parts = f"modality_preprocessors.{sense}"
+    if sense == "text":
+        rows, length = tensors.shape(f"{parts}.token_embedding.weight")[0], tensors.shape(f"{parts}.pos_embed")[1]
+        return {"vocab_size": rows, "max_position_embeddings": length}
+    if sense == "imu":
+        patch = ImageBindConfig.sub_configs["imu_config"].patch_size
+        length = (tensors.shape(f"{parts}.pos_embed")[1] - 1) * patch
+        return {"num_channels": tensors.shape(f"{parts}.imu_stem.proj.weight")[1] // patch, "context_length": length}
+    places = tensors.shape(f"{parts}.pos_embedding_helper.pos_embed")[1] - 1
+    if sense == "vision":
+        _, channels, tubelet, patch, _ = tensors.shape(f"{parts}.rgbt_stem.proj.1.weight")
+        frames = spec.get("video_frames", tubelet)
+        side = isqrt(places // (frames // tubelet)) * patch
+        sizes = {"patch_size": patch, "image_size": side, "tubelet_size": tubelet, "video_frames": frames}
+        return {**sizes, "num_channels": channels}
+    stem = "depth_stem" if sense == "depth" else "rgbt_stem"
+    _, channels, patch, _ = tensors.shape(f"{parts}.{stem}.proj.weight")
+    sizes = {"patch_size": patch, "num_channels": channels}
+    if sense != "audio":
+        return {**sizes, "image_size": isqrt(places) * patch}
+    named = {"audio_num_mel_bins": "num_mel_bins", "audio_target_len": "target_length", "audio_stride": "patch_stride"}
+    return {**sizes, **{ours: spec[theirs] for theirs, ours in named.items() if theirs in spec}}
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def rules(sense: str, prefix: str = "") -> list[Rule]:
+    """Where the tensors of one sense go, in a tower whose names begin with `prefix`."""
+    parts, trunk, head = (rf"modality_{part}\.{sense}\." for part in ("preprocessors", "trunks", "heads"))
+    inputs = tuple(rf"{prefix}layers.\1.attn.{name}_proj.\2" for name in "qkv")
+    scale = rf"modality_postprocessors\.{sense}\.1\.log_logit_scale"
+    return [
+        Rule(rf"{parts}cls_token", f"{prefix}embeddings.class_embedding"),
+        Rule(rf"{parts}(?:pos_embedding_helper\.)?pos_embed", f"{prefix}embeddings.position_embedding"),
+        Rule(rf"{parts}\w+_stem\.proj\.(?:1\.)?weight", f"{prefix}embeddings.patch_embedding.weight"),
+        Rule(rf"{parts}\w+_stem\.norm_layer\.(\w+)", rf"{prefix}embeddings.norm.\1"),
+        Rule(rf"{parts}token_embedding\.weight", f"{prefix}embeddings.token_embedding.weight"),
+        Rule(rf"{parts}mask", reason="the causal mask, computed when it is needed"),
+        Rule(rf"{trunk}pre_transformer_layer\.0\.(\w+)", rf"{prefix}pre_norm.\1"),
+        Rule(rf"{trunk}blocks\.(\d+)\.attn\.in_proj_(weight|bias)", inputs, lambda joined: joined.chunk(3)),
+        Rule(rf"{trunk}blocks\.(.*)", rf"{prefix}layers.\1"),
+        Rule(rf"{head}(?:proj\.)?0\.(\w+)", rf"{prefix}head.norm.\1"),
+        Rule(rf"{head}(?:proj\.)?[123]\.weight", f"{prefix}head.projection.weight"),
+        Rule(scale, f"{prefix}scale.log_logit_scale") if sense == "text" else Rule(scale, reason=_SCALES),
+    ]
+
+
+def unused(senses: Iterable[str], reason: str) -> Rule:
+    """For systems that read fewer senses: those that stay behind."""
+    return Rule(rf"modality_\w+\.(?:{'|'.join(senses)})\..*", reason=reason)

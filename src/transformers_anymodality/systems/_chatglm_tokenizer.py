@@ -1,0 +1,146 @@
+"""ChatGLM-6B's tokenizer, from the SentencePiece file that it was published with (`ice_text.model`).
+
+Published is that file and code of its own around it: ids of image tokens, which the model never used, come before the
+file's, and line ends, tabs and runs of spaces are symbols.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_utils_base import generate_merges
+
+
+_LONGEST_BLANK = 80
+_ROLES = {
+    "bos_token": "<sop>",
+    "eos_token": "<eop>",
+    "pad_token": "<pad>",
+    "unk_token": "<unk>",
+    "mask_token": "[MASK]",
+}
+_USER_DEFINED = 4  # the type of a piece
+_BPE = 2  # that of a model
+
+
+def chatglm_tokenizer(file: str | Path, gmask_token_id: int = 150001) -> PreTrainedTokenizerFast:
+    """
+    Args:
+        file: `ice_text.model`.
+        gmask_token_id: id of `[gMASK]` in the model; what it lies above the file's own is the number of image tokens.
+
+    Raises:
+        ValueError: another kind of file.
+    """
+    pieces, trainer, normalizer = _read(Path(file))
+    names = [name for name, _, _ in pieces]
+    if missing := sorted({*_ROLES.values(), "[gMASK]"} - set(names)):
+        raise ValueError(f"{file} is no SentencePiece file of ChatGLM-6B: it lacks {', '.join(missing)}.")
+    images = gmask_token_id - names.index("[gMASK]")
+    symbols = [name for name, _, kind in pieces if kind == _USER_DEFINED]
+    vocabulary = [(f"<|image_{i}|>", 0.0) for i in range(images)]
+    vocabulary += [(name, 0.0 if name in symbols else score) for name, score, _ in pieces]
+    backend = Tokenizer(_model(vocabulary, images, trainer))
+    backend.normalizer = _normalizer(normalizer)
+    # Whatever else the pieces would allow, symbols are themselves.
+    longest_first = sorted(symbols, key=len, reverse=True)
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated")
+    backend.decoder = _decoder()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        extra_special_tokens=["[gMASK]"],
+        padding_side="left",
+        model_max_length=2048,
+        **_ROLES,
+    )
+
+
+def _model(vocabulary: list[tuple[str, float]], images: int, trainer: dict[int, Any]) -> models.Model:
+    unknown, fallback = trainer.get(40, 0), bool(trainer.get(35, 0))
+    if trainer.get(3, 1) != _BPE:
+        return models.Unigram(vocabulary, unk_id=images + unknown, byte_fallback=fallback)
+    ids = {name: i for i, (name, _) in enumerate(vocabulary)}
+    own = {name: i for name, i in ids.items() if i >= images}
+    unknown = vocabulary[images + unknown][0]
+    settings = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": fallback, "ignore_merges": True}
+    return models.BPE(ids, generate_merges(own), **settings)
+
+
+def _normalizer(spec: dict[int, Any]) -> normalizers.Normalizer:
+    steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+    steps += [normalizers.Replace(text, symbol) for text, symbol in _symbols()]
+    if charsmap := spec.get(2):
+        steps.append(normalizers.Precompiled(charsmap))
+    if spec.get(4, 1):
+        steps += [normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
+    if spec.get(3, 1):
+        steps.append(normalizers.Prepend("▁"))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+
+
+def _decoder() -> decoders.Decoder:
+    steps = [decoders.Replace(symbol, text) for text, symbol in _symbols()]
+    # A blank that a text begins with is the one that was put in front of it.
+    steps += [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    return decoders.Sequence(steps)
+
+
+def _symbols() -> Iterator[tuple[str, str]]:
+    """What is written as a symbol, longest first."""
+    yield from (("\n", "<n>"), ("\t", "<|tab|>"))
+    yield from ((" " * length, f"<|blank_{length}|>") for length in range(_LONGEST_BLANK, 1, -1))
+
+
+# --- SentencePiece's file, which is a protocol buffer ----------------------------------------------------------------
+
+
+def _read(file: Path) -> tuple[list[tuple[str, float, int]], dict[int, Any], dict[int, Any]]:
+    """Pieces (text, score, type), and the settings of trainer and normalizer by their numbers."""
+    pieces, trainer, normalizer = [], {}, {}
+    try:
+        for number, value in _fields(file.read_bytes()):
+            if number == 1:
+                piece = dict(_fields(value))
+                pieces.append((piece[1].decode(), piece.get(2, 0.0), piece.get(3, 1)))
+            elif number == 2:
+                trainer = dict(_fields(value))
+            elif number == 3:
+                normalizer = dict(_fields(value))
+    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as error:
+        raise ValueError(f"{file} is no SentencePiece file ({type(error).__name__}: {error}).") from error
+    return pieces, trainer, normalizer
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Numbers and values: whole numbers, floats, and bytes (of texts and of messages within)."""
+    place = 0
+    while place < len(data):
+        tag, place = _varint(data, place)
+        kind = tag & 7
+        if kind == 0:
+            value, place = _varint(data, place)
+        elif kind == 5:
+            value, place = struct.unpack_from("<f", data, place)[0], place + 4
+        elif kind == 1:
+            value, place = struct.unpack_from("<d", data, place)[0], place + 8
+        elif kind == 2:
+            length, place = _varint(data, place)
+            value, place = data[place : place + length], place + length
+        else:
+            raise TypeError(f"wire type {kind}")
+        yield tag >> 3, value
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[place]
+        value, place, shift = value | (byte & 127) << shift, place + 1, shift + 7
+        if byte < 128:
+            return value, place
