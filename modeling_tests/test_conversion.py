@@ -15,9 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from modeling_tests import tiny
+from modeling_tests.tiny_systems import byte_tokenizer
 from transformers_anymodality import cli
 from transformers_anymodality.conversion import convert
 from transformers_anymodality.conversion._release import Release
+from transformers_anymodality.systems.x_llm import CHATGLM_TAIL
 
 
 RECORDED = Path(__file__).parent / "parity" / "pandagpt"
@@ -160,20 +162,37 @@ def test_command_and_card(release, tmp_path, capsys):
     assert "exists already" in capsys.readouterr().err
 
 
-def test_a_fresh_process_chats_with_media_from_files(release, tmp_path):
+SYSTEMS = {
+    "macaw": "macaw_llm",
+    "mplug_owl": "mplug_owl",
+    "mplug_owl_bloom": "mplug_owl",
+    "mplug_owl_video": "mplug_owl",
+    "pandagpt": "pandagpt",
+    "xllm": "x_llm",
+}
+
+
+def test_fresh_processes_chat_with_media_from_files(tmp_path):
+    """Every system, converted with a tokenizer that is named, loaded by a process that knows nothing else."""
     from PIL import Image
 
-    convert("pandagpt", release, tmp_path / "panda", merge=True)
+    byte_tokenizer(CHATGLM_TAIL).save_pretrained(tmp_path / "tokenizer")
+    for folder, system in SYSTEMS.items():
+        named = {} if folder == "pandagpt" else {"tokenizer": str(tmp_path / "tokenizer")}
+        convert(system, RECORDED.parent / folder, tmp_path / folder, **named)
     Image.fromarray(tiny.medium("image")).save(tmp_path / "photo.png")
-    script = f"""
+    script = """
+import sys
 import transformers_anymodality
 from transformers import AutoModelForCausalLM, AutoProcessor
-model, processor = (c.from_pretrained({str(tmp_path / "panda")!r}) for c in (AutoModelForCausalLM, AutoProcessor))
-content = [{{"type": "image", "path": {str(tmp_path / "photo.png")!r}}}, {{"type": "text", "text": "what is it ?"}}]
-inputs = processor.apply_chat_template([{{"role": "user", "content": content}}], add_generation_prompt=True,
-    tokenize=True, return_dict=True, return_tensors="pt")
-output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-print("answer:", processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+for name in sys.argv[1:]:
+    model, processor = (c.from_pretrained(name) for c in (AutoModelForCausalLM, AutoProcessor))
+    content = [{"type": "image", "path": "photo.png"}, {"type": "text", "text": "?"}]
+    inputs = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True,
+        tokenize=True, return_dict=True, return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    print(name, "answers:", processor.batch_decode(output[:, inputs["input_ids"].shape[1] :]))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "answer:" in done.stdout, done.stderr
+    command = [sys.executable, "-c", script, *SYSTEMS]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert [line.split()[0] for line in done.stdout.splitlines() if "answers:" in line] == list(SYSTEMS), done.stderr

@@ -32,15 +32,14 @@ def register_tiny(function: Callable[..., dict[str, Any]]) -> Callable[..., dict
     return function
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(special: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
     """Tokenises any text, into bytes."""
-    words = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    words = ["<pad>", "<s>", "</s>", *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
     backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", add_bos_token=True
-    )
+    tokens = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>", extra_special_tokens=list(special))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, add_bos_token=True, **tokens)
 
 
 def system(name: str, model_type: str = "llama", **settings) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:

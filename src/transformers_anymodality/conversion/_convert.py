@@ -104,6 +104,10 @@ def convert(
         shutil.rmtree(partial, ignore_errors=True)
     report.comparisons = compare(conversion, release, output)
     if report.comparisons:
+        if not chosen.faithful and any((found.relative or 0) > 1e-3 for found in report.comparisons):
+            report.notes.append(
+                "Differences above a thousandth are known bugs of the release, which --faithful reproduces."
+            )
         write_card(output, report, plan)
     return report
 

@@ -11,6 +11,21 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from .._registry import Registry
 
 
+# What the templates of the systems begin with: the words of a message, whose media they place themselves.
+WORDS = """\
+{%- macro words(content) -%}
+{%- if content is string -%}{{- content -}}
+{%- else -%}
+{%- for part in content or [] -%}
+{%- if part is string -%}{{- part -}}
+{%- elif part.text is defined -%}{{- part.text -}}
+{%- elif part.type not in media_tokens -%}{{- raise_exception('This model has no modality ' + part.type) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endmacro -%}
+"""
+
 SYSTEMS: Registry[Callable[..., dict[str, Any]]] = Registry("system")
 
 

@@ -16,7 +16,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from ._base import load_tokenizer, register_system
+from ._base import WORDS, load_tokenizer, register_system
 from ._macaw_video import MacawVideoProcessor
 
 
@@ -32,18 +32,9 @@ _PREAMBLES = {
     "request.",
 }
 
-_TEMPLATE = """\
-{%- macro words(content) -%}
-{%- if content is string -%}{{- content -}}
-{%- else -%}
-{%- for part in content or [] -%}
-{%- if part is string -%}{{- part -}}
-{%- elif part.text is defined -%}{{- part.text -}}
-{%- elif part.type not in media_tokens -%}{{- raise_exception('This model has no modality ' + part.type) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
+_TEMPLATE = (
+    WORDS
+    + """\
 {%- for kind in ['image', 'audio', 'video'] -%}
 {%- for message in messages if message.content is not string -%}
 {%- for part in message.content or [] if part is not string and part.type == kind -%}
@@ -68,6 +59,7 @@ _TEMPLATE = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '\\n\\n### Response:' -}}{%- endif -%}"""
+)
 
 
 @register_system

@@ -20,24 +20,15 @@ from ..towers.imagebind import (
     ImageBindVideoProcessor,
     ImageBindVisionConfig,
 )
-from ._base import register_system
+from ._base import WORDS, register_system
 
 
 SENSES = ("image", "video", "audio", "depth", "thermal", "imu")
 
 # What is tokenised by itself ends with a mark, as the original tokenises its pieces.
-_TEMPLATE = """\
-{%- macro words(content) -%}
-{%- if content is string -%}{{- content -}}
-{%- else -%}
-{%- for part in content or [] -%}
-{%- if part is string -%}{{- part -}}
-{%- elif part.text is defined -%}{{- part.text -}}
-{%- elif part.type not in media_tokens -%}{{- raise_exception('This model has no modality ' + part.type) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
+_TEMPLATE = (
+    WORDS
+    + """\
 {%- set chat = namespace(begun=false) -%}
 {%- for message in messages -%}
 {%- if message.role == 'system' -%}
@@ -54,7 +45,8 @@ _TEMPLATE = """\
 {{- words(message.content) + '\\n### Assistant:PIECE_END' -}}
 {%- set chat.begun = true -%}
 {%- endif -%}
-{%- endfor -%}""".replace("PIECE_END", PIECE_END)
+{%- endfor -%}"""
+)
 
 
 @register_system
@@ -113,7 +105,7 @@ def pandagpt(
         else language_model,
         "tokenizer": tokenizer,
         "modalities": modalities,
-        "chat_template": _TEMPLATE,
+        "chat_template": _TEMPLATE.replace("PIECE_END", PIECE_END),
         "text": {"piecewise": True, "stop": ["##", "###"]},
         "generation": {"do_sample": True, "top_p": 0.01, "temperature": 1.0, "max_new_tokens": 256},
     }

@@ -9,7 +9,7 @@ from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 
 from ..chat import PIECE_END
 from ..towers import PrecomputedConfig
-from ._base import register_system
+from ._base import WORDS, register_system
 from ._chatglm import ChatGLMConfig
 from ._x_llm_media import XLlmVideoProcessor
 
@@ -17,18 +17,9 @@ from ._x_llm_media import XLlmVideoProcessor
 # What an answer of ChatGLM-6B fills, and what it begins with.
 CHATGLM_TAIL = ("[gMASK]", "<sop>")
 
-_TEMPLATE = """\
-{%- macro words(content) -%}
-{%- if content is string -%}{{- content -}}
-{%- else -%}
-{%- for part in content or [] -%}
-{%- if part is string -%}{{- part -}}
-{%- elif part.text is defined -%}{{- part.text -}}
-{%- elif part.type not in media_tokens -%}{{- raise_exception('This model has no modality ' + part.type) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
+_TEMPLATE = (
+    WORDS
+    + """\
 {%- set seen = namespace(image=false, speech=false, rounds=0) -%}
 {%- for kind, name in [['image', 'Image'], ['speech', 'Speech'], ['audio', 'Speech'], ['video', 'Video']] -%}
 {%- for message in messages if message.content is not string -%}
@@ -54,6 +45,7 @@ _TEMPLATE = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- FILLED + BEGIN -}}{%- endif -%}"""
+)
 
 
 @register_system
