@@ -97,7 +97,10 @@ def test_merged_and_adapter_say_the_same(release, tmp_path):
 @pytest.mark.parametrize(
     "change, error",
     [
-        (lambda t: t.pop("llama_proj.bias"), "1 parameters have no weights in the release: image_aligner.projection.bias"),
+        (
+            lambda t: t.pop("llama_proj.bias"),
+            "1 parameters have no weights in the release: image_aligner.projection.bias",
+        ),
         (lambda t: t.update(strange=torch.ones(1)), "1 tensors of pytorch_model.pt have no place.*: strange"),
         (lambda t: t.update({"llama_proj.bias": torch.ones(7)}), r"image_aligner.projection.bias has shape \(7,\)"),
     ],
@@ -113,7 +116,9 @@ def test_incomplete_and_strange_releases_are_refused_and_nothing_is_written(rele
 
 def test_missing_files_are_named(release, tmp_path):
     (release / "pytorch_model.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="none of pytorch_model, pandagpt.*it holds config.json, imagebind_huge"):
+    with pytest.raises(
+        FileNotFoundError, match="none of pytorch_model, pandagpt.*it holds config.json, imagebind_huge"
+    ):
         convert("pandagpt", release, tmp_path / "output")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         convert("pandagpt", tmp_path / "nowhere", tmp_path / "output")
@@ -148,7 +153,9 @@ def test_another_language_model(release, tmp_path):
     sizes = [sum(f.stat().st_size for f in (tmp_path / name).glob("*.safetensors")) for name in ("light", "output")]
     assert sizes[0] < sizes[1]
     light = AutoModelForCausalLM.from_pretrained(tmp_path / "light")
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), light.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), light.state_dict().values(), strict=True)
+    )
 
 
 def test_command_and_card(release, tmp_path, capsys):
