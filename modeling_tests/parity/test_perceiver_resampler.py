@@ -25,7 +25,7 @@ def resampler(tmp_path):
             weights["lang_encoder.transformer.wte.weight"] = torch.zeros(3, 2)
         save_file(weights, released / "checkpoint.safetensors")
         (released / "config.json").write_text(json.dumps(config))
-        report = convert("perceiver_resampler", released, output)
+        report = convert("anymal", released, output)
         assert bool(report.unused) == bool(prefix)
         return AutoModel.from_pretrained(output).eval()
 
@@ -73,4 +73,4 @@ def test_idefics(recording, resampler):
 def test_other_files_are_refused(tmp_path):
     save_file({"latents": torch.zeros(2, 3)}, tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="no Perceiver resampler"):
-        convert("perceiver_resampler", tmp_path, tmp_path / "ours")
+        convert("anymal", tmp_path, tmp_path / "ours")

@@ -116,20 +116,26 @@ class MacawAttention(nn.Module):
 
     def _absorb(self, query: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """By the context itself: `(b, heads, n, head size)`."""
-        weights = [weight.unflatten(0, (self.heads, -1)) for weight in self.in_proj_weight.chunk(3)]
-        biases = [bias.view(self.heads, 1, -1) for bias in self.in_proj_bias.chunk(3)]
-        query = (query[:, None] @ weights[0].transpose(1, 2) + biases[0]) * self.scaling
-        context = context[:, None]
-        scores = (query @ weights[1]) @ context.transpose(2, 3) + (query * biases[1]).sum(-1, keepdim=True)
+        to_query, *weights = self.in_proj_weight.chunk(3)
+        to_key, to_value = (weight.unflatten(0, (self.heads, -1)) for weight in weights)
+        query_bias, *biases = self.in_proj_bias.chunk(3)
+        key_bias, value_bias, key, value = (
+            bias.view(self.heads, 1, -1) for bias in (*biases, self.bias_k, self.bias_v)
+        )
+        query = self._split(nn.functional.linear(query, to_query, query_bias)) * self.scaling
+        # Heads behind each other: a product that is broadcast over them would copy the context for each.
+        scores = torch.einsum("bhnd,hdc->bhnc", query, to_key).flatten(1, 2) @ context.transpose(1, 2)
+        scores = scores.unflatten(1, (self.heads, -1)) + (query * key_bias).sum(-1, keepdim=True)
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None], torch.finfo(scores.dtype).min)
-        learned = (query * self.bias_k.view(self.heads, 1, -1)).sum(-1, keepdim=True)
+        learned = (query * key).sum(-1, keepdim=True)
         scores = torch.cat((scores, learned, torch.zeros_like(learned)), dim=-1)
         shares = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        shares = nn.functional.dropout(shares, p=self.config.attention_dropout, training=self.training)
+        shares = nn.functional.dropout(shares, p=self._dropout)
         read, learned = shares[..., :-2], shares[..., -2:-1]
-        states = (read @ context) @ weights[2].transpose(1, 2) + read.sum(-1, keepdim=True) * biases[2]
-        return states + learned * self.bias_v.view(self.heads, 1, -1)
+        states = (read.flatten(1, 2) @ context).unflatten(1, (self.heads, -1))
+        states = torch.einsum("bhnc,hdc->bhnd", states, to_value)
+        return states + read.sum(-1, keepdim=True) * value_bias + learned * value
 
     @property
     def _dropout(self) -> float:

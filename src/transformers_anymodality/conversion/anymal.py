@@ -22,7 +22,7 @@ _NOTE = (
 )
 
 
-@register_conversion("perceiver_resampler", help="a Perceiver resampler of OpenFlamingo, flamingo-pytorch or IDEFICS")
+@register_conversion("anymal", help="a Perceiver resampler of OpenFlamingo, flamingo-pytorch or IDEFICS")
 def plan(release: Release, options: Options) -> Plan:
     """An aligner without projection. Sizes are read off the tensors, but for the width of a head: the release's config
     says it (`dim_head`), or it is that of the implementation, 64, and 96 in IDEFICS."""
