@@ -81,7 +81,7 @@ class ChatMixin:
 
     tokenizer: Any
     modalities: dict[str, dict[str, Any]]
-    text: dict[str, Any]
+    text_settings: dict[str, Any]
 
     def apply_chat_template(
         self,
@@ -263,7 +263,7 @@ class ChatMixin:
     @cached_property
     def _added_tokens(self) -> tuple[list[int], list[int]]:
         """What the tokenizer puts in front of and behind every text; in front of pieces always stands its begin token."""
-        if self.text.get("piecewise"):
+        if self.text_settings.get("piecewise"):
             return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id], []
         ids, plain = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
         places = range(len(ids) - len(plain) + 1)
@@ -298,7 +298,7 @@ class ChatMixin:
 
     def _split(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """A stretch in pieces: special tokens and what is between them, if text is tokenised piecewise; else as it is."""
-        if self.text.get("piecewise"):
+        if self.text_settings.get("piecewise"):
             for match in self._piece_ends.finditer(text, start, end):
                 yield from ((start, match.start()),) if start < match.start() else ()
                 yield from (match.span(),) if match.group() != PIECE_END else ()
@@ -314,7 +314,7 @@ class ChatMixin:
         """Ids of a piece, and the first and last character of each, if the tokenizer tells."""
         tokenizer = self.tokenizer
         newline = tokenizer.encode("\n", add_special_tokens=False)
-        first = first or bool(self.text.get("piecewise"))
+        first = first or bool(self.text_settings.get("piecewise"))
         if typed or not tokenizer.is_fast:
             if first and not typed:
                 return tokenizer.encode(piece, add_special_tokens=False), None

@@ -257,4 +257,4 @@ def _processor(
             row["num_tokens"], row["tower"], row["aligner"] = None, part.tower.config.to_dict(), config.to_dict()
         table[part.name] = row
     tokenizer.chat_template = template
-    return AnyModalityProcessor(tokenizer, processors, table, chat_template=template, text=text)
+    return AnyModalityProcessor(tokenizer, processors, table, chat_template=template, text_settings=text)

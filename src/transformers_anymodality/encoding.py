@@ -116,8 +116,10 @@ class MediaEncodingMixin:
         """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
         embedding = self.get_input_embeddings()
         table = embedding.weight
-        if type(embedding) is not nn.Embedding or table.is_meta:  # it scales or norms them, or is offloaded
-            table = embedding(torch.arange(len(table), device=like.device))
+        # It scales or norms them, or the weights are elsewhere (offloaded, or shared out among processes).
+        if type(embedding) is not nn.Embedding or table.is_meta or not table.numel():
+            rows = table.shape[0] or self.config.get_text_config().vocab_size
+            table = embedding(torch.arange(rows, device=like.device))
         return table.to(like.device, like.dtype)
 
     def _take_media(self, kwargs: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:

@@ -45,8 +45,8 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
             `video_processor` and `feature_extractor` where Auto classes look for them, `<modality>_<kind>` for others.
         modalities: modality -> `{"token", "processor", "inputs", "options", "num_tokens" or "tower" and "aligner"}`.
         chat_template: Jinja; see `chat`.
-        text: `{"piecewise": True}`: text is split at special tokens and at `chat.PIECE_END`, and each piece tokenised by
-            itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first of these.
+        text_settings: `{"piecewise": True}`: text is split at special tokens and at `chat.PIECE_END`, and each piece is
+            tokenised by itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first of these.
     """
 
     get_attributes = _Attributes()
@@ -57,12 +57,12 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         sub_processors: dict[str, Any] | None = None,
         modalities: dict[str, dict] | None = None,
         chat_template: str | None = None,
-        text: dict[str, Any] | None = None,
+        text_settings: dict[str, Any] | None = None,
     ):
         self.tokenizer = tokenizer
-        self.text = dict(text or {})
-        if unknown := sorted(set(self.text) - {"piecewise", "stop"}):
-            raise ValueError(f"Unknown settings {unknown} in `text`; known: piecewise, stop.")
+        self.text_settings = dict(text_settings or {})
+        if unknown := sorted(set(self.text_settings) - {"piecewise", "stop"}):
+            raise ValueError(f"Unknown settings {unknown} in `text_settings`; known: piecewise, stop.")
         self.modalities = {name: dict(row) for name, row in sorted((modalities or {}).items())}
         self.sub_processor_names = sorted({row["processor"] for row in self.modalities.values()})
         for name in self.sub_processor_names:
@@ -162,7 +162,7 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
 
     def _tokenize(self, samples: list[str], text_kwargs: dict[str, Any]) -> dict[str, list]:
         """Token ids (and offsets, if asked for) with one id per placeholder, neither padded nor truncated."""
-        if self.text.get("piecewise"):
+        if self.text_settings.get("piecewise"):
             return self._tokenize_pieces(samples, **text_kwargs)
         names = ("add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens")
         kwargs = {name: text_kwargs[name] for name in names if text_kwargs.get(name) is not None}
@@ -291,7 +291,7 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
     # --- answers -------------------------------------------------------------------------------------------------
 
     def decode(self, *args, **kwargs) -> Any:
-        """As the tokenizer's; without special tokens, also without what ends an answer (`text["stop"]`)."""
+        """As the tokenizer's; without special tokens, also without what ends an answer (`text_settings["stop"]`)."""
         return self._until_stop(super().decode(*args, **kwargs), **kwargs)
 
     def batch_decode(self, *args, **kwargs) -> list[str]:
@@ -300,7 +300,7 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
     def _until_stop(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
         if isinstance(text, list):
             return [self._until_stop(one, skip_special_tokens) for one in text]
-        ends = [text.find(stop) for stop in self.text.get("stop", ()) if stop in text]
+        ends = [text.find(stop) for stop in self.text_settings.get("stop", ()) if stop in text]
         return text[: min(ends)].rstrip() if ends and skip_special_tokens else text
 
     # --- names ---------------------------------------------------------------------------------------------------
@@ -318,7 +318,7 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         return {
             "processor_class": type(self).__name__,
             "modalities": self.modalities,
-            "text": self.text,
+            "text_settings": self.text_settings,
             **{name: part.to_dict() for name, part in parts.items() if not isinstance(part, PreTrainedTokenizerBase)},
         }
 
