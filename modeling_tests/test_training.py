@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
 
-from modeling_tests import tiny
+from modeling_tests import tiny, tiny_systems
 from modeling_tests.test_identities import last_logits
 from transformers_anymodality import AnyModalityDataCollator, lora_config, parts_table, set_trainable
+from transformers_anymodality.training import parameter_groups
 
 
 def samples(count: int = 8) -> list[dict]:
@@ -151,87 +148,82 @@ def test_the_table_and_wrong_names(capsys):
         set_trainable(model, "aligner")
 
 
+def test_parts_within_parts_are_trained():
+    model, _ = tiny.composite()
+    set_trainable(model, ["image_aligner.projection", "audio_aligner"], verbose=False)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(("image_aligner.projection.", "audio_aligner."))
+    }
+    assert "image_aligner.projection.weight" in trained
+    with pytest.raises(ValueError, match="Did you mean 'image_aligner.projection'"):
+        set_trainable(model, "image_aligner.projektion")
+
+
+def test_parameter_groups_have_rates_of_their_own_and_decay_as_the_trainer_does(tmp_path):
+    model, processor = tiny.composite()
+    set_trainable(model, ["aligners", "image_tower", "language_model"], verbose=False)
+    rates = {"aligners": 1e-3, "image_aligner": "2e-3", "language_model.model.layers.0": 1e-5}
+    groups = parameter_groups(model, rates, weight_decay=0.1)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    found = {names[p]: (group.get("lr"), group["weight_decay"]) for group in groups for p in group["params"]}
+    assert set(found) == {name for name, p in model.named_parameters() if p.requires_grad}
+    decayed = set(trainer(model, processor, tmp_path).get_decay_parameter_names(model))
+    for name, (rate, decay) in found.items():
+        expected = next((r for part, r in list(rates.items())[1:] if name.startswith(f"{part}.")), None)
+        if expected is None and "_aligner." in name:
+            expected = rates["aligners"]
+        assert rate == (None if expected is None else float(expected)), name
+        assert decay == (0.1 if name in decayed else 0.0), name
+    with pytest.raises(ValueError, match="audio_tower, of which nothing is trained"):
+        parameter_groups(model, {"audio_tower": 1e-3})
+    with pytest.raises(ValueError, match="Did you mean 'aligners'"):
+        parameter_groups(model, {"aligner": 1e-3})
+
+
+def test_the_trainer_takes_parameter_groups(tmp_path):
+    model, processor = tiny.composite()
+    set_trainable(model, ["aligners", "language_model"], verbose=False)
+    run = trainer(model, processor, tmp_path, lr_scheduler_type="linear", weight_decay=0.1)
+    optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(run.args, model)
+    settings["params"] = parameter_groups(model, {"aligners": 1e-4}, run.args.weight_decay)
+    run.optimizer_cls_and_kwargs = (optimizer, settings)
+    run.train()
+    assert [group["initial_lr"] for group in run.optimizer.param_groups] == [1e-4, 1e-4, 1e-2, 1e-2]
+    assert sorted(group["weight_decay"] for group in run.optimizer.param_groups) == [0, 0, 0.1, 0.1]
+
+
+@pytest.mark.parametrize(("name", "shared"), [("x_llm", "qformer_layers"), ("macaw_llm", "align_attention")])
+def test_what_aligners_share_stays_shared_beside_lora(tmp_path, name, shared):
+    """PEFT trains a copy of each aligner; theirs of what is shared must be one, trained, saved and merged as one."""
+    model, _ = tiny_systems.system(name)
+    model.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(model, lora_config(model, r=2))
+
+    def lent(model, modality):
+        aligner = model.aligner(modality)
+        return getattr(aligner, "modules_to_save", {"default": aligner})["default"].get_submodule(shared)
+
+    assert lent(model, "image") is lent(model, "video")
+    assert all(p.requires_grad for p in lent(model, "image").parameters())
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in adapted.state_dict().items())
+    merged = again.merge_and_unload()
+    assert lent(merged, "image") is lent(merged, "video")
+    merged.save_pretrained(tmp_path / "merged")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").state_dict()
+    assert all(torch.equal(value, plain[key]) for key, value in merged.state_dict().items())
+
+
 def test_no_senses_is_still_a_language_model(tmp_path):
     model, processor = tiny.composite(settings={"image": tiny.modalities("image")["image"]})
     inputs = tiny.inputs(processor, tiny.chat("what is this ?"))
     expected = model.language_model(**inputs).logits
     assert torch.equal(model(**inputs).logits, expected)
-
-
-DISTRIBUTED = """
-import os, sys, torch, torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
-from modeling_tests import tiny
-from transformers_anymodality import set_trainable, AnyModalityDataCollator
-
-mode, folder = sys.argv[1:]
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-model, processor = tiny.composite()
-set_trainable(model, ["aligners", "image_tower"], verbose=False)
-kinds = [("image", "what ?"), ("what ?",), ("audio", "imu", "what ?"), ("video", "depth", "what ?")]
-collate = AnyModalityDataCollator(processor)
-if mode == "ddp":
-    wrapped = DistributedDataParallel(model)
-else:
-    from torch.distributed.fsdp import fully_shard
-    for module in list(model.modules()):
-        if type(module).__name__ in model._no_split_modules:
-            fully_shard(module)
-    wrapped = fully_shard(model)
-wrapped.train()
-optimizer = torch.optim.SGD([p for p in wrapped.parameters() if p.requires_grad], lr=0.05)
-for step in range(20):
-    pick = lambda r: {"messages": tiny.chat(*kinds[(step + r * (1 + step // 4)) % 4], seed=step + 100 * r, answer="one")}
-    batch = collate([pick(rank)])
-    optimizer.zero_grad()
-    wrapped(**batch).loss.backward()
-    optimizer.step()
-state = {}
-for name, p in wrapped.named_parameters():
-    if p.requires_grad:
-        value = p.full_tensor() if hasattr(p, "full_tensor") else p
-        state[name.removeprefix("module.")] = value.detach().clone()
-if rank == 0:
-    from safetensors.torch import save_file
-    save_file(state, folder + "/weights.safetensors")
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
-def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, mode):
-    """Neither hangs, and the weights after 20 steps are those of one process that saw both processes' samples."""
-    (tmp_path / "run.py").write_text(DISTRIBUTED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    run = subprocess.run(
-        [*command, str(tmp_path / "run.py"), mode, str(tmp_path)],
-        timeout=300,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    from safetensors.torch import load_file
-
-    two = load_file(tmp_path / "weights.safetensors")
-    model, processor = tiny.composite()
-    set_trainable(model, ["aligners", "image_tower"], verbose=False)
-    model.train()
-    kinds = [("image", "what ?"), ("what ?",), ("audio", "imu", "what ?"), ("video", "depth", "what ?")]
-    collate = AnyModalityDataCollator(processor)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    for step in range(20):
-        optimizer.zero_grad()
-        for rank in range(2):
-            parts = kinds[(step + rank * (1 + step // 4)) % 4]
-            batch = collate([{"messages": tiny.chat(*parts, seed=step + 100 * rank, answer="one")}])
-            (model(**batch).loss / 2).backward()
-        optimizer.step()
-    assert set(two) == {name for name, p in model.named_parameters() if p.requires_grad}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            torch.testing.assert_close(
-                two[name], parameter.detach(), atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
-            )

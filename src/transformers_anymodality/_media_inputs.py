@@ -117,7 +117,7 @@ class MediaMixin:
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
         """Language-model tokens that each of a modality's media in `inputs` needs."""
         row = self.modalities[modality]
-        main = inputs[next(iter(row["inputs"]))]
+        main = inputs.get(f"{modality}_features", inputs.get(next(iter(row["inputs"]))))
         if row.get("num_tokens") is not None:
             return [row["num_tokens"]] * len(main)
         config = _config(row["aligner"])

@@ -28,12 +28,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="anymodality", description="Language models with any senses.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_convert(commands)
+    _add_data(commands)
+    _add_features(commands)
     chosen = parser.parse_args(arguments)
     try:
         return chosen.run(chosen)
     except (ValueError, OSError, ImportError) as error:
         print(f"anymodality {chosen.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _add_data(commands) -> None:
+    from .data._commands import add_commands
+
+    add_commands(commands)
+
+
+def _add_features(commands) -> None:
+    from .features._commands import add_commands
+
+    add_commands(commands)
 
 
 def _add_convert(commands) -> None:

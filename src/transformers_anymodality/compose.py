@@ -23,6 +23,7 @@ from ._parts import Part, add_aligner, add_tower, borrows, check_attributes, dro
 from ._registry import did_you_mean
 from .chat import extend_template
 from .configuration import AnyModalityConfig
+from .distributed import built_whole
 from .light_checkpoint import source_of
 from .modeling import AnyModalityForCausalLM
 from .processing import AnyModalityProcessor
@@ -36,6 +37,7 @@ _HUB_KWARGS = frozenset(
 _ROLES = {"bos": "begin", "eos": "end", "pad": "padding", "unk": "unknown"}
 
 
+@built_whole()
 def compose(
     language_model: str | os.PathLike | PreTrainedConfig | PreTrainedModel,
     modalities: dict[str, Any],

@@ -1,6 +1,9 @@
-"""Which parts must run in every process at every step."""
+"""Which parts must run in every process at every step, and how parts come to be before they are spread over processes."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -25,3 +28,20 @@ def is_sharded(module: nn.Module) -> bool:
         isinstance(p, DTensor) or hasattr(p, "ds_id") or type(p).__name__ == "FlatParameter"
         for p in module.parameters()
     )
+
+
+@contextmanager
+def built_whole() -> Iterator[None]:
+    """Within, models are built and loaded whole in each process, also if DeepSpeed ZeRO-3 is to spread them afterwards.
+
+    Transformers else spreads each weight as soon as there is one, and many models cannot be built so (Whisper's positions
+    are computed from a shape that is none then); nor can parts be tried, cut and grown.
+    """
+    from transformers.integrations import deepspeed
+
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config

@@ -163,21 +163,38 @@ class MediaEncodingMixin:
             if modality in media and done.get(modality) is not None:
                 raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
             if modality in media:
+                if "features" in media[modality]:
+                    made_up += self._beside_features(modality)
                 done[modality] = self.get_modality_features(modality, **media[modality], return_dict=True)
             elif encoded is None and (tokens := self._made_up(modality)) is not None:
                 made_up.append(tokens)
         return {modality: output for modality, output in done.items() if output is not None}, made_up
 
+    def _beside_features(self, modality: str) -> list[torch.Tensor]:
+        """What a tower whose features are given has to do: nothing, but that one whose weights are spread over processes
+        runs on a made-up item, as it runs in those that have media or lack them."""
+        tower = self.tower(modality)
+        if tower.training and torch.is_grad_enabled() and is_trained(tower):
+            raise ValueError(
+                f"Features of {modality!r} were given, but its tower is trained, and would learn nothing from features "
+                "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
+            )
+        return [self._encode(modality, self._made_up_item(modality), {})[0]] if must_take_part(tower) else []
+
+    def _made_up_item(self, modality: str) -> dict[str, torch.Tensor]:
+        row, device = self.config.modalities[modality], next(self.aligner(modality).parameters()).device
+        shape, dtype = row["input_shape"], getattr(torch, row["input_dtype"])
+        # Not constant: normalisation over a constant signal divides by zero.
+        wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
+        item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
+        return {next(iter(row["inputs"])): item}
+
     def _made_up(self, modality: str) -> torch.Tensor | None:
         """Tokens of a made-up item, run through the parts that must take part; None if none must."""
         row, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
-        device = next(aligner.parameters()).device
         if must_take_part(tower):
-            shape, dtype = row["input_shape"], getattr(torch, row["input_dtype"])
-            # Not constant: normalisation over a constant signal divides by zero.
-            wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
-            item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
-            tokens = self.get_modality_features(modality, item, return_dict=True).pooler_output
+            output = self.get_modality_features(modality, **self._made_up_item(modality), return_dict=True)
+            tokens = output.pooler_output
         elif must_take_part(aligner):
             shape = (
                 1,
@@ -185,7 +202,7 @@ class MediaEncodingMixin:
                 row["feature_length"] or 1,
                 self.config.aligner_config(modality).feature_size,
             )
-            tokens, _ = self._align(modality, torch.ones(shape, device=device), None)
+            tokens, _ = self._align(modality, torch.ones(shape, device=next(aligner.parameters()).device), None)
         else:
             return None
         return tokens if isinstance(tokens, torch.Tensor) else torch.cat(tokens)

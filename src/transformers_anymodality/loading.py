@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel, initialization
 
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
+from .distributed import built_whole
 
 
 class CheckpointMixin:
@@ -19,6 +20,7 @@ class CheckpointMixin:
     part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
 
     @classmethod
+    @built_whole()
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
         """As `PreTrainedModel.from_pretrained`, for full and light checkpoints.
 

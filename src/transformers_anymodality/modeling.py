@@ -19,6 +19,7 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ._language import build_language_model, causal_class, embedding_gives
+from ._supervised import only_supervised
 from .configuration import AnyModalityConfig
 from .encoding import MediaEncodingMixin, is_trained
 from .generation import AnyModalityGenerationMixin
@@ -64,6 +65,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
             raise ValueError(f"Parts {sorted(parts)} have no place in a model of {', '.join(config.modalities)}.")
         self.input_modalities = (*config.modalities, "text")
         self.post_init()
+        # Classes name all that may be in them (an encoder's text half); Accelerate's FSDP wants what there is.
+        there = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = sorted(there.intersection(self._no_split_modules or ()))
 
     def _build_language_model(self) -> PreTrainedModel:
         raise NotImplementedError
@@ -79,11 +83,18 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
                     raise ValueError(
                         f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but they have other shapes."
                     )
-                self.aligner(name).set_submodule(module, lent)
+                for adapter, copied in _trained_copies(self.aligner(name)).items():
+                    lenders = _trained_copies(self.aligner(lender))
+                    copied.set_submodule(module, lenders.get(adapter, lenders[None]).get_submodule(module))
                 source = f"{self.config.modalities[lender]['aligner']}_aligner.{module}"
                 self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in weights}
         if self._shared_weights:
             self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared_weights}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name.endswith("_aligner") and self.__dict__.get("_shared_weights"):
+            self._share_modules()  # PEFT replaces aligners by copies of them, one by one
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """As usual, and what aligners share, which no `tie_word_embeddings` decides."""
@@ -157,8 +168,13 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
             inputs_embeds = (
                 inputs_embeds + torch.nan_to_num(tokens).sum().to(inputs_embeds.device, inputs_embeds.dtype) * 0
             )
+        # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
+        packed = "labels" in kwargs and position_ids is not None and attention_mask is None
         if past_key_values is not None:
             kwargs["past_key_values"] = past_key_values
+        elif (self.training or packed) and hasattr(self.language_model.config, "use_cache"):
+            if {"use_cache", "kwargs"} & _parameters(self.language_model):
+                kwargs.setdefault("use_cache", False)
         kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)
         if self.config.reads_input_ids and input_ids is not None:
             with embedding_gives(self.get_input_embeddings(), inputs_embeds):
@@ -237,8 +253,9 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
         Args:
             input_ids: `(batch, sequence)` with each medium's placeholders in place.
             attention_mask: `(batch, sequence)`; padding may be on either side.
-            labels: `(batch, sequence)`, -100 where not supervised. In training, logits are computed only at positions
-                that some row supervises; the loss is the language model's own.
+            labels: `(batch, sequence)`, -100 where not supervised. In training, logits are computed only where a label
+                is supervised: `(1, supervised, vocabulary)`, or the positions that some row supervises where the
+                head allows no more; the loss is the language model's own.
             logits_to_keep: as in every Transformers causal language model.
             mm_encoder_outputs: modality -> media encoded before (an output of `get_modality_features`, or its tokens
                 `(items, tokens, hidden)`), instead of media.
@@ -259,15 +276,22 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
                 mm_encoder_outputs,
                 kwargs,
             )
+        arguments = (
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            mm_encoder_outputs,
+            kwargs,
+        )
         if labels is not None:
             kwargs["labels"] = labels
             if self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
-                logits_to_keep = self._supervised_positions(labels, kwargs)
+                return self._run_supervised(labels, *arguments)
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             kwargs["logits_to_keep"] = logits_to_keep
-        return self._run(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
-        )
+        return self._run(*arguments)
 
     def _with_loss(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
         """For language models whose own loss is not the usual one: the usual one, on their logits."""
@@ -280,17 +304,23 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
         )
         return output
 
-    def _supervised_positions(self, labels: torch.Tensor, kwargs: dict[str, Any]) -> int | torch.Tensor:
-        """Positions whose logits the loss reads, `(n,)`, with `shift_labels` for them; 0 (all) where that may not be."""
+    def _run_supervised(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
+        """As `_run`, with logits at supervised positions alone, where that may be."""
+        kwargs = arguments[-1]
+        if "shift_labels" in kwargs or torch.compiler.is_compiling():
+            return self._run(*arguments)
         sliceable = "logits_to_keep" in _parameters(self.language_model)
-        if "shift_labels" in kwargs or torch.compiler.is_compiling() or not sliceable:
-            return 0
-        shifted = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-        positions = (shifted != -100).any(0).nonzero().squeeze(-1)
-        if not 0 < len(positions) < labels.shape[1]:
-            return 0
-        kwargs["shift_labels"] = shifted[:, positions]
-        return positions
+        with only_supervised(self.language_model, labels, sliceable) as logits_to_keep:
+            if not isinstance(logits_to_keep, int):
+                kwargs["logits_to_keep"] = logits_to_keep
+            return self._run(*arguments)
+
+
+def _trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
+    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
+    if "modules_to_save" not in dict(aligner.named_children()):
+        return {None: aligner}
+    return {None: aligner.original_module, **dict(aligner.modules_to_save.items())}
 
 
 def _parameters(module: nn.Module) -> frozenset[str]:

@@ -1,0 +1,202 @@
+"""What the training scripts share: arguments from a YAML file and the command line, the model, the data, the Trainer."""
+
+import sys
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    HfArgumentParser,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from transformers_anymodality import AnyModalityDataCollator, compose
+from transformers_anymodality.callbacks import AnswersCallback, ThroughputCallback, by_modality
+from transformers_anymodality.data import load, mixture
+from transformers_anymodality.systems import SYSTEMS
+from transformers_anymodality.training import parameter_groups
+
+
+def setting(default: Any, text: str) -> Any:
+    """A field of a dataclass with its help; mutable defaults are copied."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """What is trained: a composed checkpoint (`model`), a published system, or a composition of your own."""
+
+    _argument_group_name = "the model"
+
+    model: str | None = setting(None, "composed checkpoint, a folder or Hub id; instead of the six below")
+    system: str | None = setting(None, f"published system: {', '.join(SYSTEMS)}; else language_model + modalities")
+    options: dict | str | None = setting(None, "of the system's preset: towers, aligners, faithful, ...")
+    language_model: dict | str | None = setting(
+        None, "Hub id or folder, or {model_type: ..., sizes} for random weights"
+    )
+    tokenizer: str | None = setting(None, "Hub id or folder; found with the language model if left out")
+    modalities: dict | str | None = setting(None, "modality -> settings, as `compose` takes them")
+    load_in_4bit: bool = setting(False, "quantise the language model, frozen, to 4 bits (NF4) when it is loaded")
+    dtype: str | None = setting(None, "of what is loaded: float32, bfloat16, ...; as the checkpoints say if left out")
+    attn_implementation: str | None = setting(None, "of a `model`: sdpa, eager, flash_attention_2, flex_attention")
+
+
+@dataclass
+class DataArguments:
+    """Chats: records with `messages` (or `conversations`) and media in their parts or in columns."""
+
+    _argument_group_name = "the data"
+
+    train_data: dict | str | None = setting(
+        None, "JSON, JSONL, Parquet, shards, or a Hub id; or {source: weight, ...}, a mixture of several"
+    )
+    eval_data: str | None = setting(None, "likewise; its loss is logged for each set of modalities by itself")
+    media_root: str | None = setting(None, "folder that relative paths of media are in")
+    max_length: int | None = setting(None, "tokens per sample, media's included")
+    on_overlong: str = setting("error", "for a longer sample: error, drop, truncate_text")
+    on_error: str = setting("error", "for a sample that cannot be read: error, skip (and count)")
+    show_answers: int = setting(3, "evaluation samples that the model answers at each evaluation, for you to read")
+    learning_rates: dict | str | None = setting(
+        None, "part -> learning rate, {aligners: 1e-3, language_model: 1e-5}; learning_rate for all others"
+    )
+
+
+class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the lines of the description, and shows defaults."""
+
+
+def parse(description: str, stage: type, arguments: list[str] | None = None, **defaults) -> tuple[Any, ...]:
+    """Reads the command line; what it does not set is as the YAML file of `--config` says, else as `defaults`.
+
+    Returns:
+        ModelArguments, DataArguments, an instance of `stage`, TrainingArguments.
+    """
+    parser = HfArgumentParser(
+        [stage, ModelArguments, DataArguments, TrainingArguments],
+        description=description,
+        usage="%(prog)s [--config FILE.yaml] [--argument value ...]",
+        formatter_class=_Help,
+    )
+    parser.add_argument("--config", help="YAML file with any of these arguments; the command line goes first")
+    parser.set_defaults(remove_unused_columns=False, **defaults)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    file = parser.parse_known_args(arguments)[0].config
+    if file:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        if unknown := sorted(set(settings) - {action.dest for action in parser._actions}):
+            raise ValueError(f"{file} has settings that no argument is called: {', '.join(unknown)}.")
+        parser.set_defaults(**settings)
+    chosen, model, data, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    for part in (model, data, chosen):
+        for name, value in vars(part).items():
+            if isinstance(value, str) and value.lstrip().startswith("{"):  # from the command line
+                setattr(part, name, yaml.safe_load(value))
+    set_seed(training.seed)  # what starts at random starts alike in each process
+    training.include_num_input_tokens_seen = "non_padding"  # for tokens per second
+    return model, data, chosen, training
+
+
+def load_model(arguments: ModelArguments) -> tuple[Any, Any]:
+    """The model and its processor, loaded or composed."""
+    dtype = {} if arguments.dtype is None else {"dtype": arguments.dtype}
+    if arguments.model:
+        attention = (
+            {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
+        )
+        model = AutoModelForCausalLM.from_pretrained(arguments.model, **dtype, **attention)
+        return model, AutoProcessor.from_pretrained(arguments.model)
+    if not (arguments.system or (arguments.language_model and arguments.modalities)):
+        raise SystemExit("Say what to train: --model, --system, or --language_model and --modalities. See --help.")
+    language = _configs(arguments.language_model)
+    tokenizer = arguments.tokenizer or (language if isinstance(language, str) else None)
+    if arguments.load_in_4bit:
+        quantised = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+        language = AutoModelForCausalLM.from_pretrained(language, quantization_config=quantised, **dtype)
+    if arguments.system:
+        options = _configs(arguments.options or {})
+        return compose(**SYSTEMS[arguments.system](language, tokenizer, **options), **dtype)
+    return compose(language, _configs(arguments.modalities), tokenizer, **dtype)
+
+
+def _configs(value: Any) -> Any:
+    """Dicts with a `model_type` become the configs that they describe."""
+    if not isinstance(value, dict):
+        return value
+    if "model_type" in value:
+        return AutoConfig.for_model(**value)
+    return {name: _configs(one) for name, one in value.items()}
+
+
+def load_data(arguments: DataArguments) -> tuple[Any, dict[str, Any] | None]:
+    """Training data, and evaluation data by modality."""
+    if not arguments.train_data:
+        raise SystemExit("Say what to train on: --train_data FILE. See --help.")
+    if isinstance(arguments.train_data, dict):
+        shares = {name: float(weight) for name, weight in arguments.train_data.items()}
+        train = mixture({name: name for name in shares}, shares, media_root=arguments.media_root)
+    else:
+        train = load(arguments.train_data, media_root=arguments.media_root)
+    if not arguments.eval_data:
+        return train, None
+    return train, by_modality(load(arguments.eval_data, media_root=arguments.media_root))
+
+
+def make_trainer(model: Any, processor: Any, data: DataArguments, training: TrainingArguments) -> Trainer:
+    """The stock Trainer: learning rates per part, speed in its log, answers at each evaluation."""
+    train_set, eval_sets = load_data(data)
+    optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
+    settings["params"] = parameter_groups(model, data.learning_rates or {}, training.weight_decay)
+    collator = AnyModalityDataCollator(
+        processor, max_length=data.max_length, on_overlong=data.on_overlong, on_error=data.on_error
+    )
+    trainer = Trainer(
+        model=model,
+        args=training,
+        train_dataset=train_set,
+        eval_dataset=eval_sets,
+        data_collator=collator,
+        processing_class=processor,
+        optimizer_cls_and_kwargs=(optimizer, settings),
+    )
+    ThroughputCallback().attach(trainer)
+    if eval_sets and data.show_answers:
+        shown = [sample for samples in eval_sets.values() for sample in samples.select(range(1))]
+        trainer.add_callback(AnswersCallback(shown[: data.show_answers]))
+    return trainer
+
+
+def last_checkpoint(folder: str) -> str | None:
+    """The newest checkpoint that was written to its end, which is where its state is; None if there is none."""
+    whole = [state.parent for state in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda place: int(place.name.rpartition("-")[2]))) if whole else None
+
+
+def train(trainer: Trainer) -> None:
+    """Trains, saves, and publishes if told.
+
+    With `--resume_from_checkpoint last`, it goes on from the newest checkpoint in the output folder, if there is one. With
+    as many processes and the same batch sizes as before, log and weights are then those of a run that was never
+    interrupted, bit for bit on a CPU: a checkpoint holds the states of optimizer, schedule and random numbers of each
+    process, samples come in the order that the seed gives, and those that were seen are skipped.
+    """
+    training, checkpoint = trainer.args, trainer.args.resume_from_checkpoint
+    if checkpoint == "last":
+        checkpoint = last_checkpoint(training.output_dir)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    if training.push_to_hub:
+        trainer.push_to_hub()

@@ -1,0 +1,240 @@
+"""The training scripts: each recipe at toy size runs, each published one is made of valid arguments."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
+
+from modeling_tests import tiny
+from transformers_anymodality import AnyModalityDataCollator, set_trainable
+from transformers_anymodality.callbacks import AnswersCallback, ThroughputCallback, by_modality
+from transformers_anymodality.systems import SYSTEMS
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = ("align", "instruct", "x2l")
+PUBLISHED = sorted(file.stem for file in (EXAMPLES / "recipes").glob("*.yaml"))
+# In the order in which some go on from others.
+SMALL = {
+    "pandagpt_instruct": "instruct",
+    "macaw_llm_instruct": "instruct",
+    "mplug_owl_align": "align",
+    "mplug_owl_instruct": "instruct",
+    "anymal_align": "align",
+    "anymal_instruct": "instruct",
+    "x_llm_interface": "x2l",
+    "x_llm_image": "x2l",
+    "x_llm_speech": "x2l",
+    "x_llm_video": "x2l",
+    "x_llm_joint": "x2l",
+}
+
+
+def script_of(recipe: str) -> str:
+    first = "x_llm" if recipe.startswith("x_llm") else recipe
+    return "x2l" if first == "x_llm" else "align" if "_align" in recipe else "instruct"
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    sys.path.insert(0, str(EXAMPLES))
+    yield {name: importlib.import_module(name) for name in SCRIPTS}
+    sys.path.remove(str(EXAMPLES))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, scripts) -> Path:
+    """A folder with what the small recipes train on."""
+    folder = tmp_path_factory.mktemp("world")
+    importlib.import_module("small_data").main(["--output", str(folder / "outputs" / "small")])
+    return folder
+
+
+def options(recipe: str, *more: str) -> list[str]:
+    return ["--config", str(EXAMPLES / "recipes" / "small" / f"{recipe}.yaml"), "--disable_tqdm", "true", *more]
+
+
+def test_small_recipes_run_one_after_the_other(world, scripts, monkeypatch):
+    """Two steps of each system and stage; what comes out is what is loaded next, and by the Auto classes."""
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore")
+    for recipe, script in SMALL.items():
+        scripts[script].main(options(recipe, "--max_steps", "2", "--eval_steps", "2"))
+        folder = world / "outputs" / "small" / recipe
+        log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        losses = [entry for entry in log if "loss" in entry]
+        assert len(losses) == 2 and all(entry["tokens_per_second"] > 0 for entry in losses), recipe
+        assert any(name.startswith("eval_") and name.endswith("_loss") for entry in log for name in entry), recipe
+        answers = [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+        assert answers and answers[0]["step"] == 2 and answers[0]["expected"] == "red", recipe
+        adapter = (folder / "adapter_config.json").exists()
+        assert adapter == (script == "instruct" and recipe != "macaw_llm_instruct"), recipe
+        whole = folder / "merged" if adapter else folder
+        AutoProcessor.from_pretrained(whole)
+        assert not any(p.isnan().any() for p in AutoModelForCausalLM.from_pretrained(whole).parameters())
+
+
+def test_an_adapter_says_where_its_base_is(world, scripts, monkeypatch):
+    """Composed within the script, there is none before; the base and its adapter give what was merged."""
+    from peft import AutoPeftModelForCausalLM
+
+    monkeypatch.chdir(world)
+    scripts["instruct"].main(options("pandagpt_instruct", "--max_steps", "1", "--output_dir", "adapter"))
+    again = AutoPeftModelForCausalLM.from_pretrained("adapter").merge_and_unload()
+    merged = AutoModelForCausalLM.from_pretrained("adapter/merged")
+    for name, value in merged.state_dict().items():
+        torch.testing.assert_close(again.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("script", ["align", *(pytest.param(s, marks=[pytest.mark.slow]) for s in SCRIPTS[1:])])
+def test_a_script_is_a_command_that_goes_on_where_it_was(world, scripts, script, monkeypatch):
+    """Stopped after two steps of four and called again, by its command, with `last`, it does the other two."""
+    recipe = {"align": "anymal_align", "instruct": "macaw_llm_instruct", "x2l": "x_llm_interface"}[script]
+    place = ["--output_dir", f"again_{script}", "--save_strategy", "steps", "--save_steps", "2"]
+    monkeypatch.chdir(world)
+    scripts[script].main(options(recipe, *place, "--max_steps", "2", "--resume_from_checkpoint", "last"))
+    half = world / f"again_{script}" / "checkpoint-3"  # as a process leaves it that is killed while it saves
+    half.mkdir()
+    (half / "model.safetensors").write_bytes(b"half")
+    command = [sys.executable, str(EXAMPLES / f"{script}.py"), *options(recipe, *place)]
+    paths = os.pathsep.join([str(EXAMPLES.parent), *sys.path])
+    done = subprocess.run(
+        [*command, "--resume_from_checkpoint", "last"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((world / f"again_{script}" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"] if "loss" in entry] == [1, 2, 3, 4]
+    assert "part " in done.stdout and "->" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_teaches(scripts, script, capsys):
+    with pytest.raises(SystemExit):
+        scripts[script].main(["--help"])
+    text = capsys.readouterr().out
+    for words in ("python examples/small_data.py", "--config", "--train_data", "--learning_rate", "--report_to"):
+        assert words in text
+    with pytest.raises(SystemExit, match="Say what to train"):
+        scripts[script].main(["--use_cpu", "--output_dir", "never"])
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_published_recipes_are_valid_arguments(scripts, recipe, tmp_path):
+    script = scripts[script_of(recipe)]
+    recipe_module = importlib.import_module("recipe")
+    file = EXAMPLES / "recipes" / f"{recipe}.yaml"
+    overrides = ["--config", str(file), "--bf16", "false", "--output_dir", str(tmp_path), "--use_cpu"]
+    model, data, stage, training = recipe_module.parse("", script.StageArguments, overrides)
+    written = yaml.safe_load(file.read_text())
+    assert written["bf16"] and f"recipes/{recipe}.yaml" in file.read_text()
+    for name in ("learning_rate", "max_steps", "num_train_epochs", "weight_decay", "warmup_steps"):
+        assert name not in written or getattr(training, name) == written[name]
+    assert data.train_data and training.remove_unused_columns is False
+    assert training.get_warmup_steps(10_000) >= 0
+    if model.system:
+        known = SYSTEMS[model.system].__kwdefaults__ or {}
+        assert not set(model.options or {}) - set(known)
+    else:
+        assert model.model
+    assert vars(stage)
+
+
+def test_every_system_has_recipes_of_both_sizes():
+    for system in SYSTEMS:
+        assert any(recipe.startswith(system) for recipe in PUBLISHED), system
+        assert any(recipe.startswith(system) for recipe in SMALL), system
+    assert {file.stem for file in (EXAMPLES / "recipes" / "small").glob("*.yaml")} == set(SMALL)
+
+
+def test_a_mistyped_setting_is_named(scripts, tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("learning_rat: 1.0e-3\n")
+    with pytest.raises(ValueError, match="learning_rat"):
+        scripts["align"].main(["--config", str(file)])
+
+
+def test_the_command_line_goes_before_the_file(scripts):
+    recipe_module = importlib.import_module("recipe")
+    model, data, stage, training = recipe_module.parse(
+        "",
+        scripts["align"].StageArguments,
+        options("anymal_align", "--learning_rate", "3e-4", "--learning_rates", "{imu_aligner: 1e-5}"),
+    )
+    assert training.learning_rate == 3e-4 and training.max_steps == 4
+    assert data.learning_rates == {"imu_aligner": "1e-5"} and stage.trainable == ["aligners"]
+
+
+# --- callbacks ---------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_data_by_modality():
+    chats = [("image", "what ?"), ("what ?",), ("audio", "and", "image", "what ?"), ("image", "image")]
+    samples = [{"messages": tiny.chat(*parts, answer="one")} for parts in chats]
+    samples.append({"messages": [{"role": "user", "content": [{"type": "imu"}]}], "imu": [tiny.medium("imu")]})
+    split = by_modality(samples)
+    assert {name: len(rows) for name, rows in split.items()} == {"audio_image": 1, "image": 2, "imu": 1, "text": 1}
+    assert split["image"][1] is samples[3]
+
+
+def test_speed_and_answers_are_logged(tmp_path, capsys):
+    model, processor = tiny.composite()
+    set_trainable(model, "aligners", verbose=False)
+    samples = [
+        {"messages": tiny.chat("image", "what ?", seed=i, answer="two")} if i % 2 else
+        {"messages": [{"role": "user", "content": [{"type": "imu"}]}, {"role": "assistant", "content": "one"}],
+         "imu": [tiny.medium("imu", i)]}
+        for i in range(8)
+    ]  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=4,
+        per_device_train_batch_size=2,
+        remove_unused_columns=False,
+        include_num_input_tokens_seen="non_padding",
+        eval_strategy="steps",
+        eval_steps=2,
+        logging_steps=2,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=samples,
+        eval_dataset=by_modality(samples),
+        data_collator=AnyModalityDataCollator(processor),
+        processing_class=processor,
+        callbacks=[AnswersCallback(samples[:2], max_new_tokens=3)],
+    )
+    ThroughputCallback().attach(trainer)
+    trainer.train()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in log] == [2, 4]
+    assert all(entry["samples_per_second"] > 0 and entry["tokens_per_second"] > 0 for entry in log)
+    names = {name for entry in trainer.state.log_history for name in entry}
+    assert {"eval_image_loss", "eval_imu_loss"} <= names
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [(entry["step"], entry["question"], entry["expected"]) for entry in answers] == [
+        (2, "<imu>", "one"),
+        (2, "<image> what ?", "two"),
+        (4, "<imu>", "one"),
+        (4, "<image> what ?", "two"),
+    ]
+    assert "(expected: two)" in capsys.readouterr().out
+    assert model.training is False or model.image_tower.training is False

@@ -1,0 +1,204 @@
+"""What training does not have to keep: logits of prompts, gradients and activations of frozen parts, full precision."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+
+from modeling_tests import tiny
+from modeling_tests.test_training import samples, trainer
+from modeling_tests.tiny_causal_lms import causal_lm_types
+from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, modeling, set_trainable
+from transformers_anymodality.training import checkpoint_activations
+
+
+UNTESTABLE = {
+    "cpmant": "it takes no media",
+    "reformer": "its attention hashes at random, so that no two passes are the same",
+    "xlstm": "its backward pass fails for rows longer than one chunk",
+}
+# Their own loss does not shift labels, or their head is no module: all logits are computed.
+WHOLE_LOGITS = set(
+    "bart bigbird_pegasus blenderbot blenderbot-small marian mbart mvp pegasus plbart prophetnet xlm xlnet".split()
+)
+
+
+# --- logits ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", tiny.swept([name for name in causal_lm_types() if name not in UNTESTABLE]))
+def test_logits_are_computed_where_labels_are_and_nothing_else_changes(model_type, monkeypatch):
+    """For any language model: the loss and every gradient are those of all logits; few kinds of heads need all."""
+    language = tiny.language_model(model_type, vocab_size=len(tiny.WORDS) + 8)
+    tower = {"tower": tiny.vision_config(num_hidden_layers=1), "processor": tiny.image_processor()}
+    model, processor = tiny.composite(language, {"image": {**tower, "aligner": "linear", "num_tokens": 3}})
+    batch = AnyModalityDataCollator(processor)(
+        [
+            {"messages": tiny.chat("image", "what is this ?", answer="yes")},
+            {"messages": tiny.chat("what", "image", "and that ?", answer="no one two three")},
+        ]
+    )
+    model.requires_grad_(True).train()
+    results = []
+    for narrow in (True, False):
+        if not narrow:
+            monkeypatch.setattr(modeling, "only_supervised", lambda *args: nullcontext(0))
+        model.zero_grad()
+        torch.manual_seed(0)  # dropout
+        output = model(**batch)
+        output.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((output.loss.detach(), gradients, tuple(output.logits.shape[:2])))
+    (loss, gradients, places), (whole, expected, _) = results
+    torch.testing.assert_close(loss, whole, atol=1e-6, rtol=1e-5)
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        atol = 1e-6 + 1e-4 * float(gradient.abs().max())
+        torch.testing.assert_close(gradients[name], gradient, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    if model_type not in WHOLE_LOGITS:
+        assert places == (1, int((batch["labels"] != -100).sum()))
+
+
+def test_a_loss_of_ones_own_stays():
+    model, processor = tiny.composite()
+    batch = AnyModalityDataCollator(processor)(samples(3))
+    seen = []
+
+    def own(logits, labels, vocab_size, **kwargs):
+        seen.append(tuple(logits.shape[:2]))
+        return logits.sum() * 0 + 7
+
+    model.language_model.loss_function = own
+    for _ in range(2):
+        assert model.train()(**batch).loss == 7
+    assert seen == [(1, int((batch["labels"] != -100).sum()))] * 2
+    assert model.language_model.loss_function is own
+
+
+def test_a_batch_without_labels_to_learn_from_is_no_error():
+    model, processor = tiny.composite()
+    batch = AnyModalityDataCollator(processor)(samples(2))
+    output = model.train()(**{**batch, "labels": torch.full_like(batch["labels"], -100)})
+    assert output.logits.shape[:2] == batch["input_ids"].shape
+
+
+# --- frozen parts --------------------------------------------------------------------------------------------------------
+
+
+class AtStep(TrainerCallback):
+    def __init__(self, call):
+        self.call = call
+
+    def on_pre_optimizer_step(self, *args, **kwargs):
+        self.call()
+
+
+@pytest.mark.parametrize("parts", ["aligners", ["aligners", "image_tower"]])
+def test_frozen_parts_have_neither_gradients_nor_optimizer_state(tmp_path, parts):
+    model, processor = tiny.composite()
+    set_trainable(model, parts, verbose=False)
+    made, held = [], []
+    handle = model.imu_tower.register_forward_hook(lambda module, args, output: made.append(output.last_hidden_state))
+    run = trainer(model, processor, tmp_path, max_steps=3)
+    run.add_callback(AtStep(lambda: held.append({n for n, p in model.named_parameters() if p.grad is not None})))
+    run.train()
+    handle.remove()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert trained and all("_aligner." in name or name.startswith("image_tower.") for name in trained)
+    assert held and all(names <= trained.keys() for names in held)
+    assert {id(p) for p in run.optimizer.optimizer.state} <= {id(p) for p in trained.values()}
+    assert sum(len(group["params"]) for group in run.optimizer.param_groups) == len(trained)
+    assert made and not any(features.requires_grad for features in made), "activations of a frozen tower are kept"
+
+
+# --- activations -----------------------------------------------------------------------------------------------------------
+
+
+def test_activations_are_computed_again_in_the_parts_that_are_named():
+    model, processor = tiny.composite()
+    set_trainable(model, "all", verbose=False)
+    model.train()
+    batch = AnyModalityDataCollator(processor)(samples(4))
+    layers = {
+        "image_tower": model.image_tower.encoder.layers[0].mlp,
+        "language_model": model.language_model.model.layers[0].mlp,
+    }
+    expected, found = None, []
+    for parts in ([], "towers", "language_model", ["image_tower", "language_model"], "all"):
+        checkpoint_activations(model, parts)
+        calls = dict.fromkeys(layers, 0)
+
+        def count(name: str, calls: dict[str, int] = calls):
+            return lambda *args: calls.update({name: calls[name] + 1})
+
+        hooks = [layer.register_forward_pre_hook(count(name)) for name, layer in layers.items()]
+        model.zero_grad()
+        model(**batch).loss.backward()
+        for hook in hooks:
+            hook.remove()
+        found.append(tuple(calls.values()))
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        expected = gradients if expected is None else expected
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(
+                gradient, expected[name], atol=1e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+            )
+    (tower, language), *others = found
+    assert others == [(2 * tower, language), (tower, 2 * language), *[(2 * tower, 2 * language)] * 2]
+
+
+def test_parts_that_cannot_compute_activations_again():
+    model, _ = tiny.composite()
+    with pytest.raises(ValueError, match="Did you mean 'towers'"):
+        checkpoint_activations(model, "tower")
+    model.image_tower.supports_gradient_checkpointing = False
+    checkpoint_activations(model, "towers")
+    with pytest.raises(ValueError, match="image_tower.*cannot compute activations again"):
+        checkpoint_activations(model, "image_tower")
+
+
+# --- four bits -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["aligners", "aligners and LoRA"])
+def test_a_language_model_in_four_bits_teaches_its_aligners(tmp_path, lora):
+    """As AnyMAL was trained: the language model frozen in 4 bits, aligners in full precision."""
+    pytest.importorskip("bitsandbytes")
+    tiny.language_model().save_pretrained(tmp_path)
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32,
+    )
+    language = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=quantization, device_map="cpu")
+    model, processor = compose(language, tiny.modalities("image", "imu"), tokenizer=tiny.tokenizer())
+    layer = model.language_model.model.layers[0].self_attn.q_proj
+    assert type(layer).__name__ == "Linear4bit" and layer.weight.dtype == torch.uint8
+    if lora:
+        model = get_peft_model(model, lora_config(model, r=2, init_lora_weights=False))
+    else:
+        set_trainable(model, "aligners", verbose=False)
+    model.train()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {p.dtype for p in trained.values()} == {torch.float32}
+    batch = AnyModalityDataCollator(processor)(
+        [{"messages": tiny.chat("image", "imu", "what ?", seed=i, answer="one two")} for i in range(2)]
+    )
+    optimizer, losses = torch.optim.AdamW(trained.values(), lr=1e-2), []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in trained.values())
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == set(trained) and all("_aligner" in name or "lora_" in name for name in changed)

@@ -1,0 +1,125 @@
+"""The formats of others: each a function from one of their records to chats of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..._registry import Registry
+from .._files import open_records
+from .._records import normalize
+
+
+Converter = Callable[[Mapping[str, Any], int, Path | None], Iterable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """`convert(record, index, media_root)` gives chats; `example` is a record as it has them."""
+
+    convert: Converter
+    help: str
+    example: Mapping[str, Any]
+
+
+FORMATS: Registry[Format] = Registry("format")
+
+
+def register_format(name: str, *, help: str, example: Mapping[str, Any]) -> Callable[[Converter], Converter]:
+    """Function decorator: makes a format known to `anymodality data convert`.
+
+    The function is given a record, its index in the file and the media root (for a look at which files there are, not to
+    put in front of paths), and gives any number of records with `messages`, whose contents are lists of parts, and media
+    columns by their argument names.
+    """
+
+    def register(convert: Converter) -> Converter:
+        FORMATS.register(name, Format(convert, help, example))
+        return convert
+
+    return register
+
+
+def convert_records(
+    name: str, records: Iterable[Any], *, media_root: str | Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Chats from records of a format; relative paths are put into `media_root`.
+
+    Raises:
+        ValueError: a record that is none of that format, by its place.
+    """
+    this, root = FORMATS[name], None if media_root is None else Path(media_root)
+    for i, record in enumerate(records):
+        try:
+            if not isinstance(record, Mapping):
+                raise TypeError(f"is no object, but {type(record).__name__}")
+            for chat in this.convert(record, i, root):
+                yield normalize(chat, media_root=root, markers=False)
+        except KeyError as error:
+            raise ValueError(f"Record {i} has no {error}; {name} has records like {_shown(this.example)}") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"Record {i} is none of {name}: {error}; it has some like {_shown(this.example)}"
+            ) from error
+
+
+def convert_file(
+    name: str, source: str | Path, output: str | Path, *, media_root: str | Path | None = None, progress: bool = False
+) -> int:
+    """Writes the chats of a file of that format as JSONL; nothing is written if a record makes no sense.
+
+    Returns:
+        How many chats there are.
+    """
+    output = Path(output)
+    if output.exists():
+        raise FileExistsError(f"{output} exists already: name another, or remove it.")
+    records, count = open_records(source), 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    part = output.with_name(output.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            bar = tqdm((records[i] for i in range(len(records))), total=len(records), disable=not progress, unit="rec")
+            for chat in convert_records(name, bar, media_root=media_root):
+                file.write(json.dumps(chat, ensure_ascii=False) + "\n")
+                count += 1
+        os.replace(part, output)
+    finally:
+        part.unlink(missing_ok=True)
+    return count
+
+
+def _shown(example: Mapping[str, Any]) -> str:
+    return json.dumps(example, ensure_ascii=False)
+
+
+# --- pieces of chats ---------------------------------------------------------------------------------------------------
+
+
+def chat(*turns: tuple[str, list[dict[str, str]] | str], **columns: Any) -> dict[str, Any]:
+    """A record from `(role, words or parts)`; columns that are None or empty are left out."""
+    messages = [{"role": role, "content": words(said) if isinstance(said, str) else said} for role, said in turns]
+    return {"messages": messages, **{name: value for name, value in columns.items() if value not in (None, [], "")}}
+
+
+def words(text: str) -> list[dict[str, str]]:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r:.80} is no string")
+    return [{"type": "text", "text": text}]
+
+
+def listed(value: Any) -> list[Any]:
+    """Media of a field: one, several, or none (left out, null, "", "None")."""
+    values = value if isinstance(value, list) else [value]
+    return [one for one in values if one not in (None, "", "None")]
+
+
+def places(**media: list[Any]) -> list[dict[str, str]]:
+    """A bare part for each medium."""
+    return [{"type": name} for name, items in media.items() for _ in items]

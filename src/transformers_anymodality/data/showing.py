@@ -1,0 +1,120 @@
+"""A sample as the model gets it: its tokens, those that are learned, and its media."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..media import MediaError
+from ..modalities import MODALITIES
+from ._samples import collect_media, name_of, read_record
+
+
+GREEN, BLUE, PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of tokens: words (usually one token), or a medium with all of its tokens."""
+
+    text: str
+    tokens: int
+    labelled: bool
+    modality: str | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    name: str
+    pieces: list[Piece]
+    media: dict[str, list[Any]]
+
+    @property
+    def tokens(self) -> int:
+        return sum(piece.tokens for piece in self.pieces)
+
+    @property
+    def labelled(self) -> int:
+        return sum(piece.tokens for piece in self.pieces if piece.labelled)
+
+    def summary(self) -> str:
+        media = ", ".join(f"{len(items)} x {name}" for name, items in self.media.items() if items) or "no media"
+        return f"{self.name}: {counted(self.tokens)}, {self.labelled} of them learned; {media}"
+
+
+def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_root: str | Path | None = None) -> Shown:
+    """A record as the collator makes it ready.
+
+    Raises:
+        ValueError, MediaError: as the collator.
+    """
+    from ..data_collator import AnyModalityDataCollator  # which imports this package
+
+    where = name_of(index, record)
+    try:
+        (row,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
+    except MediaError as error:
+        raise MediaError(f"{where}: {error}") from error
+    sample = read_record(where, record, media_root)
+    (messages,), _ = processor._normalize_conversations(sample["messages"])
+    media = collect_media(processor, where, sample, messages)
+    counts = {}
+    for name, items in media.items():
+        counts[name] = [processor.process_media({name: [item]})[1][name][0] for item in items]
+    pieces = _pieces(processor, row["input_ids"].tolist(), (row["labels"] != -100).tolist(), counts)
+    return Shown(where, pieces, media)
+
+
+def _pieces(processor: Any, ids: list[int], labelled: list[bool], counts: dict[str, list[int]]) -> list[Piece]:
+    placeholders = {getattr(processor, f"{name}_token_id"): name for name in processor.modalities}
+    lengths = {name: iter(found) for name, found in counts.items()}
+    pieces, start, i = [], 0, 0
+    while i < len(ids):
+        if (name := placeholders.get(ids[i])) is not None:
+            tokens = next(lengths[name])
+            pieces += _words(processor.tokenizer, ids, labelled, start, i)
+            pieces.append(Piece(MODALITIES[name].token, tokens, False, name))
+            i += tokens
+            start = i
+        else:
+            i += 1
+    return pieces + _words(processor.tokenizer, ids, labelled, start, len(ids))
+
+
+def _words(tokenizer: Any, ids: list[int], labelled: list[bool], start: int, stop: int) -> list[Piece]:
+    """Pieces of as few tokens as can be written: a character may need several."""
+
+    def decode(some: list[int]) -> str:
+        return tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    pieces: list[Piece] = []
+    before = ids[:start][-1:]
+    for end in range(start + 1, stop + 1):
+        # Read behind what precedes it, a token keeps the space that it begins with.
+        lead, text = decode(before), decode(before + ids[start:end])
+        text = text.removeprefix(lead) if text.startswith(lead) else decode(ids[start:end])
+        if text.endswith("�") and end < stop and end - start < 8 and labelled[start] == labelled[end]:
+            continue
+        pieces.append(Piece(text, end - start, labelled[start]))
+        before, start = ids[start:end], end
+    return pieces
+
+
+def counted(tokens: int) -> str:
+    return f"{tokens} token{'' if tokens == 1 else 's'}"
+
+
+def as_text(shown: Shown, colour: bool = False) -> str:
+    """For a terminal: what is learned in green, or between ⟦ and ⟧ where there are no colours."""
+    lines, open_ = [shown.summary(), ""], False
+    text = ""
+    opening, closing = (GREEN, PLAIN) if colour else ("⟦", "⟧")
+    for piece in shown.pieces:
+        if piece.labelled != open_:
+            text += opening if piece.labelled else closing
+            open_ = piece.labelled
+        medium = f"[{piece.modality}: {counted(piece.tokens)}]"
+        text += piece.text if piece.modality is None else f"{BLUE}{medium}{PLAIN}" if colour else medium
+    return "\n".join([*lines, text + (closing if open_ else "")])

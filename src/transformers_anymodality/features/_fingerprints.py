@@ -1,0 +1,195 @@
+"""What a feature depends on: the content of a medium, a tower and how it is read, and the preparation of media."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from ..media import MediaError
+from ..media._arrays import is_array, to_numpy
+from ..media._source import describe, open_source
+from ..modalities import MODALITIES, ModalitySpec
+
+
+# What a config or a processor says besides what it computes.
+_ASIDE = (
+    *("_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "output_attentions"),
+    *("output_hidden_states", "problem_type", "processor_class", "return_dict", "torch_dtype", "transformers_version"),
+    "use_cache",
+)
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+class Contents:
+    """Hashes of media by their content: of a file, its bytes; none is decoded.
+
+    Args:
+        files: path -> `[mtime in ns, size, hash]` of files hashed before; they are hashed again when they changed.
+    """
+
+    def __init__(self, files: Mapping[str, list] | None = None):
+        self.files: dict[str, list] = dict(files or {})
+
+    def __call__(self, spec: ModalitySpec, source: Any) -> str:
+        """32 hexadecimal digits.
+
+        Raises:
+            MediaError: a file that is not there, or a medium whose content cannot be told without decoding it.
+        """
+        if _is_encoded(spec, source):
+            return self._encoded(source)
+        digest = _hash()
+        self._add(digest, spec, source)
+        return digest.hexdigest()
+
+    def known(self, source: Any) -> dict[str, list]:
+        """What `files` has of a source, for those who come after."""
+        path = path_of(source)
+        return {path: self.files[path]} if path in self.files else {}
+
+    def _encoded(self, source: Any) -> str:
+        place = source.tell() if hasattr(source, "tell") else None
+        opened = open_source(source)
+        if place is not None:
+            source.seek(place)
+        return self._file(opened) if isinstance(opened, Path) else _hash(opened.getbuffer()).hexdigest()
+
+    def _file(self, path: Path) -> str:
+        status, name = path.stat(), os.path.abspath(path)
+        mtime, size, digest = self.files.get(name, (None, None, None))
+        if (mtime, size) != (status.st_mtime_ns, status.st_size):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, _hash).hexdigest()
+            self.files[name] = [status.st_mtime_ns, status.st_size, digest]
+        return digest
+
+    def _add(self, digest: Any, spec: ModalitySpec, source: Any) -> None:
+        if isinstance(source, str) and spec.medium == "text":
+            digest.update(f"text {source}".encode())
+        elif source is None or isinstance(source, (bool, int, float)):
+            digest.update(f"number {source!r}".encode())
+        elif hasattr(source, "getexif"):  # a PIL image
+            shown = (source.mode, source.size, source.getexif().get(0x0112), source.info.get("transparency"))
+            digest.update(f"image {shown} {source.getpalette()}".encode() + source.tobytes())
+        elif is_array(source):
+            array = np.ascontiguousarray(to_numpy(source, describe(source)))
+            digest.update(f"array {array.dtype} {array.shape}".encode() + array.tobytes())
+        elif isinstance(source, (list, tuple)):
+            digest.update(f"list {len(source)}".encode())
+            for entry in source:
+                self._add(digest, spec, entry)
+        elif isinstance(source, Mapping) and not _is_encoded(spec, source):
+            for key in sorted(source):
+                digest.update(f"key {key}".encode())
+                self._add(digest, spec, source[key])
+        elif hasattr(source, "get_all_samples") or hasattr(source, "get_frames_played_at"):
+            raise MediaError(
+                f"{describe(source)} would have to be decoded to be known again: give the file instead (data sets of "
+                "`datasets` by `data.load`, or with `decode=False`)."
+            )
+        else:
+            digest.update(f"file {self._encoded(source)}".encode())
+
+
+def _hash(data: Any = b"") -> Any:
+    return hashlib.blake2b(data, digest_size=16)
+
+
+def _is_encoded(spec: ModalitySpec, source: Any) -> bool:
+    """Whether a source is a file, its bytes, or says where they are."""
+    if isinstance(source, str):
+        return spec.medium != "text"
+    if isinstance(source, Mapping):
+        return bool({"base64", "bytes", "path"} & source.keys())
+    return isinstance(source, (Path, bytes, bytearray, memoryview)) or hasattr(source, "read")
+
+
+def path_of(source: Any) -> str | None:
+    """The absolute path of a medium that is a file."""
+    if isinstance(source, Mapping) and source.get("bytes") is None:
+        source = source.get("path")
+    return os.path.abspath(os.path.expanduser(source)) if isinstance(source, (str, Path)) else None
+
+
+# --- towers and preprocessing ----------------------------------------------------------------------------------------
+
+
+def tower_fingerprint(model: Any, modality: str, dtypes: tuple[torch.dtype, ...] | None = None) -> dict[str, Any]:
+    """What the features of a modality depend on in the model: weights (a hash for each of `dtypes`, by default the
+    tower's own), config, and how the tower is read."""
+    tower, row = model.tower(modality), model.config.modalities[modality]
+    weights = {str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in dtypes or (_dtype(tower),)}
+    reading = {key: row[key] for key in ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")}
+    return {"weights": weights, "config": plain(tower.config.to_dict()), "reading": plain(reading)}
+
+
+def all_dtypes(model: Any, modality: str) -> tuple[torch.dtype, ...]:
+    """Dtypes that a checkpoint's tower may be loaded in and be the same."""
+    own = _dtype(model.tower(modality))
+    return tuple(dict.fromkeys((own, *_DTYPES)))
+
+
+def _dtype(tower: nn.Module) -> torch.dtype:
+    return next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
+
+
+@torch.no_grad()
+def _weights(tower: nn.Module, dtype: torch.dtype) -> str:
+    digest = _hash()
+    for name, tensor in sorted(tower.state_dict().items()):
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def preprocessing_fingerprint(processor: Any, modality: str) -> dict[str, Any]:
+    """What the features of a modality depend on in the processor: the sub-processor and the options of reading."""
+    row = processor.modalities[modality]
+    part = getattr(processor, row["processor"])
+    settings = _tokenizer(part) if isinstance(part, PreTrainedTokenizerBase) else part.to_dict()
+    given = {"class": type(part).__name__.removesuffix("Fast"), "spec": type(MODALITIES[modality]).__name__}
+    return plain({**settings, **given, "options": row["options"], "inputs": row["inputs"]})
+
+
+def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    if not tokenizer.is_fast:
+        return {"vocabulary": dict(sorted(tokenizer.get_vocab().items()))}
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in state.items() if key not in ("padding", "truncation")}
+
+
+def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back, without what says nothing about the computation; long ones by their hash."""
+    kept = {key: value for key, value in settings.items() if key not in _ASIDE and value is not None}
+    kept = json.loads(json.dumps(kept, sort_keys=True, default=_as_json))
+    return {key: value if len(str(value)) <= 2000 else _hashed(value) for key, value in kept.items()}
+
+
+def _as_json(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _hashed(value: Any) -> str:
+    return _hash(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The names of settings that differ, or ""."""
+    names = sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key))
+    shown = [f"{name} ({stored.get(name)!r:.40} then, {now.get(name)!r:.40} now)" for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,313 @@
+"""Building a feature store: the media of a data set through their frozen towers, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from ..configuration import AnyModalityConfig
+from ..data._samples import collect_media, name_of, read_record
+from ..media import MediaError
+from ..modalities import MODALITIES
+from ..modeling import AnyModalityForCausalLM
+from ._fingerprints import Contents, all_dtypes, changes, path_of, preprocessing_fingerprint, tower_fingerprint
+from .store import FORMAT, ShardWriter, finished_shards, read_json, tower_difference, write_atomically
+
+
+logger = logging.get_logger(__name__)
+
+
+class AugmentationError(ValueError):
+    """Media are prepared at random, so that features of them cannot be kept."""
+
+
+_DRAWS = 6  # of one medium's preparation, to see whether it is the same each time
+
+
+def build_features(
+    model: Any,
+    processor: Any,
+    records: Iterable[Mapping[str, Any]],
+    folder: str | os.PathLike,
+    *,
+    modalities: Iterable[str] | None = None,
+    batch_size: int = 16,
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+    shard_bytes: int = 256 * 2**20,
+    media_root: str | os.PathLike | None = None,
+    on_error: str = "error",
+    rank: int | None = None,
+    world_size: int | None = None,
+    verbose: bool = True,
+) -> dict[str, int]:
+    """Runs the towers over the media of a data set, and keeps their features for `FeatureStore`.
+
+    What is in the folder already is not computed again: a build that was killed goes on where its last whole shard ends.
+    Each medium is prepared by itself, and goes through its tower with others of the same shape, so that its features do
+    not depend on what it is padded to. Several processes may build one store at once, each with its rank.
+
+    Args:
+        model: the composite, or `load_towers`; its towers run where it is, in eval mode.
+        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming.
+        folder: new, or of an earlier build by the same towers.
+        modalities: those whose media are encoded; all of the model's by default.
+        batch_size: media per run of a tower.
+        dtype: that the towers compute in and features are kept in; the model's own by default.
+        workers: processes that read and prepare media (map-style `records` only).
+        shard_bytes: features per file, which a killed build loses at most.
+        media_root: folder that relative paths are in.
+        on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count in the end.
+        rank, world_size: of this process; from `accelerate launch` or `torchrun` by default.
+
+    Returns:
+        Modality -> features in the store now.
+
+    Raises:
+        ValueError: the folder holds features of another tower or preparation, or media are prepared at random.
+    """
+    names = list(model.config.modalities if modalities is None else modalities)
+    if unknown := sorted(set(names) - set(model.config.modalities)):
+        raise ValueError(f"This model has no {', '.join(unknown)}; it has {', '.join(model.config.modalities)}.")
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    was_training = model.training
+    model.eval()
+    writers, done, files = {}, {}, {}
+    for name in names:
+        place = Path(folder, name)
+        _open_store(place, model, processor, name, dtype)
+        writers[name] = ShardWriter(place, shard_bytes, f"{rank}")
+        done[name] = set()
+        for _, digests, known in finished_shards(place):
+            done[name].update(digests)
+            files |= known
+    if dtype is not None:
+        for name in names:
+            model.tower(name).to(dtype)
+    media = _Media(records, processor, done, Contents(files), media_root, on_error, rank, world_size)
+    bar = tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0)
+    skipped = _run(model, media, writers, batch_size, workers, bar)
+    bar.close()
+    model.train(was_training)
+    if skipped:
+        logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")
+    return {name: len({d for _, found, _ in finished_shards(Path(folder, name)) for d in found}) for name in names}
+
+
+def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None) -> None:
+    """Writes down what features depend on, or raises ValueError if those that are there depend on something else."""
+    tower, index = model.tower(name), place / "index.json"
+    kept = dtype or next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
+    now = {
+        "format": FORMAT,
+        "dtype": str(kept).removeprefix("torch."),
+        "tower": tower_fingerprint(model, name, all_dtypes(model, name)),
+        "preprocessing": preprocessing_fingerprint(processor, name),
+    }
+    if not index.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        write_atomically(index, _json(now))
+        return
+    stored = read_json(index)
+    own = {**now["tower"], "weights": dict([next(iter(now["tower"]["weights"].items()))])}
+    found = tower_difference(stored, own)
+    if not found and (named := changes(stored["preprocessing"], now["preprocessing"])):
+        found = f"media were prepared in another way, {named}"
+    if not found and stored["dtype"] != now["dtype"]:
+        found = f"they are {stored['dtype']}, not {now['dtype']}"
+    if found:
+        raise ValueError(
+            f"{place} holds features that would not be the same: {found}. Choose another folder, or delete it."
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True) + "\n"
+
+
+# --- media -----------------------------------------------------------------------------------------------------------
+
+
+class _Media(torch.utils.data.IterableDataset):
+    """The media of a data set that this process is to encode, prepared: for each sample, `[(modality, hash, model inputs
+    of the medium alone, what is known of its file)]`, and how many could not be read."""
+
+    def __init__(self, records, processor, done, contents, media_root, on_error, rank, world_size):
+        if on_error not in ("error", "skip"):
+            raise ValueError(f'on_error must be "error" or "skip", not {on_error!r}.')
+        self.records, self.processor, self.done, self.contents = records, processor, done, contents
+        self.media_root, self.on_error, self.rank, self.world_size = media_root, on_error, rank, world_size
+        self.steady: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self.records) if hasattr(self.records, "__len__") else 0
+
+    def __iter__(self) -> Iterator[tuple[list, int]]:
+        worker = torch.utils.data.get_worker_info()
+        if not hasattr(self.records, "__getitem__"):
+            for i, record in enumerate(self.records):
+                yield self._checked(i, lambda record=record: record)
+            return
+        # Of several workers, each has every n-th record.
+        for i in range(*((0, len(self)) if worker is None else (worker.id, len(self), worker.num_workers))):
+            yield self._checked(i, lambda i=i: self.records[i])
+
+    def _checked(self, index: int, record: Callable[[], Mapping[str, Any]]) -> tuple[list, int]:
+        where = f"Sample {index}"
+        try:
+            found = record()
+            where = name_of(index, found)
+            return self._sample(index, found)
+        except AugmentationError:
+            raise
+        except (ValueError, OSError) as error:
+            if self.on_error == "error":
+                raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+            return [], 1
+
+    def _sample(self, index: int, record: Mapping[str, Any]) -> tuple[list, int]:
+        where, found, skipped = name_of(index, record), [], 0
+        sample = read_record(where, record, self.media_root)
+        (messages,), _ = self.processor._normalize_conversations(sample["messages"])
+        for name, sources in collect_media(self.processor, where, sample, messages).items():
+            for i, source in enumerate(sources) if name in self.done else ():
+                if not self._is_ours(index, source):
+                    continue
+                try:
+                    digest = self.contents(MODALITIES[name], source)
+                    if digest in self.done[name]:
+                        continue
+                    inputs = self._prepare(name, source)
+                except (MediaError, OSError) as error:
+                    if self.on_error == "error":
+                        raise MediaError(f"{where}: {name} {i}: {error}") from error
+                    skipped += 1
+                    continue
+                self.done[name].add(digest)
+                found.append((name, digest, inputs, self.contents.known(source)))
+        return found, skipped
+
+    def _is_ours(self, index: int, source: Any) -> bool:
+        """Files are shared out by their names, so that one that is in several samples is encoded once."""
+        path = path_of(source)
+        return (index if path is None else zlib.crc32(path.encode())) % self.world_size == self.rank
+
+    def _prepare(self, modality: str, source: Any) -> dict[str, torch.Tensor]:
+        inputs, _ = self.processor.process_media({modality: [source]})
+        if modality not in self.steady:
+            for draw in range(_DRAWS):
+                with _seeded(draw):
+                    again, _ = self.processor.process_media({modality: [source]})
+                if any(not torch.equal(again[key], inputs[key]) for key in inputs):
+                    raise AugmentationError(
+                        f"Media of {modality!r} are prepared at random (augmentation): the same one comes out differently "
+                        "each time, so features computed once would not be those of training. Switch it off in the "
+                        f"processor ({self.processor.modalities[modality]['processor']}), or train without a store."
+                    )
+            self.steady.add(modality)
+        return inputs
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Within, other random numbers each time; afterwards, the state is as it was."""
+    python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(own)
+
+
+# --- towers ----------------------------------------------------------------------------------------------------------
+
+
+def _run(model: Any, media: _Media, writers: dict[str, ShardWriter], batch_size: int, workers: int, bar: tqdm) -> int:
+    """Encodes, and gives how many media could not be read."""
+    waiting: dict[tuple, list] = {}
+    skipped, seen = 0, {name: set() for name in writers}
+    loader = torch.utils.data.DataLoader(media, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    for found, failed in loader:
+        skipped += failed
+        for name, digest, inputs, files in found:
+            if digest in seen[name]:  # another worker had it, too
+                continue
+            seen[name].add(digest)
+            shape = (name, *((key, tuple(value.shape)) for key, value in inputs.items()))
+            waiting.setdefault(shape, []).append((digest, inputs, files))
+            if len(waiting[shape]) == batch_size:
+                _encode(model, writers[name], name, waiting.pop(shape))
+        bar.update()
+    for (name, *_), batch in waiting.items():
+        _encode(model, writers[name], name, batch)
+    for writer in writers.values():
+        writer.flush()
+    return skipped
+
+
+@torch.no_grad()
+def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[str, dict, dict]]) -> None:
+    device = next(model.tower(modality).parameters(), torch.empty(0)).device
+    keys = [key for key in batch[0][1] if key != f"{modality}_feature_lengths"]
+    inputs = {key: torch.cat([inputs[key] for _, inputs, _ in batch]).to(device) for key in keys}
+    features, _ = model._encode(modality, inputs, {})
+    for (digest, inputs, files), one in zip(batch, features, strict=True):
+        length = inputs.get(f"{modality}_feature_lengths")
+        writer.add(digest, one if length is None else one[:, : int(length)], files)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+# --- loading towers without their language model -----------------------------------------------------------------------
+
+
+class _NoLanguageModel(PreTrainedModel):
+    """Stands where a language model would: its weights have names that no checkpoint has."""
+
+    def __init__(self, config: PreTrainedConfig):
+        super().__init__(config)
+        self.nothing = nn.Embedding(1, 1)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.nothing
+
+
+class _TowersOnly(AnyModalityForCausalLM):
+    _keys_to_ignore_on_load_unexpected = (r"^language_model\.",)
+    _keys_to_ignore_on_load_missing = (r"^language_model\.",)
+
+    def _build_language_model(self) -> PreTrainedModel:
+        return _NoLanguageModel(self.config.text_config)
+
+
+def load_towers(source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
+    """A composite's checkpoint without its language model, which may be many times as large as the rest.
+
+    Args:
+        kwargs: of `from_pretrained`.
+    """
+    config = AnyModalityConfig.from_pretrained(source)
+    if config.references:  # its parts are loaded one by one, each as a whole
+        return AutoModelForCausalLM.from_pretrained(source, **kwargs)
+    return _TowersOnly.from_pretrained(source, config=config, **kwargs)

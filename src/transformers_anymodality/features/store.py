@@ -1,0 +1,241 @@
+"""The feature store: shards of safetensors, and what the features in them were computed by.
+
+store/image/index.json            the tower, how it is read, the preparation of media: all that features depend on
+store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content; finished when it is there
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers.utils import logging
+
+from ..media import MediaError
+from ..media._source import describe
+from ..modalities import MODALITIES
+from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint
+
+
+logger = logging.get_logger(__name__)
+
+FORMAT = 1
+_OPEN_SHARDS = 64
+
+
+class FeatureStore:
+    """Features of a data set's media, as frozen towers gave them; for `AnyModalityDataCollator(processor, features=store)`.
+
+    Features are exact: the bits that the tower gave for each medium by itself, unpadded. Batches of another size may have
+    given other last bits. Modalities that the store lacks are read as ever.
+
+    Args:
+        folder: written by `anymodality features build` (or `build_features`).
+        model: what is trained; its towers are compared with those that computed the features. Without, a changed tower
+            goes unnoticed.
+        missing: for a medium that is not in the store: "error", or "read" the batch's media of that modality.
+
+    Raises:
+        ValueError: the model has other towers; the message names which, and what differs.
+    """
+
+    def __init__(self, folder: str | os.PathLike, model: Any | None = None, *, missing: str = "error"):
+        if missing not in ("error", "read"):
+            raise ValueError(f'missing must be "error" or "read", not {missing!r}.')
+        self.folder, self.missing = Path(folder), missing
+        self.modalities = {index.parent.name: read_json(index) for index in sorted(self.folder.glob("*/index.json"))}
+        if not self.modalities:
+            raise FileNotFoundError(f"{self.folder} holds no features; `anymodality features build` makes them.")
+        for name, index in self.modalities.items():
+            if index["format"] != FORMAT:
+                raise ValueError(
+                    f"The features of {name!r} in {self.folder} are of format {index['format']}: rebuild them."
+                )
+        self._shards: dict[str, dict[str, Path]] = {}
+        self._contents = Contents()
+        for name in self.modalities:
+            self._shards[name] = {}
+            for path, digests, files in finished_shards(self.folder / name):
+                self._shards[name].update(dict.fromkeys(digests, path))
+                self._contents.files.update(files)
+        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._checked: Any = None
+        if model is None:
+            logger.warning_once(
+                "FeatureStore(folder, model) would see whether a tower has changed; without, none does."
+            )
+        else:
+            self.check(model)
+
+    def __len__(self) -> int:
+        return sum(len(shards) for shards in self._shards.values())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes, which open files of their own."""
+        return {**self.__dict__, "_open": OrderedDict(), "_checked": None}
+
+    # --- what features were computed by --------------------------------------------------------------------------
+
+    def check(self, model: Any) -> None:
+        """Raises ValueError if a tower is not the one that computed the features."""
+        from ..training import _composite
+
+        composite = _composite(model)
+        for name, index in self.modalities.items():
+            if name not in composite.config.modalities:
+                continue
+            found = tower_difference(index, tower_fingerprint(composite, name))
+            if found:
+                raise ValueError(
+                    f"The features of {name!r} in {self.folder} are not this model's: {found}. {_REBUILD}"
+                )
+
+    def check_processor(self, processor: Any) -> None:
+        """Raises ValueError if media are prepared in another way than they were for the features."""
+        for name, index in self.modalities.items():
+            if name not in processor.modalities:
+                continue
+            found = changes(index["preprocessing"], preprocessing_fingerprint(processor, name))
+            if found:
+                raise ValueError(
+                    f"The features of {name!r} in {self.folder} are of media that were prepared in another way: {found}. "
+                    f"{_REBUILD}"
+                )
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def inputs(
+        self, processor: Any, media: Mapping[str, list[Any]]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+        """As the processor's `process_media`, with `<modality>_features (items, frames, length, dim)` for the
+        modalities in the store, whose media are not decoded."""
+        if self._checked is not processor:
+            self.check_processor(processor)
+            self._checked = processor
+        inputs, token_counts, read = {}, {}, {}
+        for name, sources in media.items():
+            digests = self._digests(name, sources) if sources and name in self.modalities else None
+            if digests is None:
+                read[name] = sources
+                continue
+            features = [self.get(name, digest) for digest in digests]
+            if processor.modalities[name].get("num_tokens") is None:
+                inputs[f"{name}_feature_lengths"] = torch.tensor([len(one[0]) for one in features])
+            inputs[f"{name}_features"] = _padded(features)
+            token_counts[name] = processor.num_tokens(name, inputs)
+        more, more_counts = processor.process_media(read)
+        return {**inputs, **more}, {**token_counts, **more_counts}
+
+    def get(self, modality: str, digest: str) -> torch.Tensor:
+        """`(frames, length, dim)` of a medium by its content's hash."""
+        path = self._shards[modality][digest]
+        if path not in self._open:
+            self._open[path] = safe_open(path, "pt")
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        return self._open[path].get_tensor(digest)
+
+    def _digests(self, modality: str, sources: list[Any]) -> list[str] | None:
+        digests = []
+        for i, source in enumerate(sources):
+            try:
+                digests.append(self._contents(MODALITIES[modality], source))
+            except (MediaError, OSError) as error:
+                raise MediaError(f"{modality} {i}: {error}") from error
+            if digests[-1] in self._shards[modality]:
+                continue
+            if self.missing == "read":
+                logger.warning_once(f"Media of {modality!r} are not in {self.folder} and are read, which is slow.")
+                return None
+            raise MediaError(
+                f"{modality} {i}: {describe(source)} is not in the feature store {self.folder}: run `anymodality features "
+                "build` on this data (it computes only what is missing). Media that are changed at random each time "
+                "(augmentation) cannot be in a store: leave them as they are, or train without."
+            )
+        return digests
+
+
+_REBUILD = "Build them anew into another folder, or train with the parts that they were built by."
+
+
+def _padded(features: list[torch.Tensor]) -> torch.Tensor:
+    """Of items `(frames, length, dim)`, `(items, frames, longest, dim)`, zeros behind the shorter ones."""
+    longest = max(one.shape[1] for one in features)
+    return torch.stack([torch.nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in features])
+
+
+def tower_difference(index: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between the tower that computed features and another's `tower_fingerprint`, or ""."""
+    for what, key in (("its tower's config has other", "config"), ("its tower is read with other", "reading")):
+        if found := changes(index["tower"][key], now[key]):
+            return f"{what} {found}"
+    stored = index["tower"]["weights"]
+    if any(stored.get(dtype) != digest for dtype, digest in now["weights"].items()):
+        return "its tower has other weights"
+    return ""
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def finished_shards(folder: Path) -> Iterator[tuple[Path, list[str], dict[str, list]]]:
+    """Of each shard: its file, the hashes in it, and what is known of the files that they are of."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        metadata = header.pop("__metadata__", {})
+        yield path, list(header), json.loads(metadata.get("files", "{}"))
+
+
+class ShardWriter:
+    """Gathers features, and writes a shard whenever there are enough of them: whole, or not at all.
+
+    Args:
+        folder: of one modality.
+        shard_bytes: of features, from which on a shard is written.
+        name: of this process among those that write.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int, name: str):
+        self.folder, self.shard_bytes, self.name = folder, shard_bytes, name
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.files: dict[str, list] = {}
+        self.size = 0
+
+    def add(self, digest: str, features: torch.Tensor, files: dict[str, list]) -> None:
+        self.tensors[digest] = features.cpu().clone()
+        self.files |= files
+        self.size += features.nbytes
+        if self.size >= self.shard_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self.tensors:
+            return
+        name = hashlib.blake2b("".join(sorted(self.tensors)).encode(), digest_size=8).hexdigest()
+        # One name per process, so that what was killed leaves one file at most, written over by the next.
+        temporary = self.folder / f".{self.name}.tmp"
+        save_file(self.tensors, temporary, {"files": json.dumps(self.files)})
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / f"{name}.safetensors")
+        self.tensors, self.files, self.size = {}, {}, 0
