@@ -22,6 +22,8 @@ from transformers import (
 from transformers_anymodality import AnyModalityDataCollator, compose
 from transformers_anymodality.callbacks import AnswersCallback, ThroughputCallback, by_modality
 from transformers_anymodality.data import load, mixture
+from transformers_anymodality.features import FeatureStore
+from transformers_anymodality.packing import AnyModalityPackingCollator
 from transformers_anymodality.systems import SYSTEMS
 from transformers_anymodality.training import parameter_groups
 
@@ -66,6 +68,10 @@ class DataArguments:
     max_length: int | None = setting(None, "tokens per sample, media's included")
     on_overlong: str = setting("error", "for a longer sample: error, drop, truncate_text")
     on_error: str = setting("error", "for a sample that cannot be read: error, skip (and count)")
+    features: str | None = setting(
+        None, "folder that `anymodality features build` wrote: frozen towers' features are read, media are not"
+    )
+    packing: bool = setting(False, "several samples in a row of max_length tokens, which is exact or refused")
     show_answers: int = setting(3, "evaluation samples that the model answers at each evaluation, for you to read")
     learning_rates: dict | str | None = setting(
         None, "part -> learning rate, {aligners: 1e-3, language_model: 1e-5}; learning_rate for all others"
@@ -121,6 +127,10 @@ def load_model(arguments: ModelArguments) -> tuple[Any, Any]:
     language = _configs(arguments.language_model)
     tokenizer = arguments.tokenizer or (language if isinstance(language, str) else None)
     if arguments.load_in_4bit:
+        if not isinstance(language, str):
+            raise SystemExit(
+                "--load_in_4bit quantises weights that are loaded: --language_model must be a checkpoint."
+            )
         quantised = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
@@ -154,20 +164,27 @@ def load_data(arguments: DataArguments) -> tuple[Any, dict[str, Any] | None]:
     return train, by_modality(load(arguments.eval_data, media_root=arguments.media_root))
 
 
+def make_collator(model: Any, processor: Any, data: DataArguments) -> AnyModalityDataCollator:
+    """Reads the media of a batch, or their features, and lays its samples out, padded or packed."""
+    settings = {"max_length": data.max_length, "on_overlong": data.on_overlong, "on_error": data.on_error}
+    if data.features:
+        settings["features"] = FeatureStore(data.features, model)
+    if data.packing:
+        return AnyModalityPackingCollator(processor, model=model, **settings)
+    return AnyModalityDataCollator(processor, **settings)
+
+
 def make_trainer(model: Any, processor: Any, data: DataArguments, training: TrainingArguments) -> Trainer:
     """The stock Trainer: learning rates per part, speed in its log, answers at each evaluation."""
     train_set, eval_sets = load_data(data)
     optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
     settings["params"] = parameter_groups(model, data.learning_rates or {}, training.weight_decay)
-    collator = AnyModalityDataCollator(
-        processor, max_length=data.max_length, on_overlong=data.on_overlong, on_error=data.on_error
-    )
     trainer = Trainer(
         model=model,
         args=training,
         train_dataset=train_set,
         eval_dataset=eval_sets,
-        data_collator=collator,
+        data_collator=make_collator(model, processor, data),
         processing_class=processor,
         optimizer_cls_and_kwargs=(optimizer, settings),
     )

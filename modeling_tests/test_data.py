@@ -15,11 +15,12 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+from transformers import Trainer, TrainingArguments
 
 from modeling_tests import chat_templates, tiny
 from modeling_tests.test_collator import supervised
 from modeling_tests.tiny_systems import system
-from transformers_anymodality import AnyModalityDataCollator, MediaError, cli
+from transformers_anymodality import AnyModalityDataCollator, MediaError, cli, set_trainable
 from transformers_anymodality.data import (
     FORMATS,
     check,
@@ -259,8 +260,7 @@ def test_a_format_of_ones_own_is_listed(capsys):
         yield {"messages": [{"role": "user", "content": record["q"]}, {"role": "assistant", "content": record["a"]}]}
 
     try:
-        with pytest.raises(SystemExit):
-            cli.main(["data", "convert", "--help"])
+        assert cli.main(["data", "convert", "--help"]) == 0
         assert "pairs of mine" in capsys.readouterr().out
         assert len(list(convert_records("my_format", [{"q": "a", "a": "b"}]))) == 1
     finally:
@@ -424,6 +424,36 @@ def test_mixtures_have_the_proportions_asked_for(streaming, processor, tmp_path)
     for weights in ({"text": 1}, [1], [1, -1], [0, 0]):
         with pytest.raises(ValueError, match="[Ww]eights"):
             mixture({"text": text, "images": images}, weights)
+
+
+def test_the_stock_trainer_reads_streamed_mixtures(tmp_path):
+    """As it reads them whole: the same losses in the same order."""
+    write(tmp_path / "0.png", "image")
+    images = lines(
+        tmp_path / "images.jsonl", *[said("<image> what", word, image="0.png") for word in ("yes", "no") * 6]
+    )
+    text = lines(tmp_path / "text.jsonl", *[said("what", word) for word in ("yes", "no") * 6])
+    losses = {}
+    for streaming in (False, True):
+        model, processor = tiny.composite()
+        set_trainable(model, "aligners", verbose=False)
+        data = mixture([images, text], streaming=streaming, media_root=tmp_path, seed=5)
+        arguments = TrainingArguments(
+            str(tmp_path / "run"),
+            max_steps=4,
+            per_device_train_batch_size=2,
+            logging_steps=1,
+            report_to="none",
+            save_strategy="no",
+            remove_unused_columns=False,
+            use_cpu=True,
+            accelerator_config={"dispatch_batches": False},
+            train_sampling_strategy="sequential",
+        )
+        trainer = Trainer(model, arguments, AnyModalityDataCollator(processor), data)
+        trainer.train()
+        losses[streaming] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses[True]) == 4 and losses[True] == losses[False]
 
 
 # --- check -------------------------------------------------------------------------------------------------------------

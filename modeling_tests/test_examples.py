@@ -12,11 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoProcessor,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
 from transformers_anymodality.callbacks import AnswersCallback, ThroughputCallback, by_modality
+from transformers_anymodality.data import load
+from transformers_anymodality.features import build_features
 from transformers_anymodality.systems import SYSTEMS
 
 
@@ -81,6 +90,31 @@ def test_small_recipes_run_one_after_the_other(world, scripts, monkeypatch):
         whole = folder / "merged" if adapter else folder
         AutoProcessor.from_pretrained(whole)
         assert not any(p.isnan().any() for p in AutoModelForCausalLM.from_pretrained(whole).parameters())
+
+
+def test_features_packing_and_four_bits_are_settings(world, scripts, monkeypatch):
+    """Stage 1 on a language model in 4 bits, features of its towers instead of media, packed: it learns as without."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.chdir(world)
+    language = LlamaForCausalLM(
+        LlamaConfig(vocab_size=259, hidden_size=64, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    )
+    language.save_pretrained("language_model")
+    AutoProcessor.from_pretrained("outputs/small/anymal_align").tokenizer.save_pretrained("language_model")
+    four_bit = ["--load_in_4bit", "--language_model", "language_model", "--tokenizer", "outputs/small/tokenizer"]
+    data = ["--train_data", "outputs/small/image.jsonl", "--max_steps", "2", "--eval_strategy", "no", "--seed", "1"]
+    scripts["align"].main(options("anymal_align", *four_bit, *data, "--output_dir", "four_bit"))
+    model = AutoModelForCausalLM.from_pretrained("four_bit")
+    records = load("outputs/small/image.jsonl", media_root="outputs/small")
+    build_features(model, AutoProcessor.from_pretrained("four_bit"), records, "features", verbose=False)
+    losses = {}
+    for name, more in {"media": [], "features": ["--features", "features"], "packed": ["--packing"]}.items():
+        place = ["--model", "four_bit", "--max_length", "200", "--output_dir", name]
+        scripts["align"].main(options("anymal_align", *place, *data, *more))
+        log = json.loads(Path(name, "trainer_state.json").read_text())["log_history"]
+        losses[name] = [entry["loss"] for entry in log if "loss" in entry]
+    assert losses["features"] == pytest.approx(losses["media"], abs=1e-4)
+    assert losses["packed"] == pytest.approx(losses["media"], abs=1e-4)
 
 
 def test_an_adapter_says_where_its_base_is(world, scripts, monkeypatch):

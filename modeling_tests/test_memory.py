@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainerCallback
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
 
 from modeling_tests import tiny
 from modeling_tests.test_training import samples, trainer
@@ -202,3 +202,25 @@ def test_a_language_model_in_four_bits_teaches_its_aligners(tmp_path, lora):
     assert all(torch.isfinite(p.grad).all() and p.grad.abs().max() > 0 for p in trained.values())
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == set(trained) and all("_aligner" in name or "lora_" in name for name in changed)
+    # What is saved is loaded with the same parts quantised, and goes on learning under the stock Trainer.
+    model.eval()
+    if lora:
+        model = model.merge_and_unload()
+    with torch.no_grad():
+        expected = model(**batch).logits
+    model.save_pretrained(tmp_path / "composite")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "composite")
+    with torch.no_grad():
+        torch.testing.assert_close(again(**batch).logits, expected, atol=1e-5, rtol=1e-5)
+    for name, module in again.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            quantised = name.startswith("language_model.") and not name.endswith("lm_head")
+            assert (type(module).__name__ == "Linear4bit") == quantised, name
+    set_trainable(again, "aligners", verbose=False)
+    before = {name: p.detach().clone() for name, p in again.named_parameters()}
+    samples = [{"messages": tiny.chat("image", "imu", "what ?", seed=i, answer="one two")} for i in range(2)]
+    arguments = TrainingArguments(
+        str(tmp_path / "run"), max_steps=2, report_to="none", remove_unused_columns=False, use_cpu=True, save_steps=1
+    )
+    Trainer(again, arguments, AnyModalityDataCollator(processor), samples).train()
+    assert all(torch.equal(p, before[name]) != ("_aligner" in name) for name, p in again.named_parameters())

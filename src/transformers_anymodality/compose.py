@@ -27,6 +27,7 @@ from .distributed import built_whole
 from .light_checkpoint import source_of
 from .modeling import AnyModalityForCausalLM
 from .processing import AnyModalityProcessor
+from .quantization import adopt_quantization
 
 
 # What says where files are and how they are fetched, for everything that is loaded.
@@ -206,6 +207,7 @@ def _model(language: PreTrainedModel, parts: list[Part], reads_input_ids: bool) 
     )
     model = AnyModalityForCausalLM(config, parts=children)
     config.dtype = language.dtype
+    adopt_quantization(model, language)
     model.generation_config = copy.deepcopy(language.generation_config)
     return model.eval()
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel, initialization
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel, initialization
 
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
 from .distributed import built_whole
+from .quantization import QuantizedPartMixin, skip_towers_and_aligners
 
 
-class CheckpointMixin:
+class CheckpointMixin(QuantizedPartMixin):
     """`from_pretrained` and `save_pretrained` of the composites."""
 
     part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
@@ -100,9 +102,36 @@ class CheckpointMixin:
             if light:
                 state_dict, self.config.references = light_checkpoint.split(self, state_dict or self.state_dict())
                 kwargs["save_original_format"] = False  # references are by our names
-            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+            with self._reversible_conversions():
+                return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         finally:
             self.config.references = references
+
+    def push_to_hub(self, repo_id: str, *, processor: Any = None, tags=None, max_shard_size=None, **kwargs) -> str:
+        """As `PreTrainedModel.push_to_hub`, with processor and card in the same commit; before that, a fresh process
+        loads what is to be uploaded and compares logits (see `publishing.publish`).
+
+        Args:
+            processor: the model's; that of the checkpoint it was loaded from if left out.
+            tags: for the card.
+            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+
+        Returns:
+            URL of the commit.
+        """
+        from .publishing import publish
+
+        sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **sharding)
+            (processor or self._own_processor()).save_pretrained(folder)
+            return publish(folder, repo_id, model=self, card={"tags": tags or ()}, **kwargs).url
+
+    def _own_processor(self) -> Any:
+        try:
+            return AutoProcessor.from_pretrained(self.name_or_path)
+        except (OSError, ValueError) as error:
+            raise ValueError("Give the model's processor, so that both are published: processor=...") from error
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel") -> None:
@@ -122,25 +151,6 @@ def hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments that say where and how files are fetched."""
     names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
     return {name: kwargs[name] for name in names if name in kwargs}
-
-
-def full_precision_modules(config: AnyModalityConfig) -> list[str]:
-    """Full names of the modules that a quantised composite keeps as they are: towers, aligners, the head."""
-    towers = [f"{name}_tower" for name, row in config.modalities.items() if row["tower"] == name]
-    aligners = [f"{name}_aligner" for name, row in config.modalities.items() if row["aligner"] == name]
-    return [*towers, *aligners, "language_model.lm_head"]
-
-
-def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> Any:
-    """A quantisation config that leaves `full_precision_modules` out, unless it already names what to leave out."""
-    for field in ("llm_int8_skip_modules", "modules_to_not_convert"):
-        if hasattr(quantization, field) and getattr(quantization, field) is None:
-            setattr(quantization, field, full_precision_modules(config))
-        elif isinstance(quantization, dict) and quantization.get(field) is None:
-            names = {"bitsandbytes": "llm_int8_skip_modules"}
-            if names.get(quantization.get("quant_method"), "modules_to_not_convert") == field:
-                quantization = {**quantization, field: full_precision_modules(config)}
-    return quantization
 
 
 def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_allowed: bool, source: Any) -> None:

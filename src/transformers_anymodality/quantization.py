@@ -1,0 +1,98 @@
+"""What is quantised in a composite: the language model, and nothing else unless the user names what to leave out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from .configuration import AnyModalityConfig
+
+
+# Quantisation configs differ in how they call the modules that are left out.
+_SKIP_FIELDS = ("llm_int8_skip_modules", "modules_to_not_convert")
+# What Transformers leaves on a model beside `hf_quantizer`, and PEFT and accelerate read.
+_MARKS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method")
+
+
+class QuantizedPartMixin:
+    @property
+    def is_quantized(self) -> bool:
+        """Always False: what is quantised is the language model, `model.language_model`, and with it what is frozen.
+
+        The Trainer refuses models that are quantised and have no adapter of PEFT's; here aligners can learn beside.
+        """
+        return False
+
+    @is_quantized.setter
+    def is_quantized(self, value: bool) -> None:
+        """Transformers sets it while it loads."""
+
+    @contextmanager
+    def _reversible_conversions(self) -> Iterator[None]:
+        """Leaves out how quantised weights were read, which Transformers would undo to save them, and cannot.
+
+        They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
+        """
+        conversions = self.__dict__.get("_weight_conversions")
+        if conversions is None or getattr(self, "hf_quantizer", None) is None:
+            yield
+            return
+        try:
+            self._weight_conversions = [one for one in conversions if _is_reversible(one)]
+            yield
+        finally:
+            self._weight_conversions = conversions
+
+
+def _is_reversible(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
+
+
+def full_precision_modules(config: AnyModalityConfig) -> list[str]:
+    """Full names of the modules that a quantised composite keeps as they are: towers, aligners, the head."""
+    towers = [f"{name}_tower" for name, row in config.modalities.items() if row["tower"] == name]
+    aligners = [f"{name}_aligner" for name, row in config.modalities.items() if row["aligner"] == name]
+    return [*towers, *aligners, "language_model.lm_head"]
+
+
+def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> Any:
+    """A quantisation config that leaves `full_precision_modules` out, unless it already names what to leave out."""
+    for field in _SKIP_FIELDS:
+        if hasattr(quantization, field) and getattr(quantization, field) is None:
+            setattr(quantization, field, full_precision_modules(config))
+        elif isinstance(quantization, dict) and quantization.get(field) is None:
+            names = {"bitsandbytes": "llm_int8_skip_modules"}
+            if names.get(quantization.get("quant_method"), "modules_to_not_convert") == field:
+                quantization = {**quantization, field: full_precision_modules(config)}
+    return quantization
+
+
+def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) -> None:
+    """A composite of a language model that was loaded quantised says so, as if it had been loaded so itself.
+
+    Saved and loaded again, the same modules are quantised; PEFT and accelerate see what they look for.
+    """
+    quantizer = getattr(language_model, "hf_quantizer", None)
+    if quantizer is None:
+        return
+    quantization = copy.deepcopy(quantizer.quantization_config)
+    for field in _SKIP_FIELDS:
+        if hasattr(quantization, field):
+            own = getattr(quantization, field) or getattr(quantizer, "modules_to_not_convert", None) or []
+            kept = [*full_precision_modules(model.config), *(f"language_model.{name}" for name in own)]
+            setattr(quantization, field, list(dict.fromkeys(kept)))
+    model.config.quantization_config = quantization
+    model.hf_quantizer = quantizer
+    for mark in _MARKS:
+        if hasattr(language_model, mark):
+            setattr(model, mark, getattr(language_model, mark))
+    if hasattr(language_model.config, "quantization_config"):
+        del language_model.config.quantization_config  # said once, and removed once by `dequantize`
