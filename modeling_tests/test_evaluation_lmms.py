@@ -1,0 +1,92 @@
+"""The adapter for lmms-eval, on a tiny task of its own; only where lmms-eval is installed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from modeling_tests import tiny
+
+
+pytest.importorskip("lmms_eval")
+
+TASK = """
+task: tiny_vqa
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    test: DATA
+  token: false
+test_split: test
+output_type: generate_until
+doc_to_visual: !function utils.visual
+doc_to_text: !function utils.text
+doc_to_target: answer
+generation_kwargs:
+  max_new_tokens: 4
+  temperature: 0
+  until: ["STOP"]
+process_results: !function utils.results
+metric_list:
+  - metric: exact
+    aggregation: mean
+    higher_is_better: true
+"""
+UTILS = """
+from PIL import Image
+
+def visual(doc):
+    return [Image.open(doc["image"]).convert("RGB")]
+
+def text(doc, kwargs=None):
+    return doc["question"]
+
+def results(doc, answers):
+    return {"exact": float(answers[0] == doc["answer"])}
+"""
+
+
+def test_a_tiny_task(shared, tmp_path):
+    """lmms-eval's own evaluator gets the answers that the model gives when it is asked one by one."""
+    from lmms_eval import evaluator
+    from lmms_eval.models import MODEL_REGISTRY_V2
+    from lmms_eval.tasks import TaskManager
+
+    from transformers_anymodality.evaluation.answering import generated
+    from transformers_anymodality.evaluation.lmms_eval import manifest
+
+    model, processor = shared
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    expected = []
+    for i in range(4):
+        Image.fromarray(tiny.medium("image", i)).save(tmp_path / f"{i}.png")
+        parts = [{"type": "image", "path": str(tmp_path / f"{i}.png")}, {"type": "text", "text": "what is this ?"}]
+        inputs = tiny.inputs(processor, [{"role": "user", "content": parts}])
+        answer = generated(model, processor, inputs, max_new_tokens=4, do_sample=False)[0]["answer"]
+        expected.append(answer)
+    stop = expected[0].split()[-1]
+    expected = [answer.partition(stop)[0].strip() for answer in expected]
+    rows = [
+        {"image": str(tmp_path / f"{i}.png"), "question": "what is this ?", "answer": expected[0]} for i in range(4)
+    ]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "task").mkdir()
+    task = TASK.replace("DATA", str(tmp_path / "data.jsonl")).replace("STOP", stop)
+    (tmp_path / "task/tiny_vqa.yaml").write_text(task)
+    (tmp_path / "task/utils.py").write_text(UTILS)
+    MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
+    found = evaluator.simple_evaluate(
+        model="anymodality",
+        model_args=f"pretrained={tmp_path / 'model'}",
+        tasks=["tiny_vqa"],
+        batch_size=3,
+        device="cpu",
+        task_manager=TaskManager(include_path=str(tmp_path / "task")),
+        log_samples=True,
+    )
+    answers = [sample["filtered_resps"][0] for sample in found["samples"]["tiny_vqa"]]
+    assert answers == expected
+    assert found["results"]["tiny_vqa"]["exact,none"] == sum(one == expected[0] for one in expected) / 4

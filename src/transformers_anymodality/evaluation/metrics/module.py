@@ -1,0 +1,37 @@
+"""The base of the modules for `evaluate`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import datasets
+import evaluate
+
+from ..scores import SCORES
+
+
+_TYPES = {"string": datasets.Value("string"), "float": datasets.Value("float64")}
+_TYPES["pair"] = datasets.List(datasets.Value("float64"))
+
+
+class ScoreModule(evaluate.Metric):
+    """`compute(predictions=[...], references=[[...], ...])` is what the score of that name gives."""
+
+    score = ""
+
+    def _info(self) -> evaluate.MetricInfo:
+        score = SCORES[self.score]
+        features = {
+            "predictions": _TYPES[score.prediction],
+            "references": datasets.List(datasets.Value("string")),
+        }
+        return evaluate.MetricInfo(
+            description=inspect.getdoc(type(score)) or score.help,
+            citation="",
+            inputs_description="predictions: one per sample; references: a list of strings per sample.",
+            features=datasets.Features(features),
+        )
+
+    def _compute(self, predictions: list[Any], references: list[list[str]]) -> dict[str, float]:
+        return SCORES[self.score](predictions, references)

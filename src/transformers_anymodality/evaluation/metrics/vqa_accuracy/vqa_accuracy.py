@@ -1,0 +1,7 @@
+"""VQA accuracy, for `evaluate.load`."""
+
+from transformers_anymodality.evaluation.metrics import module
+
+
+class VqaAccuracy(module.ScoreModule):
+    score = "vqa_accuracy"

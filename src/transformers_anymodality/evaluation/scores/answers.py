@@ -1,0 +1,102 @@
+"""Scores of short answers: VQA accuracy, plain accuracy, and the area under the ROC curve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from ._base import Score, register_score
+
+
+_WORDS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock
+oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's where'd
+where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
+y'all'd've y'all'll you'd you'd've you'll you're you've
+""".split()
+# A word that lacks one of its apostrophes -> the word; and the official table's slip.
+_CONTRACTIONS = {
+    word[:i] + word[i + 1 :]: word for word in _WORDS for i, letter in enumerate(word) if letter == "'"
+} | {"somebody'd": "somebodyd"}
+_DIGITS = dict(zip("none zero one two three four five six seven eight nine ten".split(), [0, *range(11)], strict=True))
+_ARTICLES = ("a", "an", "the")
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def normalize_answer(answer: str) -> str:
+    """An answer as the official VQA evaluation compares it (https://visualqa.org/evaluation.html): lower case, no
+    articles, number words as digits, missing apostrophes put in, punctuation (all but apostrophe and colon) removed or
+    replaced by a space. The official regular expression that is meant to keep the dots of decimals keeps any dot in
+    front of a digit, and does so here."""
+    given = re.sub(r"[\n\t]", " ", answer).strip()
+    text, has_thousands = given, re.search(r"\d,\d", given) is not None
+    for sign in _PUNCTUATION:
+        at_edge = f"{sign} " in given or f" {sign}" in given
+        text = text.replace(sign, "" if at_edge or has_thousands else " ")
+    text = re.sub(r"\.(?!\d)", "", text)
+    words = (str(_DIGITS.get(word, word)) for word in text.lower().split())
+    return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
+
+
+@register_score("vqa_accuracy")
+class VqaAccuracy(Score):
+    """VQA accuracy (Antol et al. 2015, https://arxiv.org/abs/1505.00468): `min(agreeing people / 3, 1)`, averaged over
+    all subsets that leave one of the people out; answers are normalised, and so are the people's.
+
+    With fewer than three answers (OK-VQA's or one's own with a single one), a match counts in full: agreement of three
+    cannot be asked of fewer, so `min(agreeing / min(3, people), 1)`, without leaving anybody out.
+    """
+
+    help = "VQA accuracy with the official normalisation, 0 to 1"
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        return np.asarray([[_agreement(one, several)] for one, several in zip(predictions, references, strict=True)])
+
+
+def _agreement(prediction: str, references: Sequence[str]) -> float:
+    said = normalize_answer(prediction)
+    agrees = [normalize_answer(one) == said for one in references]
+    if len(agrees) < 3:
+        return float(any(agrees))
+    return float(np.mean([min(1.0, (sum(agrees) - one) / 3) for one in agrees]))
+
+
+@register_score("accuracy")
+class Accuracy(Score):
+    """The share of predictions that are one of their references, letter by letter."""
+
+    help = "share of right answers, 0 to 1"
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        return np.asarray([[float(one in several)] for one, several in zip(predictions, references, strict=True)])
+
+
+@register_score("auc")
+class Auc(Score):
+    """Area under the ROC curve: the chance that a sample whose reference is "Yes" has a higher probability than one whose
+    reference is "No" (Mann and Whitney's U; ties count one half)."""
+
+    help = "area under the ROC curve of P(yes), 0 to 1"
+    prediction = "float"
+
+    def rows(self, predictions: Sequence[float], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """The probability, and whether yes is right."""
+        for i, several in enumerate(references):
+            if several[0].lower() not in ("yes", "no"):
+                raise ValueError(f"auc: sample {i} has the reference {several[0]!r}, expected Yes or No.")
+        return np.asarray(
+            [[p, several[0].lower() == "yes"] for p, several in zip(predictions, references, strict=True)]
+        )
+
+    def total(self, rows: np.ndarray) -> dict[str, float]:
+        positive, negative = rows[rows[:, 1] == 1, 0], np.sort(rows[rows[:, 1] == 0, 0])
+        if not len(positive) or not len(negative):
+            return {"auc": float("nan")}  # not defined
+        below = np.searchsorted(negative, positive, side="left")
+        not_above = np.searchsorted(negative, positive, side="right")
+        return {"auc": float((below + not_above).mean() / 2 / len(negative))}

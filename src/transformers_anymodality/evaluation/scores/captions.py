@@ -1,0 +1,122 @@
+"""CIDEr-D, BLEU and ROUGE-L of captions, as COCO's evaluation computes them, on its tokens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ..._imports import require
+from ._base import Score, register_score
+from .ptb import tokens
+
+
+Grams = dict[tuple[str, ...], float]
+
+
+@register_score("cider")
+class Cider(Score):
+    """CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 4 and appendix).
+
+    Cosines of TF-IDF vectors of 1- to 4-grams, averaged over n and over references; counts are clipped to those of the
+    reference, a difference in length is punished by a Gaussian of deviation 6, and all is multiplied by 10. IDF comes from
+    the references given: scores of different sets of samples, and that of one sample alone (0), do not compare.
+    """
+
+    help = "CIDEr-D; 1.0 is published as 100; up to 10"
+    max_n, sigma = 4, 6.0
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        said = [_grams(tokens(one), self.max_n) for one in predictions]
+        wanted = [[_grams(tokens(one), self.max_n) for one in several] for several in references]
+        documents = Counter(gram for several in wanted for gram in set().union(*several))
+        log_count = np.log(len(wanted))
+        idf = {gram: log_count - np.log(count) for gram, count in documents.items()}
+        scores = [
+            np.mean([self._similarity(one, other, idf, log_count) for other in several])
+            for one, several in zip(said, wanted, strict=True)
+        ]
+        return 10 * np.asarray(scores, dtype=np.float64)[:, None]
+
+    def _similarity(self, said: Counter, wanted: Counter, idf: Grams, unknown: float) -> float:
+        found = 0.0
+        for n in range(1, self.max_n + 1):
+            ours, theirs = (
+                {gram: count * idf.get(gram, unknown) for gram, count in counts.items() if len(gram) == n}
+                for counts in (said, wanted)
+            )
+            dot = sum(min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs)
+            norm = _norm(ours.values()) * _norm(theirs.values())
+            found += dot / norm if norm else 0.0
+        # COCO's code takes the number of bigrams for the length.
+        delta = _bigrams(said) - _bigrams(wanted)
+        return found / self.max_n * float(np.exp(-(delta**2) / (2 * self.sigma**2)))
+
+
+def _grams(words: list[str], max_n: int) -> Counter:
+    return Counter(tuple(words[i : i + n]) for n in range(1, max_n + 1) for i in range(len(words) - n + 1))
+
+
+def _norm(weights: Iterable[float]) -> float:
+    return float(np.sqrt(sum(weight**2 for weight in weights)))
+
+
+def _bigrams(counts: Counter) -> int:
+    return sum(count for gram, count in counts.items() if len(gram) == 2)
+
+
+@register_score("bleu")
+class Bleu(Score):
+    """BLEU-1 to BLEU-4 of the corpus (Papineni et al. 2002), by sacrebleu, on COCO's tokens, unsmoothed, with the closest
+    reference's length for the brevity penalty; 0 to 100."""
+
+    help = "BLEU-1 to BLEU-4 of the corpus, 0 to 100"
+    max_n = 4
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """Of each sample: matched n-grams by n, all n-grams by n, its length, the closest reference's length."""
+        bleu = require("sacrebleu.metrics", "eval").BLEU(tokenize="none", smooth_method="none", effective_order=True)
+        rows = []
+        for said, several in zip(predictions, references, strict=True):
+            wanted = [" ".join(tokens(one)) for one in several]
+            found = bleu.sentence_score(" ".join(tokens(said)), wanted)
+            rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
+        return np.asarray(rows, dtype=np.float64)
+
+    def total(self, rows: np.ndarray) -> dict[str, float]:
+        bleu = require("sacrebleu.metrics", "eval").BLEU
+        sums = rows.sum(axis=0).astype(int).tolist()
+        found = {}
+        for n in range(1, self.max_n + 1):
+            score = bleu.compute_bleu(
+                correct=sums[:n],
+                total=sums[self.max_n : self.max_n + n],
+                sys_len=sums[-2],
+                ref_len=sums[-1],
+                smooth_method="none",
+                max_ngram_order=n,
+            )
+            found[f"bleu{n}"] = float(score.score)
+        return {"bleu": found[f"bleu{self.max_n}"], **found}
+
+
+@register_score("rouge_l")
+class RougeL(Score):
+    """ROUGE-L as COCO's evaluation has it: F-measure with beta 1.2 of the best precision and the best recall over the
+    references, by the longest common subsequence (Lin 2004); 0 to 1."""
+
+    help = "ROUGE-L (COCO's, beta 1.2), 0 to 1"
+    beta = 1.2
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        common = require("rapidfuzz.distance", "eval").LCSseq.similarity
+        scores = []
+        for said, several in zip(predictions, references, strict=True):
+            ours, wanted = tokens(said), [tokens(one) for one in several]
+            longest = [common(ours, theirs) for theirs in wanted]
+            precision = max(longest) / max(len(ours), 1)
+            recall = max(found / max(len(theirs), 1) for found, theirs in zip(longest, wanted, strict=True))
+            weighted = recall + self.beta**2 * precision
+            scores.append((1 + self.beta**2) * precision * recall / weighted if weighted else 0.0)
+        return np.asarray(scores, dtype=np.float64)[:, None]

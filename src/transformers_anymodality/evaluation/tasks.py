@@ -1,0 +1,321 @@
+"""Kinds of tasks: what a model is asked, how it answers, and which scores its answers get.
+
+A benchmark is a kind with its own prompt and columns, registered under its name: `register_task("anymal_vqav2", ...)`.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._registry import Registry
+from .scores import SCORES, normalize_answer
+
+
+Lines = Sequence[Mapping[str, Any]]
+Reader = Callable[[Lines], list[Any]]
+_QUESTIONS = ("question", "prompt", "instruction", "input")
+_ANSWERS = ("references", "answers", "answer", "response", "label", "target")
+_CAPTIONS = ("references", "captions", "caption", "text", "txt")
+_TRANSCRIPTS = ("references", "transcription", "transcript", "sentence", "text", "normalized_text")
+
+
+@dataclass(frozen=True)
+class Task:
+    """
+    Args:
+        help: one line.
+        prompt: what the user says behind the media of a flat record; `{question}` is its question, `{choices}` are its
+            choices, one per line with a letter. Records that are chats say what they say.
+        output: "text" (the answer is generated) or "likelihood" (of each choice, as the answer).
+        metrics: name -> (name of a score, how the answers of a task become its predictions).
+        questions, references: columns that may hold the question, the right answers; the first that is there does.
+        choices: those of every sample, or None for those of each record.
+        needs_references: whether a sample without is an error.
+        rating: how people or a judge rate answers, None if nobody does: "letter" (A to D), or "pair" (the scores of the
+            reference's answer and of the model's). Metrics are then of those that were rated.
+        keeps: columns that are kept with the answers.
+        groups: those of them whose values the metrics are also given for, each by itself.
+        max_new_tokens: of an answer, unless asked for otherwise.
+        expand: makes the task's records of those of the data, where each is asked about in several ways.
+    """
+
+    help: str
+    prompt: str
+    metrics: Mapping[str, tuple[str, Reader]] = field(default_factory=dict)
+    output: str = "text"
+    questions: tuple[str, ...] = _QUESTIONS
+    references: tuple[str, ...] = _ANSWERS
+    choices: tuple[str, ...] | None = None
+    needs_choices: bool = False
+    needs_references: bool = True
+    rating: str | None = None
+    keeps: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    max_new_tokens: int = 64
+    expand: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+
+    def __post_init__(self):
+        for name, _ in self.metrics.values():
+            SCORES[name]  # raises for one that is not registered
+        if self.output not in ("text", "likelihood"):
+            raise ValueError(f'A task\'s output is "text" or "likelihood", not {self.output!r}.')
+
+
+TASKS: Registry[Task] = Registry("task")
+
+
+def register_task(name: str, task: Task, *, exist_ok: bool = False) -> Task:
+    """Makes a task known to `evaluate` and `anymodality evaluate --tasks`."""
+    return TASKS.register(name, task, exist_ok=exist_ok)
+
+
+def score(task: Task, lines: Lines) -> dict[str, float]:
+    """Metric -> value, of all answers of a task (each a dict as in the files of samples)."""
+    lines = [line for line in lines if "rating" in line] if task.rating else lines
+    found: dict[str, float] = {}
+    for metric, (name, rows) in rows_of(task, lines).items():
+        values = SCORES[name].total(rows)
+        found |= {f"{metric}{key.removeprefix(name)}": value for key, value in values.items()}
+    return found
+
+
+def score_groups(task: Task, lines: Lines) -> dict[str, dict[str, dict[str, float]]]:
+    """Column -> its values -> metrics of the answers with that value; several values are separated by commas, or a list."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for column in task.groups:
+        members: dict[str, list] = {}
+        for line in lines:
+            for value in _values(line.get("kept", {}).get(column)):
+                members.setdefault(value, []).append(line)
+        if members:
+            found[column] = {
+                value: {"samples": len(members[value]), **score(task, members[value])} for value in sorted(members)
+            }
+    return found
+
+
+def _values(value: Any) -> list[str]:
+    if value is None:
+        return []
+    several = value if isinstance(value, list) else str(value).split(",")
+    return [str(one).strip() for one in several if str(one).strip()]
+
+
+def rows_of(task: Task, lines: Lines) -> dict[str, tuple[str, np.ndarray]]:
+    """Metric -> (its score's name, that score's numbers of each sample)."""
+    if not lines:
+        return {}
+    references = [line["references"] for line in lines]
+    return {
+        metric: (name, SCORES[name].checked_rows(read(lines), references))
+        for metric, (name, read) in task.metrics.items()
+    }
+
+
+# --- how answers are read ----------------------------------------------------------------------------------------------
+
+
+def said(lines: Lines) -> list[str]:
+    """What was generated."""
+    return [line["answer"] for line in lines]
+
+
+def first_line(lines: Lines) -> list[str]:
+    """What was generated up to the first line's end: small models go on with questions of their own."""
+    return [(line["answer"].strip().splitlines() or [""])[0] for line in lines]
+
+
+def likeliest(lines: Lines) -> list[str]:
+    """The choice of the highest likelihood, with the token that ends an answer."""
+    return [line["choices"][int(np.argmax(line["log_likelihoods"]))] for line in lines]
+
+
+def likeliest_per_token(lines: Lines) -> list[str]:
+    """The choice of the highest likelihood per token, for choices that differ in length."""
+    return [line["choices"][int(np.argmax(np.divide(line["log_likelihoods"], line["tokens"])))] for line in lines]
+
+
+def probability_of_first(lines: Lines) -> list[float]:
+    """The first choice's probability among all choices."""
+    values = [np.asarray(line["log_likelihoods"]) for line in lines]
+    return [float(1 / np.exp(value - value[0]).sum()) for value in values]
+
+
+def rated(lines: Lines) -> list[Any]:
+    """What people or a judge said of the answers."""
+    return [line["rating"] for line in lines]
+
+
+_LETTER = re.compile(
+    r"^\W*([A-Za-z])\b(?!')|\(([A-Za-z])\)|\b(?:answer|option|choice)\b(?:\s+is)?\W*([A-Za-z])\b", re.I
+)
+
+
+def lettered(lines: Lines) -> list[str]:
+    """The choice whose letter was generated: first of all, in brackets, or behind "answer", "option", "choice"; else the
+    choice that was written out; "" if neither."""
+    return [_lettered(line["answer"], line["choices"]) for line in lines]
+
+
+def _lettered(answer: str, choices: Sequence[str]) -> str:
+    normal = normalize_answer(answer)
+    if written := [choice for choice in choices if normalize_answer(choice) == normal]:
+        return written[0]
+    if found := _LETTER.search(answer):
+        place = string.ascii_uppercase.index(next(filter(None, found.groups())).upper())
+        return choices[place] if place < len(choices) else ""
+    return ""
+
+
+def named(lines: Lines) -> list[str]:
+    """The label that was named: the answer itself, or the one label whose words are in it; "" if none or several are. A
+    label that is part of another counts where the longer one is not said."""
+    known = sorted({label for line in lines for label in [*line["references"], *(line.get("choices") or ())]})
+    return [_named(line["answer"], line.get("choices") or known) for line in lines]
+
+
+def _named(answer: str, labels: Sequence[str]) -> str:
+    rest, found = f" {normalize_answer(answer)} ", []
+    for label in sorted(labels, key=lambda label: -len(normalize_answer(label))):
+        words = f" {normalize_answer(label)} "
+        if words.strip() and words in rest:
+            found.append(label)
+            rest = rest.replace(words, "  ")
+    return found[0] if len(found) == 1 else ""
+
+
+# --- kinds ---------------------------------------------------------------------------------------------------------------
+
+_CAPTION_METRICS = {name: (name, first_line) for name in ("cider", "bleu", "rouge_l")}
+_SPEECH_METRICS = {"wer": ("wer", said), "cer": ("cer", said)}
+
+register_task(
+    "captioning",
+    Task(
+        help="captions of images, videos or sounds: CIDEr-D, BLEU, ROUGE-L",
+        prompt="Describe this in one short sentence.",
+        metrics=_CAPTION_METRICS,
+        references=_CAPTIONS,
+    ),
+)
+register_task(
+    "imu_captioning",
+    Task(
+        help="what the wearer of motion sensors does: CIDEr-D, BLEU, ROUGE-L",
+        prompt="Describe in one short sentence what the person who wears this motion sensor is doing.",
+        metrics=_CAPTION_METRICS,
+        references=_CAPTIONS,
+    ),
+)
+register_task(
+    "vqa",
+    Task(
+        help="short answers to questions, by several people: the official VQA accuracy",
+        prompt="{question}\nAnswer with a single word or phrase.",
+        metrics={"vqa_accuracy": ("vqa_accuracy", first_line)},
+        keeps=("question_type", "answer_type"),
+        groups=("question_type", "answer_type"),
+        max_new_tokens=16,
+    ),
+)
+register_task(
+    "multiple_choice",
+    Task(
+        help="the likeliest of the choices, as a whole and per token: accuracy",
+        prompt="{question}",
+        metrics={"accuracy": ("accuracy", likeliest), "accuracy_per_token": ("accuracy", likeliest_per_token)},
+        output="likelihood",
+        needs_choices=True,
+    ),
+)
+register_task(
+    "multiple_choice_letter",
+    Task(
+        help="the letter of a choice, generated: accuracy",
+        prompt="{question}\n{choices}\nAnswer with the letter of the right choice.",
+        metrics={"accuracy": ("accuracy", lettered)},
+        needs_choices=True,
+        max_new_tokens=16,
+    ),
+)
+register_task(
+    "classification",
+    Task(
+        help="the one label that an answer names: accuracy",
+        prompt="{question}",
+        metrics={"accuracy": ("accuracy", named)},
+        references=("label", *_ANSWERS),
+        max_new_tokens=16,
+    ),
+)
+register_task(
+    "asr",
+    Task(
+        help="transcripts of speech: WER, CER",
+        prompt="Write down what is said.",
+        metrics=_SPEECH_METRICS,
+        references=_TRANSCRIPTS,
+        max_new_tokens=200,
+    ),
+)
+register_task(
+    "multimodal_asr",
+    Task(
+        help="transcripts of speech about a picture or video that is given, too: WER, CER",
+        prompt="Look at what is shown, and write down what is said about it.",
+        metrics=_SPEECH_METRICS,
+        references=_TRANSCRIPTS,
+        max_new_tokens=200,
+    ),
+)
+register_task(
+    "yes_no",
+    Task(
+        help="P(Yes) against P(No) by likelihood: area under the ROC curve, accuracy",
+        prompt="{question}",
+        metrics={"auc": ("auc", probability_of_first), "accuracy": ("accuracy", likeliest)},
+        output="likelihood",
+        choices=("Yes", "No"),
+    ),
+)
+register_task(
+    "open",
+    Task(
+        help="answers without a score, to be looked at, or to be judged",
+        prompt="{question}",
+        needs_references=False,
+        max_new_tokens=256,
+    ),
+)
+register_task(
+    "owleval",
+    Task(
+        help="OwlEval's questions, rated A to D by people on a page: counts, by ability (arXiv 2304.14178)",
+        prompt="{question}",
+        metrics={"owl_rating": ("owl_rating", rated)},
+        needs_references=False,
+        rating="letter",
+        keeps=("image", "ability", "category"),
+        groups=("ability",),
+        max_new_tokens=512,
+    ),
+)
+register_task(
+    "x_llm_relative",
+    Task(
+        help="answers judged against a reference's: X-LLM's relative score, by category (arXiv 2305.04160)",
+        prompt="{question}",
+        metrics={"relative_score": ("relative_score", rated)},
+        questions=(*_QUESTIONS, "text"),
+        rating="pair",
+        keeps=("context", "category"),
+        groups=("category",),
+        max_new_tokens=512,
+    ),
+)
