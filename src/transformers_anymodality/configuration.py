@@ -7,11 +7,13 @@ dtype, attention and serialisation look exactly one level deep. The table is pla
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ._registry import did_you_mean
+from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
 
 
 # Names that would shadow what Transformers looks for in a config or model.
@@ -66,13 +68,14 @@ def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
     return {name: inputs[name] for name in sorted(inputs, key=is_other)}
 
 
-class AnyModalityConfig(PreTrainedConfig):
+class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     """
     Args:
         text_config: the language model's own config (or its dict, with `model_type`).
         modalities: one row per modality, see `configuration._ROW`; kept in alphabetical order.
         reads_input_ids: the language model reads ids for more than their embeddings, and is given both.
         references: parts kept outside the checkpoint, see `light_checkpoint`.
+        trained: names of the parts that were ever trained, as `set_trainable` and PEFT say; None if neither was asked.
         **kwargs: `<name>_config` for each tower and `<name>_aligner_config` for each aligner that a row names.
     """
 
@@ -85,6 +88,7 @@ class AnyModalityConfig(PreTrainedConfig):
     modalities: dict | None = None
     reads_input_ids: bool = False
     references: dict | None = None
+    trained: list[str] | None = None
 
     def __post_init__(self, **kwargs):
         if self.text_config is None:
@@ -137,6 +141,10 @@ class AnyModalityConfig(PreTrainedConfig):
     def aligner_config(self, modality: str) -> PreTrainedConfig:
         return getattr(self, f"{self.modalities[modality]['aligner']}_aligner_config")
 
+    def note_trained(self, parts: Iterable[str]) -> None:
+        """Notes which parts are no longer as they were composed."""
+        self.trained = sorted({*(self.trained or ()), *parts})
+
     @property
     def input_modalities(self) -> dict[str, str]:
         """Model input name -> modality."""
@@ -150,9 +158,9 @@ class AnyModalityConfig(PreTrainedConfig):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return row["token_id"]
 
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
-        """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
+    def to_dict(self) -> dict[str, Any]:
+        # Also of a config that came from the Hub, whose `auto_map` says from which repository.
+        return {**super().to_dict(), "auto_map": dict(CONFIG_AUTO_MAP)}
 
 
 def _as_config(key: str, value: Any) -> PreTrainedConfig:

@@ -12,15 +12,13 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
-from ._media_inputs import TEXT_KWARGS, MediaMixin, check_given_once
+from ._media_inputs import TEXT_KWARGS, MediaMixin, check_given_once, sub_processor_class
 from ._registry import did_you_mean
 from .chat import ChatMixin
 from .configuration import main_input_first
 from .modalities import MODALITIES, ModalitySpec
+from .remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
@@ -37,7 +35,7 @@ class _Attributes:
         return lambda: ["tokenizer"] if instance is None else ["tokenizer", *instance.sub_processor_names]
 
 
-class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
+class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixin):
     """
     Args:
         tokenizer: the language model's, with the placeholder tokens added.
@@ -292,16 +290,20 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
 
     def decode(self, *args, **kwargs) -> Any:
         """As the tokenizer's; without special tokens, also without what ends an answer (`text_settings["stop"]`)."""
-        return self._until_stop(super().decode(*args, **kwargs), **kwargs)
+        return self._cut(super().decode(*args, **kwargs), **kwargs)
 
     def batch_decode(self, *args, **kwargs) -> list[str]:
-        return self._until_stop(super().batch_decode(*args, **kwargs), **kwargs)
+        return self._cut(super().batch_decode(*args, **kwargs), **kwargs)
 
-    def _until_stop(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
-        if isinstance(text, list):
-            return [self._until_stop(one, skip_special_tokens) for one in text]
+    def _cut(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
+        if not skip_special_tokens:
+            return text
+        return [self.until_stop(one) for one in text] if isinstance(text, list) else self.until_stop(text)
+
+    def until_stop(self, text: str) -> str:
+        """An answer without what ends it."""
         ends = [text.find(stop) for stop in self.text_settings.get("stop", ()) if stop in text]
-        return text[: min(ends)].rstrip() if ends and skip_special_tokens else text
+        return text[: min(ends)].rstrip() if ends else text
 
     # --- names ---------------------------------------------------------------------------------------------------
 
@@ -317,6 +319,7 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
         parts = {name: getattr(self, name) for name in self.sub_processor_names}
         return {
             "processor_class": type(self).__name__,
+            "auto_map": dict(PROCESSOR_AUTO_MAP),
             "modalities": self.modalities,
             "text_settings": self.text_settings,
             **{name: part.to_dict() for name, part in parts.items() if not isinstance(part, PreTrainedTokenizerBase)},
@@ -342,23 +345,8 @@ class AnyModalityProcessor(ChatMixin, MediaMixin, ProcessorMixin):
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
             kind = next(kind for kind in kinds if kind in settings)
-            parts[name] = _sub_processor_class(settings[kind])(**settings)
+            parts[name] = sub_processor_class(settings[kind])(**settings)
         return [tokenizer, parts]
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class="AutoProcessor") -> None:
-        """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
-
-
-def _sub_processor_class(name: str) -> type:
-    """The class of that name. Transformers' own look-up stumbles over classes that were registered for images or videos,
-    which the Auto classes keep by backend."""
-    for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
-        for entry in table._extra_content.values():
-            for cls in entry.values() if isinstance(entry, dict) else [entry]:
-                if getattr(cls, "__name__", None) == name:
-                    return cls
-    return ProcessorMixin.get_possibly_dynamic_module(name)
 
 
 def _token_id(tokenizer: PreTrainedTokenizerBase, modality: str, token: str) -> int:

@@ -54,6 +54,9 @@ def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool
     for parameter in composite.parameters():
         parameter.requires_grad_(parameter in trained)
     composite.train(composite.training)
+    composite.config.note_trained(
+        name for name, part in composite.named_children() if trained.intersection(part.parameters())
+    )
     table = parts_table(composite)
     if verbose:
         print(table)

@@ -32,7 +32,7 @@ from ..light_checkpoint import source_of
 from ..modeling import AnyModalityForCausalLM
 from ..towers import build_tower
 from ._base import CONVERSIONS, Applied, Options, Plan, Rule, apply_rules
-from ._card import write_card
+from ._card import write_conversion_card
 from ._recordings import Comparison, compare
 from ._release import Release, Tensors
 from ._writer import ShardWriter
@@ -96,7 +96,7 @@ def convert(
         )
         if light:
             _make_light(partial, chosen)
-        write_card(partial, report, plan)
+        write_conversion_card(partial, report, plan)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(output, ignore_errors=True)
         partial.rename(output)
@@ -108,7 +108,7 @@ def convert(
             report.notes.append(
                 "Differences above a thousandth are known bugs of the release, which --faithful reproduces."
             )
-        write_card(output, report, plan)
+        write_conversion_card(output, report, plan)
     return report
 
 

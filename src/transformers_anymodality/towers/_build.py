@@ -254,15 +254,23 @@ def _weightless(config_class: type[PreTrainedConfig], serialized: str) -> PreTra
 
 
 def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]) -> int:
-    """Features that a tower gives for one item, found by running it without data.
+    """Features that a tower gives for one item, found by running it without data, once for each shape.
 
     Args:
         config: the tower's.
         outputs: of the sub-processor for that item.
     """
-    tower = _weightless(type(config), config.to_json_string(use_diff=False))
-    names = match_arguments(tower, outputs)
-    arguments = {argument: outputs[name].to("meta") for name, argument in names.items()}
+    shapes = tuple((name, value.shape, value.dtype) for name, value in outputs.items())
+    return _feature_length(type(config), config.to_json_string(use_diff=False), shapes)
+
+
+@lru_cache(maxsize=65536)
+def _feature_length(
+    config_class: type[PreTrainedConfig], serialized: str, shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]
+) -> int:
+    tower = _weightless(config_class, serialized)
+    outputs = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape, dtype in shapes}
+    arguments = {argument: outputs[name] for name, argument in match_arguments(tower, outputs).items()}
     main = main_input(tower)
     with torch.no_grad():
         try:

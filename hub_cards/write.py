@@ -1,0 +1,172 @@
+"""Writes the cards of the published systems: `python hub_cards/write.py`, with `--measure` to count their parts anew.
+
+What a system is made of (`parts.json`) is counted on its preset at the published size, which takes a few minutes; all
+else of a card is written from that, the recipes in `examples/recipes` and the table below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+
+from transformers_anymodality.cards import Licences, make_card
+from transformers_anymodality.inspection import Inspection, ModalityInfo, PartInfo, inspect_model
+
+
+HERE = Path(__file__).parent
+PARTS = HERE / "parts.json"
+RECIPES = HERE.parent / "examples" / "recipes"
+
+_LLAMA = "LLaMA's own licence (research, non-commercial)"
+# What the published training changes besides aligners; of language models, by LoRA (Macaw-LLM: all of it).
+_TRAINED = {
+    "anymal": ("language_model",),
+    "macaw_llm": ("image_tower", "audio_tower", "video_tower", "language_model"),
+    "mplug_owl": ("image_tower", "language_model"),
+    "pandagpt": ("language_model",),
+    "x_llm": (),
+}
+
+# What no checkpoint says. Licences are those of the published weights, by part.
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "anymal": {
+        "paper": "2309.16058",
+        "licences": {"imu_tower": "cc-by-nc-4.0", "language_model": "llama2"},
+        "notes": ["No weights of AnyMAL were released; those of its parts keep their own licences."],
+        "recipe": "anymal_align_image.yaml",
+        "limits": ["No weights were released: aligners start at random and must be trained by the recipes."],
+        "release": "IMU2CLIP's encoder is converted by `anymodality convert imu2clip`, resamplers by `convert anymal`.",
+    },
+    "macaw_llm": {
+        "paper": "2306.09093",
+        "licences": {"language_model": "other", "image_tower": "mit", "video_tower": "mit", "audio_tower": "mit"},
+        "notes": [f"language_model: {_LLAMA}."],
+        "recipe": "macaw_llm_instruct.yaml",
+        "limits": ["English only.", "Trained with one medium of a kind per chat."],
+        "release": "`anymodality convert macaw_llm --from release/ --output macaw_llm`",
+    },
+    "mplug_owl": {
+        "paper": "2304.14178",
+        "licences": {"language_model": "other", "image_tower": "apache-2.0", "image_aligner": "apache-2.0"},
+        "notes": [f"language_model: {_LLAMA}; of the BLOOMZ release, BigScience RAIL 1.0."],
+        "recipe": "mplug_owl_instruct.yaml",
+        "limits": ["The LLaMA and BLOOMZ releases saw images alone; videos need the video release."],
+        "release": "`anymodality convert mplug_owl --from mplug-owl-llama-7b/ --output mplug_owl`",
+    },
+    "pandagpt": {
+        "paper": "2305.16355",
+        "licences": {"language_model": "other"}
+        | {f"{sense}_tower": "cc-by-nc-sa-4.0" for sense in ("image", "audio", "depth", "thermal", "imu")}
+        | {"image_aligner": "cc-by-nc-sa-4.0"},
+        "notes": [f"language_model: Vicuna's delta on LLaMA, {_LLAMA}.", "ImageBind's own file says CC BY-NC 4.0."],
+        "recipe": "pandagpt_instruct.yaml",
+        "limits": [
+            "Trained on images alone: the other senses work as far as ImageBind binds them to images.",
+            "A medium is one token: what is small, written or counted is lost.",
+        ],
+        "release": "`anymodality convert pandagpt --from release/ --output pandagpt`",
+    },
+    "x_llm": {
+        "paper": "2305.04160",
+        "licences": {"language_model": "other"},
+        "notes": ["language_model: ChatGLM-6B's own licence.", "The interfaces came without a licence."],
+        "recipe": "x_llm_joint.yaml",
+        "limits": [
+            "Speech is Mandarin.",
+            "None of its weights were released under a licence: ask before you use them.",
+        ],
+        "release": "`anymodality convert x_llm --from release/ --output x_llm`",
+    },
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", nargs="*", metavar="SYSTEM", help="count the parts of these, or of all")
+    wanted = parser.parse_args().measure
+    if wanted is not None:
+        for name in wanted or SYSTEMS:
+            known = json.loads(PARTS.read_text()) if PARTS.exists() else {}
+            PARTS.write_text(json.dumps({**known, name: measure(name)}, indent=1, sort_keys=True) + "\n")
+    for name in SYSTEMS:
+        path(name).write_text(f"{system_card(name)}\n", encoding="utf-8")
+
+
+def path(name: str) -> Path:
+    return HERE / f"{name}.md"
+
+
+def system_card(name: str) -> ModelCard:
+    """The card of a system's release after its conversion."""
+    system = SYSTEMS[name]
+    found = json.loads(PARTS.read_text(encoding="utf-8"))[name]
+    for part in found["parts"]:
+        part["trained"] = part["name"].endswith("_aligner") or part["name"] in _TRAINED[name]
+    inspection = Inspection(
+        name,
+        [PartInfo(**part) for part in found["parts"]],
+        [ModalityInfo(**modality) for modality in found["modalities"]],
+    )
+    senses = ", ".join(modality.name for modality in inspection.modalities)
+    return make_card(
+        None,
+        name=name,
+        inspection=inspection,
+        licences=Licences(parts=system["licences"], notes=system["notes"]),
+        base_models=(),
+        languages=["zh"] if name == "x_llm" else ["en"],
+        tags=[name, f"arxiv:{system['paper']}"],
+        summary=f"[`{name}`](https://arxiv.org/abs/{system['paper']}) at its published size, for any of: {senses}. "
+        f"{inspection.parameters:,} parameters.",
+        recipe=(RECIPES / system["recipe"]).read_text(encoding="utf-8"),
+        sections={"Where the weights come from": system["release"]},
+        limits=system["limits"],
+        origin="of your choice" if name == "anymal" else "the release",
+    )
+
+
+def measure(name: str) -> dict[str, Any]:
+    """The parts and senses of a preset. It is composed with few layers; all of them are only counted."""
+    import torch
+    from modeling_tests.tiny_systems import byte_tokenizer
+
+    from transformers_anymodality import AnyModalityForCausalLM, compose, systems
+    from transformers_anymodality.modalities import MODALITIES
+    from transformers_anymodality.towers import tower_config
+
+    preset = getattr(systems, name)(tokenizer=byte_tokenizer())
+    modalities = {sense: dict(settings) for sense, settings in preset["modalities"].items()}
+    towers = {sense: settings["tower"] for sense, settings in modalities.items()}
+    for sense, tower in towers.items():
+        modalities[sense]["tower"] = _shallow(tower, 3)
+    language = preset["language_model"]
+    small = compose(**{**preset, "modalities": modalities, "language_model": _shallow(language, 1)})
+    config, language = copy.deepcopy(small[0].config), copy.deepcopy(language)
+    language.vocab_size += len(modalities)
+    config.text_config = language
+    for sense, row in config.modalities.items():
+        if row["tower"] == sense:
+            whole = tower_config(towers[sense], MODALITIES[sense].medium, row["select_layer"])
+            setattr(config, f"{sense}_config", whole)
+    with torch.device("meta"):
+        model = AnyModalityForCausalLM(config)
+    found = inspect_model(model, small[1]).to_dict()
+    return {key: found[key] for key in ("parts", "modalities")}
+
+
+def _shallow(config: Any, layers: int) -> Any:
+    """A config with the same widths and few layers; names of borrowed towers as they are."""
+    few = copy.deepcopy(config)
+    for field in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
+        if isinstance(getattr(few, field, None), int):
+            setattr(few, field, min(layers, getattr(few, field)))
+    return few
+
+
+if __name__ == "__main__":
+    main()

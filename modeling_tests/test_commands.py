@@ -1,0 +1,150 @@
+"""The command `anymodality`: help without torch, inspect, compose, generate."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
+
+from modeling_tests import tiny
+from transformers_anymodality import cli
+from transformers_anymodality.inspection import inspect_checkpoint, read_header
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> Path:
+    """A language model and an image tower, saved as their own checkpoints, and a picture."""
+    folder = tmp_path_factory.mktemp("parts")
+    tiny.language_model().save_pretrained(folder / "lm")
+    tiny.tokenizer().save_pretrained(folder / "lm")
+    CLIPVisionModel(tiny.vision_config()).save_pretrained(folder / "clip")
+    tiny.image_processor().save_pretrained(folder / "clip")
+    Image.fromarray(tiny.medium("image")).save(folder / "photo.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def composed(parts) -> Path:
+    output = parts / "composed"
+    words = ["--language-model", str(parts / "lm"), "--modality", f"image={parts / 'clip'}", "--output", str(output)]
+    assert cli.main(["compose", *words, "--modality", "video={tower: image, aligner: linear, num_tokens: 2}"]) == 0
+    return output
+
+
+LOADED = """
+import sys
+import anymodality_command
+status = anymodality_command.main()
+assert "torch" not in sys.modules and "transformers" not in sys.modules, "help loads what takes time"
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["inspect", "--help"], ["data", "check", "--help"], ["generate"]])
+def test_help_and_mistakes_load_nothing(words):
+    run = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, timeout=60)
+    assert run.returncode == (0 if "--help" in words else 2), run.stderr
+    assert "Usage: anymodality" in run.stdout + run.stderr
+
+
+def test_every_command_has_help_with_an_example(capsys):
+    assert cli.main([]) == 2
+    for command in cli.app.registered_commands:
+        assert cli.main([command.name, "--help"]) == 0
+        assert f"anymodality {command.name} " in capsys.readouterr().out.partition("Usage")[2].partition("\n")[2]
+
+
+def test_the_entry_point_loads_the_package_when_a_command_runs(composed):
+    code = "import sys, anymodality_command; sys.exit(anymodality_command.main())"
+    words = [sys.executable, "-c", code, "inspect", str(composed)]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0 and "perceiver_resampler" in run.stdout, run.stderr
+    assert subprocess.run([*words, "--nonsense"], capture_output=True, timeout=60).returncode == 2
+
+
+def test_inspect(composed, parts, capsys):
+    assert cli.main(["inspect", str(composed), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    model = AutoModelForCausalLM.from_pretrained(composed)
+    counts = {name: sum(p.numel() for p in part.state_dict().values()) for name, part in model.named_children()}
+    assert {part["name"]: part["parameters"] for part in found["parts"]} == counts
+    assert found["parameters"] == sum(counts.values()) and found["bytes"] == 4 * found["parameters"]
+    sources = {part["name"]: part["source"] for part in found["parts"]}
+    assert sources["language_model"] == str(parts / "lm") and sources["image_tower"] == str(parts / "clip")
+    assert [(sense["name"], sense["token"], sense["tokens"]) for sense in found["modalities"]] == [
+        ("image", "<image>", 64),
+        ("video", "<video>", 2),
+    ]
+    assert cli.main(["inspect", str(composed)]) == 0
+    assert "image_tower" in capsys.readouterr().out
+
+
+def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
+    assert cli.main(["inspect", str(parts / "lm")]) == 1
+    assert capsys.readouterr().err.strip().endswith("is no any-modality model, but a 'llama'.")
+    assert cli.main(["inspect", str(tmp_path / "gone")]) == 1
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes((composed / "model.safetensors").read_bytes()[:-8])
+    with pytest.raises(ValueError, match="is damaged"):
+        read_header(broken)
+    broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match="no safetensors file"):
+        read_header(broken)
+
+
+def test_compose_light_from_yaml(parts, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"language_model: {parts / 'lm'}\nmodalities: {{image: {{tower: {parts / 'clip'}, num_tokens: 9}}}}"
+    )
+    words = ["compose", "--config", str(recipe), "--output", str(tmp_path / "light"), "--light", "--json"]
+    assert cli.main([*words, "--modality", f"image={{tower: {parts / 'clip'}, num_tokens: 4}}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["light"] and found["modalities"][0]["tokens"] == 4
+    assert inspect_checkpoint(tmp_path / "light").to_dict() == found
+    assert cli.main(words) == 1 and "exists already" in capsys.readouterr().err
+    recipe.write_text("language_models: x")
+    words[words.index("--output") + 1] = str(tmp_path / "other")
+    assert cli.main(words) == 1 and "Did you mean 'language_model'?" in capsys.readouterr().err
+
+
+def test_compose_a_system_with_random_weights(parts, tmp_path):
+    sizes = "{model_type: imagebind_audio, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, "
+    sizes += "num_attention_heads: 2, projection_dim: 8}"
+    words = ["compose", "--system", "pandagpt", "--language-model", str(parts / "lm"), "--output", str(tmp_path / "x")]
+    assert cli.main([*words, "--option", "senses=[audio]", "--option", f"towers={{audio: {sizes}}}"]) == 0
+    assert list(AutoModelForCausalLM.from_pretrained(tmp_path / "x").config.modalities) == ["audio"]
+
+
+def test_generate(composed, parts, capsys):
+    photo, words = str(parts / "photo.png"), ["--max-new-tokens", "5", "--temperature", "0"]
+    assert cli.main(["generate", "--image", photo, str(composed), "what is this ?", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["media"] == [{"modality": "image", "path": photo}] and found["new_tokens"] <= 5
+    model, processor = AutoModelForCausalLM.from_pretrained(composed), AutoProcessor.from_pretrained(composed)
+    content = [{"type": "image", "path": photo}, {"type": "text", "text": "what is this ?"}]
+    inputs = tiny.inputs(processor, [{"role": "user", "content": content}])
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=5, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert found["text"] == processor.decode(output, skip_special_tokens=True).strip()
+    assert cli.main(["generate", str(composed), "what is this ?", f"--image={photo}", *words]) == 0
+    assert capsys.readouterr().out.strip() == found["text"]
+
+
+def test_generate_says_what_is_wrong(composed, capsys):
+    cases = {
+        ("hello",): (2, "Give a model and one prompt"),
+        (str(composed), "hello", "--imge", "x.png"): (2, "Did you mean '--image'? Media of"),
+        (str(composed), "hello", "--max-new-token", "3"): (2, "Did you mean '--max-new-tokens'?"),
+        (str(composed), "hello", "--image", "gone.png"): (1, "gone.png"),
+        (str(composed), "hello", "--image", "https://x.org/a.png"): (1, "allow_urls"),
+    }
+    for words, (status, message) in cases.items():
+        assert cli.main(["generate", *words]) == status
+        assert message in capsys.readouterr().err
