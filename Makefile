@@ -11,13 +11,16 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test style quality venv
+.PHONY: help quickstart replicas test style quality venv
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 quickstart: venv  ## run the quickstart example
 	@$(BIN)/python examples/quickstart.py $(ARGS)
+
+replicas: venv  ## try the five papers' claims at small scale, under an hour; ARGS=pandagpt for one
+	@PYTHONPATH=examples $(BIN)/python -m replicas $(ARGS)
 
 test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
