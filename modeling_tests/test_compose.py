@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoProcessor,
     AutoTokenizer,
@@ -302,6 +303,13 @@ def test_borrowed_parts_are_one_part():
     torch.testing.assert_close(
         together, torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in chats]), **TIGHT
     )
+
+
+def test_one_tower_object_belongs_to_one_modality():
+    tower = AutoModel.from_config(tiny.vision_config())
+    settings = {name: {"tower": tower, "processor": tiny.image_processor()} for name in ("image", "depth")}
+    with pytest.raises(ValueError, match="'image' and 'depth' are given the same tower object: let one borrow it"):
+        compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
 
 
 def test_borrowers_may_name_their_processor_by_its_place(hub):

@@ -26,11 +26,18 @@ from transformers_anymodality import compose
 
 
 README = Path(__file__).parents[1] / "README.md"
-# Nothing is uploaded: what would be pushed is saved instead.
+# Nothing is uploaded: what would be pushed is copied instead.
 PRELUDE = """
-import transformers
-for cls in (transformers.PreTrainedModel, transformers.ProcessorMixin):
-    cls.push_to_hub = lambda self, name, **kwargs: self.save_pretrained("pushed/" + name)
+import shutil
+from types import SimpleNamespace
+from huggingface_hub import HfApi
+
+def upload_folder(self, repo_id, folder_path, **kwargs):
+    shutil.copytree(folder_path, "pushed/" + repo_id)
+    return SimpleNamespace(pr_url=None, commit_url=repo_id)
+
+HfApi.create_repo = lambda self, repo_id, **kwargs: SimpleNamespace(repo_id=repo_id)
+HfApi.upload_folder = upload_folder
 """
 
 

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedTokenizerBase
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    FeatureExtractionMixin,
+    ImageProcessingMixin,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ._registry import did_you_mean
@@ -134,6 +144,20 @@ class MediaMixin:
                 if name == "image":
                     data["num_image_patches"] = [1] * len(sizes)
         return MultiModalData(**data)
+
+
+def sub_processor_class(name: str) -> type:
+    """The class of that name, which must be one that prepares media. Transformers' own look-up stumbles over those that
+    were registered for images or videos, which the Auto classes keep by backend."""
+    for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
+        for entry in table._extra_content.values():
+            for cls in entry.values() if isinstance(entry, dict) else [entry]:
+                if getattr(cls, "__name__", None) == name:
+                    return cls
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
+        raise ValueError(f"The processor's config names {name!r}, which prepares no media.")
+    return found
 
 
 def _config(serialized: dict[str, Any]) -> PreTrainedConfig:

@@ -189,6 +189,26 @@ class ChatMixin:
             )
         return kind
 
+    def encode_prompt(self, messages: list[dict], tools: list | None = None, **template_kwargs) -> list[int]:
+        """Token ids of a chat that is to be answered, one per placeholder; its media are not read."""
+        render, messages, marked = self._renderer(messages, tools, template_kwargs)
+        text = render(messages, add_generation_prompt=True)
+        first, last = ([], []) if self._begins(text) else self._added_tokens
+        return [*first, *self._encode(text, [], marked)[0], *last]
+
+    def _renderer(
+        self, messages: list[dict], tools: list | None, variables: dict[str, Any]
+    ) -> tuple[_Renderer, list[dict], bool]:
+        """What renders a chat, the chat, and whether control tokens that were typed are marked in it."""
+        template = self._resolve_chat_template(None)
+        (messages,), _ = self._normalize_conversations(messages)
+        marked = self._types_control_tokens([messages, tools])
+        if marked:
+            (messages,), tools, _, variables = self.tokenizer._mark_chat_inputs(
+                template, [messages], tools, None, variables, True, False
+            )
+        return _Renderer(template, {**self.tokenizer.special_tokens_map, **variables}, tools), messages, marked
+
     # --- what the assistant said ---------------------------------------------------------------------------------
 
     def encode_chat(
@@ -198,14 +218,7 @@ class ChatMixin:
 
         By the template's generation tags where it has them, else by where it puts the assistant's words.
         """
-        template = self._resolve_chat_template(None)
-        (messages,), _ = self._normalize_conversations(messages)
-        marked = self._types_control_tokens([messages, tools])
-        if marked:
-            (messages,), tools, _, template_kwargs = self.tokenizer._mark_chat_inputs(
-                template, [messages], tools, None, template_kwargs, True, False
-            )
-        render = _Renderer(template, {**self.tokenizer.special_tokens_map, **template_kwargs}, tools)
+        render, messages, marked = self._renderer(messages, tools, template_kwargs)
         text, spans = render.with_tags(messages)
         if spans is None:
             turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]

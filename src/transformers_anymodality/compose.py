@@ -87,6 +87,7 @@ def compose(
     load = {**hub_kwargs, **({} if dtype is None else {"dtype": dtype})}
     parts = [parse(name, value, modalities) for name, value in sorted(modalities.items())]
     by_name = {part.name: part for part in parts}
+    _check_one_owner(parts)
     language = _language_model(language_model, load)
     tokenizer = _tokenizer(tokenizer, language, hub_kwargs)
     tokens = {
@@ -158,6 +159,19 @@ def _tokenizer(tokenizer: Any, language: PreTrainedModel, hub_kwargs: dict[str, 
     # For generation; the collator pads on the right for training. What is saved are the init kwargs.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     return tokenizer
+
+
+def _check_one_owner(parts: list[Part]) -> None:
+    """A tower is saved once, under the name of the modality that it belongs to."""
+    owners: dict[int, str] = {}
+    for part in parts:
+        tower = part.settings["tower"]
+        owner = owners.setdefault(id(tower), part.name)
+        if isinstance(tower, nn.Module) and owner != part.name:
+            raise ValueError(
+                f"{part.name!r} and {owner!r} are given the same tower object: let one borrow it, "
+                f'"{part.name}": {{"tower": "{owner}"}}, or give each its own.'
+            )
 
 
 def _check_tokens(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> None:

@@ -138,6 +138,10 @@ class AnyModalityGenerationMixin(GenerationMixin):
         media |= {"mm_token_type_ids"}
         super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in media})
 
+    def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
+        """Transformers' server gives the processor for the tokenizer."""
+        return super()._get_stopping_criteria(*args, tokenizer=getattr(tokenizer, "tokenizer", tokenizer), **kwargs)
+
     def _get_logits_processor(self, generation_config, *args, device=None, **kwargs):
         """Placeholders are never generated. First, so that top-k and the like see what is left."""
         processors = super()._get_logits_processor(generation_config, *args, device=device, **kwargs)

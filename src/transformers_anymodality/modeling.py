@@ -93,8 +93,12 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name.endswith("_aligner") and self.__dict__.get("_shared_weights"):
+        if not name.endswith("_aligner"):
+            return
+        if self.__dict__.get("_shared_weights"):
             self._share_modules()  # PEFT replaces aligners by copies of them, one by one
+        if isinstance(value, nn.Module) and len(_trained_copies(value)) > 1:
+            self.config.note_trained([name, "language_model"])  # which may be merged, and leave no other trace
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """As usual, and what aligners share, which no `tie_word_embeddings` decides."""

@@ -91,6 +91,13 @@ class SpeechInterfaceAligner(Aligner):
         self.gradient_checkpointing = False  # without a BERT there is nothing to checkpoint, and no reason to refuse
         self.post_init()
 
+    def train(self, mode: bool = True):
+        """As usual, but a frozen CIF fires as in evaluation: what is left at an item's end is a token, too."""
+        super().train(mode)
+        if self.config.cif is not None and not any(parameter.requires_grad for parameter in self.cif.parameters()):
+            self.cif.eval()
+        return self
+
     def token_features(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """`(items, length, dim)` frames or token features -> `(items, num_tokens, token_size)`, and which are real."""
         if mask is not None:  # the CIF's convolution reaches behind an item's end

@@ -18,6 +18,7 @@ from ..modalities import MODALITIES
 
 COLOURS = ("#3b7dd8", "#d8693b", "#2c9a5b", "#a144c0", "#c0a12c", "#4a4f5c")
 _PLAYED = {b"ftyp": "video/mp4", b"\x1aE\xdf\xa3": "video/webm"}
+_PLAYED_CODECS = ("h264", "vp8", "vp9", "av1")
 _MAX_BYTES = 32 * 1024**2  # of a video that is put into the page as it is
 _MAX_SIDE = 768
 _MAX_CURVES = 16
@@ -110,7 +111,19 @@ def _playable(source: Any) -> tuple[str, bytes] | None:
     content = opened.read_bytes() if isinstance(opened, Path) else opened.read()
     kinds = (kind for magic, kind in _PLAYED.items() if magic in content[:12])
     kind = next(kinds, None)
-    return None if kind is None or len(content) > _MAX_BYTES else (kind, content)
+    if kind is None or len(content) > _MAX_BYTES or _codec(content) not in (*_PLAYED_CODECS, None):
+        return None
+    return kind, content
+
+
+def _codec(content: bytes) -> str | None:
+    """A video's codec; None if PyAV, which tells it, is missing."""
+    try:
+        av = require("av")
+    except ImportError:
+        return None
+    with av.open(io.BytesIO(content)) as container:
+        return container.streams.video[0].codec.canonical_name
 
 
 def curves(values: np.ndarray, names: list[str], width: int = 420, height: int = 26) -> str:

@@ -1,0 +1,398 @@
+"""`anymodality serve`: a real server process and OpenAI's client; and what becomes of requests that make no sense."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from PIL import Image
+from transformers import AutoModel, GenerationConfig, StoppingCriteriaList
+
+from modeling_tests import chat_templates, tiny
+from transformers_anymodality import MediaError
+
+
+pytest.importorskip("fastapi")
+openai = pytest.importorskip("openai")
+
+from huggingface_hub.utils import httpx  # noqa: E402
+
+from transformers_anymodality.serving.requests import (  # noqa: E402
+    Policy,
+    check_sampling,
+    read_messages,
+    template_variables,
+)
+
+
+MODALITIES = {name: {} for name in ("image", "video", "audio", "imu", "depth", "thermal")}
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def wav(seconds: float) -> bytes:
+    soundfile = pytest.importorskip("soundfile")
+    buffer = io.BytesIO()
+    soundfile.write(buffer, np.sin(np.arange(int(16000 * seconds)) / 9).astype(np.float32), 16000, format="WAV")
+    return buffer.getvalue()
+
+
+PHOTO = png(tiny.medium("image"))
+DEPTH = png((tiny.medium("depth") * 1000).astype(np.uint16))
+WALK = tiny.medium("imu").tolist()
+CSV = "ax,ay,az,gx,gy,gz\n" + "\n".join(",".join(f"{value:.4f}" for value in row) for row in WALK)
+WORDS = {"type": "text", "text": "what is this ?"}
+
+
+def image(data: bytes = PHOTO) -> dict:
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{b64(data)}"}}
+
+
+def user(*parts) -> list[dict]:
+    return [{"role": "user", "content": [*parts, WORDS]}]
+
+
+# --- requests, without a server ---------------------------------------------------------------------------------------
+
+
+def part(*parts, **policy):
+    (message,) = read_messages(user(*parts), MODALITIES, Policy(**policy))
+    return message["content"][0]
+
+
+def test_every_sense_has_openais_two_forms_and_sensors_numbers():
+    data = "data:text/csv;base64,QQ=="
+    for kind, payload in (("imu_url", {"url": data}), ("imu_url", data), ("input_imu", data), ("imu", data)):
+        assert part({"type": kind, kind: payload}) == {"type": "imu", "imu": data}
+    for kind in ("input_depth", "depth_url", "depth"):
+        assert part({"type": kind, kind: {"data": "QQ==", "format": "png"}})["depth"] == {"base64": "QQ=="}
+    assert part({"type": "input_image", "image_url": data, "detail": "auto"}) == {"type": "image", "image": data}
+    assert part({"type": "thermal", "base64": "QQ=="})["thermal"] == {"base64": "QQ=="}
+    read = part({"type": "input_imu", "input_imu": {"values": WALK, "sampling_rate": 32}})["imu"]
+    assert read["array"].shape == (40, 6) and read["sampling_rate"] == 32
+    assert part({"type": "input_imu", "input_imu": WALK})["imu"].shape == (40, 6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, "URLs are not fetched"),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "URLs are not fetched"),
+        ({"type": "image", "path": "/etc/passwd"}, "files of the server are not read"),
+        ({"type": "image", "image": {"path": "/etc/passwd"}}, "files of the server are not read"),
+        ({"type": "image", "bytes": "abc"}, "expected a data: URL"),
+        ({"type": "smell", "smell": "abc"}, "takes text, image"),
+        ({"type": "input_imug", "input_imug": []}, "Did you mean 'input_imu'"),
+        ({"type": "input_imu", "input_imu": {"values": [[1], [2, 3]]}}, "cannot be made an array"),
+        ({"type": "input_imu", "input_imu": {"values": [["a"]]}}, "expected real numbers"),
+        ({"type": "input_imu", "input_imu": 3}, "expected a data: URL"),
+        ({"type": "image_url"}, "expected a data: URL"),
+        ({"type": "text", "text": 3}, "must be a string"),
+        ({"type": ["text"]}, "with a type"),
+        ("text", "with a type"),
+    ],
+)
+def test_parts_that_are_refused(content, message):
+    with pytest.raises(ValueError, match=message):
+        part(content)
+
+
+@pytest.mark.parametrize("text", ["/etc/passwd", "~/.netrc", "../a.png", "C:\\a.png"])
+def test_no_string_becomes_a_path(shared, text):
+    """A plain string is a path to the processor."""
+    _, processor = shared
+    for payload in (text, {"url": text}, {"data": text}):
+        read = part({"type": "image", "image": payload})
+        assert read["image"] == {"base64": text}
+        with pytest.raises(MediaError, match="no valid base64|not valid base64|no image"):
+            processor.process_media(processor.media_of([{"role": "user", "content": [read]}]))
+
+
+def test_files_only_below_their_root(tmp_path):
+    root = tmp_path / "media"
+    root.mkdir()
+    (tmp_path / "media_evil").mkdir()
+    for place in (root / "a.png", tmp_path / "media_evil" / "a.png", tmp_path / "a.png"):
+        place.write_bytes(PHOTO)
+    (root / "link.png").symlink_to(tmp_path / "a.png")
+    assert part({"type": "image", "path": "a.png"}, media_root=root)["image"] == root / "a.png"
+    assert part({"type": "image", "path": str(root / "a.png")}, media_root=root)["image"] == root / "a.png"
+    for path in ("../a.png", "../media_evil/a.png", "link.png", str(tmp_path / "a.png"), "~/a.png/../../../a.png"):
+        with pytest.raises(ValueError, match="outside the folder"):
+            part({"type": "image", "path": path}, media_root=root)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (None, "must be a list"),
+        ([], "must be a list"),
+        (["hello"], "must be an object"),
+        ([{"role": "root", "content": "x"}], "role is one of"),
+        ([{"role": {}, "content": "x"}], "role is one of"),
+        ([{"role": "user", "content": {"type": "text"}}], "a string or a list"),
+        ([{"role": "assistant", "tool_calls": ["x"]}], "tool_calls"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "Expecting"),
+        (user(*[image()] * 17), "17 media, more than the limit of 16"),
+    ],
+)
+def test_messages_that_are_refused(messages, message):
+    with pytest.raises(ValueError, match=message):
+        read_messages(messages, MODALITIES, Policy())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"temperature": "hot"},
+        {"top_p": 0},
+        {"frequency_penalty": -2},
+        {"max_tokens": 0},
+        {"max_completion_tokens": 1.5},
+        {"max_output_tokens": True},
+        {"seed": 2**70},
+        {"stop": ""},
+        {"stop": ["a"] * 5},
+        {"stop": {"a": 1}},
+        {"logit_bias": {"99": 1}},
+        {"logit_bias": {"-1": 1}},
+        {"logit_bias": [1]},
+        {"logit_bias": {"1": 1000}},
+        {"n": 2},
+        {"stream": "yes"},
+        {"stream": 1},
+        {"generation_config": "{}"},
+    ],
+)
+def test_sampling_that_is_refused(body):
+    with pytest.raises(ValueError):
+        check_sampling(body, 40)
+
+
+def test_template_variables():
+    known = frozenset({"enable_thinking"})
+    assert template_variables({"enable_thinking": False}, known) == {"enable_thinking": False}
+    for given in (
+        {"processor_kwargs": {"allow_urls": True}},
+        {"enable_thinking": "<|im_end|>"},
+        {"enable_thinking": []},
+    ):
+        with pytest.raises(ValueError):
+            template_variables(given, known)
+
+
+# --- a server process -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of a server, and the model that it serves."""
+    folder = tmp_path_factory.mktemp("serve")
+    model, processor = tiny.composite(settings=tiny.modalities("image", "audio", "imu", "depth"))
+    model.generation_config = GenerationConfig(do_sample=False, eos_token_id=2, pad_token_id=0)
+    model.save_pretrained(folder / "tiny")
+    processor.save_pretrained(folder / "tiny")
+    limits = ["--max-megabytes", "1", "--max-pixels", "10000", "--max-seconds", "4", "--max-new-tokens", "8"]
+    command = [sys.executable, "-m", "transformers_anymodality.cli", "serve", str(folder / "tiny"), "--port", "0"]
+    log = (folder / "log").open("w+")
+    server = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=log, text=True)
+    line = server.stdout.readline()
+    assert line.startswith("tiny (audio, depth, image, imu) at http://127.0.0.1:"), Path(log.name).read_text()
+    yield line.split()[-1], model, processor
+    assert server.poll() is None, "the server is gone: " + Path(log.name).read_text()
+    server.terminate()
+    server.wait(30)
+    assert "Traceback" not in Path(log.name).read_text(), Path(log.name).read_text()
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return openai.OpenAI(base_url=served[0], api_key="none", max_retries=0, timeout=300)
+
+
+def expected(served, messages, new: int = 8) -> str:
+    _, model, processor = served
+    inputs = tiny.inputs(processor, messages)
+    output = model.generate(**inputs, max_new_tokens=new, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    return processor.decode(output, skip_special_tokens=True)
+
+
+def ask(client, messages, **options):
+    return client.chat.completions.create(model="tiny", messages=messages, **options)
+
+
+def ours(**media) -> list[dict]:
+    return user(*({"type": name, name: medium} for name, medium in media.items()))
+
+
+SAID = {
+    "text": (user(), ours()),
+    "image": (user(image()), ours(image=PHOTO)),
+    "audio": (
+        user({"type": "input_audio", "input_audio": {"data": b64(wav(0.5)), "format": "wav"}}),
+        ours(audio=wav(0.5)),
+    ),
+    "imu": (
+        user({"type": "input_imu", "input_imu": {"values": WALK, "sampling_rate": 32}}),
+        ours(imu={"values": WALK, "sampling_rate": 32}),
+    ),
+    "imu as CSV": (
+        user({"type": "imu_url", "imu_url": {"url": f"data:text/csv;base64,{b64(CSV.encode())}"}}),
+        ours(imu=CSV.encode()),
+    ),
+    "depth": (user({"type": "input_depth", "input_depth": {"data": b64(DEPTH)}}), ours(depth=DEPTH)),
+}
+
+
+@pytest.mark.parametrize("sense", SAID)
+def test_openais_client_gets_the_models_answers(served, client, sense):
+    sent, read = SAID[sense]
+    answer = ask(client, sent)
+    assert answer.choices[0].message.content == expected(served, read) and answer.model == "tiny"
+    assert answer.usage.completion_tokens <= 8
+    chunks = list(ask(client, sent, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer.choices[0].message.content
+
+
+def test_responses_and_models(served, client):
+    content = [
+        {"type": "input_image", "image_url": image()["image_url"]["url"]},
+        {"type": "input_text", "text": "what ?"},
+    ]
+    said = client.responses.create(model="tiny", instructions="small", input=[{"role": "user", "content": content}])
+    read = ours(image=PHOTO)
+    read[0]["content"][1] = {"type": "text", "text": "what ?"}
+    assert said.output_text == expected(served, [{"role": "system", "content": "small"}, *read])
+    events = list(client.responses.create(model="tiny", input="what ?", stream=True))
+    assert events[-1].type == "response.completed"
+    assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_several_clients_at_once(served, client):
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda name: ask(client, SAID[name][0]).choices[0].message.content, SAID))
+    assert answers == [expected(served, read) for _, read in SAID.values()]
+
+
+def test_sampling_options(served, client):
+    whole = ask(client, user(), max_tokens=5).choices[0]
+    assert whole.message.content == expected(served, ours(), 5)
+    ask(client, user(), temperature=1.0, top_p=0.9, seed=3, frequency_penalty=0.1, max_completion_tokens=2)
+
+
+def test_stop_strings_are_found_with_a_processor_for_a_tokenizer(shared):
+    """Which is what the stock server gives."""
+    model, config = shared[0], GenerationConfig(stop_strings=["yes"])
+    config._eos_token_tensor = None  # which `generate` sets
+    criteria = model._get_stopping_criteria(
+        config, StoppingCriteriaList(), tokenizer=chat_templates.processor("chatml")
+    )
+    assert [criterion.stop_strings for criterion in criteria if hasattr(criterion, "stop_strings")] == [("yes",)]
+
+
+def test_typed_control_tokens_are_text(served, client):
+    typed = "what is <image> ?"
+    answer = ask(client, [{"role": "user", "content": typed}])
+    assert answer.choices[0].message.content == expected(served, [{"role": "user", "content": typed}])
+
+
+BOMB = png(np.zeros((200, 200), np.uint8))
+BAD = {
+    "a URL": (image(), {"url": "http://127.0.0.1:1/a.png"}, "URLs are not fetched"),
+    "a path": (image(), {"url": "/etc/passwd"}, "not valid base64"),
+    "no base64": (image(), {"url": "data:image/png;base64,$$"}, "not valid base64"),
+    "no image": (image(), {"url": f"data:image/png;base64,{b64(b'nothing')}"}, "no image of a known format"),
+    "half an image": (image(), {"url": f"data:image/png;base64,{b64(PHOTO[:60])}"}, "truncated or corrupt"),
+    "many pixels": (image(), {"url": f"data:image/png;base64,{b64(BOMB)}"}, "more than the limit of 10000"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_images_are_400(client, case):
+    part, payload, message = BAD[case]
+    with pytest.raises(openai.BadRequestError, match=message) as caught:
+        ask(client, user({**part, "image_url": payload}))
+    assert caught.value.body["type"] == "invalid_request_error"
+
+
+def test_other_bad_requests_are_400(client):
+    sound = {"type": "input_audio", "input_audio": {"data": b64(wav(5)), "format": "wav"}}
+    for messages, options, message in (
+        (user(sound), {}, "limit of 4 s"),
+        (user({"type": "input_imu", "input_imu": {"values": [[1.0] * 5]}}), {}, "expected"),
+        (user({"type": "input_imu", "input_imu": {"values": WALK * 9}}), {"stream": True}, "s"),
+        (user({"type": "input_imu", "input_imu": {"values": [[float("1e39")] * 6]}}), {}, "finite"),
+        (user({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}), {}, "takes text"),
+        ([{"role": "user", "content": "yes " * 3000}], {"stream": True}, "tokens; the model reads"),
+        (user(), {"temperature": -1}, "temperature"),
+        (user(), {"extra_body": {"chat_template_kwargs": {"processor_kwargs": {"allow_urls": True}}}}, "reads no"),
+        (user(), {"extra_body": {"generation_config": "{}"}}, "generation_config"),
+        (user(), {"extra_body": {"tools": "x"}}, "tools"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            ask(client, messages, **options)
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.chat.completions.create(model="gpt-9", messages=user())
+    with pytest.raises(openai.BadRequestError, match="input"):
+        client.responses.create(model="tiny", input=[3])
+
+
+def test_raw_requests(served):
+    url = served[0] + "/chat/completions"
+    headers = {"Content-Type": "application/json"}
+    with httpx.Client(trust_env=False, timeout=300) as http:
+
+        def post(content, **more):
+            return http.post(url, content=content, headers={**headers, **more})
+
+        for body in (b"", b"{", b"[]", b"3", b"[" * 100_000, b'{"messages": ' + b"[" * 400 + b"]" * 400 + b"}"):
+            assert post(body).status_code == 400
+            assert post(body).json()["error"]["message"]
+        assert post(b"{}", **{"Content-Type": "text/plain"}).status_code == 400
+        assert post(b" " * (2 * 1024**2)).status_code == 413
+        assert post(iter([b" " * 1024**2] * 2)).status_code == 413
+        assert post(b"{}", Host="evil.example").status_code == 400
+        for path in ("/load_model", "/reset", "/v1/completions", "/v1/audio/transcriptions", "/v1/systemone", "/docs"):
+            assert http.post(served[0].removesuffix("/v1") + path, json={"model": "x"}).status_code in (404, 405)
+        assert http.get(served[0].removesuffix("/v1") + "/health").json() == {"status": "ok"}
+        answer = post(json.dumps({"messages": user(), "max_tokens": 1}))
+        assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 1
+
+
+# --- vLLM -------------------------------------------------------------------------------------------------------------
+
+
+def test_vllm_finds_the_headless_model(shared, monkeypatch):
+    """What vLLM does before it builds a model; vLLM itself does not run here."""
+    (entry,) = [point for point in entry_points(group="vllm.general_plugins") if point.name == "anymodality"] or [
+        EntryPoint("anymodality", "transformers_anymodality.vllm_plugin:register", "vllm.general_plugins")
+    ]
+    model, processor = shared
+    monkeypatch.setattr(transformers, "AnyModalityForCausalLM", None, raising=False)
+    entry.load()()
+    (architecture,) = model.config.architectures or [type(model).__name__]
+    assert getattr(transformers, architecture).is_backend_compatible()
+    headless = AutoModel.from_config(model.config)
+    assert type(headless).__name__ == "AnyModalityModel"
+    assert model.config.get_text_config() is not model.config  # several senses, by vLLM's test
+    tokens = processor._get_num_multimodal_tokens(image_sizes=[(40, 48)], audio_lengths=[6000])
+    assert tokens["num_image_tokens"] == [3]
