@@ -70,7 +70,7 @@ def write(file: Path, modality: str, processor=None, seed: int = 0) -> None:
         import av
 
         with av.open(str(file), "w") as container:
-            stream = container.add_stream("mpeg4", rate=5)
+            stream = container.add_stream("libx264", rate=5)
             stream.width, stream.height, stream.pix_fmt = 48, 40, "yuv420p"
             for frame in tiny.medium("video", seed):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
