@@ -105,29 +105,31 @@ def chats(files: dict, count: int, share_of_sums: float, seed: int) -> list[dict
 
 
 def train(
-    model, processor, samples: list[dict], output: Path, batch: int = 32, learning_rate: float = 5e-3
+    model, processor, samples: list[dict], output: Path, learning_rate: float = 5e-3, features=None, **more
 ) -> list[dict]:
-    """One pass over `samples` with the stock Trainer. Returns its log."""
-    arguments = TrainingArguments(
-        output_dir=str(output),
-        num_train_epochs=1,
-        per_device_train_batch_size=batch,
-        learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=20,
-        logging_steps=20,
-        dataloader_num_workers=1,  # reads files while the model computes
-        remove_unused_columns=False,  # samples are raw chats; the collator makes batches of them
-        save_strategy="no",
-        report_to="none",
-        use_cpu=True,
-        seed=0,
-    )
+    """One pass over `samples` with the stock Trainer; `more` of its arguments go first. Returns its log.
+
+    With `features`, a `FeatureStore`, media that are in it are not read and run through their towers again.
+    """
+    arguments = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 32,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 20,
+        "logging_steps": 20,
+        "dataloader_num_workers": 1,  # reads files while the model computes
+        "remove_unused_columns": False,  # samples are raw chats; the collator makes batches of them
+        "save_strategy": "no",
+        "report_to": "none",
+        "use_cpu": True,
+        "seed": 0,
+    }
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=TrainingArguments(output_dir=str(output), **{**arguments, **more}),
         train_dataset=samples,
-        data_collator=AnyModalityDataCollator(processor),
+        data_collator=AnyModalityDataCollator(processor, features=features),
         processing_class=processor,
     )
     trainer.train()

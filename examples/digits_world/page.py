@@ -34,13 +34,49 @@ def write(file: Path, results: dict, samples: list, answers: list, logs: dict, t
             shown[kind].append(_card(sample, answer))
     sections = "".join(f"<h2>{kind}</h2><div class=cards>{''.join(cards)}</div>" for kind, cards in shown.items())
     curves = "".join(f"<figure>{_curve(log)}<figcaption>{stage}</figcaption></figure>" for stage, log in logs.items())
-    body = (
+    text = (
         "<h1>Six senses of a digit</h1><p>A small language model was given six senses. It is asked about digits of "
         f"writers and speakers that it has not met. The whole run took {results['seconds']:.0f} seconds.</p>"
         f"{_scores(results)}<h2>Loss</h2>{curves}<h2>Parts, while aligning</h2><pre>{html.escape(table)}</pre>{sections}"
     )
+    _save(file, "Six senses of a digit", text)
+
+
+def write_claims(file: Path, replicas: dict, per_claim: int = 8) -> None:
+    """`replicas`: system -> what its script returned, its claims with chats and answers, its logs, its seconds."""
+    text = "<h1>Five papers at small scale</h1>"
+    for system, replica in replicas.items():
+        rows = "".join(
+            f"<tr><td>{html.escape(claim.name)}<td>{claim.measured:.1%}<td><div class=bar><i style='width:"
+            f"{min(1, claim.measured):.1%}'></i></div><td>{claim.control:.1%}<td>{claim.chance:.1%}"
+            f"<td>{'lower' if claim.better == 'lower' else 'higher'}<td class={'right' if claim.holds else 'wrong'}>"
+            f"{'✓' if claim.holds else '✗'}<td style='text-align:left'>{html.escape(claim.without)}"
+            for claim in replica.claims
+        )
+        head = (
+            "<tr><th>claim<th>measured<th><th>control<th>chance<th>better<th>holds<th style='text-align:left'>control"
+        )
+        curves = "".join(
+            f"<figure>{_curve(log)}<figcaption>{stage}</figcaption></figure>"
+            for stage, log in replica.logs.items()
+            if log
+        )
+        cards = "".join(
+            f"<h3>{html.escape(claim.name)}</h3><div class=cards>"
+            f"{''.join(_card(*example) for example in claim.examples[:per_claim])}</div>"
+            for claim in replica.claims
+            if claim.examples
+        )
+        text += (
+            f"<h2>{system} <small class=q>{replica.seconds:.0f} s</small></h2><table>{head}{rows}</table>"
+            f"<h3>Loss</h3>{curves}{cards}"
+        )
+    _save(file, "Five papers at small scale", text)
+
+
+def _save(file: Path, title: str, body: str) -> None:
     file.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>Six senses of a digit</title><style>{STYLE}</style>{body}",
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>{body}",
         encoding="utf-8",
     )
 
@@ -56,15 +92,22 @@ def _scores(results: dict) -> str:
 
 
 def _card(sample: dict, answer: str) -> str:
-    *media, question = sample["messages"][0]["content"]
-    wanted = sample["messages"][1]["content"]
+    """A chat, and what was answered instead of its last turn."""
+    *turns, last = sample["messages"]
+    wanted = last["content"]
     mark = "right" if answer == wanted else "wrong"
     said = f"✓ {answer}" if mark == "right" else f"✗ {answer} (it is {wanted})"
-    shown = "".join(_medium(part["type"], Path(part["path"])) for part in media)
-    return (
-        f"<div class=card>{shown}<div class=q>{html.escape(question['text'].strip())}</div>"
-        f"<b class={mark}>{html.escape(said)}</b></div>"
-    )
+    return f"<div class=card>{''.join(map(_turn, turns))}<b class={mark}>{html.escape(said)}</b></div>"
+
+
+def _turn(message: dict) -> str:
+    """Media as they are seen or heard, words in grey; an earlier answer in bold."""
+    content = message["content"]
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    shown = "".join(_medium(part["type"], Path(part["path"])) for part in content if part["type"] != "text")
+    words = html.escape(" ".join(part["text"].strip() for part in content if part["type"] == "text"))
+    return f"{shown}<div class=q>{words if message['role'] == 'user' else f'<b>{words}</b>'}</div>"
 
 
 def _medium(kind: str, file: Path) -> str:

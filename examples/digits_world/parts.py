@@ -6,17 +6,20 @@ towers to classify, the language model on text alone.
 
 import random
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from tqdm import tqdm
 from transformers import (
+    AutoModel,
     DataCollatorForLanguageModeling,
     LlamaConfig,
     LlamaForCausalLM,
     PatchTSTConfig,
     PatchTSTModel,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ResNetConfig,
@@ -87,21 +90,36 @@ def make_tower(sense: str) -> PreTrainedModel:
     )
 
 
-def train_tower(sense: str, files: dict[int, list[Path]], steps: int, seed: int = 0) -> tuple[PreTrainedModel, float]:
+def train_tower(
+    sense: str,
+    files: dict[int, list[Path]],
+    steps: int,
+    seed: int = 0,
+    config: PreTrainedConfig | None = None,
+    processor: Any = None,
+    pooled: bool = False,
+) -> tuple[PreTrainedModel, float]:
     """Trains a tower to tell digits apart, by a linear layer that is thrown away.
 
     Args:
         sense: whose files `files` are: digit -> files.
+        config, processor: of another tower than `make_tower`'s.
+        pooled: it tells them apart by its pooled output, not by the mean of its features.
 
     Returns:
         The tower, frozen, in eval mode; and its accuracy on its last hundred batches.
     """
     torch.manual_seed(seed)
-    inputs, labels = read_all(sense, files)
-    tower = make_tower(sense).train()
+    inputs, labels = read_all(sense, files, processor)
+    tower = (make_tower(sense) if config is None else AutoModel.from_config(config)).train()
     name = tower.main_input_name
+
+    def see(batch: torch.Tensor) -> torch.Tensor:
+        output = tower(**{name: batch})
+        return output.pooler_output if pooled else _mean(output.last_hidden_state)
+
     with torch.no_grad():
-        width = _mean(tower(**{name: inputs[:2]}).last_hidden_state).shape[-1]
+        width = see(inputs[:2]).shape[-1]
     head = nn.Linear(width, 10)
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.02)
@@ -109,7 +127,7 @@ def train_tower(sense: str, files: dict[int, list[Path]], steps: int, seed: int 
     right = []
     for _ in tqdm(range(steps), desc=f"train the {sense} tower", leave=False):
         pick = torch.randint(len(inputs), (64,))
-        logits = head(_mean(tower(**{name: _vary(inputs[pick])}).last_hidden_state))
+        logits = head(see(_vary(inputs[pick])))
         loss = nn.functional.cross_entropy(logits, labels[pick], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
@@ -119,12 +137,12 @@ def train_tower(sense: str, files: dict[int, list[Path]], steps: int, seed: int 
     return tower.eval().requires_grad_(False), float(torch.stack(right[-100:]).mean())
 
 
-def read_all(sense: str, files: dict[int, list[Path]]) -> tuple[torch.Tensor, torch.Tensor]:
+def read_all(sense: str, files: dict[int, list[Path]], processor: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Every file of a sense as the tower's input, (items, ...), and the digits, (items,)."""
     spec = MODALITIES[sense]
     digits = [(file, digit) for digit, found in files.items() for file in found]
     options = spec.options
-    processor = feature_extractor() if sense == "audio" else image_processor()
+    processor = processor or (feature_extractor() if sense == "audio" else image_processor())
     if sense == "imu":
         options["sampling_rate"] = motion.RATE
         processor = spec.default_processor(make_tower("imu").config, options)

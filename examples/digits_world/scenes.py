@@ -45,3 +45,11 @@ def warm_trace(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     warmth = gaussian_filter(ink * cooled, 0.5 + 0.8 * age) * rng.uniform(2.5, 5.0)
     room = 294 + gaussian_filter(rng.normal(0, 1, ink.shape), 8) * 3
     return (100 * (room + warmth + rng.normal(0, 0.08, ink.shape))).astype(np.uint16)
+
+
+def spoil(pictures: list[np.ndarray], share: float, rng: np.random.Generator, side: int = 4) -> list[np.ndarray]:
+    """Noise in `share` of the squares of coloured pictures, in all of them the same squares, as of dirt on a lens."""
+    tiles = pictures[0].shape[0] // side
+    lost = rng.permutation(tiles * tiles).reshape(tiles, tiles) < share * tiles * tiles
+    lost = np.kron(lost, np.ones((side, side), dtype=bool))[..., None]
+    return [np.where(lost, rng.integers(0, 256, seen.shape), seen).astype(np.uint8) for seen in pictures]

@@ -3,6 +3,8 @@
 Speakers differ in pitch, in the length of their vocal tract and in speed.
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.signal import lfilter
 
@@ -30,7 +32,51 @@ WORDS = [
 
 def say(digit: int, rng: np.random.Generator) -> np.ndarray:
     """One second of one speaker saying `digit` in noise. Returns: (16000,) float32."""
-    pitch, tract, speed = rng.uniform(90, 240), rng.uniform(0.88, 1.15), rng.uniform(0.8, 1.25)
+    sound, samples = _word(digit, _speaker(rng), rng)
+    whole = np.zeros(RATE)
+    start = rng.integers(0, max(1, RATE - samples))
+    whole[start : start + samples] = sound[: RATE - start]
+    whole /= np.abs(whole).max() + 1e-9
+    loudness = np.sqrt(np.mean(whole[start : start + samples] ** 2))
+    whole += rng.normal(0, loudness * 10 ** (-rng.uniform(5, 20) / 20), RATE)
+    return (0.5 * whole / np.abs(whole).max()).astype(np.float32)
+
+
+def say_string(digits: Iterable[int], rng: np.random.Generator, noise: tuple[float, float] = (5, 20)) -> np.ndarray:
+    """One speaker saying one digit after another, with short pauses, in noise.
+
+    Args:
+        noise: how many decibels the voice is above it, at least and at most.
+
+    Returns:
+        (samples,) float32.
+    """
+    speaker, pieces = _speaker(rng), []
+    for digit in digits:
+        pieces += [np.zeros(int(RATE * rng.uniform(0.02, 0.1))), _word(digit, speaker, rng)[0]]
+    whole = np.concatenate([*pieces, np.zeros(int(RATE * rng.uniform(0.02, 0.1)))])
+    loudness = np.sqrt(np.mean(whole[whole != 0] ** 2))
+    whole += rng.normal(0, loudness * 10 ** (-rng.uniform(*noise) / 20), len(whole))
+    return (0.5 * whole / np.abs(whole).max()).astype(np.float32)
+
+
+def spoil(sound: np.ndarray, share: float, rng: np.random.Generator, seconds: float = 0.04) -> np.ndarray:
+    """Noise, as loud as the sound, in `share` of its pieces of some `seconds`. Returns: as `sound`, (samples,) float32."""
+    size = int(RATE * seconds)
+    pieces = -(-len(sound) // size)
+    lost = np.repeat(rng.permutation(pieces) < share * pieces, size)[: len(sound)]
+    loud = sound[np.abs(sound) > 0.1 * np.abs(sound).max()]
+    return np.where(lost, rng.normal(0, loud.std(), len(sound)), sound).clip(-1, 1).astype(np.float32)
+
+
+def _speaker(rng: np.random.Generator) -> tuple[float, float, float]:
+    """Pitch (Hz), length of the vocal tract, speed."""
+    return rng.uniform(90, 240), rng.uniform(0.88, 1.15), rng.uniform(0.8, 1.25)
+
+
+def _word(digit: int, speaker: tuple[float, float, float], rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """A digit without noise, (samples,) float64, and how many samples it has."""
+    pitch, tract, speed = speaker
     targets = np.array([PHONEMES[name][:5] for name in WORDS[digit].split()])
     lengths = (
         np.array([PHONEMES[name][5] for name in WORDS[digit].split()]) / speed * rng.uniform(0.9, 1.1, len(targets))
@@ -45,15 +91,7 @@ def say(digit: int, rng: np.random.Generator) -> np.ndarray:
     buzz = np.diff(np.floor(phase), prepend=0) - 0.05
     hiss = rng.normal(0, 0.25, samples)
     voice, noise = np.repeat(track[:, 3], STEP), np.repeat(track[:, 4], STEP)
-    sound = _resonate(buzz * voice + hiss * noise, track[:, :3] * tract)
-
-    whole = np.zeros(RATE)
-    start = rng.integers(0, max(1, RATE - samples))
-    whole[start : start + samples] = sound[: RATE - start]
-    whole /= np.abs(whole).max() + 1e-9
-    loudness = np.sqrt(np.mean(whole[start : start + samples] ** 2))
-    whole += rng.normal(0, loudness * 10 ** (-rng.uniform(5, 20) / 20), RATE)
-    return (0.5 * whole / np.abs(whole).max()).astype(np.float32)
+    return _resonate(buzz * voice + hiss * noise, track[:, :3] * tract), samples
 
 
 def _resonate(source: np.ndarray, resonances: np.ndarray) -> np.ndarray:

@@ -23,12 +23,25 @@ COUNTS["test"] = dict.fromkeys(SENSES, 360)
 World = dict[str, dict[str, dict[int, list[Path]]]]  # split -> sense -> digit -> files
 
 
-def make_world(folder: Path) -> World:
-    """Writes the files that are not there yet (two minutes' work for one core, done by all)."""
-    tasks = [(folder, split, sense, part) for split in COUNTS for sense in SENSES for part in range(4)]
+def make_world(
+    folder: Path, counts: dict[str, dict[str, int]] = COUNTS, spoil: dict[str, float] | None = None
+) -> World:
+    """Writes the files that are not there yet (two minutes' work for one core, done by all).
+
+    Args:
+        folder: another one for each `spoil`.
+        counts: split -> sense -> items.
+        spoil: sense -> share of its pieces (of image, video, audio) that noise takes the place of.
+    """
+    tasks = [
+        (folder, split, sense, part, count, (spoil or {}).get(sense, 0.0))
+        for split, senses in counts.items()
+        for sense, count in senses.items()
+        for part in range(4)
+    ]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_make, tasks))
-    world: World = {split: {sense: defaultdict(list) for sense in SENSES} for split in COUNTS}
+    world: World = {split: {sense: defaultdict(list) for sense in senses} for split, senses in counts.items()}
     for split, senses in world.items():
         for sense, digits in senses.items():
             for file in sorted((folder / split / sense).iterdir()):
@@ -36,32 +49,35 @@ def make_world(folder: Path) -> World:
     return world
 
 
-def _make(task: tuple[Path, str, str, int]) -> None:
-    folder, split, sense, part = task
+def _make(task: tuple[Path, str, str, int, int, float]) -> None:
+    folder, split, sense, part, count, spoil = task
     target = folder / split / sense
     target.mkdir(parents=True, exist_ok=True)
     inks, labels = load_handwriting(split)
-    for index in range(part, COUNTS[split][sense], 4):
+    for index in range(part, count, 4):
         digit = int(labels[index % len(labels)])
         file = target / f"{index:04d}_{digit}{SUFFIX[sense]}"
         if not file.exists():
             seed = random.Random(f"{split} {sense} {index}").getrandbits(32)
-            _write(sense, digit, inks[index % len(labels)], file, np.random.default_rng(seed))
+            _write(sense, digit, inks[index % len(labels)], file, np.random.default_rng(seed), spoil)
 
 
-def _write(sense: str, digit: int, ink: np.ndarray, file: Path, rng: np.random.Generator) -> None:
+def _write(sense: str, digit: int, ink: np.ndarray, file: Path, rng: np.random.Generator, spoil: float) -> None:
     if sense == "audio":
-        soundfile.write(file, speech.say(digit, rng), speech.RATE)
+        sound = speech.say(digit, rng)
+        soundfile.write(file, speech.spoil(sound, spoil, rng) if spoil else sound, speech.RATE)
     elif sense == "imu":
         rows = np.column_stack([np.arange(motion.SAMPLES) / motion.RATE, motion.write_in_air(digit, rng)])
         np.savetxt(file, rows, fmt="%.4f", delimiter=",", header=",".join(("time", *motion.CHANNELS)), comments="")
     else:
         drawn = draw(ink, rng, side=scenes.SIDE, warp=0.8)
         if sense == "video":
-            _write_video(file, scenes.video(drawn, rng))
+            frames = scenes.video(drawn, rng)
+            _write_video(file, scenes.spoil(frames, spoil, rng) if spoil else frames)
         else:
             picture = {"image": scenes.photograph, "depth": scenes.relief, "thermal": scenes.warm_trace}[sense]
-            Image.fromarray(picture(drawn, rng)).save(file)
+            seen = picture(drawn, rng)
+            Image.fromarray(scenes.spoil([seen], spoil, rng)[0] if spoil else seen).save(file)
 
 
 def _write_video(file: Path, frames: list[np.ndarray], rate: int = 8) -> None:

@@ -1,0 +1,200 @@
+"""AnyMAL (arXiv 2309.16058): senses are aligned with a frozen language model, then it is taught to follow instructions.
+
+What is claimed, and what could have refuted it:
+
+- Section 3.1: captioning alone, with towers and language model frozen, is enough to make a resampler (image, video) and a
+  linear layer (audio, IMU) speak the language model's tongue. Control: what was said of another item of the same sense,
+  which is as good where captions do not depend on what is perceived.
+- Section 3.1: the language model may be quantised to 4 bits meanwhile. Control: the same in full precision, which must be
+  no better by more than three points.
+- Section 3.2: instruction tuning (aligners and LoRA) on interleaved media brings reasoning. Control: the aligned model
+  before it.
+"""
+
+import random
+
+from digits_world import parts
+from peft import get_peft_model
+from quickstart import train
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
+
+from transformers_anymodality import compose, lora_config
+from transformers_anymodality.systems.anymal import anymal, chat_template
+
+from .claims import Claim, Replica
+from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llama, teach_text
+
+
+NUMBERS = parts.NUMBERS
+CAPTIONS = {
+    "image": "a photo of a {}",
+    "video": "a video of a {}",
+    "audio": "someone says {}",
+    "imu": "a hand writes {}",
+}
+# What stands for a medium as long as there are only words.
+NOUNS = {"image": "photo", "video": "video", "audio": "sound", "imu": "motion"}
+QUESTIONS = {
+    "which digit is it ?": lambda a: NUMBERS[a],
+    "what is their sum ?": lambda a, b: NUMBERS[a + b],
+    "which is larger ?": lambda a, b: NUMBERS[max(a, b)],
+    "which came first ?": lambda a, b: NUMBERS[a],
+}
+TOWER_STEPS = {"image": 350, "audio": 350, "imu": 400}
+
+
+# --- data --------------------------------------------------------------------------------------------------------------
+
+
+def captions(world: dict, count: int, senses: list[str], seed: int) -> list[dict]:
+    """Chats of a medium and its caption, no more words."""
+    rng = random.Random(seed)
+    chats = []
+    for _ in range(count):
+        sense, digit = rng.choice(senses), rng.randrange(10)
+        chats.append(chat([medium(world, sense, digit, rng)], CAPTIONS[sense].format(NUMBERS[digit])))
+    return chats
+
+
+def instructions(world: dict, count: int, seed: int, senses=tuple(CAPTIONS), pairs: float = 0.75) -> list[dict]:
+    """Chats of a question and one medium, or two of any senses."""
+    rng = random.Random(seed)
+    chats = []
+    for _ in range(count):
+        question = rng.choice(list(QUESTIONS)[1:]) if rng.random() < pairs else next(iter(QUESTIONS))
+        digits = [rng.randrange(10) for _ in range(1 if question == next(iter(QUESTIONS)) else 2)]
+        chosen = rng.sample(senses, len(digits))
+        media = [medium(world, sense, digit, rng) for sense, digit in zip(chosen, digits, strict=True)]
+        chats.append(chat([*media, {"type": "text", "text": question}], QUESTIONS[question](*digits)))
+    return chats
+
+
+def medium(world: dict, sense: str, digit: int, rng: random.Random) -> dict:
+    return {"type": sense, "path": str(rng.choice(world[sense][digit]))}
+
+
+def in_words(count: int, seed: int) -> list[dict]:
+    """The same chats with words where media will stand: as many as a medium will have tokens."""
+    rng = random.Random(seed)
+    chats = []
+    for _ in range(count):
+        sense, digits = rng.choice(list(CAPTIONS)), [rng.randrange(10), rng.randrange(10)]
+        words = [" ".join([rng.choice(list(NOUNS.values()))] + [NUMBERS[d]] * rng.choice((1, 3, 3))) for d in digits]
+        kind = rng.choice(["caption", *QUESTIONS])
+        if kind == "caption":
+            words = " ".join([NOUNS[sense]] + [NUMBERS[digits[0]]] * rng.choice((1, 3, 3)))
+            chats.append(chat(words, CAPTIONS[sense].format(NUMBERS[digits[0]])))
+        elif kind == "which digit is it ?":
+            chats.append(chat(f"{kind} {words[0]}", QUESTIONS[kind](digits[0])))
+        else:
+            chats.append(chat(f"{kind} {' '.join(words)}", QUESTIONS[kind](*digits)))
+    return chats
+
+
+# --- the model -----------------------------------------------------------------------------------------------------------
+
+
+def make_towers(lab: Lab) -> dict[str, dict]:
+    """Classifiers of digits, frozen; videos are read by the image tower, frame by frame, as the paper has it for images."""
+    towers = {
+        name: parts.train_tower(name, lab.world["train"][name], lab.some(steps))[0]
+        for name, steps in TOWER_STEPS.items()
+    }
+    return {
+        "image": {"tower": towers["image"], "processor": parts.image_processor(), "select_feature": "all"},
+        "video": {"tower": "image", "select_feature": "all", "num_frames": 4},
+        "audio": {"tower": towers["audio"], "processor": parts.feature_extractor(), "select_feature": "all"},
+        "imu": {"tower": towers["imu"], "sampling_rate": 64, "select_feature": "all"},
+    }
+
+
+def make_model(language_model, tokenizer, towers: dict[str, dict]):
+    """The preset with few tokens and small resamplers."""
+    resampler = {"num_tokens": 4, "depth": 2, "num_heads": 4, "head_dim": 16}
+    aligners = {
+        "image": resampler,
+        "video": resampler,
+        "audio": {"num_tokens": 4},
+        "imu": {"num_tokens": 4},
+    }
+    return compose(**anymal(language_model, tokenizer, towers=towers, aligners=aligners))
+
+
+# --- the replica -----------------------------------------------------------------------------------------------------------
+
+
+def align(lab: Lab, model, processor) -> list[dict]:
+    """Stage 1: the aligners alone, on captions."""
+    chats = captions(lab.world["train"], 32 * lab.some(400), list(CAPTIONS), seed=1)
+    return learn(model, processor, chats, lab.folder, "aligners", learning_rate=3e-3)
+
+
+def caption_claims(lab: Lab, model, processor) -> list[Claim]:
+    kinds = {"image": "resampler", "video": "resampler", "audio": "linear", "imu": "linear"}
+    claims = []
+    for sense, kind in kinds.items():
+        asked = captions(lab.world["test"], lab.some(240), [sense], seed=3)
+        given = answers(model, processor, asked, max_new_tokens=8)
+        of_others = given[1:] + given[:1]
+        shown = list(zip(asked, given, strict=True))
+        measured, control = accuracy(asked, given), accuracy(asked, of_others)
+        name = f"{sense} captions after alignment ({kind})"
+        claims.append(Claim(name, measured, control, 0.1, "what was said of another", examples=shown))
+    return claims
+
+
+def four_bit_claim(lab: Lab, tokenizer, towers: dict[str, dict], full: float) -> tuple[Claim, list[dict]]:
+    """Stage 1 again, with the language model in 4 bits."""
+    language_model = AutoModelForCausalLM.from_pretrained(
+        lab.folder / "language_model",
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
+    )
+    set_seed(0)
+    model, processor = make_model(language_model, tokenizer, towers)
+    log = align(lab, model, processor)
+    asked = captions(lab.world["test"], lab.some(480), list(CAPTIONS), seed=4)
+    given = answers(model, processor, asked, max_new_tokens=8)
+    claim = Claim(
+        "captions, language model in 4 bits", accuracy(asked, given), full, 0.1, "in full precision", margin=-0.03
+    )
+    return claim, log
+
+
+def instruct(lab: Lab, model, processor):
+    """Stage 2: aligners go on, and LoRA on all linear layers of the language model."""
+    chats = instructions(lab.world["train"], 32 * lab.some(300), seed=5)
+    adapted = get_peft_model(model, lora_config(model, r=64, lora_alpha=16))
+    log = train(adapted, processor, chats, lab.folder / "trainer", learning_rate=2e-3)
+    return adapted.merge_and_unload(), log
+
+
+def run(lab: Lab) -> Replica:
+    vocabulary = [chat_template(None), *NUMBERS, *NOUNS.values(), *CAPTIONS.values(), *QUESTIONS]
+    tokenizer = make_tokenizer(vocabulary)
+    towers = make_towers(lab)
+    model, processor = make_model(small_llama(tokenizer), tokenizer, towers)
+    logs = {"text": teach_text(model, processor, in_words(64 * lab.some(500), seed=0), lab.folder)}
+    model.language_model.save_pretrained(lab.folder / "language_model")
+
+    logs["align"] = align(lab, model, processor)
+    claims = caption_claims(lab, model, processor)
+    asked = captions(lab.world["test"], lab.some(480), list(CAPTIONS), seed=4)
+    full = accuracy(asked, answers(model, processor, asked, max_new_tokens=8))
+
+    questions = {
+        "reasoning over image + IMU": instructions(lab.world["test"], lab.some(300), 6, ("image", "imu"), pairs=1.0),
+        "reasoning over any two senses": instructions(lab.world["test"], lab.some(300), 7, pairs=1.0),
+    }
+    before = {name: accuracy(chats, answers(model, processor, chats)) for name, chats in questions.items()}
+    model, logs["instruct"] = instruct(lab, model, processor)
+    for name, chats in questions.items():
+        given = answers(model, processor, chats)
+        shown = list(zip(chats, given, strict=True))
+        claims.append(
+            Claim(name, accuracy(chats, given), before[name], 0.12, "aligned, not instructed", examples=shown)
+        )
+    model.save_pretrained(lab.folder / "model")
+    processor.save_pretrained(lab.folder / "model")
+
+    quantised, logs["align in 4 bits"] = four_bit_claim(lab, tokenizer, towers, full)
+    return Replica([*claims, quantised], logs)

@@ -1,0 +1,120 @@
+"""What all replicas do: a small language model that learns in text, training by the stock Trainer, questions, scores."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from digits_world.world import World
+from quickstart import train
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+from transformers_anymodality import set_trainable
+
+
+@dataclass
+class Lab:
+    """Where a replica works.
+
+    Args:
+        folder: of this replica, for all that it makes.
+        world: split -> sense -> digit -> files.
+        scale: share of all steps and questions; 1 is what the claims need, 0.01 only tries the code.
+    """
+
+    folder: Path
+    world: World
+    scale: float = 1.0
+
+    def some(self, count: int, least: int = 2) -> int:
+        """`count` steps, samples or questions, scaled."""
+        return max(least, round(count * self.scale))
+
+
+# --- the language model --------------------------------------------------------------------------------------------------
+
+
+def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Words, single digits and runs of punctuation of `texts` as tokens; give it the chat template among them."""
+    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
+    )
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    backend.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=special, show_progress=False))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def small_llama(tokenizer: PreTrainedTokenizerFast, **more) -> LlamaConfig:
+    """A language model of half a million parameters, yet to learn anything."""
+    sizes = {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.05,
+    }
+    ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    return LlamaConfig(vocab_size=len(tokenizer), **{**sizes, **ids, **more})
+
+
+def teach_text(model, processor, chats: list[dict], folder: Path, **more) -> list[dict]:
+    """The language model learns what it is to know before it has any sense: chats of words alone.
+
+    Noise on its embeddings (NEFTune) makes it tolerate tokens that are near to a word but no word, as media's will be.
+    """
+    return learn(
+        model, processor, chats, folder, "language_model",
+        **{"learning_rate": 3e-3, "per_device_train_batch_size": 64, "neftune_noise_alpha": 5, **more},
+    )  # fmt: skip
+
+
+# --- learning and answering ----------------------------------------------------------------------------------------------
+
+
+def learn(model, processor, chats: list[dict], folder: Path, *parts: str, **more) -> list[dict]:
+    """One pass over `chats` in which `parts` alone learn (names for `set_trainable`). Returns the Trainer's log."""
+    set_trainable(model, list(parts), verbose=False)
+    log = train(model, processor, chats, folder / "trainer", **more)
+    model.eval()
+    return log
+
+
+def chat(*turns: list[dict] | str, **columns) -> dict:
+    """A chat of alternating turns, user first; a turn is text or content parts."""
+    roles = ("user", "assistant")
+    return {"messages": [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)], **columns}
+
+
+@torch.no_grad()
+def answers(model, processor, chats: list[dict], max_new_tokens: int = 4, batch: int = 60) -> list[str]:
+    """What the model says, greedily, instead of each chat's last turn."""
+    model.eval()
+    given = []
+    for start in tqdm(range(0, len(chats), batch), desc="answer", leave=False):
+        prompts = [chat["messages"][:-1] for chat in chats[start : start + batch]]
+        inputs = processor.apply_chat_template(
+            prompts, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        given += processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return [" ".join(text.split()) for text in given]
+
+
+def right(chats: list[dict], given: list[str]) -> list[bool]:
+    """Whether each answer is the chat's last turn, word for word."""
+    return [text == chat["messages"][-1]["content"] for chat, text in zip(chats, given, strict=True)]
+
+
+def accuracy(chats: list[dict], given: list[str]) -> float:
+    marks = right(chats, given)
+    return sum(marks) / len(marks)

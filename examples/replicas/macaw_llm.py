@@ -1,0 +1,138 @@
+"""Macaw-LLM (arXiv 2306.09093): images, videos and sound at once, in one stage of training.
+
+Towers and language model are trained beforehand, each for itself; then all parameters, aligners included, learn from one
+mix of chats (section 3.3), about any of the senses together, and text. Each aligner turns what its tower saw into blends
+of the language model's words (section 3.2). Half of each file's pieces and more are noise, different ones in each, so
+that no sense alone tells enough. What is claimed, and what could have refuted it:
+
+- Section 1: the senses together tell more than each of them. Controls: the best single sense about the same events, and
+  the best two; the model has learned from as many chats about each choice of senses.
+- Section 3.3: one stage is enough. Control: as many steps in two stages, aligners alone and then all; one stage must not
+  be worse by more than three points.
+"""
+
+import copy
+import random
+from itertools import combinations
+
+from digits_world import parts
+from digits_world.world import make_world
+from transformers import CLIPImageProcessor, CLIPVisionConfig, set_seed
+
+from transformers_anymodality import compose
+from transformers_anymodality.systems.macaw_llm import macaw_llm
+
+from .claims import Claim, Replica
+from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llama, teach_text
+
+
+NUMBERS = parts.NUMBERS
+SPOIL = {"image": 0.45, "video": 0.45, "audio": 0.6}  # share of a file's pieces that are noise
+SENSES = tuple(SPOIL)
+CHOICES = [chosen for count in (1, 2, 3) for chosen in combinations(SENSES, count)]
+COUNTS = {"train": {"image": 2000, "video": 700, "audio": 1000}, "test": dict.fromkeys(SENSES, 360)}
+QUESTIONS = {"which digit is this ?": 0, "which number comes next ?": 1}  # what is added to the digit
+PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+
+
+# --- chats -----------------------------------------------------------------------------------------------------------------
+
+
+def event(files: dict, rng: random.Random) -> tuple[list[dict], str, str]:
+    """Three media of one digit, a question and its answer."""
+    digit, question = rng.randrange(10), rng.choice([*QUESTIONS])
+    media = [{"type": sense, "path": str(rng.choice(files[sense][digit]))} for sense in SENSES]
+    return media, question, NUMBERS[digit + QUESTIONS[question]]
+
+
+def ask(happened: tuple[list[dict], str, str], senses: tuple[str, ...] = SENSES) -> dict:
+    """A chat about what some senses tell of an event."""
+    media, question, answer = happened
+    return chat([*(part for part in media if part["type"] in senses), {"type": "text", "text": question}], answer)
+
+
+def in_words(rng: random.Random) -> dict:
+    """Words in the media's place, in front of all: most say one digit, as media will tell it, and others another."""
+    digit, question = rng.randrange(10), rng.choice([*QUESTIONS])
+    said = [digit] * rng.randint(3, 8) + [rng.randrange(10) for _ in range(rng.randint(0, 4))]
+    rng.shuffle(said)
+    words = " ".join(NUMBERS[number] for number in said)
+    asked = chat(question, NUMBERS[digit + QUESTIONS[question]])
+    return {"messages": [{"role": "system", "content": f"{words} {PREAMBLE}"}, *asked["messages"]]}
+
+
+def mix(files: dict, count: int, seed: int) -> list[dict]:
+    """Chats about each choice of senses, and a fifth in words alone."""
+    rng = random.Random(seed)
+    return [in_words(rng) if rng.random() < 0.2 else ask(event(files, rng), rng.choice(CHOICES)) for _ in range(count)]
+
+
+# --- the model -------------------------------------------------------------------------------------------------------------
+
+
+def make_towers(lab: Lab, files: dict) -> dict:
+    """A small CLIP for images, the same for videos, and the encoder of a small Whisper; they know such noise."""
+    config = CLIPVisionConfig(
+        hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    clip, _ = parts.train_tower(
+        "image", files["image"], lab.some(600), config=config, processor=processor, pooled=True
+    )
+    whisper, _ = parts.train_tower("audio", files["audio"], lab.some(400))
+    return {"image": clip, "video": copy.deepcopy(clip), "audio": whisper}
+
+
+def make_model(language_model, tokenizer, towers: dict):
+    """The preset with as many tokens as published (5 of an image, 6 of sound, 6 of a video) from fewer features."""
+    aligners = {
+        "align_heads": 4,
+        "attention_heads": 4,
+        "image": {"projection_size": 96, "conv_kernel": 4, "conv_stride": 3},
+        "audio": {"conv_kernel": 10, "conv_stride": 8},
+        "video": {"projection_size": 96},
+    }
+    return compose(**macaw_llm(language_model, tokenizer, towers=copy.deepcopy(towers), aligners=aligners))
+
+
+# --- the replica -----------------------------------------------------------------------------------------------------------
+
+
+def run(lab: Lab) -> Replica:
+    counts = {split: {sense: lab.some(n, least=40) for sense, n in row.items()} for split, row in COUNTS.items()}
+    world = make_world(lab.folder / "noisy_world", counts, SPOIL)
+    tokenizer = make_tokenizer([f"{PREAMBLE} ### Instruction: ### Response:", " ".join([*NUMBERS, *QUESTIONS])])
+    towers = make_towers(lab, world["train"])
+    model, processor = make_model(small_llama(tokenizer), tokenizer, towers)
+    rng, logs = random.Random(0), {}
+    logs["text"] = teach_text(model, processor, [in_words(rng) for _ in range(64 * lab.some(500))], lab.folder)
+    taught = copy.deepcopy(model.language_model)
+
+    chats = mix(world["train"], 32 * lab.some(500), seed=1)
+    logs["one stage"] = learn(model, processor, chats, lab.folder, "all", learning_rate=1e-3)
+    model.save_pretrained(lab.folder / "model")
+    processor.save_pretrained(lab.folder / "model")
+
+    rng = random.Random(2)
+    events = [event(world["test"], rng) for _ in range(lab.some(360))]
+    scores, shown = {}, {}
+    for senses in CHOICES:
+        asked = [ask(happened, senses) for happened in events]
+        given = answers(model, processor, asked)
+        scores[senses], shown[senses] = accuracy(asked, given), list(zip(asked, given, strict=True))
+        print(" + ".join(senses), f"{scores[senses]:.1%}")
+    claims = []
+    for count, name in {1: "three noisy senses rather than one", 2: "three noisy senses rather than two"}.items():
+        best = max((senses for senses in CHOICES if len(senses) == count), key=scores.get)
+        claims.append(Claim(name, scores[SENSES], scores[best], 0.1, f"the best: {' + '.join(best)}"))
+    claims[0].examples = shown[SENSES]
+
+    set_seed(0)
+    model, processor = make_model(taught, tokenizer, towers)
+    half = len(chats) // 2
+    logs["two stages: aligners"] = learn(model, processor, chats[:half], lab.folder, "aligners", learning_rate=1e-3)
+    logs["two stages: all"] = learn(model, processor, chats[half:], lab.folder, "all", learning_rate=1e-3)
+    asked = [ask(happened) for happened in events]
+    two = accuracy(asked, answers(model, processor, asked))
+    claims.append(Claim("one stage", scores[SENSES], two, 0.1, "as many steps in two stages", margin=-0.03))
+    return Replica(claims, logs)

@@ -1,0 +1,203 @@
+"""mPLUG-Owl (arXiv 2304.14178): the tower learns to see before a frozen language model, which then learns to converse.
+
+What is claimed, and what could have refuted it:
+
+- Section 3.2, stage 1: tower and abstractor are trained in front of the frozen language model. Control: the abstractor
+  alone, behind the tower as it was drawn at random.
+- Section 3.2, stage 2: LoRA on the language model, on text and multimodal chats together, with all that sees frozen,
+  keeps what was known in text. Controls: the same before stage 2, which must be no better by more than two points; and
+  stage 2 without text.
+- Section 5: several images are related to each other ("which image shows the larger number ?"), though no chat of either
+  stage has two images in one turn. Controls: one of the two images exchanged; stage 1 alone.
+- Section 5: what was seen in the first turn is known in the third, after another image. Controls: the first image
+  exchanged; stage 1 alone.
+"""
+
+import copy
+import random
+
+from digits_world import parts
+from peft import get_peft_model
+from quickstart import train
+from transformers import AutoModelForCausalLM
+
+from transformers_anymodality import compose, lora_config
+from transformers_anymodality.systems.mplug_owl import chat_template, mplug_owl
+from transformers_anymodality.towers.mplug_owl import MplugOwlVisionConfig
+
+from .claims import Claim, Replica
+from .lab import Lab, accuracy, answers, learn, make_tokenizer, small_llama, teach_text
+
+
+NUMBERS = parts.NUMBERS
+OPPOSITES = dict(
+    pair.split("/")
+    for pair in "hot/cold big/small day/night old/young wet/dry up/down left/right black/white open/closed fast/slow "
+    "high/low rich/poor full/empty hard/soft early/late light/heavy sweet/sour loud/quiet near/far sharp/blunt".split()
+)
+OPPOSITES |= {second: first for first, second in OPPOSITES.items()}
+WORDS = (
+    "which digit is this ? what is it plus look at . i see it now another one too did the first image show larger number "
+    "second opposite of"
+)
+IMAGE_TOKENS = 5  # four queries and the end token
+
+
+# --- data: chats whose lines are images, or words in their place ---------------------------------------------------------
+
+
+class Images:
+    """Lines that show a digit."""
+
+    def __init__(self, files: dict, rng: random.Random):
+        self.files, self.rng = files, rng
+
+    def __call__(self, digit: int) -> list[dict]:
+        return [{"type": "image", "path": str(self.rng.choice(self.files[digit]))}]
+
+
+class Words:
+    """Lines that say a digit, as often as an image has tokens, or once."""
+
+    def __init__(self, rng: random.Random):
+        self.rng = rng
+
+    def __call__(self, digit: int) -> str:
+        return " ".join([NUMBERS[digit]] * self.rng.choice((1, IMAGE_TOKENS - 1, IMAGE_TOKENS)))
+
+
+def dialogue(*turns: tuple) -> dict:
+    """Turns of lines of the user, the last of each being the answer."""
+    messages = []
+    for *lines, answer in turns:
+        messages += [{"role": "user", "content": line} for line in lines]
+        messages += [{"role": "assistant", "content": answer}]
+    return {"messages": messages}
+
+
+def naming(show, rng: random.Random) -> dict:
+    digit = rng.randrange(10)
+    return dialogue((show(digit), "which digit is this ?", NUMBERS[digit]))
+
+
+def adding(show, rng: random.Random) -> dict:
+    digit, more = rng.randrange(10), rng.randrange(1, 9)
+    return dialogue((show(digit), f"what is it plus {NUMBERS[more]} ?", NUMBERS[digit + more]))
+
+
+def comparing(show, rng: random.Random) -> dict:
+    """Two images in one turn."""
+    digits = rng.sample(range(10), 2)
+    larger = ("first", "second")[digits.index(max(digits))]
+    return dialogue((*map(show, digits), "which image shows the larger number ?", larger))
+
+
+def remembering(show, rng: random.Random) -> dict:
+    """Three turns, the last about the first."""
+    first, second = rng.sample(range(10), 2)
+    look = (show(first), "look at this .", "i see it")
+    then = rng.choice(
+        [
+            (show(second), "which digit is this ?", NUMBERS[second]),
+            (show(second), "now look at another one .", "i see it too"),
+        ]
+    )
+    return dialogue(look, then, ("which digit did the first image show ?", NUMBERS[first]))
+
+
+def text_only(show, rng: random.Random) -> dict:
+    if rng.random() < 0.5:
+        first, second = rng.randrange(10), rng.randrange(9)
+        return dialogue((f"what is {NUMBERS[first]} plus {NUMBERS[second]} ?", NUMBERS[first + second]))
+    word = rng.choice(list(OPPOSITES))
+    return dialogue((f"what is the opposite of {word} ?", OPPOSITES[word]))
+
+
+def chats(count: int, seed: int, kinds: tuple, files: dict | None = None) -> list[dict]:
+    """Of all kinds alike; in words without `files`."""
+    rng = random.Random(seed)
+    show = Words(rng) if files is None else Images(files, rng)
+    return [rng.choice(kinds)(show, rng) for _ in range(count)]
+
+
+def exchanged(asked: list[dict]) -> list[dict]:
+    """Each chat with the first image of the next one; its answer stays."""
+    changed = copy.deepcopy(asked)
+    for one, other in zip(changed, [*asked[1:], asked[0]], strict=True):
+        one["messages"][0]["content"] = other["messages"][0]["content"]
+    return changed
+
+
+# --- the stages ------------------------------------------------------------------------------------------------------------
+
+
+def see(lab: Lab, model, processor, *learning: str) -> list[dict]:
+    """Stage 1: images and their names."""
+    samples = chats(32 * lab.some(500), 1, (naming,), lab.world["train"]["image"])
+    return learn(model, processor, samples, lab.folder, *learning, learning_rate=1.5e-3, max_grad_norm=1.0)
+
+
+def converse(lab: Lab, folder, processor, *kinds):
+    """Stage 2, from a saved stage 1: LoRA on queries and values, all else frozen. Returns the merged model and log."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    lora = lora_config(
+        model, r=8, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], modules_to_save=None
+    )
+    samples = chats(32 * lab.some(200), 2, kinds, lab.world["train"]["image"])
+    adapted = get_peft_model(model, lora)
+    log = train(adapted, processor, samples, lab.folder / "trainer", learning_rate=2e-3)
+    return adapted.merge_and_unload(), log
+
+
+def run(lab: Lab) -> Replica:
+    tokenizer = make_tokenizer([chat_template(), *NUMBERS, WORDS, *OPPOSITES])
+    tower = MplugOwlVisionConfig(
+        image_size=32, patch_size=8, hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4
+    )
+    abstractor = {"num_tokens": IMAGE_TOKENS, "depth": 2, "num_heads": 4, "intermediate_size": 128}
+    model, processor = compose(
+        **mplug_owl(small_llama(tokenizer), tokenizer, towers={"image": tower}, aligners=abstractor)
+    )
+    everything = (naming, adding, comparing, remembering, text_only)
+    logs = {"text": teach_text(model, processor, chats(64 * lab.some(300), 0, everything), lab.folder)}
+    blind = copy.deepcopy(model)
+
+    logs["see"] = see(lab, model, processor, "image_tower", "image_aligner")
+    see(lab, blind, processor, "image_aligner")
+
+    test = lab.world["test"]["image"]
+    asked = {kind: chats(lab.some(360), 3, (kind,), test) for kind in everything}
+    before = {kind: answers(model, processor, chats) for kind, chats in asked.items()}
+    unseeing = answers(blind, processor, asked[naming])
+    model.save_pretrained(lab.folder / "stage1")
+    multimodal = (naming, adding, remembering)
+    forgetful, _ = converse(lab, lab.folder / "stage1", processor, *multimodal)
+    model, logs["converse"] = converse(lab, lab.folder / "stage1", processor, *multimodal, *[text_only] * 3)
+    model.save_pretrained(lab.folder / "model")
+    processor.save_pretrained(lab.folder / "model")
+
+    after = {kind: answers(model, processor, chats) for kind, chats in asked.items()}
+    mixed = {kind: answers(model, processor, exchanged(asked[kind])) for kind in (comparing, remembering)}
+    without_text = answers(forgetful, processor, asked[text_only])
+
+    def claim(name: str, kind, given: list[str], control: list[str], chance: float, without: str, **more) -> Claim:
+        shown = list(zip(asked[kind], given, strict=True))
+        measured, beside = (accuracy(asked[kind], said) for said in (given, control))
+        return Claim(name, measured, beside, chance, without, examples=shown, **more)
+
+    return Replica(
+        [
+            claim("stage 1: names digits", naming, before[naming], unseeing, 0.1, "tower frozen at random"),
+            claim("two images compared", comparing, after[comparing], mixed[comparing], 0.5, "first image exchanged"),
+            claim("two images compared, after stage 2", comparing, after[comparing], before[comparing], 0.5,
+                  "stage 1 alone"),
+            claim("first turn's image remembered", remembering, after[remembering], mixed[remembering], 0.1,
+                  "first image exchanged"),
+            claim("first turn's image remembered, after stage 2", remembering, after[remembering],
+                  before[remembering], 0.1, "stage 1 alone"),
+            claim("text not lost", text_only, after[text_only], before[text_only], 0.05, "before stage 2", margin=-0.02),
+            claim("text kept by text in the mix", text_only, after[text_only], without_text, 0.05,
+                  "stage 2 without text"),
+        ],
+        logs,
+    )  # fmt: skip

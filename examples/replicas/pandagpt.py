@@ -1,0 +1,274 @@
+"""PandaGPT (arXiv 2305.16355): it learns to talk about images alone, and then talks about all that it senses.
+
+The paper rests on ImageBind (arXiv 2305.05665, section 3), to whose frozen image tower each other sense was bound by
+contrast, on pairs of an image and that sense. So here: an image tower learns with words, as CLIP does; sound, depth,
+warmth and motion are bound to it by pairs that show one digit; a language model that knows digits as words gets one
+linear layer and LoRA, trained on chats about images only (section 2). What is claimed, and what could have refuted it:
+
+- Section 3: senses that no chat was about are understood, video by the image tower. Control: towers that were trained
+  as long and tell digits apart as well (`make_tower` prints it), each in a space of its own, as each learned with words
+  of its own.
+- Section 3, "arithmetic": an image and a sound, added into one token, are understood together. What is asked was learned
+  from chats about two images. Control: the sound tower that is not bound.
+- Section 3: so an image and a sound of one digit, both noisy, add up, and the towers have met no such noise. Control: the
+  better of them alone.
+"""
+
+import copy
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+
+import torch
+from digits_world import motion, parts
+from digits_world.world import make_world
+from peft import get_peft_model
+from quickstart import train
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import AutoModel
+
+from transformers_anymodality import compose, lora_config
+from transformers_anymodality.features import FeatureStore, build_features
+from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.systems.pandagpt import pandagpt
+from transformers_anymodality.towers import imagebind
+
+from .claims import Claim, Replica
+from .lab import Lab, accuracy, answers, chat, make_tokenizer, small_llama, teach_text
+
+
+NUMBERS = parts.NUMBERS
+WIDTH = 64  # of the space that the senses share
+TOWER_STEPS = {"image": 400, "video": 400, "audio": 300, "imu": 300, "depth": 400, "thermal": 400}
+QUESTIONS = {
+    "which digit is this ?": lambda a: NUMBERS[a],
+    "which number comes next ?": lambda a: NUMBERS[a + 1],
+    "what is twice this number ?": lambda a: NUMBERS[2 * a],
+}
+BOTH = "which two digits are these ?"
+SPOIL = {"image": 0.25, "audio": 0.25}  # share of a file's pieces that are noise, for the last claim
+
+
+# --- towers and model ------------------------------------------------------------------------------------------------------
+
+
+def make_model(language_model, tokenizer):
+    """The preset with small towers, untrained, and with what reads this world's files, short and in units of their own."""
+    trunk = {
+        "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192,
+        "projection_dim": WIDTH, "initializer_range": 0.08, "drop_path_rate": 0.0, "head_dropout": 0.0,
+    }  # fmt: skip
+    picture = {"image_size": 32, "patch_size": 8, "num_channels": 3}
+    sound = {"num_mel_bins": 32, "target_length": 98}
+    towers = {
+        "image": imagebind.ImageBindVisionConfig(**trunk, image_size=30, patch_size=5),
+        "audio": imagebind.ImageBindAudioConfig(**trunk, **sound, patch_stride=8, logit_scale=None),
+        "depth": imagebind.ImageBindDepthConfig(**trunk, **picture),
+        "thermal": imagebind.ImageBindThermalConfig(**trunk, **picture),
+        "imu": imagebind.ImageBindImuConfig(**trunk, context_length=motion.SAMPLES),
+    }
+    settings = pandagpt(language_model, tokenizer, towers=towers)
+    for sense, own in {
+        "video": {"processor": imagebind.ImageBindVideoProcessor(30, num_clips=4, clip_seconds=1 / 8, num_crops=1)},
+        "audio": {"processor": imagebind.ImageBindAudioFeatureExtractor(**sound, num_clips=1, clip_seconds=1.0)},
+        "depth": {"processor": parts.image_processor()},
+        "thermal": {"processor": parts.image_processor()},
+        "imu": {"sampling_rate": motion.RATE, "mean": [0, 9.81, 0, 0, 0, 0], "std": [3.0, 3, 3, 1, 1, 1]},
+    }.items():
+        settings["modalities"][sense] |= own
+    return compose(**settings)
+
+
+def make_tower(task: tuple) -> dict[str, torch.Tensor]:
+    """Trains a tower by contrast with what is shown beside it: words, which learn with it, or images.
+
+    Args:
+        task: a sense; its tower's config; the composite's processor; digit -> files, to train and to test; steps;
+            digit -> embeddings of images (items, WIDTH), or None for words.
+
+    Returns:
+        The tower's weights.
+    """
+    sense, config, processor, files, test_files, steps, images = task
+    torch.set_num_threads(1)  # towers are made side by side
+    torch.manual_seed(list(TOWER_STEPS).index(sense))
+    inputs, digits = read(processor, sense, files)
+    tower, words = AutoModel.from_config(config).train(), nn.Embedding(10, WIDTH)
+    parameters = [*tower.parameters(), *words.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
+        pick = torch.randint(len(inputs), (64,))
+        own = normalize(tower(vary(inputs[pick])).pooler_output, dim=-1)
+        if images is None:
+            beside = normalize(words(digits[pick]), dim=-1)
+        else:
+            beside = torch.stack([images[d][torch.randint(len(images[d]), ())] for d in digits[pick].tolist()])
+        scores, pairs = 10 * own @ beside.T, torch.arange(len(pick))
+        loss = (cross_entropy(scores, pairs) + cross_entropy(scores.T, pairs)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+
+    known = embed(tower.eval(), inputs, digits)
+    tests = embed(tower, *read(processor, sense, test_files))
+    means = normalize(torch.stack([known[digit].mean(0) for digit in sorted(known)]), dim=-1)
+    right = torch.cat([(tests[digit] @ means.T).argmax(1) == digit for digit in tests]).float().mean()
+    print(f"  {sense} tower, {'not ' if images is None else ''}bound to images: {right:.0%} nearest to their digit")
+    return tower.state_dict()
+
+
+@torch.no_grad()
+def embed(tower, inputs: torch.Tensor, digits: torch.Tensor) -> dict[int, torch.Tensor]:
+    """Digit -> embeddings (items, WIDTH)."""
+    embeddings = torch.cat([tower(part).pooler_output for part in inputs.split(256)])
+    return {digit: embeddings[digits == digit] for digit in digits.unique().tolist()}
+
+
+def read(processor, sense: str, files: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """All files of a sense as the composite reads them, (items, ...), and their digits, (items,)."""
+    spec, row = MODALITIES[sense], processor.modalities[sense]
+    own = getattr(processor, row["processor"])
+    digits = [(file, digit) for digit, found in files.items() for file in found]
+    items = [spec.read(file, own, row["options"]) for file, _ in digits]
+    inputs = next(iter(spec.extract(items, own, row["options"]).values()))
+    return inputs, torch.tensor([digit for _, digit in digits])
+
+
+def vary(inputs: torch.Tensor) -> torch.Tensor:
+    """One frame of each video; pictures and spectrograms moved a little, signals made noisy."""
+    if inputs.ndim == 6:
+        inputs = inputs[:, torch.randint(inputs.shape[1], (1,))]
+    if inputs.ndim == 3:
+        return inputs + 0.05 * torch.randn_like(inputs)
+    return inputs.roll(torch.randint(-2, 3, (2,)).tolist(), dims=(-2, -1))
+
+
+def make_towers(lab: Lab, model, processor) -> tuple[dict[str, dict], dict[str, dict]]:
+    """Weights of towers: those of images and of what is bound to them, and those of other senses, each for itself."""
+    files, test_files = lab.world["train"], lab.world["test"]
+
+    def task(sense: str, images: dict | None = None) -> tuple:
+        steps = lab.some(TOWER_STEPS[sense])
+        return sense, model.tower(sense).config, processor, files[sense], test_files[sense], steps, images
+
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        alone = dict(zip(TOWER_STEPS, pool.map(make_tower, map(task, TOWER_STEPS)), strict=True))
+        model.image_tower.load_state_dict(alone["image"])
+        images = embed(model.image_tower, *read(processor, "image", files["image"]))
+        senses = [sense for sense in TOWER_STEPS if sense not in ("image", "video")]
+        bound = dict(zip(senses, pool.map(make_tower, [task(sense, images) for sense in senses]), strict=True))
+    image = alone.pop("image")
+    return {"image": image, "video": image, **bound}, alone
+
+
+# --- chats -----------------------------------------------------------------------------------------------------------------
+
+
+def ask(files: dict, senses: list[str], digits: list[int], question: str, rng: random.Random) -> dict:
+    """A chat about media that stand side by side; two digits are told in their order."""
+    media = [{"type": s, "path": str(rng.choice(files[s][d]))} for s, d in zip(senses, digits, strict=True)]
+    return chat([*media, {"type": "text", "text": question}], answer(question, digits))
+
+
+def answer(question: str, digits: list[int]) -> str:
+    return " and ".join(NUMBERS[d] for d in sorted(digits)) if question == BOTH else QUESTIONS[question](digits[0])
+
+
+def instructions(files: dict, count: int, seed: int) -> list[dict]:
+    """Chats about one image, or two."""
+    rng = random.Random(seed)
+    chats = []
+    for _ in range(count):
+        question = rng.choice([*QUESTIONS, BOTH, BOTH])
+        digits = rng.sample(range(10), 2 if question == BOTH else 1)
+        chats.append(ask(files, ["image"] * len(digits), digits, question, rng))
+    return chats
+
+
+def in_words(count: int, seed: int) -> list[dict]:
+    """The same chats with words where images will stand."""
+    rng = random.Random(seed)
+    chats = []
+    for _ in range(count):
+        question = rng.choice([*QUESTIONS, BOTH])
+        digits = rng.sample(range(10), 2 if question == BOTH else 1)
+        words = " ".join(NUMBERS[digit] for digit in digits)
+        chats.append(chat(f"<Img>{words}</Img> {question}", answer(question, digits)))
+    return chats
+
+
+# --- the replica -----------------------------------------------------------------------------------------------------------
+
+
+def instruct(lab: Lab, model, processor):
+    """The one stage: the linear layer and LoRA as published, on chats about images."""
+    chats = instructions(lab.world["train"], 32 * lab.some(400), seed=1)
+    settings = {"lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    build_features(model, processor, chats, lab.folder / "features", verbose=False)
+    store = FeatureStore(lab.folder / "features", model)
+    adapted = get_peft_model(model, lora_config(model, r=32, **settings))
+    log = train(adapted, processor, chats, lab.folder / "trainer", learning_rate=3e-3, features=store)
+    return adapted.merge_and_unload(), log
+
+
+def examine(model, processor, chats: list[dict], instead: dict | None = None) -> tuple[float, list]:
+    """Accuracy, and chats with answers; `instead`: sense -> weights that its tower has for the time."""
+    own = {sense: copy.deepcopy(model.tower(sense).state_dict()) for sense in instead or {}}
+    for sense in own:
+        model.tower(sense).load_state_dict(instead[sense])
+    given = answers(model, processor, chats, max_new_tokens=5)
+    for sense in own:
+        model.tower(sense).load_state_dict(own[sense])
+    return accuracy(chats, given), list(zip(chats, given, strict=True))
+
+
+def zero_shot(lab: Lab, model, processor, alone: dict, rng: random.Random) -> list[Claim]:
+    """What chats about images taught, asked about each other sense, and about an image and a sound."""
+    files, count, claims = lab.world["test"], lab.some(300), []
+    for sense in alone:
+        asked = [ask(files, [sense], [rng.randrange(10)], rng.choice([*QUESTIONS]), rng) for _ in range(count)]
+        measured, shown = examine(model, processor, asked)
+        control, _ = examine(model, processor, asked, {sense: alone[sense]})
+        claims.append(Claim(f"{sense}, zero-shot", measured, control, 0.1, "towers not bound", examples=shown))
+    asked = [ask(files, ["image", "audio"], rng.sample(range(10), 2), BOTH, rng) for _ in range(count)]
+    measured, shown = examine(model, processor, asked)
+    control, _ = examine(model, processor, asked, {"audio": alone["audio"]})
+    claims.append(
+        Claim("image + audio, two digits, zero-shot", measured, control, 1 / 45, "towers not bound", examples=shown)
+    )
+    return claims
+
+
+def noisy_pair(lab: Lab, model, processor, rng: random.Random) -> Claim:
+    """An image and a sound of one digit, beside each of them alone."""
+    counts = {"test": {sense: lab.some(360, least=40) for sense in SPOIL}}
+    files = make_world(lab.folder / "noisy_world", counts, SPOIL)["test"]
+    digits = rng.choices(range(10), k=lab.some(360))
+    asked = [ask(files, [*SPOIL], [digit] * 2, next(iter(QUESTIONS)), rng) for digit in digits]
+    best = 0.0
+    for place in range(2):
+        single = [[turn["content"] for turn in one["messages"]] for one in asked]
+        single = [chat([content[place], content[-1]], reply) for content, reply in single]
+        best = max(best, examine(model, processor, single)[0])
+    measured, shown = examine(model, processor, asked)
+    name = "image + audio, one digit, both noisy"
+    return Claim(name, measured, best, 0.1, "the better one alone", examples=shown)
+
+
+def run(lab: Lab) -> Replica:
+    tokenizer = make_tokenizer(["### Human: <Img></Img> Assistant:", " ".join([*NUMBERS, *QUESTIONS, BOTH]), "and"])
+    model, processor = make_model(small_llama(tokenizer), tokenizer)
+    bound, alone = make_towers(lab, model, processor)
+    logs = {"text": teach_text(model, processor, in_words(64 * lab.some(300), seed=0), lab.folder)}
+    for sense, weights in bound.items():
+        model.tower(sense).load_state_dict(weights)
+    model, logs["instruct"] = instruct(lab, model, processor)
+    model.save_pretrained(lab.folder / "model")
+    processor.save_pretrained(lab.folder / "model")
+    rng = random.Random(2)
+    claims = zero_shot(lab, model, processor, alone, rng)
+    return Replica([*claims, noisy_pair(lab, model, processor, rng)], logs)
