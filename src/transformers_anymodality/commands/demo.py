@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -68,4 +69,5 @@ def demo(
         examples=examples,
         policy=Policy(limits, max_media, max_new_tokens),
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uploads are deleted at the end
     launch(page, host, port, max_megabytes)

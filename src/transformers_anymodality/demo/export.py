@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import __version__
 
 
-_APP = '''"""Chat with {name}, with media."""
+_APP = '''"""Chat with a model, with media."""
 
 import os
 
@@ -21,16 +21,14 @@ from transformers_anymodality.demo import build_page, launch
 
 
 # A variable of the Space may name another model.
-MODEL = os.environ.get("MODEL_ID", {model!r})
+MODEL = os.environ.get("MODEL_ID", {model})
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 page = build_page(
     AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto").to(device).eval(),
     AutoProcessor.from_pretrained(MODEL),
     name=MODEL,
-    system_prompt={system_prompt!r},
-    examples={examples!r},
-)
+{settings})
 
 if __name__ == "__main__":
     launch(page)
@@ -77,13 +75,10 @@ def export_space(
     folder.mkdir(parents=True, exist_ok=True)
     if examples is not None:
         _copy_examples(Path(examples), folder)
+    settings = {"system_prompt": system_prompt, "examples": None if examples is None else "examples.jsonl"}
+    lines = (f"    {key}={json.dumps(value)},\n" for key, value in settings.items() if value is not None)
     written = {
-        "app.py": _APP.format(
-            name=name,
-            model=model,
-            system_prompt=system_prompt,
-            examples=None if examples is None else "examples.jsonl",
-        ),
+        "app.py": _APP.format(model=json.dumps(model), settings="".join(lines)),
         "requirements.txt": f"transformers-anymodality[image,audio,video,signal,demo]>={__version__}\n",
         "README.md": _README.format(
             title=json.dumps(Path(model).name),

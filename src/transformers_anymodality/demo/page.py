@@ -18,6 +18,8 @@ from .session import Host, Policy, Session, Turn
 _DAY = 24 * 3600
 _MAX_WAITING = 16  # whose messages are shown while they wait for their answers; more wait in gradio's queue
 
+_HIDE_SIDEBAR = "() => { if (innerWidth < 768) document.querySelector('.sidebar.open .toggle-button')?.click() }"
+
 # Media that browsers record, by the kind of the modality's spec: the widget, and the event that ends a recording.
 _RECORDERS = {
     AudioSpec: (gr.Audio, {"sources": ["microphone"], "type": "filepath"}, "stop_recording"),
@@ -133,7 +135,7 @@ class Page:
         private: dict[str, Any] = {"api_visibility": "private"}
         tray = [self.session, self.tray, self.clear]
         chat = [*tray, self.chatbot, self.box, self.send, self.stop]
-        self.blocks.load(lambda: Session(self.host), None, self.session, **private)
+        self.blocks.load(lambda: Session(self.host), None, self.session, js=_HIDE_SIDEBAR, **private)
         uploads = [(name, upload, upload.upload) for name, upload in self.uploads]
         for name, widget, event in uploads + self.recorders:
             widget.async_move_resource_to_block_cache = files_alone(widget.async_move_resource_to_block_cache)

@@ -17,6 +17,7 @@ from ..conversation import Conversation
 from ..data._pictures import figure
 from ..data.showing import counted
 from ..media import Limits
+from ..media._source import describe
 
 
 logger = logging.getLogger(__name__)
@@ -162,5 +163,6 @@ def _message(error: Exception, parts: list[dict[str, Any]]) -> str:
     text = str(error) or type(error).__name__
     for part in parts:
         if "path" in part:
-            text = text.replace(f"{Path(part['path']).parent}/", "")
+            path = Path(part["path"])
+            text = text.replace(describe(path), f"'{path.name}'").replace(str(path), path.name)
     return text
