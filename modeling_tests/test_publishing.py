@@ -117,6 +117,22 @@ def test_older_checkpoints_get_what_they_lack(copied, unchecked, monkeypatch):
     assert "auto_map" not in json.loads((copied / "config.json").read_text())
 
 
+def test_where_parts_were_on_this_machine_is_not_published(copied, unchecked, monkeypatch):
+    config = json.loads((copied / "config.json").read_text())
+    config["image_config"]["_name_or_path"], config["text_config"]["_name_or_path"] = "/home/ada/clip", "org/llama"
+    (copied / "config.json").write_text(json.dumps(config))
+    staged = []
+    monkeypatch.setattr(
+        publishing,
+        "check_reload",
+        lambda model, stage, *_: staged.append((stage / "config.json").read_text()) or 0.0,
+    )
+    publish(copied, "org/name", dry_run=True)
+    uploaded = json.loads(staged[0])
+    assert uploaded["image_config"]["_name_or_path"] == ""
+    assert uploaded["text_config"]["_name_or_path"] == "org/llama"
+
+
 @pytest.mark.parametrize(
     "damage, message",
     [

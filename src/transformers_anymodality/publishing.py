@@ -180,17 +180,28 @@ def _stored(folder: Path, files: list[str]) -> set[str]:
 
 
 def _complete(stage: Path, repo_id: str, card: dict[str, Any] | None) -> None:
-    """Adds what older checkpoints lack: the remote-code module, and a card. The folder itself stays as it is."""
-    for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):
-        settings = json.loads((stage / name).read_text(encoding="utf-8"))
-        if settings.get("auto_map") != auto_map:
-            (stage / name).unlink()  # a link to the folder's own
-            text = json.dumps({**settings, "auto_map": auto_map}, indent=2, sort_keys=True)
-            (stage / name).write_text(f"{text}\n", encoding="utf-8")
+    """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts came
+    from. The folder itself stays as it is."""
     if not (stage / f"{MODULE}.py").exists():
         write_module(stage)
     if not (stage / "README.md").exists():
         write_card(stage, **{"name": repo_id, **(card or {})})
+    for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):
+        settings = json.loads((stage / name).read_text(encoding="utf-8"))
+        public = {**_without_paths(settings), "auto_map": auto_map}
+        if settings != public:
+            (stage / name).unlink()  # a link to the folder's own
+            (stage / name).write_text(f"{json.dumps(public, indent=2, sort_keys=True)}\n", encoding="utf-8")
+
+
+def _without_paths(settings: Any) -> Any:
+    """`settings` with sources of parts that are no repositories on the Hub left empty, at any depth."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: "" if key == "_name_or_path" and not is_hub_id(value) else _without_paths(value)
+        for key, value in settings.items()
+    }
 
 
 # --- reloading -----------------------------------------------------------------------------------------------------
