@@ -22,6 +22,7 @@ from modeling_tests.tiny_towers import TIMM_FAMILIES, tiny_encoder, tiny_timm
 from transformers_anymodality import TextSpec, compose, register_modality, set_trainable
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.towers import load_tower, run_tower
+from transformers_anymodality.towers._build import _FeatureCounter
 from transformers_anymodality.towers._features import read_features
 
 
@@ -270,3 +271,25 @@ def test_any_tower(name, tmp_path):
 def test_towers_that_cannot_be_read_are_refused(name):
     with pytest.raises(ValueError, match="The tower of '(image|audio|imu)'"):
         Case(name, *config_of(name)).compose()
+
+
+def _lengths(counter: _FeatureCounter, *samples: int) -> None:
+    for length in samples:
+        outputs = {"input_values": torch.empty(1, length, device="meta")}
+        assert counter(outputs) == counter._count(counter.whole, outputs)
+
+
+def test_one_layer_tells_how_many_features_there_are():
+    config = tiny_encoder("wav2vec2")
+    counter = _FeatureCounter(config)
+    _lengths(counter, 3000, 4100, 5200, 6300)
+    assert len(counter.agreed) == 2 and counter.shallow.config.num_hidden_layers == 1 < config.num_hidden_layers
+
+
+def test_one_layer_that_tells_otherwise_is_not_asked():
+    config = tiny_encoder("wav2vec2")
+    counter = _FeatureCounter(config)
+    strides = [2 * config.conv_stride[0], *config.conv_stride[1:]]
+    counter.shallow = _FeatureCounter(type(config)(**{**config.to_dict(), "conv_stride": strides})).whole
+    _lengths(counter, 3000, 4100, 5200)
+    assert counter.shallow is None

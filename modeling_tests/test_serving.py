@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -19,12 +20,14 @@ from transformers import AutoModel, GenerationConfig, StoppingCriteriaList
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import MediaError
+from transformers_anymodality.conversation import GrowingAnswer
 
 
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
 from huggingface_hub.utils import httpx  # noqa: E402
+from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
 from transformers_anymodality.serving.requests import (  # noqa: E402
     Policy,
@@ -32,6 +35,7 @@ from transformers_anymodality.serving.requests import (  # noqa: E402
     read_messages,
     template_variables,
 )
+from transformers_anymodality.serving.stops import _CutQueue  # noqa: E402
 
 
 MODALITIES = {name: {} for name in ("image", "video", "audio", "imu", "depth", "thermal")}
@@ -51,6 +55,14 @@ def wav(seconds: float) -> bytes:
     soundfile = pytest.importorskip("soundfile")
     buffer = io.BytesIO()
     soundfile.write(buffer, np.sin(np.arange(int(16000 * seconds)) / 9).astype(np.float32), 16000, format="WAV")
+    return buffer.getvalue()
+
+
+def movie() -> bytes:
+    from modeling_tests.test_media import write_video
+
+    buffer = io.BytesIO()
+    write_video(buffer, range(0, 800, 40), range(0, 200, 10), kind="matroska")
     return buffer.getvalue()
 
 
@@ -200,6 +212,32 @@ def test_template_variables():
             template_variables(given, known)
 
 
+def test_growing_answers_hand_on_nothing_that_may_end_them():
+    answer = GrowingAnswer(["###", "</s>"])
+    assert [answer.add(piece) for piece in ("yes #", "1 #", "#", "# no", " more")] == ["yes ", "#1 ", "", "", ""]
+    assert answer.add("", last=True) == "" and answer.text == "yes #1"
+    answer = GrowingAnswer(["###"])
+    assert [answer.add("two ##"), answer.add("", last=True)] == ["two ", "##"]
+
+
+def test_stops_are_no_part_of_a_stream():
+    async def read(pieces: list) -> list:
+        queue: asyncio.Queue = asyncio.Queue()
+        cut = _CutQueue(queue, ["###"])
+        for piece in pieces:
+            queue.put_nowait(piece)
+        given = [await cut.get()]
+        while given[-1] is not None:
+            given.append(cut.get_nowait())
+        with pytest.raises(asyncio.QueueEmpty):
+            cut.get_nowait()
+        return given
+
+    assert asyncio.run(read(["yes", "#", "## no", " more", None])) == ["yes", None]
+    thought = ReasoningText("###")
+    assert asyncio.run(read([thought, "two #", None])) == [thought, "two ", "#", None]
+
+
 # --- a server process -------------------------------------------------------------------------------------------------
 
 
@@ -207,7 +245,7 @@ def test_template_variables():
 def served(tmp_path_factory):
     """The address of a server, and the model that it serves."""
     folder = tmp_path_factory.mktemp("serve")
-    model, processor = tiny.composite(settings=tiny.modalities("image", "audio", "imu", "depth"))
+    model, processor = tiny.composite(settings=tiny.modalities("image", "video", "audio", "imu", "depth"))
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder / "tiny")
     processor.save_pretrained(folder / "tiny")
@@ -216,7 +254,7 @@ def served(tmp_path_factory):
     log = (folder / "log").open("w+")
     server = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=log, text=True)
     line = server.stdout.readline()
-    assert line.startswith("tiny (audio, depth, image, imu) at http://127.0.0.1:"), Path(log.name).read_text()
+    assert line.startswith("tiny (audio, depth, image, imu, video) at http://127.0.0.1:"), Path(log.name).read_text()
     yield line.split()[-1], model, processor
     assert server.poll() is None, "the server is gone: " + Path(log.name).read_text()
     server.terminate()
@@ -258,6 +296,10 @@ SAID = {
     "imu as CSV": (
         user({"type": "imu_url", "imu_url": {"url": f"data:text/csv;base64,{b64(CSV.encode())}"}}),
         ours(imu=CSV.encode()),
+    ),
+    "video": (
+        user({"type": "video_url", "video_url": {"url": f"data:video/x-matroska;base64,{b64(movie())}"}}),
+        ours(video=movie()),
     ),
     "depth": (user({"type": "input_depth", "input_depth": {"data": b64(DEPTH)}}), ours(depth=DEPTH)),
 }

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import TextStreamer
+
+from .processing import until_stop
 
 
 class Conversation:
@@ -143,27 +145,47 @@ class _Turn:
     counts: dict[str, list[int]]  # modality -> tokens of each medium of the whole conversation
 
 
+class GrowingAnswer:
+    """An answer that comes in pieces, handed on up to what ends it.
+
+    Args:
+        stops: the strings that do.
+
+    Attributes:
+        text: what is known of the answer.
+    """
+
+    def __init__(self, stops: Iterable[str]):
+        self.stops, self.text, self._all, self._given = tuple(stops), "", "", 0
+
+    def add(self, piece: str, last: bool = False) -> str:
+        """What may be handed on now; what may be the first characters of a stop waits for the next piece, or the last."""
+        self._all += piece
+        self.text = until_stop(self._all, self.stops)
+        known = self.text if last else self.text[: len(self.text) - self._pending()]
+        new = known[self._given :]
+        self._given += len(new)
+        return new
+
+    def _pending(self) -> int:
+        begins = (length for stop in self.stops for length in range(1, len(stop)) if self.text.endswith(stop[:length]))
+        return max(begins, default=0)
+
+
 class _Streamer(TextStreamer):
     """Hands on the words of an answer, up to what ends it (`text_settings["stop"]`)."""
 
     def __init__(self, processor: Any, on_text: Callable[[str], None]):
         super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.processor, self.on_text = processor, on_text
-        self.text, self._all, self._given = "", "", 0
+        self.answer, self.on_text = GrowingAnswer(processor.text_settings.get("stop", ())), on_text
+
+    @property
+    def text(self) -> str:
+        return self.answer.text
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self._all += text
-        self.text = self.processor.until_stop(self._all.lstrip())
-        known = self.text if stream_end else self.text[: len(self.text) - self._pending()]
-        if len(known) > self._given:
-            self.on_text(known[self._given :])
-            self._given = len(known)
-
-    def _pending(self) -> int:
-        """Characters at the end that may be the first of a stop."""
-        stops = self.processor.text_settings.get("stop", ())
-        begins = (length for stop in stops for length in range(1, len(stop)) if self.text.endswith(stop[:length]))
-        return max(begins, default=0)
+        if new := self.answer.add(text if self.text else text.lstrip(), stream_end):
+            self.on_text(new)
 
 
 def context_length(config: Any) -> int | None:

@@ -7,6 +7,7 @@ the tokens that the medium needs: media never lengthen what the tokenizer sees, 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -33,6 +34,12 @@ class _Attributes:
 
     def __get__(self, instance, owner):
         return lambda: ["tokenizer"] if instance is None else ["tokenizer", *instance.sub_processor_names]
+
+
+def until_stop(text: str, stops: Sequence[str]) -> str:
+    """An answer without the first of the strings that end it, and what follows."""
+    ends = [text.find(stop) for stop in stops if stop in text]
+    return text[: min(ends)].rstrip() if ends else text
 
 
 class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixin):
@@ -298,12 +305,8 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
     def _cut(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
         if not skip_special_tokens:
             return text
-        return [self.until_stop(one) for one in text] if isinstance(text, list) else self.until_stop(text)
-
-    def until_stop(self, text: str) -> str:
-        """An answer without what ends it."""
-        ends = [text.find(stop) for stop in self.text_settings.get("stop", ()) if stop in text]
-        return text[: min(ends)].rstrip() if ends else text
+        stops = self.text_settings.get("stop", ())
+        return [until_stop(one, stops) for one in text] if isinstance(text, list) else until_stop(text, stops)
 
     # --- names ---------------------------------------------------------------------------------------------------
 

@@ -21,11 +21,12 @@ from transformers import ProcessorMixin
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.response import ResponseHandler
 from transformers.cli.serving.server import build_server
-from transformers.cli.serving.utils import BaseHandler, GenerationState
+from transformers.cli.serving.utils import BaseHandler
 from transformers.utils.chat_template_utils import _get_template_variables
 
 from ..conversation import context_length
 from .requests import Policy, check_sampling, read_messages, template_variables
+from .stops import CutState
 
 
 logger = logging.getLogger(__name__)
@@ -129,7 +130,9 @@ class _CheckedHandler(BaseHandler):
         config = super()._build_generation_config(body, model_generation_config, use_cb=use_cb)
         config.do_sample = body["temperature"] > 0 if body.get("temperature") is not None else config.do_sample
         config.num_beams = 1
-        config.stop_strings, config.sequence_bias = config.stop_strings or None, config.sequence_bias or None
+        own, asked = model_generation_config.stop_strings or [], body.get("stop") or []
+        config.stop_strings = [*own, *([asked] if isinstance(asked, str) else asked)] or None
+        config.sequence_bias = config.sequence_bias or None
         return config
 
 
@@ -213,7 +216,7 @@ def build_app(model: Any, processor: Any, name: str, policy: Policy | None = Non
             reaches it by a name of its own. `["*"]`: any.
     """
     served = _Served(model, processor, name, policy or Policy())
-    state = GenerationState()
+    state = CutState()
     app: FastAPI = build_server(
         served,  # type: ignore[arg-type]
         _ChatHandler(served, state),  # type: ignore[arg-type]

@@ -247,12 +247,6 @@ def _share_buffers(tower: nn.Module, source: nn.Module) -> None:
             tower.get_submodule(owner)._buffers[leaf] = buffers[name]
 
 
-@lru_cache(maxsize=4)
-def _weightless(config_class: type[PreTrainedConfig], serialized: str) -> PreTrainedModel:
-    with torch.device("meta"):
-        return build_tower(config_class.from_dict(json.loads(serialized))).eval()
-
-
 def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]) -> int:
     """Features that a tower gives for one item, found by running it without data, once for each shape.
 
@@ -268,14 +262,55 @@ def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]
 def _feature_length(
     config_class: type[PreTrainedConfig], serialized: str, shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]
 ) -> int:
-    tower = _weightless(config_class, serialized)
     outputs = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape, dtype in shapes}
-    arguments = {argument: outputs[name] for name, argument in match_arguments(tower, outputs).items()}
-    main = main_input(tower)
-    with torch.no_grad():
+    return _counter(config_class, serialized)(outputs)
+
+
+@lru_cache(maxsize=4)
+def _counter(config_class: type[PreTrainedConfig], serialized: str) -> _FeatureCounter:
+    return _FeatureCounter(config_class.from_dict(json.loads(serialized)))
+
+
+class _FeatureCounter:
+    """Runs a tower without data. Recordings come in thousands of lengths, and layers seldom change how many features there
+    are: the first layer is asked alone, once it has agreed with all of them about two items of unlike length."""
+
+    def __init__(self, config: PreTrainedConfig):
+        with torch.device("meta"):
+            self.whole = build_tower(config).eval()
+        self.shallow, self.agreed = self._first_layer(config), set()
+
+    def _first_layer(self, config: PreTrainedConfig) -> PreTrainedModel | None:
+        for name in _LAYER_COUNTS:
+            layers = getattr(config, name, None)
+            if isinstance(layers, int) and layers > 1:
+                try:
+                    with torch.device("meta"):
+                        return build_tower(_with_layers(config, name, 1)).eval()
+                except (TypeError, ValueError, RuntimeError, IndexError):
+                    pass
+        return None
+
+    def __call__(self, outputs: Mapping[str, torch.Tensor]) -> int:
+        if len(self.agreed) == 2:
+            return self._count(self.shallow, outputs)
+        length = self._count(self.whole, outputs)
+        try:
+            if self.shallow is not None and self._count(self.shallow, outputs) == length:
+                self.agreed.add(length)
+            else:
+                self.shallow = None
+        except (TypeError, ValueError, RuntimeError, IndexError):
+            self.shallow = None
+        return length
+
+    @torch.no_grad()
+    def _count(self, tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor]) -> int:
+        arguments = {argument: outputs[name] for name, argument in match_arguments(tower, outputs).items()}
+        main = main_input(tower)
         try:
             # Masks do not change how many there are, but many a forward looks at them, which it cannot here.
             output = tower(**{main: arguments[main]}, return_dict=True)
         except (TypeError, AttributeError):
             output = tower(**arguments, return_dict=True)
-    return read_features(tower, output).shape[1]
+        return read_features(tower, output).shape[1]
