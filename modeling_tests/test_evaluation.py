@@ -565,3 +565,10 @@ def test_the_command_in_processes_of_its_own(folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "vqa_accuracy" in done.stdout and len(list(tmp_path.glob("results.samples/vqa.[01].jsonl"))) == 2
+
+
+def test_what_stops_a_later_task_stops_the_first(folder, shared, tmp_path):
+    wrong = Job("asr", write(folder, "no_text", [{"audio": "0.wav"}]), media_root=str(folder))
+    with pytest.raises(ValueError, match="no references in references, transcription"):
+        run(shared, [job(folder, "captioning"), wrong], tmp_path / "results.json")
+    assert not any(tmp_path.iterdir())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -72,6 +73,8 @@ def load_package() -> None:
     """Runs the package's `__init__`, which the entry point has put off (see `anymodality_command`)."""
     package = sys.modules[__package__.partition(".")[0]]
     if not hasattr(package, "__version__"):
+        # What torchao and torch have to tell each other is nothing that a user of commands could mend.
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
         package.__spec__.loader.exec_module(package)
 
 

@@ -130,9 +130,10 @@ class _Terminal:
         part = media_part(name, path)
         if "path" in part:
             part["path"] = str(Path(path).expanduser().absolute())  # a saved chat is read from other folders, too
-        tokens = self.conversation.count_tokens(part)
+        count = self.conversation.count_tokens(part)
+        tokens = f"{count} token{'s' * (count != 1)}"
         self.media.append(part)
-        _note(f"{name} {len([p for p in self.media if p['type'] == name])}: {path} ({tokens} tokens)")
+        _note(f"{name} {len([p for p in self.media if p['type'] == name])}: {path} ({tokens})")
 
     def _say(self, text: str) -> None:
         if not text.strip() and not self.media:

@@ -77,7 +77,7 @@ def answer(
     """
     rank = int(os.environ.get("RANK", 0)) if rank is None else rank
     world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
-    check_names(jobs)
+    check_jobs(jobs)
     model.eval()
     weights = model_fingerprint(model)
     complete = True
@@ -112,10 +112,13 @@ def _settings(model: Any, weights: str, job: Job, generation: Mapping[str, Any])
     }
 
 
-def check_names(jobs: Sequence[Job]) -> None:
+def check_jobs(jobs: Sequence[Job]) -> None:
+    """What would stop a later task stops the first."""
     names = [job.name for job in jobs]
     if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ValueError(f"Two tasks would be {repeated[0]!r} in the results: call one of them by another name.")
+    for job in jobs:
+        job.sample(0)
 
 
 def _answered(
