@@ -56,7 +56,7 @@ def demo(
 
     import_module(module)
     if export is not None:
-        for file in export_space(source, export, system_prompt=system_prompt, examples=examples):
+        for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
             print(file)
         return
     limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, Policy.limits.max_frames)

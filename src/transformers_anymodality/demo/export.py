@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from importlib import metadata
@@ -18,7 +19,7 @@ import torch
 import transformers_anymodality  # registers everything with the Auto classes
 from transformers import AutoModelForCausalLM, AutoProcessor
 from transformers_anymodality.demo import build_page, launch
-
+{imports}
 
 # A variable of the Space may name another model.
 MODEL = os.environ.get("MODEL_ID", {model})
@@ -54,7 +55,12 @@ Space names another model.
 
 
 def export_space(
-    model: str, folder: str | Path, *, system_prompt: str | None = None, examples: str | Path | None = None
+    model: str,
+    folder: str | Path,
+    *,
+    system_prompt: str | None = None,
+    examples: str | Path | None = None,
+    module: str | None = None,
 ) -> list[Path]:
     """Writes `app.py`, `requirements.txt`, `README.md`, and the examples with their media; returns these files.
 
@@ -63,6 +69,7 @@ def export_space(
         folder: new, or empty.
         system_prompt: what the model is told first.
         examples: JSONL of chats, as `build_page` takes it.
+        module: registers modalities and towers of your own; its file, or package, goes along.
 
     Raises:
         FileExistsError: there are files in `folder`.
@@ -75,10 +82,16 @@ def export_space(
     folder.mkdir(parents=True, exist_ok=True)
     if examples is not None:
         _copy_examples(Path(examples), folder)
+    if module is not None:
+        _copy_module(module.partition(".")[0], folder)
     settings = {"system_prompt": system_prompt, "examples": None if examples is None else "examples.jsonl"}
     lines = (f"    {key}={json.dumps(value)},\n" for key, value in settings.items() if value is not None)
     written = {
-        "app.py": _APP.format(model=json.dumps(model), settings="".join(lines)),
+        "app.py": _APP.format(
+            model=json.dumps(model),
+            settings="".join(lines),
+            imports="" if module is None else f"\nimport {module}  # modalities and towers of our own\n",
+        ),
         "requirements.txt": f"transformers-anymodality[image,audio,video,signal,demo]>={__version__}\n",
         "README.md": _README.format(
             title=json.dumps(Path(model).name),
@@ -90,6 +103,16 @@ def export_space(
     for file, text in written.items():
         (folder / file).write_text(text, encoding="utf-8")
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _copy_module(name: str, folder: Path) -> None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"There is no module {name!r} to go along.")
+    if spec.submodule_search_locations:
+        shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(spec.origin, folder / f"{name}.py")
 
 
 def _copy_examples(source: Path, folder: Path) -> None:
