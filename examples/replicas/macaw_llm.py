@@ -29,7 +29,7 @@ from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llam
 
 
 NUMBERS = parts.NUMBERS
-SPOIL = {"image": 0.45, "video": 0.3, "audio": 0.6}  # share of a file's pieces that are noise
+SPOIL = {"image": 0.5, "video": 0.25, "audio": 0.6}  # share of a file's pieces that are noise
 SENSES = tuple(SPOIL)
 CHOICES = [chosen for count in (1, 2, 3) for chosen in combinations(SENSES, count)]
 COUNTS = {"train": {"image": 2000, "video": 700, "audio": 1000}, "test": dict.fromkeys(SENSES, 360)}

@@ -133,7 +133,7 @@ def exchanged(asked: list[dict]) -> list[dict]:
 
 def see(lab: Lab, model, processor, *learning: str) -> list[dict]:
     """Stage 1: images and their names."""
-    samples = chats(32 * lab.some(500), 1, (naming,), lab.world["train"]["image"])
+    samples = chats(32 * lab.some(700), 1, (naming,), lab.world["train"]["image"])
     return learn(model, processor, samples, lab.folder, *learning, learning_rate=1.5e-3, max_grad_norm=1.0)
 
 

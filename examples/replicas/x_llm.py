@@ -4,8 +4,8 @@ Three stages, as in section 3: each interface alone (a Q-Former behind its tower
 CIF); interfaces to the language model; all of them together, of which the adapters alone learn. The language model never
 learns after it has learned from text. What is claimed, and what could have refuted it:
 
-- Speech is recognised through CIF, which fires once for each spoken digit. Control: the same encoder, stages and data, but
-  a token fires at a fixed stride, as often on average.
+- Speech is recognised through CIF, which fires once for each spoken digit, after the recogniser has learned alone.
+  Control: stage 1 left out, so that all of it learns in front of the language model.
 - An image helps to understand noisy speech (multimodal recognition): a photo of one of the digits, no matter which.
   Controls: the same recordings without it; with a photo of a digit that is not said.
 - In the end all modalities work together: spoken digits are related to a picture. Control: the interfaces that were
@@ -13,8 +13,9 @@ learns after it has learned from text. What is claimed, and what could have refu
 """
 
 import copy
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from digits_world import parts, speech
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import BlipImageProcessor, ParakeetEncoderConfig, ParakeetFeatureExtractor, ViTConfig
+from transformers import ParakeetEncoderConfig, ParakeetFeatureExtractor
 
 from transformers_anymodality import compose, set_trainable
 from transformers_anymodality.systems.x_llm import chat_template, x_llm
@@ -36,7 +37,7 @@ from .claims import Claim, Replica
 from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llama, teach_text
 
 
-CLEAN, NOISY = (5, 20), (-8, 0)  # decibels of the voice above the noise
+CLEAN, NOISY = (5, 20), (-6, 2)  # decibels of the voice above the noise
 WRITE = "write down what is said"
 WRITE_SEEN = "write down what is said , the picture shows one of the digits"
 NAME = "which digit is in the picture ?"
@@ -163,18 +164,22 @@ class ImageAlone(nn.Module):
         return nn.functional.cross_entropy(self.digits(tokens.mean(1)), torch.tensor([int(digit) for digit in seen]))
 
 
-def alone(model, processor, learn: Sequence[str], files: list[Path], rate: float = 2e-3) -> list[dict]:
-    """Trains the interface of a modality without a language model, once through `files`. Returns a log like Trainer's."""
-    modality, steps = learn[0].partition("_")[0], len(files) // 32
+def alone(model, processor, learn: Sequence[str], *plan: tuple[list[Path], int], rate: float = 2e-3) -> list[dict]:
+    """Trains the interface of a modality without a language model. Returns a log like Trainer's.
+
+    Args:
+        learn: names of the parts that do, for `set_trainable`.
+        plan: files and steps, one after another.
+    """
+    modality, steps = learn[0].partition("_")[0], sum(count for _, count in plan)
     set_trainable(model, list(learn), verbose=False)
     model.train()
     interface = {"audio": SpeechAlone, "image": ImageAlone}[modality](model)
     learning = [p for p in {*model.parameters(), *interface.parameters()} if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
-    batches = DataLoader(files, 32, num_workers=1, collate_fn=partial(_read, processor, modality))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     losses = []
-    for inputs, digits in tqdm(batches, desc=f"{modality} alone", leave=False):
+    for inputs, digits in tqdm(_batches(processor, modality, plan), f"{modality} alone", steps, leave=False):
         loss = interface(inputs, digits)
         optimizer.zero_grad()
         loss.backward()
@@ -186,18 +191,17 @@ def alone(model, processor, learn: Sequence[str], files: list[Path], rate: float
     return [{"step": i, "loss": sum(losses[i : i + 20]) / len(losses[i : i + 20])} for i in range(0, steps, 20)]
 
 
+def _batches(processor, modality: str, plan: Sequence[tuple[list[Path], int]]) -> Iterator[tuple[dict, list[str]]]:
+    """Batches of the files, each of which is read once."""
+    for files, steps in plan:
+        mixed = random.Random(0).sample(files, len(files))
+        batches = list(DataLoader(mixed, 32, num_workers=2, collate_fn=partial(_read, processor, modality)))
+        yield from itertools.islice(itertools.cycle(batches), steps)
+
+
 def _read(processor, modality: str, files: list[Path]) -> tuple[dict, list[str]]:
     inputs, _ = processor.process_media({modality: [str(file) for file in files]})
     return inputs, [shown(file) for file in files]
-
-
-def fix_stride(model, processor, files: list[Path]) -> None:
-    """Makes each frame weigh the same in the CIF, so that a token fires at a fixed stride, as often as digits are said."""
-    inputs, digits = _read(processor, "audio", files)
-    weight = sum(map(len, digits)) / int(inputs["audio_feature_lengths"].sum())
-    cif = model.audio_aligner.cif
-    nn.init.zeros_(cif.weight.weight)
-    nn.init.constant_(cif.weight.bias, float(torch.logit(torch.tensor(weight))))
 
 
 # --- the replica -----------------------------------------------------------------------------------------------------------
@@ -206,22 +210,17 @@ def fix_stride(model, processor, files: list[Path]) -> None:
 def make_model(lab: Lab, tokenizer):
     """The preset with small parts. The image tower is a classifier, frozen; the speech encoder, of convolutions and
     conformer layers as the paper's, has yet to learn."""
-    vision = ViTConfig(
-        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, image_size=32, patch_size=8
-    )
-    reader = BlipImageProcessor(size={"height": 32, "width": 32})
-    image_tower, _ = parts.train_tower(
-        "image", lab.world["train"]["image"], lab.some(600), config=vision, processor=reader
-    )
+    image_tower, _ = parts.train_tower("image", lab.world["train"]["image"], lab.some(400))
     encoder = ParakeetEncoderConfig(
         num_mel_bins=40, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=2 * WIDTH,
         subsampling_factor=8, subsampling_conv_channels=16, layerdrop=0.0,
+        initializer_range=0.15,  # of 0.02, as published, nothing passes so small convolutions
     )  # fmt: skip
     sizes = {"depth": 2, "num_heads": 4, "intermediate_size": 128}
     queries = {"num_tokens": IMAGE_TOKENS, "qformer_hidden_size": 64}
     tokens = {"num_tokens": SPOKEN, "token_size": WIDTH, "bert_hidden_size": 64, "max_positions": SPOKEN}
     towers = {
-        "image": image_tower,
+        "image": {"tower": image_tower, "processor": parts.image_processor()},
         "audio": {"tower": encoder, "processor": ParakeetFeatureExtractor(feature_size=40)},
     }
     aligners = {"image": {**sizes, **queries}, "speech": {**sizes, **tokens}}
@@ -234,16 +233,11 @@ def error_rate(asked: list[dict], given: list[str]) -> float:
     return jiwer.cer(wanted, [text.replace(" ", "") for text in given])
 
 
-def train_speech(lab: Lab, model, processor, sounds: list[Path], *alone_parts: str) -> tuple[list[dict], list[dict]]:
-    """Stages 1 and 2 of the speech interface; `alone_parts` learn in stage 1."""
-    rng, words = random.Random(1), [file for files in lab.world["train"]["audio"].values() for file in files]
-    # Single digits first: of strings, nothing is learned for long.
-    drawn = [rng.choice(pool) for pool, steps in ((words, 150), (sounds, 600)) for _ in range(32 * lab.some(steps))]
-    alone_log = alone(model, processor, alone_parts, drawn)
+def stage_2(lab: Lab, model, processor, sounds: list[Path], *learning: str) -> list[dict]:
+    """Speech in front of the language model, beside an image or not."""
     tasks = Tasks(lab.world["train"]["image"], random.Random(2))
     chats = mixture(tasks, {"write": 1, "write_seen": 1}, sounds, 32 * lab.some(300))
-    interface = ("audio_aligner.bert_projection", "audio_aligner.bert", "audio_aligner.projection")
-    return alone_log, learn(model, processor, chats, lab.folder, *interface, learning_rate=2e-3, max_grad_norm=1.0)
+    return learn(model, processor, chats, lab.folder, *learning, learning_rate=2e-3, max_grad_norm=1.0)
 
 
 def stage_3(lab: Lab, model, processor, sounds: list[Path]) -> list[dict]:
@@ -263,21 +257,29 @@ def run(lab: Lab) -> Replica:
         [chat_template(), WRITE, WRITE_SEEN, NAME, SAID, "yes no", UNCLEAR, "0123456789", "< > </ <Image> <Speech>"]
     )
     model, processor = make_model(lab, tokenizer)
-    everything = {"write": 1, "write_seen": 2, "name": 1, "said": 1}
-    chats = mixture(WordTasks(random.Random(0)), everything, sounds, 64 * lab.some(500))
+    everything = {"write": 1, "write_seen": 2, "name": 1, "said": 4}
+    chats = mixture(WordTasks(random.Random(0)), everything, sounds, 64 * lab.some(700))
     logs = {"text": teach_text(model, processor, chats, lab.folder)}
 
-    images = [file for files in lab.world["train"]["image"].values() for file in files]
-    drawn = random.Random(1).choices(images, k=32 * lab.some(250))
-    logs["image alone"] = alone(model, processor, ["image_aligner"], drawn)
+    images, words = (
+        [file for files in lab.world["train"][kind].values() for file in files] for kind in ("image", "audio")
+    )
+    logs["image alone"] = alone(model, processor, ["image_aligner"], (images, lab.some(250)))
     chats = mixture(Tasks(lab.world["train"]["image"], random.Random(1)), {"name": 1}, sounds, 32 * lab.some(150))
     logs["image to language"] = learn(model, processor, chats, lab.folder, "image_aligner", learning_rate=2e-3)
 
-    strided = copy.deepcopy(model)
-    learned = train_speech(lab, model, processor, sounds, "audio_tower", "audio_aligner.cif")
-    logs["speech alone"], logs["speech to language"] = learned
-    fix_stride(strided, processor, sounds[: lab.some(500)])
-    train_speech(lab, strided, processor, sounds, "audio_tower")
+    unprepared, speech = copy.deepcopy(model), ("audio_tower", "audio_aligner.cif")
+    logs["speech alone"] = alone(
+        model,
+        processor,
+        speech,
+        (words, lab.some(100)),
+        (sounds, lab.some(700)),
+        rate=4e-3,  # single digits are easier
+    )
+    behind = ("audio_aligner.bert_projection", "audio_aligner.bert", "audio_aligner.projection")
+    logs["speech to language"] = stage_2(lab, model, processor, sounds, *behind)
+    stage_2(lab, unprepared, processor, sounds, *speech, *behind)
 
     def asked(kind: str, sounds: list[Path], **more) -> list[dict]:
         tasks = Tasks(lab.world["test"]["image"], random.Random(4))
@@ -287,7 +289,7 @@ def run(lab: Lab) -> Replica:
         return answers(model, processor, chats, max_new_tokens=8)
 
     written, related = asked("write", clean), asked("said", clean)
-    by_cif, by_stride, before = say(model, written), say(strided, written), say(model, related)
+    by_cif, at_once, before = say(model, written), say(unprepared, written), say(model, related)
     logs["together"] = stage_3(lab, model, processor, sounds)
     model.save_pretrained(lab.folder / "model")
     processor.save_pretrained(lab.folder / "model")
@@ -303,8 +305,8 @@ def run(lab: Lab) -> Replica:
     examples = list(zip(seen, with_image, strict=True))
     return Replica(
         [
-            Claim("characters wrong, speech by CIF", error_rate(written, by_cif), error_rate(written, by_stride), chance,
-                  "a token at a fixed stride", "lower", 0.02, list(zip(written, by_cif, strict=True))),
+            Claim("characters wrong, speech by CIF", error_rate(written, by_cif), error_rate(written, at_once), chance,
+                  "stage 1 left out", "lower", 0.02, list(zip(written, by_cif, strict=True))),
             Claim("characters wrong, noisy speech with an image", rate, without, chance, "no image", "lower", 0.02,
                   examples),
             Claim("the same, beside a misleading image", rate, misled, chance, "image of another digit",
