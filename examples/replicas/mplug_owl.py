@@ -159,7 +159,7 @@ def run(lab: Lab) -> Replica:
         **mplug_owl(small_llama(tokenizer), tokenizer, towers={"image": tower}, aligners=abstractor)
     )
     everything = (naming, adding, comparing, remembering, text_only)
-    logs = {"text": teach_text(model, processor, chats(64 * lab.some(300), 0, everything), lab.folder)}
+    logs = {"text": teach_text(model, processor, chats(64 * lab.some(450), 0, everything), lab.folder)}
     blind = copy.deepcopy(model)
 
     logs["see"] = see(lab, model, processor, "image_tower", "image_aligner")
