@@ -1,6 +1,6 @@
 """Runs the replicas, all or those named, and prints one table.
 
-make replicas                     # all five: about an hour on two cores
+make replicas                     # all five: half an hour on two cores
 make replicas ARGS=pandagpt       # one of them
 """
 
