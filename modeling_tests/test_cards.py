@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hub_cards import write as hub_cards
-from huggingface_hub import ModelCard
+from huggingface_hub import CardData, ModelCard
 from PIL import Image
 
 from modeling_tests import tiny, tiny_systems
 from transformers_anymodality import cli, lora_config, set_trainable
 from transformers_anymodality.cards import Licences, make_card, strictest, write_card
+from transformers_anymodality.cards.card import _languages
 from transformers_anymodality.cards.history import sparkline
-from transformers_anymodality.cards.licences import is_hub_id
+from transformers_anymodality.cards.licences import is_hub_id, licence_of
 from transformers_anymodality.inspection import inspect_model
 
 
@@ -177,3 +178,9 @@ def test_cards_of_systems_name_the_parts_that_they_have(name):
     assert [[m[key] for key in same] for m in found["modalities"]] == [
         [m[key] for key in same] for m in own["modalities"]
     ]
+
+
+def test_languages_of_others_cards_are_what_the_hub_knows():
+    assert _languages(CardData(language=["en", False, "pt-br", 3])) == ["en", "no"]
+    assert _languages(CardData(language="de")) == ["de"] and _languages(None) == []
+    assert licence_of(CardData(license="MIT")) == "mit"

@@ -95,8 +95,7 @@ def test_prompts_are_those_of_the_chat_template(shared):
 def test_streams_end_where_answers_end(shared):
     _, processor = shared
     given = []
-    streamer = _Streamer(processor, given.append)
-    processor = streamer.processor = type(processor)(processor.tokenizer, text_settings={"stop": ["###"]})
+    streamer = _Streamer(type(processor)(processor.tokenizer, text_settings={"stop": ["###"]}), given.append)
     for piece in ("  yes #", "# and", " no ##", "# and more", " and more"):
         streamer.on_finalized_text(piece)
     streamer.on_finalized_text("", stream_end=True)

@@ -284,9 +284,9 @@ def test_the_command_exports_for_the_hub(tmp_path, capsys):
 def test_a_module_of_ones_own_goes_along(tmp_path, monkeypatch):
     (tmp_path / "our_senses.py").write_text("here = True\n")
     (tmp_path / "our_towers").mkdir()
-    (tmp_path / "our_towers/__init__.py").touch()
+    (tmp_path / "our_towers/mine.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    for module, file in (("our_senses", "our_senses.py"), ("our_towers", "our_towers/__init__.py")):
+    for module, file in (("our_senses", "our_senses.py"), ("our_towers.mine", "our_towers/mine.py")):
         export_space("org/anymal", tmp_path / f"space_{module}", module=module)
         assert (tmp_path / f"space_{module}" / file).exists()
         assert f"import {module}" in (tmp_path / f"space_{module}/app.py").read_text()

@@ -572,3 +572,13 @@ def test_what_stops_a_later_task_stops_the_first(folder, shared, tmp_path):
     with pytest.raises(ValueError, match="no references in references, transcription"):
         run(shared, [job(folder, "captioning"), wrong], tmp_path / "results.json")
     assert not any(tmp_path.iterdir())
+
+
+def test_the_last_process_to_end_sees_that_all_is_there(folder, shared, tmp_path):
+    jobs = [job(folder, "captioning"), job(folder, "asr")]
+    options = {"verbose": False, "max_new_tokens": 2, "world_size": 2}
+    output = tmp_path / "results.json"
+    assert not answer(*shared, jobs[:1], output, rank=0, **options)  # the first task is this process's,
+    assert answer(*shared, jobs[:1], output, rank=1, **options)
+    assert not answer(*shared, jobs, output, rank=1, **options)  # the second the other's
+    assert answer(*shared, jobs, output, rank=0, **options)

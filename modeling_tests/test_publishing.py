@@ -96,8 +96,11 @@ def test_left_out_is_what_training_leaves(copied, unchecked):
         (copied / name).write_bytes(b"x")
     (copied / "trainer_state.json").write_text(json.dumps({"global_step": 7, "log_history": []}))
     done = publish(copied, "org/name", dry_run=True)
-    assert done.left_out == [".git", "checkpoint-7", "runs", "training_args.bin"] and done.url is None
-    assert "trainer_state.json" in done.files and not any("/" in name for name in done.files)
+    assert (
+        done.left_out == [".git", "checkpoint-7", "runs", "trainer_state.json", "training_args.bin"]
+        and done.url is None
+    )
+    assert not any("/" in name for name in done.files)
     assert not (copied / "README.md").exists()  # the folder stays as it is
 
 
@@ -121,16 +124,35 @@ def test_where_parts_were_on_this_machine_is_not_published(copied, unchecked, mo
     config = json.loads((copied / "config.json").read_text())
     config["image_config"]["_name_or_path"], config["text_config"]["_name_or_path"] = "/home/ada/clip", "org/llama"
     (copied / "config.json").write_text(json.dumps(config))
-    staged = []
+    (copied / "trainer_state.json").write_text(
+        json.dumps({"best_model_checkpoint": "/home/ada/run", "global_step": 1, "log_history": []})
+    )
+    task = {
+        "task": "vqa",
+        "model": "/home/ada/run",
+        "data": "/home/ada/vqa",
+        "samples": 2,
+        "metrics": {"vqa_accuracy": 1.0},
+    }
+    (copied / "results.json").write_text(json.dumps({"model": "/home/ada/run", "tasks": {"vqa": task}}))
+    staged = {}
     monkeypatch.setattr(
         publishing,
         "check_reload",
-        lambda model, stage, *_: staged.append((stage / "config.json").read_text()) or 0.0,
+        lambda model, stage, *_: (
+            staged.update((file.name, file.read_text()) for file in stage.iterdir() if file.suffix in (".json", ".md"))
+            or 0.0
+        ),
     )
     publish(copied, "org/name", dry_run=True)
-    uploaded = json.loads(staged[0])
+    uploaded = json.loads(staged["config.json"])
     assert uploaded["image_config"]["_name_or_path"] == ""
     assert uploaded["text_config"]["_name_or_path"] == "org/llama"
+    assert (
+        json.loads(staged["results.json"])["tasks"]["vqa"] | {"model": "org/name", "data": "vqa"}
+        == json.loads(staged["results.json"])["tasks"]["vqa"]
+    )
+    assert "ada" not in "".join(staged.values()) and "trainer_state.json" not in staged
 
 
 @pytest.mark.parametrize(

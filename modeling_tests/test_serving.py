@@ -236,6 +236,7 @@ def test_stops_are_no_part_of_a_stream():
     assert asyncio.run(read(["yes", "#", "## no", " more", None])) == ["yes", None]
     thought = ReasoningText("###")
     assert asyncio.run(read([thought, "two #", None])) == [thought, "two ", "#", None]
+    assert asyncio.run(read(["two #", thought, None])) == ["two ", "#", thought, None]
 
 
 # --- a server process -------------------------------------------------------------------------------------------------
@@ -383,7 +384,8 @@ def test_other_bad_requests_are_400(client):
         (user({"type": "input_imu", "input_imu": {"values": [[1.0] * 5]}}), {}, "expected"),
         (user({"type": "input_imu", "input_imu": {"values": WALK * 9}}), {"stream": True}, "s"),
         (user({"type": "input_imu", "input_imu": {"values": [[float("1e39")] * 6]}}), {}, "finite"),
-        (user({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}), {}, "takes text"),
+        (user({"type": "thermal_url", "thermal_url": {"url": "data:image/png;base64,AAAA"}}), {}, "takes text"),
+        (user({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}), {}, "video"),
         ([{"role": "user", "content": "yes " * 3000}], {"stream": True}, "tokens; the model reads"),
         (user(), {"temperature": -1}, "temperature"),
         (user(), {"extra_body": {"chat_template_kwargs": {"processor_kwargs": {"allow_urls": True}}}}, "reads no"),

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -105,7 +106,12 @@ def publish(
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).symlink_to((folder / name).resolve())
         _complete(stage, repo_id, card)
-        difference = check_reload(folder if model is None else model, stage, Path(scratch), module)
+        if (
+            state := stage / "trainer_state.json"
+        ).exists():  # the card has read it, and it names folders of this machine
+            state.unlink()
+            left_out = sorted([*left_out, state.name])
+        difference = check_reload(folder if model is None else model, stage, Path(scratch), module, token)
         sizes = {
             str(file.relative_to(stage)): file.stat().st_size for file in sorted(stage.rglob("*")) if file.is_file()
         }
@@ -186,16 +192,36 @@ def _complete(stage: Path, repo_id: str, card: dict[str, Any] | None) -> None:
         write_module(stage)
     if not (stage / "README.md").exists():
         write_card(stage, **{"name": repo_id, **(card or {})})
+    if (stage / "results.json").exists():
+        _replace(stage / "results.json", lambda results: _public_results(results, repo_id))
     for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):
-        settings = json.loads((stage / name).read_text(encoding="utf-8"))
-        public = {**_without_paths(settings), "auto_map": auto_map}
-        if settings != public:
-            (stage / name).unlink()  # a link to the folder's own
-            (stage / name).write_text(f"{json.dumps(public, indent=2, sort_keys=True)}\n", encoding="utf-8")
+        _replace(stage / name, lambda settings, own=auto_map: {**_without_paths(settings), "auto_map": own})
+
+
+def _replace(file: Path, change: Callable[[Any], Any]) -> None:
+    """Puts a changed document in the place of a link to the folder's own."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if (public := change(found)) != found:
+        file.unlink()
+        file.write_text(f"{json.dumps(public, indent=2, sort_keys=True)}\n", encoding="utf-8")
+
+
+def _public_results(results: Any, repo_id: str) -> Any:
+    """What `anymodality evaluate` wrote, with the published name of the model, and of files of data their names alone."""
+    if not isinstance(results, dict):
+        return results
+    own = {"model": repo_id} if "model" in results else {}
+    if "data" in results and not is_hub_id(results["data"]):
+        own["data"] = Path(results["data"]).name
+    if isinstance(results.get("tasks"), dict):
+        own["tasks"] = {name: _public_results(task, repo_id) for name, task in results["tasks"].items()}
+    return {**results, **own}
 
 
 def _without_paths(settings: Any) -> Any:
     """`settings` with sources of parts that are no repositories on the Hub left empty, at any depth."""
+    if isinstance(settings, list):
+        return [_without_paths(one) for one in settings]
     if not isinstance(settings, dict):
         return settings
     return {
@@ -226,7 +252,9 @@ save_file({"logits": logits.float().cpu().contiguous()}, f"{scratch}/logits.safe
 """
 
 
-def check_reload(model: Any, stage: Path, scratch: Path, module: str | None = None) -> float:
+def check_reload(
+    model: Any, stage: Path, scratch: Path, module: str | None = None, token: str | bool | None = None
+) -> float:
     """Loads `stage` in a fresh process that does not import this package, and compares logits on a made-up medium of
     every sense.
 
@@ -235,6 +263,7 @@ def check_reload(model: Any, stage: Path, scratch: Path, module: str | None = No
         stage: what is to be uploaded.
         scratch: folder for inputs and logits.
         module: that the fresh process does import.
+        token: for parts of light checkpoints that are private.
 
     Returns:
         The largest difference of a logit.
@@ -244,7 +273,7 @@ def check_reload(model: Any, stage: Path, scratch: Path, module: str | None = No
     """
     inputs = made_up_inputs(AutoProcessor.from_pretrained(stage))
     if isinstance(model, Path):
-        model = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+        model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", token=token)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
     was_training, device, dtype = model.training, model.device, model.dtype
     with torch.no_grad():
@@ -253,8 +282,8 @@ def check_reload(model: Any, stage: Path, scratch: Path, module: str | None = No
     del model
     save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, scratch / "inputs.safetensors")
     command = [sys.executable, "-c", _FRESH, str(stage), str(scratch), str(device), *([module] if module else [])]
-    cache = {"HF_MODULES_CACHE": str(scratch / "modules")}
-    run = subprocess.run(command, env={**os.environ, **cache}, capture_output=True, text=True)
+    own = {"HF_MODULES_CACHE": str(scratch / "modules"), **({"HF_TOKEN": token} if isinstance(token, str) else {})}
+    run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
     if run.returncode:
         raise ValueError(f"A fresh process cannot load it, so nothing was uploaded:\n{run.stderr[-3000:].strip()}")
     theirs = load_file(scratch / "logits.safetensors")["logits"]

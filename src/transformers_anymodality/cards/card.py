@@ -171,6 +171,9 @@ def _metadata(
     )
 
 
+_LANGUAGE = r"[a-z]{2,3}|code|multilingual"
+
+
 def check_metadata(data: ModelCardData) -> None:
     """Raises ValueError for metadata that the Hub would refuse, as far as can be said offline."""
     for key in ("base_model", "datasets"):
@@ -178,7 +181,7 @@ def check_metadata(data: ModelCardData) -> None:
             if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", one):
                 raise ValueError(f"{key}: {one!r} is no id of the Hub.")
     for language in data.language or ():
-        if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", language):
+        if not re.fullmatch(_LANGUAGE, language):
             raise ValueError(f"language: {language!r} is no ISO 639 code, such as 'en'.")
     if data.license is not None and not re.fullmatch(r"[a-z0-9.+-]+", data.license):
         raise ValueError(f"license: {data.license!r} is no name the Hub knows, such as 'apache-2.0' or 'other'.")
@@ -212,9 +215,10 @@ def _summary(inspection: Inspection | None) -> str:
 
 
 def _languages(card: Any) -> list[str]:
-    """Of the language model's own card."""
+    """Of the language model's own card, as far as the Hub knows them. YAML reads `no`, Norwegian, as false."""
     found = getattr(card, "language", None) or []
-    return [found] if isinstance(found, str) else list(found)
+    found = ["no" if one is False else one for one in ([found] if isinstance(found, str) else found)]
+    return [one for one in found if isinstance(one, str) and re.fullmatch(_LANGUAGE, one)]
 
 
 def _limits(inspection: Inspection | None, evaluated: bool) -> list[str]:

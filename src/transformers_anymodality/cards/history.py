@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from .licences import is_hub_id
+
 
 @dataclass(frozen=True)
 class History:
@@ -60,6 +62,11 @@ def sparkline(values: list[float], width: int = 48) -> str:
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low or 1))] for value in means)
 
 
+def _data_name(data: str) -> str:
+    """A Hub id as it is; of a path, the last of it."""
+    return data if is_hub_id(data) else Path(data).name
+
+
 def read_results(file: Path) -> list[EvalResult]:
     """What `anymodality evaluate` wrote, one entry per task and metric; none if there is no such file.
 
@@ -74,7 +81,7 @@ def read_results(file: Path) -> list[EvalResult]:
             EvalResult(
                 task_type=task.get("task", name),
                 task_name=name,
-                dataset_type=str(task.get("data", name)).split(" ")[0],
+                dataset_type=_data_name(str(task.get("data", name)).split(" ")[0]),
                 dataset_name=f"{name}, {task['samples']:,} samples",
                 metric_type=metric,
                 metric_value=round(value, 4),

@@ -10,6 +10,7 @@ from huggingface_hub import CardData, ModelCard, is_offline_mode, try_to_load_fr
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._validators import HFValidationError
+from yaml import YAMLError
 
 
 UNKNOWN = "unknown"
@@ -57,13 +58,13 @@ def published_card(source: str) -> CardData | None:
         if file is not None:
             return ModelCard.load(file, ignore_metadata_errors=True).data if file.is_file() else None
         return None if is_offline_mode() or not is_hub_id(source) else ModelCard.load(source).data
-    except (OSError, HfHubHTTPError, ValueError):
+    except (OSError, HfHubHTTPError, ValueError, YAMLError):
         return None
 
 
 def licence_of(card: Any) -> str:
-    """The Hub's name of the licence in a card's metadata; `license_name` for "other"."""
+    """The Hub's name of the licence in a card's metadata."""
     found = None if card is None else getattr(card, "license", None)
     if isinstance(found, list):
-        return strictest(found)
-    return found or UNKNOWN
+        return strictest(str(one).lower() for one in found)
+    return str(found).lower() if found else UNKNOWN

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 from .. import __version__
@@ -73,17 +74,21 @@ def export_space(
 
     Raises:
         FileExistsError: there are files in `folder`.
+        ModuleNotFoundError: `module` is not there.
     """
     folder, local = Path(folder), Path(model).is_dir()
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty.")
+    spec = None if module is None else importlib.util.find_spec(module.partition(".")[0])
+    if module is not None and (spec is None or spec.name == "app"):
+        raise ModuleNotFoundError(f"There is no module {module!r} to go along; `app` is the Space's own.")
     model = str(Path(model).resolve()) if local else model
     name = Path(model).name if local else model
     folder.mkdir(parents=True, exist_ok=True)
     if examples is not None:
         _copy_examples(Path(examples), folder)
-    if module is not None:
-        _copy_module(module.partition(".")[0], folder)
+    if spec is not None:
+        _copy_module(spec, folder)
     settings = {"system_prompt": system_prompt, "examples": None if examples is None else "examples.jsonl"}
     lines = (f"    {key}={json.dumps(value)},\n" for key, value in settings.items() if value is not None)
     written = {
@@ -92,7 +97,7 @@ def export_space(
             settings="".join(lines),
             imports="" if module is None else f"\nimport {module}  # modalities and towers of our own\n",
         ),
-        "requirements.txt": f"transformers-anymodality[image,audio,video,signal,demo]>={__version__}\n",
+        "requirements.txt": f"transformers-anymodality[image,audio,video,signal,timm,demo]>={__version__}\n",
         "README.md": _README.format(
             title=json.dumps(Path(model).name),
             name=name,
@@ -105,12 +110,11 @@ def export_space(
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _copy_module(name: str, folder: Path) -> None:
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"There is no module {name!r} to go along.")
+def _copy_module(spec: ModuleSpec, folder: Path) -> None:
+    name = spec.name
     if spec.submodule_search_locations:
-        shutil.copytree(Path(spec.origin).parent, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        (place, *_) = spec.submodule_search_locations
+        shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     else:
         shutil.copyfile(spec.origin, folder / f"{name}.py")
 

@@ -80,7 +80,7 @@ def answer(
     check_jobs(jobs)
     model.eval()
     weights = model_fingerprint(model)
-    complete = True
+    shares = []
     for job in jobs:
         generation = {"max_new_tokens": max_new_tokens or job.task.max_new_tokens, "num_beams": num_beams}
         files = AnswerFiles(samples_folder(output), job.name, _settings(model, weights, job, generation))
@@ -94,8 +94,9 @@ def answer(
             for lines in _answered(model, processor, job, todo, batch_size, workers, generation):
                 files.append(rank, lines)
                 bar.update(len(lines))
-        complete &= sum(index < job.count for index in files.read()) == job.count
-    return complete
+        shares.append((job, files))
+    # Asked last, and of all tasks: whichever process ends last sees that all is there.
+    return all(sum(index < job.count for index in files.read()) == job.count for job, files in shares)
 
 
 def _settings(model: Any, weights: str, job: Job, generation: Mapping[str, Any]) -> dict[str, Any]:

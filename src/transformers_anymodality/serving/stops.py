@@ -55,7 +55,5 @@ class _CutQueue:
     def _take(self, item: Any) -> None:
         if type(item) is str:  # reasoning is a string, too, but of a kind of its own
             self.ready += filter(None, [self.answer.add(item)])
-        elif item is None:
-            self.ready += [*filter(None, [self.answer.add("", last=True)]), None]
-        else:
-            self.ready.append(item)
+        else:  # the end, a call, an error: nothing is to come behind it that was said before
+            self.ready += [*filter(None, [self.answer.add("", last=True)]), item]

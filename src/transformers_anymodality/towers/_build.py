@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -263,7 +264,11 @@ def _feature_length(
     config_class: type[PreTrainedConfig], serialized: str, shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]
 ) -> int:
     outputs = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape, dtype in shapes}
-    return _counter(config_class, serialized)(outputs)
+    with _counting:
+        return _counter(config_class, serialized)(outputs)
+
+
+_counting = threading.Lock()  # servers prepare media in threads
 
 
 @lru_cache(maxsize=4)
