@@ -1,5 +1,7 @@
 """What the training scripts share: arguments from a YAML file and the command line, the model, the data, the Trainer."""
 
+import importlib
+import os
 import sys
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ class ModelArguments:
 
     _argument_group_name = "the model"
 
-    model: str | None = setting(None, "composed checkpoint, a folder or Hub id; instead of the six below")
+    model: str | None = setting(None, "composed checkpoint, a folder or Hub id; instead of the five below")
     system: str | None = setting(None, f"published system: {', '.join(SYSTEMS)}; else language_model + modalities")
     options: dict | str | None = setting(None, "of the system's preset: towers, aligners, faithful, ...")
     language_model: dict | str | None = setting(
@@ -51,7 +53,8 @@ class ModelArguments:
     modalities: dict | str | None = setting(None, "modality -> settings, as `compose` takes them")
     load_in_4bit: bool = setting(False, "quantise the language model, frozen, to 4 bits (NF4) when it is loaded")
     dtype: str | None = setting(None, "of what is loaded: float32, bfloat16, ...; as the checkpoints say if left out")
-    attn_implementation: str | None = setting(None, "of a `model`: sdpa, eager, flash_attention_2, flex_attention")
+    attn_implementation: str | None = setting(None, "sdpa, eager, flash_attention_2, flex_attention")
+    module: str | None = setting(None, "Python module that registers modalities and towers of your own")
 
 
 @dataclass
@@ -115,12 +118,25 @@ def parse(description: str, stage: type, arguments: list[str] | None = None, **d
 
 def load_model(arguments: ModelArguments) -> tuple[Any, Any]:
     """The model and its processor, loaded or composed."""
+    if arguments.module:
+        sys.path.insert(0, os.getcwd())
+        importlib.import_module(arguments.module)
+    model, processor = _load_or_compose(arguments)
+    if arguments.attn_implementation:
+        model.set_attn_implementation(arguments.attn_implementation)
+    return model, processor
+
+
+def _load_or_compose(arguments: ModelArguments) -> tuple[Any, Any]:
     dtype = {} if arguments.dtype is None else {"dtype": arguments.dtype}
-    if arguments.model:
-        attention = (
-            {} if arguments.attn_implementation is None else {"attn_implementation": arguments.attn_implementation}
+    quantised = {}
+    if arguments.load_in_4bit:
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
         )
-        model = AutoModelForCausalLM.from_pretrained(arguments.model, **dtype, **attention)
+        quantised = {"quantization_config": four_bits}
+    if arguments.model:
+        model = AutoModelForCausalLM.from_pretrained(arguments.model, **quantised, **dtype)
         return model, AutoProcessor.from_pretrained(arguments.model)
     if not (arguments.system or (arguments.language_model and arguments.modalities)):
         raise SystemExit("Say what to train: --model, --system, or --language_model and --modalities. See --help.")
@@ -131,10 +147,7 @@ def load_model(arguments: ModelArguments) -> tuple[Any, Any]:
             raise SystemExit(
                 "--load_in_4bit quantises weights that are loaded: --language_model must be a checkpoint."
             )
-        quantised = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-        language = AutoModelForCausalLM.from_pretrained(language, quantization_config=quantised, **dtype)
+        language = AutoModelForCausalLM.from_pretrained(language, **quantised, **dtype)
     if arguments.system:
         options = _configs(arguments.options or {})
         return compose(**SYSTEMS[arguments.system](language, tokenizer, **options), **dtype)

@@ -2,7 +2,9 @@
 
     python examples/small_data.py
     python examples/x2l.py --config examples/recipes/small/x_llm_interface.yaml
-    python examples/x2l.py --config examples/recipes/small/x_llm_image.yaml
+    python examples/x2l.py --config examples/recipes/small/x_llm_image.yaml    # takes the interface's weights
+    python examples/x2l.py --config examples/recipes/small/x_llm_speech.yaml   # goes on with the image's model,
+    python examples/x2l.py --config examples/recipes/small/x_llm_video.yaml    # and so on
     python examples/x2l.py --config examples/recipes/small/x_llm_joint.yaml
 
 An interface turns what a tower perceives into tokens (X2L: another modality to language); its adapter is the projection

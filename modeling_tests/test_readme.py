@@ -61,7 +61,7 @@ def fill(cache: Path) -> None:
     publish(cache, "openai/whisper-small", WhisperModel(tiny.whisper_config()), tiny.feature_extractor())
     config = TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args={"depth": 1, "img_size": 32})
     config.pretrained_cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 0}
-    publish(cache, "timm/vit_small_patch16_224", TimmWrapperModel(config))
+    publish(cache, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k", TimmWrapperModel(config))
     model, processor = compose(
         tiny.language_model(), tiny.modalities("image", "audio", "imu"), tokenizer=tiny.tokenizer()
     )

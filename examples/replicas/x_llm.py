@@ -5,9 +5,10 @@ CIF); interfaces to the language model; all of them together, of which the adapt
 learns after it has learned from text. What is claimed, and what could have refuted it:
 
 - Speech is recognised through CIF, which fires once for each spoken digit, after the recogniser has learned alone.
-  Control: stage 1 left out, so that all of it learns in front of the language model.
+  Control: stage 1 left out, so that all of it learns in front of the language model, in stage 2's steps alone.
 - An image helps to understand noisy speech (multimodal recognition): a photo of one of the digits, no matter which.
-  Controls: the same recordings without it; with a photo of a digit that is not said.
+  Controls: the same recordings without it, a question that was trained half as often; the same question with a photo of a
+  digit that is not said.
 - In the end all modalities work together: spoken digits are related to a picture. Control: the interfaces that were
   aligned one by one, before stage 3.
 """

@@ -22,7 +22,7 @@ class CLASS(ListingCommand):
 
 def compose(
     output: Annotated[str, typer.Option(metavar="DIR", help="Where the checkpoint goes; must not exist.")],
-    config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Any of these options, by name.")] = None,
+    config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Settings, see below.")] = None,
     language_model: Annotated[str | None, typer.Option(metavar="ID_OR_DIR", help="Any causal language model.")] = None,
     modality: Annotated[
         list[str] | None,
@@ -56,8 +56,9 @@ def compose(
       anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'senses=[audio]' --output panda
       anymodality compose --config anymal.yaml --output my-anymal --light
 
-    Values are YAML. In a file, `modalities` and `options` are tables; a language model or tower may also be a config
-    (`{model_type: llama, hidden_size: 64}`), which starts with random weights. What the command line says goes first.
+    Values are YAML. A file may have language_model, modalities (a table), or system and options (a table); tokenizer,
+    dtype, chat_template, text and generation. A language model or tower may also be a config (`{model_type: llama,
+    hidden_size: 64}`), which starts with random weights. What the command line says goes first.
     """
     from ..inspection import inspect_checkpoint
 

@@ -46,7 +46,7 @@ def convert(
 
     \b
       anymodality convert pandagpt --from release/ --output panda/
-      anymodality convert x_llm --from release/ --output panda/ --language-model THUDM/chatglm-6b
+      anymodality convert x_llm --from release/ --output x_llm/ --language-model THUDM/chatglm-6b
 
     The folder holds the files as they were released; a missing one is named. Tensors are streamed: memory holds one
     shard. Every tensor of the release is used or listed with the reason why not, every parameter is filled or nothing

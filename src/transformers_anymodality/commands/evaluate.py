@@ -23,7 +23,14 @@ class CLASS(ListingCommand):
     def listing(self) -> str:
         from ..evaluation import TASKS
 
-        return "Tasks:\n" + "\n".join(f"  {name:<24} {TASKS[name].help}" for name in TASKS)
+        lines = []
+        for name in TASKS:
+            task = TASKS[name]
+            columns = f"answers: {', '.join(task.references)}" if task.needs_references else "no answers needed"
+            lines += [f"  {name:<24} {task.help}", f"  {'':<24} {columns}"]
+        return "\n".join(
+            ["Tasks, and the columns that may hold their right answers (the first that is there does):", *lines]
+        )
 
 
 Directory = Annotated[
