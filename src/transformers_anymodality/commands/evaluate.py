@@ -26,7 +26,11 @@ class CLASS(ListingCommand):
         lines = []
         for name in TASKS:
             task = TASKS[name]
-            columns = f"answers: {', '.join(task.references)}" if task.needs_references else "no answers needed"
+            columns = (
+                f"answers: {', '.join(dict.fromkeys(task.references))}"
+                if task.needs_references
+                else "no answers needed"
+            )
             lines += [f"  {name:<24} {task.help}", f"  {'':<24} {columns}"]
         return "\n".join(
             ["Tasks, and the columns that may hold their right answers (the first that is there does):", *lines]
