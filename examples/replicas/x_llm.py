@@ -7,8 +7,7 @@ learns after it has learned from text. What is claimed, and what could have refu
 - Speech is recognised through CIF, which fires once for each spoken digit, after the recogniser has learned alone.
   Control: stage 1 left out, so that all of it learns in front of the language model, in stage 2's steps alone.
 - An image helps to understand noisy speech (multimodal recognition): a photo of one of the digits, no matter which.
-  Controls: the same recordings without it, a question that was trained half as often; the same question with a photo of a
-  digit that is not said.
+  Controls: the same recordings without it, which was trained as often; with a photo of a digit that is not said.
 - In the end all modalities work together: spoken digits are related to a picture. Control: the interfaces that were
   aligned one by one, before stage 3.
 """
@@ -244,7 +243,7 @@ def stage_2(lab: Lab, model, processor, sounds: list[Path], *learning: str) -> l
 def stage_3(lab: Lab, model, processor, sounds: list[Path]) -> list[dict]:
     """All modalities together; adapters alone learn, which are the projections and the Q-Former's queries."""
     tasks = Tasks(lab.world["train"]["image"], random.Random(3))
-    chats = mixture(tasks, {"write": 1, "write_seen": 2, "name": 1, "said": 2}, sounds, 32 * lab.some(200))
+    chats = mixture(tasks, {"write": 2, "write_seen": 2, "name": 1, "said": 2}, sounds, 32 * lab.some(200))
     adapters = ("image_aligner.projection", "image_aligner.queries", "audio_aligner.projection")
     return learn(model, processor, chats, lab.folder, *adapters, learning_rate=2e-3, max_grad_norm=1.0)
 
@@ -258,7 +257,7 @@ def run(lab: Lab) -> Replica:
         [chat_template(), WRITE, WRITE_SEEN, NAME, SAID, "yes no", UNCLEAR, "0123456789", "< > </ <Image> <Speech>"]
     )
     model, processor = make_model(lab, tokenizer)
-    everything = {"write": 1, "write_seen": 2, "name": 1, "said": 4}
+    everything = {"write": 2, "write_seen": 2, "name": 1, "said": 4}
     chats = mixture(WordTasks(random.Random(0)), everything, sounds, 64 * lab.some(700))
     logs = {"text": teach_text(model, processor, chats, lab.folder)}
 
