@@ -14,15 +14,13 @@ What is claimed, and what could have refuted it:
 import random
 
 from digits_world import parts
-from peft import get_peft_model
-from quickstart import train
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
 
 from transformers_anymodality import compose, lora_config
 from transformers_anymodality.systems.anymal import anymal, chat_template
 
 from .claims import Claim, Replica
-from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llama, teach_text
+from .lab import Lab, accuracy, adapt, answers, chat, learn, make_tokenizer, small_llama, teach_text
 
 
 NUMBERS = parts.NUMBERS
@@ -163,9 +161,8 @@ def four_bit_claim(lab: Lab, tokenizer, towers: dict[str, dict], full: float) ->
 def instruct(lab: Lab, model, processor):
     """Stage 2: aligners go on, and LoRA on all linear layers of the language model."""
     chats = instructions(lab.world["train"], 32 * lab.some(300), seed=5)
-    adapted = get_peft_model(model, lora_config(model, r=64, lora_alpha=16))
-    log = train(adapted, processor, chats, lab.folder / "trainer", learning_rate=2e-3)
-    return adapted.merge_and_unload(), log
+    lora = lora_config(model, r=64, lora_alpha=16)
+    return adapt(model, processor, chats, lab.folder, lora, learning_rate=2e-3)
 
 
 def run(lab: Lab) -> Replica:
@@ -193,8 +190,7 @@ def run(lab: Lab) -> Replica:
         claims.append(
             Claim(name, accuracy(chats, given), before[name], 0.12, "aligned, not instructed", examples=shown)
         )
-    model.save_pretrained(lab.folder / "model")
-    processor.save_pretrained(lab.folder / "model")
+    lab.keep(model, processor)
 
     quantised, logs["align in 4 bits"] = four_bit_claim(lab, tokenizer, towers, full)
     return Replica([*claims, quantised], logs)

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from digits_world.world import World
+from peft import LoraConfig, get_peft_model
 from quickstart import train
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
@@ -27,6 +29,11 @@ class Lab:
     folder: Path
     world: World
     scale: float = 1.0
+
+    def keep(self, model, processor) -> None:
+        """The checkpoint, for whoever wants to try it."""
+        model.save_pretrained(self.folder / "model")
+        processor.save_pretrained(self.folder / "model")
 
     def some(self, count: int, least: int = 2) -> int:
         """`count` steps, samples or questions, scaled."""
@@ -87,6 +94,13 @@ def learn(model, processor, chats: list[dict], folder: Path, *parts: str, **more
     log = train(model, processor, chats, folder / "trainer", **more)
     model.eval()
     return log
+
+
+def adapt(model, processor, chats: list[dict], folder: Path, lora: LoraConfig, **more) -> tuple[Any, list[dict]]:
+    """The same with LoRA. Returns the model with the adapter merged into it, and the Trainer's log."""
+    adapted = get_peft_model(model, lora)
+    log = train(adapted, processor, chats, folder / "trainer", **more)
+    return adapted.merge_and_unload(), log
 
 
 def chat(*turns: list[dict] | str, **columns) -> dict:

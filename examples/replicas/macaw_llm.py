@@ -117,8 +117,7 @@ def run(lab: Lab) -> Replica:
     )  # towers are frozen: once is enough
     store, learned = FeatureStore(lab.folder / "features", model), ("aligners", "language_model")
     logs["one stage"] = learn(model, processor, chats, lab.folder, *learned, learning_rate=RATE, features=store)
-    model.save_pretrained(lab.folder / "model")
-    processor.save_pretrained(lab.folder / "model")
+    lab.keep(model, processor)
 
     rng = random.Random(2)
     events = [event(world["test"], rng) for _ in range(lab.some(360))]

@@ -17,8 +17,6 @@ import copy
 import random
 
 from digits_world import parts
-from peft import get_peft_model
-from quickstart import train
 from transformers import AutoModelForCausalLM
 
 from transformers_anymodality import compose, lora_config
@@ -26,7 +24,7 @@ from transformers_anymodality.systems.mplug_owl import chat_template, mplug_owl
 from transformers_anymodality.towers.mplug_owl import MplugOwlVisionConfig
 
 from .claims import Claim, Replica
-from .lab import Lab, accuracy, answers, learn, make_tokenizer, small_llama, teach_text
+from .lab import Lab, accuracy, adapt, answers, learn, make_tokenizer, small_llama, teach_text
 
 
 NUMBERS = parts.NUMBERS
@@ -144,9 +142,7 @@ def converse(lab: Lab, folder, processor, *kinds):
         model, r=8, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], modules_to_save=None
     )
     samples = chats(32 * lab.some(200), 2, kinds, lab.world["train"]["image"])
-    adapted = get_peft_model(model, lora)
-    log = train(adapted, processor, samples, lab.folder / "trainer", learning_rate=2e-3)
-    return adapted.merge_and_unload(), log
+    return adapt(model, processor, samples, lab.folder, lora, learning_rate=2e-3)
 
 
 def run(lab: Lab) -> Replica:
@@ -173,8 +169,7 @@ def run(lab: Lab) -> Replica:
     multimodal = (naming, adding, remembering)
     forgetful, _ = converse(lab, lab.folder / "stage1", processor, *multimodal)
     model, logs["converse"] = converse(lab, lab.folder / "stage1", processor, *multimodal, *[text_only] * 3)
-    model.save_pretrained(lab.folder / "model")
-    processor.save_pretrained(lab.folder / "model")
+    lab.keep(model, processor)
 
     after = {kind: answers(model, processor, chats) for kind, chats in asked.items()}
     mixed = {kind: answers(model, processor, exchanged(asked[kind])) for kind in (comparing, remembering)}

@@ -22,8 +22,6 @@ from concurrent.futures import ProcessPoolExecutor
 import torch
 from digits_world import motion, parts
 from digits_world.world import make_world
-from peft import get_peft_model
-from quickstart import train
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import AutoModel
@@ -35,7 +33,7 @@ from transformers_anymodality.systems.pandagpt import pandagpt
 from transformers_anymodality.towers import imagebind
 
 from .claims import Claim, Replica
-from .lab import Lab, accuracy, answers, chat, make_tokenizer, small_llama, teach_text
+from .lab import Lab, accuracy, adapt, answers, chat, make_tokenizer, small_llama, teach_text
 
 
 NUMBERS = parts.NUMBERS
@@ -210,9 +208,8 @@ def instruct(lab: Lab, model, processor):
     settings = {"lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
     build_features(model, processor, chats, lab.folder / "features", verbose=False)
     store = FeatureStore(lab.folder / "features", model)
-    adapted = get_peft_model(model, lora_config(model, r=32, **settings))
-    log = train(adapted, processor, chats, lab.folder / "trainer", learning_rate=3e-3, features=store)
-    return adapted.merge_and_unload(), log
+    lora = lora_config(model, r=32, **settings)
+    return adapt(model, processor, chats, lab.folder, lora, learning_rate=3e-3, features=store)
 
 
 def examine(model, processor, chats: list[dict], instead: dict | None = None) -> tuple[float, list]:
@@ -267,8 +264,7 @@ def run(lab: Lab) -> Replica:
     for sense, weights in bound.items():
         model.tower(sense).load_state_dict(weights)
     model, logs["instruct"] = instruct(lab, model, processor)
-    model.save_pretrained(lab.folder / "model")
-    processor.save_pretrained(lab.folder / "model")
+    lab.keep(model, processor)
     rng = random.Random(2)
     claims = zero_shot(lab, model, processor, alone, rng)
     return Replica([*claims, noisy_pair(lab, model, processor, rng)], logs)

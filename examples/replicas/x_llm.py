@@ -291,8 +291,7 @@ def run(lab: Lab) -> Replica:
     written, related = asked("write", clean), asked("said", clean)
     by_cif, at_once, before = say(model, written), say(unprepared, written), say(model, related)
     logs["together"] = stage_3(lab, model, processor, sounds)
-    model.save_pretrained(lab.folder / "model")
-    processor.save_pretrained(lab.folder / "model")
+    lab.keep(model, processor)
 
     seen, unseen = asked("write_seen", noisy), asked("write", noisy)
     with_image, after = say(model, seen), say(model, related)

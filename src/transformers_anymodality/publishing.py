@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BatchF
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from .cards import write_card
+from .cards.history import data_name
 from .cards.licences import is_hub_id
 from .configuration import AnyModalityConfig
 from .inspection import read_header
@@ -211,8 +212,8 @@ def _public_results(results: Any, repo_id: str) -> Any:
     if not isinstance(results, dict):
         return results
     own = {"model": repo_id} if "model" in results else {}
-    if "data" in results and not is_hub_id(results["data"]):
-        own["data"] = Path(results["data"]).name
+    if "data" in results:
+        own["data"] = data_name(results["data"])
     if isinstance(results.get("tasks"), dict):
         own["tasks"] = {name: _public_results(task, repo_id) for name, task in results["tasks"].items()}
     return {**results, **own}

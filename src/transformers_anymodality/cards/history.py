@@ -62,8 +62,8 @@ def sparkline(values: list[float], width: int = 48) -> str:
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / (high - low or 1))] for value in means)
 
 
-def _data_name(data: str) -> str:
-    """A Hub id as it is; of a path, the last of it."""
+def data_name(data: str) -> str:
+    """What results say that they were measured on, for others: a Hub id as it is; of a path, the last of it."""
     return data if is_hub_id(data) else Path(data).name
 
 
@@ -81,7 +81,7 @@ def read_results(file: Path) -> list[EvalResult]:
             EvalResult(
                 task_type=task.get("task", name),
                 task_name=name,
-                dataset_type=_data_name(str(task.get("data", name)).split(" ")[0]),
+                dataset_type=data_name(str(task.get("data", name)).split(" ")[0]),
                 dataset_name=f"{name}, {task['samples']:,} samples",
                 metric_type=metric,
                 metric_value=round(value, 4),

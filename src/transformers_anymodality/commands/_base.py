@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -27,6 +28,9 @@ DType = Annotated[
 Device = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
 ]
+Source = Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder or Hub id.", show_default=False)]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Of an image or a frame.")]
+MaxSeconds = Annotated[float, typer.Option(min=0.001, help="Of sound, video and signals.")]
 SystemPrompt = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")]
 MaxNewTokens = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="At most; default: as the checkpoint says, or 256.")
@@ -83,6 +87,11 @@ def import_module(name: str | None) -> None:
     if name:
         sys.path.insert(0, os.getcwd())
         importlib.import_module(name)
+
+
+def name_of(source: str) -> str:
+    """What a model is called where nobody said: its folder's name, or its Hub id."""
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def load_processor(source: str) -> AnyModalityProcessor:

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from ._base import (
     AllowUrls,
@@ -19,6 +17,7 @@ from ._base import (
     Import,
     MaxNewTokens,
     Seed,
+    Source,
     SystemPrompt,
     Temperature,
     import_module,
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def chat(
-    source: Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder or Hub id.", show_default=False)],
+    source: Source,
     system_prompt: SystemPrompt = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
@@ -127,11 +126,12 @@ class _Terminal:
     def _attach(self, name: str, path: str) -> None:
         if not path:
             raise ValueError(f"/{name} needs the path of a file.")
+        from ..data.showing import counted
+
         part = media_part(name, path)
         if "path" in part:
             part["path"] = str(Path(path).expanduser().absolute())  # a saved chat is read from other folders, too
-        count = self.conversation.count_tokens(part)
-        tokens = f"{count} token{'s' * (count != 1)}"
+        tokens = counted(self.conversation.count_tokens(part))
         self.media.append(part)
         _note(f"{name} {len([p for p in self.media if p['type'] == name])}: {path} ({tokens})")
 

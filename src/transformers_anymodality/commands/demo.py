@@ -8,11 +8,23 @@ from typing import Annotated
 
 import typer
 
-from ._base import Device, DType, Import, SystemPrompt, import_module, load_model, load_processor
+from ._base import (
+    Device,
+    DType,
+    Import,
+    MaxPixels,
+    MaxSeconds,
+    Source,
+    SystemPrompt,
+    import_module,
+    load_model,
+    load_processor,
+    name_of,
+)
 
 
 def demo(
-    source: Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder or Hub id.", show_default=False)],
+    source: Source,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; default: this machine alone.", show_default=False)
     ] = None,
@@ -29,8 +41,8 @@ def demo(
     ] = None,
     system_prompt: SystemPrompt = None,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file, decoded too.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image or a frame.")] = 25_000_000,
-    max_seconds: Annotated[float, typer.Option(min=0.001, help="Of sound, video and signals.")] = 120.0,
+    max_pixels: MaxPixels = 25_000_000,
+    max_seconds: MaxSeconds = 120.0,
     max_media: Annotated[int, typer.Option(min=1, help="Attached to one message.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 1024,
     dtype: DType = "auto",
@@ -64,7 +76,7 @@ def demo(
     page = build_page(
         load_model(source, dtype, device),
         processor,
-        name or (Path(source).resolve().name if Path(source).is_dir() else source),
+        name or name_of(source),
         system_prompt=system_prompt,
         examples=examples,
         policy=Policy(limits, max_media, max_new_tokens),

@@ -7,11 +7,22 @@ from typing import Annotated
 
 import typer
 
-from ._base import Device, DType, Import, import_module, load_model, load_processor
+from ._base import (
+    Device,
+    DType,
+    Import,
+    MaxPixels,
+    MaxSeconds,
+    Source,
+    import_module,
+    load_model,
+    load_processor,
+    name_of,
+)
 
 
 def serve(
-    source: Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder or Hub id.", show_default=False)],
+    source: Source,
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine's are for trusted nets.")
     ] = ("127.0.0.1"),
@@ -26,8 +37,8 @@ def serve(
         Path | None, typer.Option(metavar="FOLDER", help="Let requests name files in it; default: none.")
     ] = None,
     max_megabytes: Annotated[int, typer.Option(min=1, help="Of a medium, decoded too; of a request half more.")] = 64,
-    max_pixels: Annotated[int, typer.Option(min=1, help="Of an image or a frame.")] = 25_000_000,
-    max_seconds: Annotated[float, typer.Option(min=0.001, help="Of sound, video and signals.")] = 120.0,
+    max_pixels: MaxPixels = 25_000_000,
+    max_seconds: MaxSeconds = 120.0,
     max_frames: Annotated[int, typer.Option(min=1, help="Of a video.")] = 4000,
     max_media: Annotated[int, typer.Option(min=0, help="In a request.")] = 16,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 1024,
@@ -50,20 +61,21 @@ def serve(
     fetched and no file read, unless you say so. It is Transformers' server; requests are answered one after another.
     """
     from .._imports import require
+    from .._loopback import ADDRESSES
 
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, "serve")
     from ..media import Limits
-    from ..serving import LOOPBACK, Policy, build_app, run_app
+    from ..serving import Policy, build_app, run_app
 
     import_module(module)
     if media_root is not None and not media_root.is_dir():
         raise NotADirectoryError(f"{media_root} is no folder.")
     limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)
     processor = load_processor(source)
-    name = name or (Path(source).resolve().name if Path(source).is_dir() else source)
+    name = name or name_of(source)
     policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, allow_urls=allow_urls, media_root=media_root)
-    local = host in (*LOOPBACK, "::1")
+    local = host in ADDRESSES
     app = build_app(load_model(source, dtype, device), processor, name, policy, None if local else ["*"])
     senses = ", ".join(processor.modalities) or "text alone"
     run_app(app, host, port, max_requests, lambda address: print(f"{name} ({senses}) at {address}", flush=True))

@@ -17,8 +17,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
+from .._loopback import ADDRESSES, HOSTS
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 _MAX_SESSIONS = 32  # whose chats are kept, each with its cache; the one that was used least recently goes first
 
 _THEME = gr.themes.Soft(
@@ -78,10 +79,10 @@ def launch(
     Returns:
         The page's address.
     """
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or LOOPBACK[0]
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or ADDRESSES[0]
     guards = [Middleware(_Guard)]
-    if host in LOOPBACK:
-        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"]))
+    if host in ADDRESSES:
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS)))
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -24,6 +24,7 @@ from transformers.cli.serving.server import build_server
 from transformers.cli.serving.utils import BaseHandler
 from transformers.utils.chat_template_utils import _get_template_variables
 
+from .._loopback import HOSTS
 from ..conversation import context_length
 from .requests import Policy, check_sampling, read_messages, template_variables
 from .stops import CutState
@@ -35,7 +36,6 @@ logger = logging.getLogger(__name__)
 ROUTES = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/health")
 PREPARE_SECONDS = 120.0
 _THROWN_AWAY = 8  # times the size of the largest request
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 
 class _Served:
@@ -228,7 +228,7 @@ def build_app(model: Any, processor: Any, name: str, policy: Policy | None = Non
     )
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
     app.add_middleware(_BodyLimit, max_bytes=served.policy.limits.max_bytes * 3 // 2)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(LOOPBACK))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(HOSTS))
 
     @app.exception_handler(StarletteHTTPException)
     async def refused(request: Request, error: StarletteHTTPException):

@@ -17,7 +17,9 @@ class CutState(GenerationState):
     """Generates by `CutManager`."""
 
     def get_manager(self, model_id: str, use_cb: bool = False):
-        return self._generate_managers.setdefault(model_id, CutManager())
+        if model_id not in self._generate_managers:  # each has a thread of its own
+            self._generate_managers[model_id] = CutManager()
+        return self._generate_managers[model_id]
 
 
 class CutManager(GenerateManager):

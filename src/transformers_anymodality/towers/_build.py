@@ -11,6 +11,7 @@ import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 
 import torch
@@ -276,25 +277,19 @@ def _counter(config_class: type[PreTrainedConfig], serialized: str) -> _FeatureC
     return _FeatureCounter(config_class.from_dict(json.loads(serialized)))
 
 
+def _weightless(config: PreTrainedConfig) -> PreTrainedModel:
+    with torch.device("meta"):
+        return build_tower(config).eval()
+
+
 class _FeatureCounter:
     """Runs a tower without data. Recordings come in thousands of lengths, and layers seldom change how many features there
     are: the first layer is asked alone, once it has agreed with all of them about two items of unlike length."""
 
     def __init__(self, config: PreTrainedConfig):
-        with torch.device("meta"):
-            self.whole = build_tower(config).eval()
-        self.shallow, self.agreed = self._first_layer(config), set()
-
-    def _first_layer(self, config: PreTrainedConfig) -> PreTrainedModel | None:
-        for name in _LAYER_COUNTS:
-            layers = getattr(config, name, None)
-            if isinstance(layers, int) and layers > 1:
-                try:
-                    with torch.device("meta"):
-                        return build_tower(_with_layers(config, name, 1)).eval()
-                except (TypeError, ValueError, RuntimeError, IndexError):
-                    pass
-        return None
+        self.whole, self.shallow, self.agreed = _weightless(config), None, set()
+        with suppress(ValueError):  # there is no stack of layers
+            self.shallow = _weightless(_cut(config, 1))
 
     def __call__(self, outputs: Mapping[str, torch.Tensor]) -> int:
         if len(self.agreed) == 2:
