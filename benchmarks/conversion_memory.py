@@ -32,8 +32,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         size = make_release(folder / "release", chosen.gigabytes, chosen.format)
-        command = [sys.executable, "-m", "transformers_anymodality.cli", "convert", "pandagpt"]
-        idle, _, _ = watch([sys.executable, "-c", "import transformers_anymodality.cli"])
+        command = [sys.executable, "-m", "anymodality.cli", "convert", "pandagpt"]
+        idle, _, _ = watch([sys.executable, "-c", "import anymodality.cli"])
         peak, mapped, seconds = watch([*command, "--from", folder / "release", "--output", folder / "out", "--merge"])
     print(f"release {size / 1e9:.2f} GB ({chosen.format}); converted and merged in {seconds:.0f} s")
     print(

@@ -24,7 +24,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from transformers_anymodality import AnyModalityDataCollator, compose, set_trainable
-from transformers_anymodality.packing import AnyModalityPackingCollator
+from transformers_anymodality.training.packing import AnyModalityPackingCollator
 
 
 WORDS, TOKENS = 4000, 32

@@ -21,12 +21,12 @@ from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedTokenizerFast,
 
 from transformers_anymodality import AnyModalityForCausalLM, compose
 from transformers_anymodality.systems import macaw_llm, mplug_owl, pandagpt
+from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
 from transformers_anymodality.towers.imagebind import (
     ImageBindAudioConfig,
     ImageBindThermalConfig,
     ImageBindVisionConfig,
 )
-from transformers_anymodality.towers.mplug_owl import MplugOwlVisionConfig
 
 
 VOCABULARY, NEW_TOKENS, TEXT = 8000, 32, 64

@@ -22,12 +22,12 @@ from transformers import (
 )
 
 from transformers_anymodality import AnyModalityDataCollator, compose
-from transformers_anymodality.callbacks import AnswersCallback, ThroughputCallback, by_modality
 from transformers_anymodality.data import load, mixture
 from transformers_anymodality.features import FeatureStore
-from transformers_anymodality.packing import AnyModalityPackingCollator
 from transformers_anymodality.systems import SYSTEMS
-from transformers_anymodality.training import parameter_groups
+from transformers_anymodality.training.callbacks import AnswersCallback, ThroughputCallback, by_modality
+from transformers_anymodality.training.packing import AnyModalityPackingCollator
+from transformers_anymodality.training.parts import parameter_groups
 
 
 def setting(default: Any, text: str) -> Any:

@@ -14,8 +14,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from transformers_anymodality.cards import Licences, make_card
-from transformers_anymodality.inspection import Inspection, ModalityInfo, PartInfo, inspect_model
+from transformers_anymodality.hub import Licences, make_card
+from transformers_anymodality.hub.inspect import Inspection, ModalityInfo, PartInfo, inspect_model
 
 
 HERE = Path(__file__).parent

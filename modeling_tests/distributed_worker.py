@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainerCa
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, lora_config, set_trainable
-from transformers_anymodality.training import parameter_groups
+from transformers_anymodality.training.parts import parameter_groups
 
 
 KINDS = [("image", "what ?"), ("what ?",), ("audio", "imu", "what ?"), ("video", "depth", "what ?")]

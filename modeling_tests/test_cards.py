@@ -14,13 +14,14 @@ from hub_cards import write as hub_cards
 from huggingface_hub import CardData, ModelCard
 from PIL import Image
 
+from anymodality import cli
 from modeling_tests import tiny, tiny_systems
-from transformers_anymodality import cli, lora_config, set_trainable
-from transformers_anymodality.cards import Licences, make_card, strictest, write_card
-from transformers_anymodality.cards.card import _languages
-from transformers_anymodality.cards.history import sparkline
-from transformers_anymodality.cards.licences import is_hub_id, licence_of
-from transformers_anymodality.inspection import inspect_model
+from transformers_anymodality import lora_config, set_trainable
+from transformers_anymodality.hub import Licences, make_card, strictest, write_card
+from transformers_anymodality.hub.card import _languages
+from transformers_anymodality.hub.history import sparkline
+from transformers_anymodality.hub.inspect import inspect_model
+from transformers_anymodality.hub.licenses import is_hub_id, licence_of
 
 
 SENSES = ("image", "audio", "imu", "depth")

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
+from anymodality import cli
 from modeling_tests import chat_templates, tiny
 from modeling_tests.test_generation import Calls
-from transformers_anymodality import cli
-from transformers_anymodality.conversation import Conversation, _Streamer
 from transformers_anymodality.data import load
+from transformers_anymodality.inference.conversation import Conversation, _Streamer
 
 
 NEW = {"max_new_tokens": 6, "do_sample": False}

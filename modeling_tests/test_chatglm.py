@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 from modeling_tests import tiny
 from modeling_tests.test_identities import last_logits
 from modeling_tests.tiny_systems import system
-from transformers_anymodality.systems._chatglm import ChatGLMConfig, ChatGLMForCausalLM, positions
-from transformers_anymodality.systems._chatglm_tokenizer import chatglm_tokenizer
 from transformers_anymodality.systems.x_llm import chat_template
+from transformers_anymodality.systems.x_llm.chatglm import ChatGLMConfig, ChatGLMForCausalLM, positions
+from transformers_anymodality.systems.x_llm.chatglm_tokenizer import chatglm_tokenizer
 
 
 PAD, BOS, EOS, GMASK, MASK = 0, 1, 2, 3, 4

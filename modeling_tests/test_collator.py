@@ -10,7 +10,7 @@ import torch
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
-from transformers_anymodality.chat import extend_template
+from transformers_anymodality.processing.chat import extend_template
 
 
 # The same words with and without tags, in three ways of tagging.

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
 
+from anymodality import cli
 from modeling_tests import tiny
-from transformers_anymodality import cli
-from transformers_anymodality.inspection import inspect_checkpoint, read_header
+from transformers_anymodality.hub.inspect import inspect_checkpoint, read_header
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def composed(parts) -> Path:
 
 LOADED = """
 import sys
-import anymodality_command
-status = anymodality_command.main()
+import anymodality.cli
+status = anymodality.cli.main()
 assert "torch" not in sys.modules and "transformers" not in sys.modules, "help loads what takes time"
 sys.exit(status)
 """
@@ -61,7 +61,7 @@ def test_every_command_has_help_with_an_example(capsys):
 
 
 def test_the_entry_point_loads_the_package_when_a_command_runs(composed):
-    code = "import sys, anymodality_command; sys.exit(anymodality_command.main())"
+    code = "import sys, anymodality.cli; sys.exit(anymodality.cli.main())"
     words = [sys.executable, "-c", code, "inspect", str(composed)]
     run = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0 and "perceiver_resampler" in run.stdout, run.stderr

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
+from anymodality import cli
 from modeling_tests import tiny
 from modeling_tests.tiny_systems import byte_tokenizer
-from transformers_anymodality import cli
 from transformers_anymodality.conversion import convert
 from transformers_anymodality.conversion._release import Release
 from transformers_anymodality.systems.x_llm import CHATGLM_TAIL

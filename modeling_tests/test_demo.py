@@ -13,20 +13,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anymodality import cli
 from modeling_tests import tiny
-from transformers_anymodality import cli
 
 
 gr = pytest.importorskip("gradio")
 
 from huggingface_hub.utils import httpx  # noqa: E402
 
-from transformers_anymodality.conversation import Conversation  # noqa: E402
-from transformers_anymodality.demo import Policy, build_page, export_space, launch  # noqa: E402
-from transformers_anymodality.demo.examples import made_up, read_examples  # noqa: E402
-from transformers_anymodality.demo.page import Page, _messages  # noqa: E402
-from transformers_anymodality.demo.running import files_alone, keep  # noqa: E402
-from transformers_anymodality.demo.session import Host, Session  # noqa: E402
+from transformers_anymodality.inference.conversation import Conversation  # noqa: E402
+from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch  # noqa: E402
+from transformers_anymodality.inference.demo.examples import made_up, read_examples  # noqa: E402
+from transformers_anymodality.inference.demo.page import Page, _messages  # noqa: E402
+from transformers_anymodality.inference.demo.running import files_alone, keep  # noqa: E402
+from transformers_anymodality.inference.demo.session import Host, Session  # noqa: E402
 from transformers_anymodality.media import Limits  # noqa: E402
 
 

@@ -17,9 +17,9 @@ import soundfile
 import torch
 from PIL import Image
 
+from anymodality.cli import main
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator
-from transformers_anymodality.cli import main
 from transformers_anymodality.evaluation import (
     TASKS,
     Job,
@@ -561,7 +561,7 @@ def test_the_command_in_processes_of_its_own(folder, tmp_path):
         str(tmp_path / "results.json"),
     ]
     words += ["--tasks", "vqa", "--data", str(folder / "vqa.jsonl"), "--max-new-tokens", "3", "--num-processes", "2"]
-    command = [sys.executable, "-m", "transformers_anymodality.cli", *words]
+    command = [sys.executable, "-m", "anymodality.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "vqa_accuracy" in done.stdout and len(list(tmp_path.glob("results.samples/vqa.[01].jsonl"))) == 2

@@ -55,7 +55,7 @@ def test_a_tiny_task(shared, tmp_path):
     from lmms_eval.tasks import TaskManager
 
     from transformers_anymodality.evaluation.answering import generated
-    from transformers_anymodality.evaluation.lmms_eval import manifest
+    from transformers_anymodality.inference.lmms_eval import manifest
 
     model, processor = shared
     model.save_pretrained(tmp_path / "model")

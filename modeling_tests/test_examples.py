@@ -23,10 +23,10 @@ from transformers import (
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
-from transformers_anymodality.callbacks import AnswersCallback, ThroughputCallback, by_modality
 from transformers_anymodality.data import load
 from transformers_anymodality.features import build_features
 from transformers_anymodality.systems import SYSTEMS
+from transformers_anymodality.training.callbacks import AnswersCallback, ThroughputCallback, by_modality
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

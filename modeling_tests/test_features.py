@@ -22,9 +22,9 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
+from anymodality.cli import main
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
-from transformers_anymodality.cli import main
 from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.features._fingerprints import Contents
 from transformers_anymodality.features.build import load_towers
@@ -386,7 +386,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
 def test_the_command_in_processes_of_its_own(checkpoint, tmp_path):
     words = command(checkpoint, tmp_path, "--num-processes", "2")
     run = subprocess.run(
-        [sys.executable, "-m", "transformers_anymodality.cli", *words],
+        [sys.executable, "-m", "anymodality.cli", *words],
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
@@ -421,7 +421,7 @@ def test_a_killed_build_goes_on(checkpoint, tmp_path, monkeypatch):
     finished = {path: path.stat().st_mtime_ns for path in store.glob("image/*.safetensors")}
     assert 5 <= len(finished) < 24
     encoded = []
-    from transformers_anymodality.encoding import MediaEncodingMixin
+    from transformers_anymodality.model.media_encoding import MediaEncodingMixin
 
     encode = MediaEncodingMixin._encode
     monkeypatch.setattr(

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from modeling_tests import tiny
 from modeling_tests.hub_stand_in import Hub
-from transformers_anymodality import publishing
-from transformers_anymodality.inspection import inspect_checkpoint
-from transformers_anymodality.publishing import made_up_inputs, publish
+from transformers_anymodality.hub import publish as publishing
+from transformers_anymodality.hub.inspect import inspect_checkpoint
+from transformers_anymodality.hub.publish import made_up_inputs, publish
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_the_whole_way_in_processes_of_their_own(hub, saved, tmp_path):
 
     folder, model, processor = saved
     environment = {**os.environ, **hub.environment(tmp_path / "other")}
-    command = [sys.executable, "-m", "transformers_anymodality.cli", "push", str(folder), "org/anymal", "--json"]
+    command = [sys.executable, "-m", "anymodality.cli", "push", str(folder), "org/anymal", "--json"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads(run.stdout)["difference"] < 1e-5 and len(hub.repositories["org/anymal"].commits) == 2

@@ -16,7 +16,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from transformers_anymodality import _imports
 from transformers_anymodality.media import (
     Limits,
     MediaError,
@@ -29,6 +28,7 @@ from transformers_anymodality.media import (
     read_signal,
     read_video,
 )
+from transformers_anymodality.utils import imports as _imports
 
 
 Image = pytest.importorskip("PIL.Image")

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, Trai
 from modeling_tests import tiny
 from modeling_tests.test_training import samples, trainer
 from modeling_tests.tiny_causal_lms import causal_lm_types
-from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, modeling, set_trainable
-from transformers_anymodality.training import checkpoint_activations
+from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, set_trainable
+from transformers_anymodality.model import modeling
+from transformers_anymodality.training.parts import checkpoint_activations
 
 
 UNTESTABLE = {

@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
-from transformers_anymodality.packing import AnyModalityPackingCollator, check_packing, first_fit
+from transformers_anymodality.training.packing import AnyModalityPackingCollator, check_packing, first_fit
 
 
 # Of both kinds, over architectures: rotary and learned positions, windows, experts; states, ALiBi, positions by the mask.

@@ -22,7 +22,7 @@ from transformers import (
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import AnyModalityProcessor
-from transformers_anymodality.chat import extend_template
+from transformers_anymodality.processing.chat import extend_template
 
 
 SENSES = ("audio", "depth", "image", "imu", "thermal", "video")

@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, CLIPVisionModel, Trainer, TrainingArguments
 
+from anymodality import cli
 from modeling_tests import tiny
-from transformers_anymodality import AnyModalityDataCollator, cli, compose, publishing, set_trainable
-from transformers_anymodality.publishing import check_reload, made_up_inputs, publish
-from transformers_anymodality.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP
+from transformers_anymodality import AnyModalityDataCollator, compose, set_trainable
+from transformers_anymodality.hub import publish as publishing
+from transformers_anymodality.hub.publish import check_reload, made_up_inputs, publish
+from transformers_anymodality.model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP
 
 
 SENSES = ("image", "imu")

@@ -20,7 +20,7 @@ from transformers import AutoModel, GenerationConfig, StoppingCriteriaList
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import MediaError
-from transformers_anymodality.conversation import GrowingAnswer
+from transformers_anymodality.inference.conversation import GrowingAnswer
 
 
 pytest.importorskip("fastapi")
@@ -29,13 +29,13 @@ openai = pytest.importorskip("openai")
 from huggingface_hub.utils import httpx  # noqa: E402
 from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
-from transformers_anymodality.serving.requests import (  # noqa: E402
+from transformers_anymodality.inference.server.requests import (
     Policy,
     check_sampling,
     read_messages,
     template_variables,
 )
-from transformers_anymodality.serving.stops import _CutQueue  # noqa: E402
+from transformers_anymodality.inference.server.stops import _CutQueue  # noqa: E402
 
 
 MODALITIES = {name: {} for name in ("image", "video", "audio", "imu", "depth", "thermal")}
@@ -251,7 +251,7 @@ def served(tmp_path_factory):
     model.save_pretrained(folder / "tiny")
     processor.save_pretrained(folder / "tiny")
     limits = ["--max-megabytes", "1", "--max-pixels", "10000", "--max-seconds", "4", "--max-new-tokens", "8"]
-    command = [sys.executable, "-m", "transformers_anymodality.cli", "serve", str(folder / "tiny"), "--port", "0"]
+    command = [sys.executable, "-m", "anymodality.cli", "serve", str(folder / "tiny"), "--port", "0"]
     log = (folder / "log").open("w+")
     server = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=log, text=True)
     line = server.stdout.readline()
@@ -428,7 +428,7 @@ def test_raw_requests(served):
 def test_vllm_finds_the_headless_model(shared, monkeypatch):
     """What vLLM does before it builds a model; vLLM itself does not run here."""
     (entry,) = [point for point in entry_points(group="vllm.general_plugins") if point.name == "anymodality"] or [
-        EntryPoint("anymodality", "transformers_anymodality.vllm_plugin:register", "vllm.general_plugins")
+        EntryPoint("anymodality", "transformers_anymodality.inference.vllm:register", "vllm.general_plugins")
     ]
     model, processor = shared
     monkeypatch.setattr(transformers, "AnyModalityForCausalLM", None, raising=False)

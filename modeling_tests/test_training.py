@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingA
 from modeling_tests import tiny, tiny_systems
 from modeling_tests.test_identities import last_logits
 from transformers_anymodality import AnyModalityDataCollator, lora_config, parts_table, set_trainable
-from transformers_anymodality.training import parameter_groups
+from transformers_anymodality.training.parts import parameter_groups
 
 
 def samples(count: int = 8) -> list[dict]:

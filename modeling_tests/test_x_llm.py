@@ -13,11 +13,16 @@ from modeling_tests import tiny
 from modeling_tests.test_identities import last_logits
 from modeling_tests.tiny_systems import TINY, byte_tokenizer, system
 from transformers_anymodality import MediaError, compose
-from transformers_anymodality.aligners import SpeechInterfaceAligner, SpeechInterfaceAlignerConfig
-from transformers_anymodality.chat import PIECE_END
+from transformers_anymodality.processing.chat import PIECE_END
 from transformers_anymodality.systems import SYSTEMS
-from transformers_anymodality.systems._x_llm_media import TokenFeatureExtractor, XLlmVideoProcessor
-from transformers_anymodality.towers import CifConfig, CifModel
+from transformers_anymodality.systems.x_llm import (
+    CifConfig,
+    CifModel,
+    SpeechInterfaceAligner,
+    SpeechInterfaceAlignerConfig,
+)
+from transformers_anymodality.systems.x_llm.media import TokenFeatureExtractor
+from transformers_anymodality.systems.x_llm.video import XLlmVideoProcessor
 
 
 # --- continuous integrate-and-fire -------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from transformers import Blip2VisionConfig, ClapAudioConfig, PreTrainedTokenizer
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor, compose
 from transformers_anymodality.systems import SYSTEMS
+from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
 from transformers_anymodality.towers.imagebind import (
     ImageBindAudioConfig,
     ImageBindDepthConfig,
@@ -20,7 +21,6 @@ from transformers_anymodality.towers.imagebind import (
     ImageBindVisionConfig,
 )
 from transformers_anymodality.towers.imu2clip import Imu2ClipConfig
-from transformers_anymodality.towers.mplug_owl import MplugOwlVisionConfig
 
 
 TINY: dict[str, Callable[..., dict[str, Any]]] = {}

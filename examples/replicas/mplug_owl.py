@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from transformers_anymodality import compose, lora_config
 from transformers_anymodality.systems.mplug_owl import chat_template, mplug_owl
-from transformers_anymodality.towers.mplug_owl import MplugOwlVisionConfig
+from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
 
 from .claims import Claim, Replica
 from .lab import Lab, accuracy, adapt, answers, learn, make_tokenizer, small_llama, teach_text

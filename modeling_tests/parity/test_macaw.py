@@ -21,11 +21,10 @@ from transformers import (
 
 from modeling_tests import tiny
 from transformers_anymodality import compose
-from transformers_anymodality.aligners import MacawAligner, MacawAlignerConfig
-from transformers_anymodality.aligners.macaw import sinusoids
 from transformers_anymodality.conversion import convert
-from transformers_anymodality.systems._macaw_video import MacawVideoProcessor
-from transformers_anymodality.systems.macaw_llm import macaw_llm, modalities
+from transformers_anymodality.systems.macaw_llm import MacawAligner, MacawAlignerConfig, macaw_llm, modalities
+from transformers_anymodality.systems.macaw_llm.aligner import sinusoids
+from transformers_anymodality.systems.macaw_llm.video import MacawVideoProcessor
 
 
 def test_current_graph_equals_the_original(recording, converted):

@@ -10,8 +10,7 @@ from transformers import AutoProcessor, LlamaConfig
 from transformers_anymodality import compose
 from transformers_anymodality.conversion import Options, Release
 from transformers_anymodality.conversion._convert import find_tokenizer
-from transformers_anymodality.systems.mplug_owl import mplug_owl
-from transformers_anymodality.towers import MplugOwlVisionConfig
+from transformers_anymodality.systems.mplug_owl import MplugOwlVisionConfig, mplug_owl
 
 
 @pytest.mark.parametrize("name", ["mplug_owl", "mplug_owl_bloom", "mplug_owl_video"])

@@ -50,7 +50,7 @@ class CompositeTests(common.GenerationTesterMixin, common.ModelTesterMixin):
             patches += [patch.dict(annotations, {"kwargs": Unpack[TransformersKwargs]})]
         name = self._testMethodName
         if name in LOAD_INCOMPLETE:
-            patches += [patch("transformers_anymodality.loading.check_loading_info")]
+            patches += [patch("transformers_anymodality.model.checkpoint.check_loading_info")]
         if "_features_" in name:
             image = property(lambda config: config.image_config)
             patches += [patch.object(AnyModalityConfig, "vision_config", image, create=True)]

@@ -1,11 +1,10 @@
 """Any causal language model with any senses, as one ordinary Transformers model. Importing registers everything."""
 
-from transformers.utils import is_torchvision_available, is_vision_available
-
+from . import systems  # noqa: F401 (registers their parts)
 from .aligners import Aligner, AlignerConfig, register_aligner
+from .auto import register
 from .compose import compose
-from .configuration import AnyModalityConfig
-from .data_collator import AnyModalityDataCollator
+from .data.collator import AnyModalityDataCollator
 from .media import MediaError
 from .modalities import (
     AudioSpec,
@@ -18,19 +17,17 @@ from .modalities import (
     VideoSpec,
     register_modality,
 )
-from .modeling import AnyModalityForCausalLM, AnyModalityModel
-from .processing import AnyModalityProcessor
-from .registration import register
+from .model.configuration import AnyModalityConfig
+from .model.modeling import AnyModalityForCausalLM, AnyModalityModel
+from .processing.processor import AnyModalityProcessor
 from .towers import register_tower
-from .training import lora_config, parts_table, set_trainable
+from .training.lora import lora_config
+from .training.parts import parts_table, set_trainable
 
 
 __version__ = "0.1.0"
 
 register()
-# Published systems read images, which Transformers' own processors do only where these are.
-if is_vision_available() and is_torchvision_available():
-    from . import systems  # noqa: F401 (registers their parts)
 
 __all__ = [
     "Aligner",

@@ -2,12 +2,9 @@
 
 from ._base import ALIGNERS, Aligner, AlignerConfig, register_aligner
 from .linear import LinearAligner, LinearAlignerConfig
-from .macaw import MacawAligner, MacawAlignerConfig
 from .mlp import MlpAligner, MlpAlignerConfig
 from .perceiver_resampler import PerceiverResamplerAligner, PerceiverResamplerAlignerConfig
 from .qformer import QFormerAligner, QFormerAlignerConfig
-from .speech_interface import SpeechInterfaceAligner, SpeechInterfaceAlignerConfig
-from .visual_abstractor import VisualAbstractorAligner, VisualAbstractorAlignerConfig
 
 
 __all__ = [
@@ -16,17 +13,11 @@ __all__ = [
     "AlignerConfig",
     "LinearAligner",
     "LinearAlignerConfig",
-    "MacawAligner",
-    "MacawAlignerConfig",
     "MlpAligner",
     "MlpAlignerConfig",
     "PerceiverResamplerAligner",
     "PerceiverResamplerAlignerConfig",
     "QFormerAligner",
     "QFormerAlignerConfig",
-    "SpeechInterfaceAligner",
-    "SpeechInterfaceAlignerConfig",
-    "VisualAbstractorAligner",
-    "VisualAbstractorAlignerConfig",
     "register_aligner",
 ]

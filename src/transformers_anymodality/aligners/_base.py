@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .._registry import Registry, config_class_of
+from ..utils.registry import Registry, config_class_of
 
 
 ALIGNERS: Registry[type[Aligner]] = Registry("aligner")

@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ._attention import eager_attention_forward
+from ..utils.attention import eager_attention_forward
 from ._base import Aligner, AlignerConfig, register_aligner
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from ._attention import same_attention
+from ..utils.attention import same_attention
 from ._base import Aligner, AlignerConfig, register_aligner
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from .._registry import Registry
+from ..utils.registry import Registry
 from ._release import Release, Tensors
 
 

@@ -6,12 +6,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..cards import Licences, write_card
+from ..hub import Licences, write_card
 
 
 if TYPE_CHECKING:
     from ._base import Plan
-    from ._convert import Report
+    from ._report import Report
 
 
 def write_conversion_card(folder: Path, report: Report, plan: Plan) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +26,19 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..compose import compose
-from ..light_checkpoint import source_of
-from ..modeling import AnyModalityForCausalLM
+from ..compose.compose import compose
+from ..model.light_checkpoint import source_of
+from ..model.modeling import AnyModalityForCausalLM
 from ..towers import build_tower
 from ._base import CONVERSIONS, Applied, Options, Plan, Rule, apply_rules
 from ._card import write_conversion_card
-from ._recordings import Comparison, compare
+from ._recordings import compare
 from ._release import Release, Tensors
+from ._report import Report
 from ._writer import ShardWriter
 
 
 _UNREAD = "its features do not depend on it, so it is not built"
-
-
-@dataclass
-class Report:
-    """What a conversion did: tensors used, tensors not used with the reason, and how recordings compare."""
-
-    system: str
-    output: Path
-    parameters: int = 0
-    used: int = 0
-    unused: dict[str, str] = field(default_factory=dict)
-    comparisons: list[Comparison] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def convert(

@@ -1,10 +1,10 @@
 """Data as people have it: records of any kind as chats, files and shards, mixtures, and checks before training."""
 
-from ._files import open_records
-from ._records import normalize, split_markers
 from .checking import Problem, Report, check
+from .datasets import load, mixture
+from .files import open_records
 from .formats import FORMATS, convert_file, convert_records, register_format
-from .loading import load, mixture
+from .records import normalize, split_markers
 from .showing import look
 
 

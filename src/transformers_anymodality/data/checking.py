@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from ..modalities import MODALITIES
-from ._files import open_records
-from ._samples import collect_media, encode, name_of, read_record, wrong_counts
+from .files import open_records
+from .samples import collect_media, encode, name_of, read_record, wrong_counts
 
 
 # Kinds of problems, in the order of the report.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..media import MediaError
 from ..modalities import MODALITIES
-from ._samples import collect_media, name_of, read_record
+from .samples import collect_media, name_of, read_record
 
 
 GREEN, BLUE, PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"
@@ -50,7 +50,7 @@ def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_roo
     Raises:
         ValueError, MediaError: as the collator.
     """
-    from ..data_collator import AnyModalityDataCollator  # which imports this package
+    from .collator import AnyModalityDataCollator  # which imports this package
 
     where = name_of(index, record)
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..features.store import write_atomically
+from ..utils.files import write_atomically
 
 
 class AnswerFiles:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..data_collator import AnyModalityDataCollator
+from ..data.collator import AnyModalityDataCollator
 from ..media import MediaError
-from ..modeling import _parameters
+from ..model.modeling import _parameters
 from .jobs import Job
 from .samples import Sample
 

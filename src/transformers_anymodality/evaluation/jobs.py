@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..data._files import open_records
-from ..data.loading import load_raw
+from ..data.datasets import load_raw
+from ..data.files import open_records
 from .samples import Sample, read_sample
 from .tasks import TASKS, Task
 

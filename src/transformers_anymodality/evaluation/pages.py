@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data._page import STYLE
-from ..data._pictures import figure
+from ..data.figures import figure
+from ..data.page import STYLE
 from .answer_files import AnswerFiles
 from .jobs import Job
 from .scores import SCORES

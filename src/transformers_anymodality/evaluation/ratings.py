@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data._files import open_records
+from ..data.files import open_records
 from .answer_files import AnswerFiles
 from .scores.ratings import LETTERS
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..features.store import write_atomically
+from ..utils.files import write_atomically
 from .answer_files import AnswerFiles
 from .answering import Batches, generated, likelihoods
 from .jobs import Job, model_fingerprint

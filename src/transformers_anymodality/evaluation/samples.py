@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..chat import _source
-from ..data._samples import name_of, read_record
+from ..data.samples import name_of, read_record
 from ..modalities import MODALITIES
+from ..processing.chat import _source
 from .tasks import Task
 
 

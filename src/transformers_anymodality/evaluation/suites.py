@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..data._records import media_columns
+from ..data.records import media_columns
 from .tasks import TASKS, register_task
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .._registry import Registry
+from ..utils.registry import Registry
 from .scores import SCORES, normalize_answer
 
 

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from ..media import MediaError
 from ..media._arrays import is_array, to_numpy
-from ..media._source import describe, open_source
+from ..media._limits import describe
+from ..media._source import open_source
 from ..modalities import MODALITIES, ModalitySpec
 
 

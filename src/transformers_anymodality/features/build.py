@@ -18,13 +18,14 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..configuration import AnyModalityConfig
-from ..data._samples import collect_media, name_of, read_record
+from ..data.samples import collect_media, name_of, read_record
 from ..media import MediaError
 from ..modalities import MODALITIES
-from ..modeling import AnyModalityForCausalLM
+from ..model.configuration import AnyModalityConfig
+from ..model.modeling import AnyModalityForCausalLM
+from ..utils.files import read_json, write_atomically
 from ._fingerprints import Contents, all_dtypes, changes, path_of, preprocessing_fingerprint, tower_fingerprint
-from .store import FORMAT, ShardWriter, finished_shards, read_json, tower_difference, write_atomically
+from .store import FORMAT, ShardWriter, finished_shards, tower_difference
 
 
 logger = logging.get_logger(__name__)

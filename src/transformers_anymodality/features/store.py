@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..media import MediaError
-from ..media._source import describe
+from ..media._limits import describe
 from ..modalities import MODALITIES
+from ..utils.files import read_json
 from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint
 
 
@@ -86,9 +87,9 @@ class FeatureStore:
 
     def check(self, model: Any) -> None:
         """Raises ValueError if a tower is not the one that computed the features."""
-        from ..training import _composite
+        from ..training.parts import composite_of
 
-        composite = _composite(model)
+        composite = composite_of(model)
         for name, index in self.modalities.items():
             if name not in composite.config.modalities:
                 continue
@@ -185,16 +186,6 @@ def tower_difference(index: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def finished_shards(folder: Path) -> Iterator[tuple[Path, list[str], dict[str, list]]]:

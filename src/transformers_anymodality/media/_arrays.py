@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ._containers import opened
-from ._source import Limits, MediaError
+from ._limits import Limits, MediaError
 
 
 NPY_MAGIC = b"\x93NUMPY"

@@ -8,7 +8,7 @@ import time
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from ._source import Limits, MediaError, describe
+from ._limits import Limits, MediaError, describe
 
 
 MAX_REDIRECTS = 5

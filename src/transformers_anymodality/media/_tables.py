@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .._imports import require
+from ..utils.imports import require
 from ._containers import opened
-from ._source import Limits, MediaError
+from ._limits import Limits, MediaError
 
 
 # Name of a time column -> seconds per unit.

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .._imports import require
+from ..utils.imports import require
 from ._arrays import to_numpy
 from ._containers import FFMPEG_OPTIONS
-from ._source import Limits, MediaError
-from .video import check_duration, check_frame_count, check_output, query_times
+from ._frames import check_duration, check_frame_count, check_output, query_times
+from ._limits import Limits, MediaError
 
 
 class _NotDecoded(Exception):

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .._imports import require
+from ..utils.imports import require
 from ._arrays import first_bad, is_array, to_numpy
 from ._containers import FFMPEG_OPTIONS, check_recording
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, open_source
+from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
+from ._source import open_source
 
 
 MAX_CHANNELS = 8

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._imports import require
+from ..utils.imports import require
 from ._arrays import NPY_MAGIC, first_bad, is_array, load_npy, to_numpy
 from ._containers import head
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, open_source
+from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
+from ._source import open_source
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import numpy as np
 
 from ._arrays import NPY_MAGIC, first_bad, is_array, load_npy, to_numpy
 from ._containers import head
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, open_source
+from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
+from ._source import open_source
 from ._tables import Table, read_csv, read_parquet
 
 

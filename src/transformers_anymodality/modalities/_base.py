@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedConfig
 from transformers.processing_utils import TextKwargs
 
-from .._registry import Registry
+from ..utils.registry import Registry
+from ._names import check_modality_name
 
 
 MODALITIES: Registry[ModalitySpec] = Registry("modality")
@@ -74,8 +75,6 @@ class ModalitySpec:
 def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> ModalitySpec:
     """Makes a modality known by its name to `compose`, processors and models. A process that loads a checkpoint with
     such a modality must register it first."""
-    from ..configuration import check_modality_name
-
     check_modality_name(spec.name)
     if spec.argument in ("text", *TextKwargs.__annotations__):
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from .._registry import Registry
+from ..utils.registry import Registry
 
 
 # What the templates of the systems begin with: the words of a message, whose media they place themselves.

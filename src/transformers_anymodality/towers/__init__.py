@@ -3,29 +3,18 @@
 from ._build import build_tower, feature_length, load_tower, register_tower, tower_class, tower_config
 from ._features import main_input, match_arguments
 from ._run import drop_unread, put_back, run_tower, unread_weights
-from .cif import CifConfig, CifModel
 from .imagebind import ImageBindConfig, ImageBindModel
-from .imu2clip import (
-    Imu2ClipConfig,
-    Imu2ClipModel,
-    Imu2ClipPatchTransformerConfig,
-    Imu2ClipPatchTransformerModel,
-)
-from .mplug_owl import MplugOwlVisionConfig, MplugOwlVisionModel
+from .imu2clip import Imu2ClipConfig, Imu2ClipModel, Imu2ClipPatchTransformerConfig, Imu2ClipPatchTransformerModel
 from .precomputed import PrecomputedConfig, PrecomputedModel
 
 
 __all__ = [
-    "CifConfig",
-    "CifModel",
     "ImageBindConfig",
     "ImageBindModel",
     "Imu2ClipConfig",
     "Imu2ClipModel",
     "Imu2ClipPatchTransformerConfig",
     "Imu2ClipPatchTransformerModel",
-    "MplugOwlVisionConfig",
-    "MplugOwlVisionModel",
     "PrecomputedConfig",
     "PrecomputedModel",
     "build_tower",

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from .._registry import config_class_of, models_beside
+from ..utils.registry import config_class_of, models_beside
 from ._features import main_input, match_arguments, read_features
 
 

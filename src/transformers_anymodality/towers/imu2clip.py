@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from ..aligners._attention import eager_attention_forward
+from ..utils.attention import eager_attention_forward
 from ._build import register_tower
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..._registry import Registry
-from .._files import open_records
-from .._records import normalize
+from ...utils.registry import Registry
+from ..files import open_records
+from ..records import normalize
 
 
 Converter = Callable[[Mapping[str, Any], int, Path | None], Iterable[dict[str, Any]]]

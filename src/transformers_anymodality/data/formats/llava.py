@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..._registry import did_you_mean
-from .._records import ROLES, media_columns, normalize
+from ...utils.registry import did_you_mean
+from ..records import ROLES, media_columns, normalize
 from ._base import register_format
 
 

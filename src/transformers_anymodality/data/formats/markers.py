@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._records import normalize
+from ..records import normalize
 from ._base import register_format
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._registry import Registry
+from ...utils.registry import Registry
 
 
 class Score:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..._imports import require
+from ...utils.imports import require
 from ._base import Score, register_score
 from .ptb import tokens
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-from ..._imports import require
+from ...utils.imports import require
 from ._base import Score, register_score
 
 

@@ -10,11 +10,7 @@ from .configuration import (
     ImageBindVisionConfig,
 )
 from .feature_extraction import ImageBindAudioFeatureExtractor
-from .image_processing import (
-    ImageBindDepthImageProcessor,
-    ImageBindImageProcessor,
-    ImageBindThermalImageProcessor,
-)
+from .image_processing import ImageBindDepthImageProcessor, ImageBindImageProcessor, ImageBindThermalImageProcessor
 from .modeling import (
     ImageBindAudioModel,
     ImageBindDepthModel,

@@ -10,7 +10,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...aligners._attention import eager_attention_forward
+from ...utils.attention import eager_attention_forward
 from .configuration import ImageBindTextConfig, ImageBindTowerConfig
 
 

@@ -1,6 +1,6 @@
 """Accuracy, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class Accuracy(module.ScoreModule):

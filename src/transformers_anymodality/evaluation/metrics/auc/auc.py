@@ -1,6 +1,6 @@
 """Area under the ROC curve, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class Auc(module.ScoreModule):

@@ -1,6 +1,6 @@
 """BLEU, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class Bleu(module.ScoreModule):

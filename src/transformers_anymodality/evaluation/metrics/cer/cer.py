@@ -1,6 +1,6 @@
 """Character error rate, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class Cer(module.ScoreModule):

@@ -1,6 +1,6 @@
 """CIDEr-D, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class Cider(module.ScoreModule):

@@ -1,6 +1,6 @@
 """OwlEval's ratings, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class OwlRating(module.ScoreModule):

@@ -1,6 +1,6 @@
 """X-LLM's relative score, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class RelativeScore(module.ScoreModule):

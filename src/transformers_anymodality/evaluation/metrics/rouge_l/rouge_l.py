@@ -1,6 +1,6 @@
 """ROUGE-L, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class RougeL(module.ScoreModule):

@@ -1,6 +1,6 @@
 """VQA accuracy, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class VqaAccuracy(module.ScoreModule):

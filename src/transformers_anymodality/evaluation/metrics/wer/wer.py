@@ -1,6 +1,6 @@
 """Word error rate, for `evaluate.load`."""
 
-from transformers_anymodality.evaluation.metrics import module
+from .. import module
 
 
 class Wer(module.ScoreModule):

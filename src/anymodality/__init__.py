@@ -1,0 +1,1 @@
+"""The `anymodality` command. Importing it loads neither torch nor Transformers."""

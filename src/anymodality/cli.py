@@ -1,0 +1,51 @@
+"""The `anymodality` command: puts together what is in `commands`."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from anymodality.commands._base import Command
+
+
+# In the order of a model's life. Each is a module of `commands` with a function of its name, or an `app` of several.
+_COMMANDS = ("compose", "convert", "data", "features", "inspect", "generate", "chat", "evaluate") + (
+    ("card", "push", "serve", "demo")
+)
+
+app = typer.Typer(
+    help="Language models with any senses: from parts to a published model. `anymodality COMMAND --help` has examples.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _register(name: str) -> None:
+    module = importlib.import_module(f"{__package__}.commands.{name}")
+    if hasattr(module, "app"):
+        app.add_typer(module.app, name=name)
+    else:
+        app.command(name, cls=getattr(module, "CLASS", Command))(getattr(module, name))
+
+
+for _name in _COMMANDS:
+    if importlib.util.find_spec(f"{__package__}.commands.{_name}"):
+        _register(_name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, 1 for what a user can mend, 2 for a mistyped command line."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="anymodality")
+    except SystemExit as done:
+        return int(done.code or 0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

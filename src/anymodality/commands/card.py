@@ -1,0 +1,85 @@
+"""`anymodality card`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anymodality.commands._base import Import, import_module
+
+
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="The checkpoint.", show_default=False)]
+Licence = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="[PART=]NAME",
+        help="Of a part (language_model, image_tower), or of the whole; found beside the parts if left out; repeatable.",
+    ),
+]
+
+
+def card(
+    folder: Folder,
+    name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Hub id; default: the folder's name.")] = None,
+    licence: Licence = None,
+    base_model: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="What it was made from; default: of its parts; repeatable.")
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(metavar="CODE", help="ISO 639, such as en; repeatable.")
+    ] = None,
+    dataset: Annotated[list[str] | None, typer.Option(metavar="ID", help="It was trained on; repeatable.")] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="FILE", help="The YAML it was trained by.")] = None,
+    results: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of `anymodality evaluate`; default: results.json in DIR.")
+    ] = None,
+    limit: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What it cannot do; repeatable.")] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print it instead of writing DIR/README.md.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a card that is there.")] = False,
+    module: Import = None,
+) -> None:
+    """Write the model card of a checkpoint, from the checkpoint.
+
+    \b
+      anymodality card my-anymal --name org/anymal --language en --licence image_tower=apache-2.0
+      anymodality card my-anymal --recipe recipe.yaml --results results.json --limit "Photographs only." --force
+
+    Parts, tokens, sources and what was trained are read from the checkpoint, the recipe and the loss from
+    trainer_state.json, results from results.json, where these are. The licence is the strictest of the parts', each of
+    which is named. Metadata are checked offline.
+    """
+    from transformers_anymodality.hub import make_card
+
+    import_module(module)
+    place = Path(folder) / "README.md"
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json.")
+    if place.exists() and not (force or stdout):
+        raise FileExistsError(f"{place} exists already: --force replaces it, --stdout prints the new one.")
+    made = make_card(
+        folder,
+        name=name,
+        licences=_licences(licence or []),
+        base_models=base_model,
+        languages=language or (),
+        datasets=dataset or (),
+        recipe=None if recipe is None else Path(recipe).read_text(encoding="utf-8"),
+        results=results,
+        limits=limit or (),
+    )
+    if stdout:
+        return print(made)
+    place.write_text(f"{made}\n", encoding="utf-8")
+    print(f"{place}: {made.data.license}, {', '.join(made.data.tags)}")
+
+
+def _licences(words: list[str]):
+    from transformers_anymodality.hub import Licences
+
+    parts = dict(word.split("=", 1) for word in words if "=" in word)
+    whole = [word for word in words if "=" not in word]
+    if len(whole) > 1:
+        raise typer.BadParameter(f"The whole has one licence, not {', '.join(whole)}.")
+    return Licences(whole[0] if whole else None, parts)

@@ -1,0 +1,171 @@
+"""`anymodality chat`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anymodality.commands._base import (
+    AllowUrls,
+    Device,
+    DType,
+    Import,
+    MaxNewTokens,
+    Seed,
+    Source,
+    SystemPrompt,
+    Temperature,
+    import_module,
+    load_model,
+    load_processor,
+    media_part,
+    sampling,
+)
+
+
+if TYPE_CHECKING:
+    from transformers_anymodality.inference.conversation import Conversation
+
+
+def chat(
+    source: Source,
+    system_prompt: SystemPrompt = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    allow_urls: AllowUrls = False,
+    dtype: DType = "auto",
+    device: Device = None,
+    module: Import = None,
+) -> None:
+    """Chat in the terminal, with media.
+
+    \b
+      anymodality chat my-anymal
+      printf '/image photo.jpg\\nWhat is this?\\nAnd what colour?\\n' | anymodality chat my-anymal --temperature 0
+
+    In the chat, /image PATH, /imu PATH, ... attach files to what is said next, as many as you like; /help lists all
+    commands. Ctrl-C ends an answer, Ctrl-D the chat. Each turn encodes what it adds: media are encoded once. Answers
+    go to stdout, all else to stderr.
+    """
+    from transformers import set_seed
+
+    from transformers_anymodality.inference.conversation import Conversation
+
+    import_module(module)
+    processor = load_processor(source)
+    model = load_model(source, dtype, device)
+    if seed is not None:
+        set_seed(seed)
+    options = sampling(model, max_new_tokens, temperature)
+    terminal = _Terminal(Conversation(model, processor, system_prompt, {"allow_urls": allow_urls}, **options))
+    _note(f"{source}: {', '.join(processor.modalities) or 'text alone'}. /help lists what you can do.")
+    for line in _lines():
+        if not terminal.read(line):
+            break
+
+
+class _Terminal:
+    """Reads lines: commands, media, and what is said."""
+
+    def __init__(self, conversation: Conversation):
+        self.conversation = conversation
+        self.media: list[dict[str, Any]] = []  # attached, and not said yet
+        self.commands = {"help": self._help, "reset": self._reset, "save": self._save}
+
+    def read(self, line: str) -> bool:
+        """Whether to go on."""
+        if line.rstrip() in ("/quit", "/exit"):
+            return False
+        try:
+            self._command(line[1:]) if line.startswith("/") else self._say(line)
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            _note(f"{error}")
+        return True
+
+    def _command(self, line: str) -> None:
+        from transformers_anymodality.utils.registry import did_you_mean
+
+        name, _, argument = line.strip().partition(" ")
+        modalities = self.conversation.processor.modalities
+        if name in self.commands:
+            self.commands[name](_path(argument))
+        elif name in modalities:
+            self._attach(name, _path(argument))
+        else:
+            known = [*modalities, *self.commands, "quit"]
+            raise ValueError(f"There is no /{name}.{did_you_mean(name, known)} /help lists what there is.")
+
+    def _help(self, _: str) -> None:
+        media = ", ".join(f"/{name} PATH" for name in self.conversation.processor.modalities)
+        _note(
+            f"{media or 'No media'}: attach a file to what you say next, several if you like\n"
+            "/reset: begin a new conversation\n"
+            "/save FILE.jsonl: append the conversation to a file that `anymodality data` and training read\n"
+            "/quit: end (so does Ctrl-D; Ctrl-C ends an answer)"
+        )
+
+    def _reset(self, _: str) -> None:
+        self.conversation.reset()
+        self.media.clear()
+        _note("A new conversation.")
+
+    def _save(self, path: str) -> None:
+        messages = self.conversation.messages
+        if not path or not any(message["role"] == "assistant" for message in messages):
+            raise ValueError("/save needs the name of a file." if not path else "Nothing was said yet.")
+        with Path(path).expanduser().open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+        _note(f"{len(messages)} messages appended to {path}.")
+
+    def _attach(self, name: str, path: str) -> None:
+        if not path:
+            raise ValueError(f"/{name} needs the path of a file.")
+        from transformers_anymodality.data.showing import counted
+
+        part = media_part(name, path)
+        if "path" in part:
+            part["path"] = str(Path(path).expanduser().absolute())  # a saved chat is read from other folders, too
+        tokens = counted(self.conversation.count_tokens(part))
+        self.media.append(part)
+        _note(f"{name} {len([p for p in self.media if p['type'] == name])}: {path} ({tokens})")
+
+    def _say(self, text: str) -> None:
+        if not text.strip() and not self.media:
+            return
+        content = [*self.media, *([{"type": "text", "text": text}] if text.strip() else [])]
+        self.media = []
+        self.conversation.say(content, lambda words: print(words, end="", flush=True))
+        print(flush=True)
+
+
+def _path(argument: str) -> str:
+    """A path as typed: bare, with spaces too, or quoted as for a shell."""
+    argument = argument.strip()
+    if argument[:1] in ("'", '"'):
+        return " ".join(shlex.split(argument))
+    return argument
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _lines() -> Iterator[str]:
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\r\n") for line in sys.stdin)
+        return
+    with suppress(ImportError):
+        import readline  # noqa: F401 (gives `input` a history and keys to edit with)
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print()

@@ -1,0 +1,144 @@
+"""`anymodality compose`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from anymodality.commands._base import Import, Json, ListingCommand, import_module, print_json
+
+
+class CLASS(ListingCommand):
+    def listing(self) -> str:
+        from transformers_anymodality.aligners import ALIGNERS
+        from transformers_anymodality.modalities import MODALITIES
+        from transformers_anymodality.systems import SYSTEMS
+
+        known = {"systems": SYSTEMS, "modalities": MODALITIES, "aligners": ALIGNERS}
+        return "\n".join(f"{kind + ':':<12} {', '.join(names)}" for kind, names in known.items())
+
+
+def compose(
+    output: Annotated[str, typer.Option(metavar="DIR", help="Where the checkpoint goes; must not exist.")],
+    config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Settings, see below.")] = None,
+    language_model: Annotated[str | None, typer.Option(metavar="ID_OR_DIR", help="Any causal language model.")] = None,
+    modality: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=TOWER", help="A sense and its tower, or {tower: ..., aligner: ...}; repeatable."),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A published system, instead of --modality.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the system's preset; repeatable.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(metavar="ID_OR_DIR", help="Found with the language model if left out.")
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Of what is loaded; as the checkpoints say if left out."),
+    ] = None,
+    light: Annotated[
+        bool, typer.Option("--light", help="Refer to unchanged parts at their source instead of storing them.")
+    ] = False,
+    json: Json = False,
+    module: Import = None,
+) -> None:
+    """Put together a checkpoint: a language model with senses.
+
+    \b
+      anymodality compose --language-model Qwen/Qwen3-0.6B --output my-anymal \\
+          --modality image=google/siglip2-base-patch16-224 \\
+          --modality 'audio={tower: openai/whisper-small, aligner: linear, num_tokens: 100}'
+      anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'senses=[audio]' --output panda
+      anymodality compose --config anymal.yaml --output my-anymal --light
+
+    Values are YAML. A file may have language_model, modalities (a table), or system and options (a table); tokenizer,
+    dtype, chat_template, text and generation. A language model or tower may also be a config (`{model_type: llama,
+    hidden_size: 64}`), which starts with random weights. What the command line says goes first.
+    """
+    from transformers_anymodality.hub.inspect import inspect_checkpoint
+
+    import_module(module)
+    if Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
+        raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
+    given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}
+    settings = _read(config) | {name: value for name, value in given.items() if value is not None}
+    for name, words in (("modalities", modality), ("options", option)):
+        if words:
+            settings[name] = {**(settings.get(name) or {}), **dict(map(_pair, words))}
+    model, processor = compose_from(settings)
+    model.save_pretrained(output, light=light)
+    processor.save_pretrained(output)
+    found = inspect_checkpoint(output)
+    print_json(found.to_dict()) if json else print(found)
+
+
+_SETTINGS = ("language_model", "system", "options", "modalities", "tokenizer", "dtype") + (
+    ("chat_template", "text", "generation")
+)
+
+
+def compose_from(settings: dict[str, Any]) -> tuple[Any, Any]:
+    """Composes what a recipe says: `language_model` and `modalities`, or a `system` and its `options`.
+
+    Raises:
+        ValueError: unknown settings, or too few.
+    """
+    from transformers_anymodality import compose
+    from transformers_anymodality.systems import SYSTEMS
+    from transformers_anymodality.utils.registry import did_you_mean
+
+    if unknown := sorted(set(settings) - set(_SETTINGS)):
+        raise ValueError(f"Unknown setting {unknown[0]!r}.{did_you_mean(unknown[0], _SETTINGS)}")
+    rest = {name: _configs(value) for name, value in settings.items() if value is not None}
+    system, options, modalities = (rest.pop(name, None) for name in ("system", "options", "modalities"))
+    if system is None:
+        if not modalities or "language_model" not in rest:
+            raise ValueError("Say what to compose: --language-model and --modality, or --system. See --help.")
+        return compose(modalities=modalities, **rest)
+    if modalities:
+        raise ValueError("A system brings its modalities: choose among them by its --option, or leave --system out.")
+    preset = SYSTEMS[system](rest.pop("language_model", None), rest.pop("tokenizer", None), **(options or {}))
+    return compose(**{**preset, **rest})
+
+
+def _read(file: str | None) -> dict[str, Any]:
+    import yaml
+
+    if file is None:
+        return {}
+    try:
+        settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must be a table of settings: {', '.join(_SETTINGS)}.")
+    return settings
+
+
+def _pair(words: str) -> tuple[str, Any]:
+    """`name=value`, the value being YAML."""
+    import yaml
+
+    name, equals, value = words.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{words!r} must be NAME=VALUE.")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise typer.BadParameter(f"The value in {words!r} is no YAML: {error}") from error
+
+
+def _configs(value: Any) -> Any:
+    """Tables with a `model_type` become the configs that they describe."""
+    from transformers import AutoConfig
+
+    if not isinstance(value, dict):
+        return value
+    if "model_type" in value:
+        return AutoConfig.for_model(**value)
+    return {name: _configs(one) for name, one in value.items()}

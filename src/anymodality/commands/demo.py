@@ -1,0 +1,85 @@
+"""`anymodality demo`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anymodality.commands._base import (
+    Device,
+    DType,
+    Import,
+    MaxPixels,
+    MaxSeconds,
+    Source,
+    SystemPrompt,
+    import_module,
+    load_model,
+    load_processor,
+    name_of,
+)
+
+
+def demo(
+    source: Source,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: this machine alone.", show_default=False)
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.", show_default=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="On the page; default: the folder's name or the Hub id.")] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSONL of chats whose first messages are offered; default: made-up media."),
+    ] = None,
+    export: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write a Space that runs the page, instead of running it.")
+    ] = None,
+    system_prompt: SystemPrompt = None,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file, decoded too.")] = 64,
+    max_pixels: MaxPixels = 25_000_000,
+    max_seconds: MaxSeconds = 120.0,
+    max_media: Annotated[int, typer.Option(min=1, help="Attached to one message.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 1024,
+    dtype: DType = "auto",
+    device: Device = None,
+    module: Import = None,
+) -> None:
+    """Chat in the browser, with media of every sense that the model has.
+
+    \b
+      anymodality demo my-anymal
+      anymodality demo my-anymal --examples chats.jsonl --port 7861
+      anymodality demo org/anymal --export space/ && hf upload --repo-type space org/anymal-demo space/
+
+    A chat is {"messages": [...]} as data sets have it; /save in `anymodality chat` writes such files. Each visitor has
+    a conversation of their own; answers come one after another. Nothing is loaded from the web, and no file but what
+    visitors upload can be read.
+    """
+    from transformers_anymodality.utils.imports import require
+
+    require("gradio", "demo")
+    from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch
+    from transformers_anymodality.media import Limits
+
+    import_module(module)
+    if export is not None:
+        for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
+            print(file)
+        return
+    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, Policy.limits.max_frames)
+    processor = load_processor(source)
+    page = build_page(
+        load_model(source, dtype, device),
+        processor,
+        name or name_of(source),
+        system_prompt=system_prompt,
+        examples=examples,
+        policy=Policy(limits, max_media, max_new_tokens),
+    )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uploads are deleted at the end
+    launch(page, host, port, max_megabytes)

@@ -1,0 +1,255 @@
+"""`anymodality evaluate`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from anymodality.commands._base import Import, Json, ListingCommand, import_module, load_processor, print_json
+from anymodality.commands._processes import run_in_processes
+
+
+if TYPE_CHECKING:
+    from transformers_anymodality.evaluation import Job
+
+
+class CLASS(ListingCommand):
+    """Ends with the tasks."""
+
+    def listing(self) -> str:
+        from transformers_anymodality.evaluation import TASKS
+
+        lines = []
+        for name in TASKS:
+            task = TASKS[name]
+            columns = (
+                f"answers: {', '.join(dict.fromkeys(task.references))}"
+                if task.needs_references
+                else "no answers needed"
+            )
+            lines += [f"  {name:<24} {task.help}", f"  {'':<24} {columns}"]
+        return "\n".join(
+            ["Tasks, and the columns that may hold their right answers (the first that is there does):", *lines]
+        )
+
+
+Directory = Annotated[
+    str | None, typer.Argument(metavar="DIR", help="Folder or Hub id of the model.", show_default=False)
+]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAMES", help="Tasks, separated by commas; NAME:TASK calls it by another name in the results."
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILES", help="As many files (or Hub ids) as tasks, in their order, or one for all."),
+]
+Output = Annotated[str | None, typer.Option(metavar="FILE", help="Results, JSON; answers go beside it.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Samples per run of the model.")]
+NumProcesses = Annotated[int, typer.Option(metavar="N", min=1, help="1, or as launched.")]
+Workers = Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read media, each.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The first samples only.")]
+MaxNewTokens = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of an answer; default: the task's.")]
+NumBeams = Annotated[int, typer.Option(metavar="N", min=1, help="1 is greedy.")]
+Prompt = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Instead of the task's, with {question} and {choices}.")
+]
+Labels = Annotated[
+    str | None, typer.Option(metavar="NAMES", help="Choices of samples that have none, separated by commas.")
+]
+MediaRoot = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder that relative paths are in; default: here.")
+]
+Split = Annotated[str, typer.Option(help="Of a Hub data set.")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.")]
+Page = Annotated[
+    int, typer.Option(metavar="N", min=0, help="Samples on the HTML page of each task, with their media.")
+]
+Ratings = Annotated[
+    list[str] | None, typer.Option(metavar="FILE", help="Ratings of a rated task, as FILE or TASK=FILE.")
+]
+JudgeUrl = Annotated[
+    str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")
+]
+JudgeModel = Annotated[str, typer.Option(metavar="NAME", help="The judge's name at its endpoint.")]
+Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option(metavar="A.json B.json", help="Compare two results instead: paired bootstrap over samples."),
+]
+OnlyAnswer = Annotated[bool, typer.Option("--only-answer", hidden=True)]
+
+
+def evaluate(
+    ctx: typer.Context,
+    directory: Directory = None,
+    tasks: Tasks = None,
+    data: Data = None,
+    output: Output = None,
+    batch_size: BatchSize = 8,
+    num_processes: NumProcesses = 1,
+    workers: Workers = 0,
+    limit: Limit = None,
+    max_new_tokens: MaxNewTokens = None,
+    num_beams: NumBeams = 1,
+    prompt: Prompt = None,
+    labels: Labels = None,
+    media_root: MediaRoot = None,
+    split: Split = "test",
+    dtype: Dtype = "auto",
+    page: Page = 50,
+    ratings: Ratings = None,
+    judge: JudgeUrl = None,
+    judge_model: JudgeModel = "default",
+    compare: Compare = None,
+    as_json: Json = False,
+    module: Import = None,
+    only_answer: OnlyAnswer = False,
+) -> None:
+    """Ask a model, score its answers, and keep both.
+
+    \b
+      anymodality evaluate my-anymal --tasks vqa --data vqa.jsonl --output results.json --media-root coco/val2014
+      anymodality evaluate my-anymal --tasks captioning,asr --data coco.jsonl,librispeech.jsonl --output results.json
+      anymodality evaluate my-anymal --tasks dogs:classification --data dogs.jsonl --labels "poodle,beagle" --output r.json
+      accelerate launch -m anymodality.cli evaluate my-anymal --tasks vqa --data vqa.jsonl --output r.json
+      anymodality evaluate --compare before.json after.json
+
+    A record is a chat (`messages`; the last answer is the reference), or flat: {"id": 7, "image": "7.jpg", "question":
+    "What is it?", "answers": ["dog", "a dog"]}, with any media by name. Killed, the same command goes on where it was.
+    Beside results.json, results.samples has every answer, and a page of samples with their media.
+
+    The task anymal is the suite of its paper: --data is a folder with coco.jsonl, vqav2.jsonl, ..., those that you have.
+
+    Tasks that people rate (owleval) get a page to rate answers on; run the command again with --ratings ratings.jsonl.
+    Tasks that a judge rates (x_llm_relative) want --judge http://localhost:8000/v1 --judge-model NAME, or --ratings, too.
+    """
+    if compare is not None:
+        return _compare(compare, as_json)
+    if not (directory and tasks and data and output):
+        raise typer.BadParameter("Give DIR, --tasks, --data and --output; or --compare A.json B.json.", ctx)
+    import_module(module)
+    from transformers_anymodality.evaluation import Judge, finish
+
+    jobs = _jobs(
+        _split(tasks),
+        data,
+        dict(prompt=prompt, labels=tuple(_split([labels or ""])), media_root=media_root, limit=limit, split=split),
+    )
+    given = _ratings(ratings or [], jobs)
+    rater = None if judge is None else Judge(judge, judge_model)
+    if num_processes > 1 and "WORLD_SIZE" not in os.environ:
+        run_in_processes(_arguments(ctx), num_processes)
+    else:
+        sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        complete = _answer(directory, jobs, output, dtype, sizes)
+        if only_answer or not complete:
+            return None
+    results = finish(jobs, output, ratings=given, judge=rater)
+    _write_pages(directory, jobs, output, page)
+    return print_json(results) if as_json else print(_table(jobs, results, output))
+
+
+def _split(values: Sequence[str]) -> list[str]:
+    return [name.strip() for value in values for name in value.split(",") if name.strip()]
+
+
+def _jobs(tasks: Sequence[str], data: Sequence[str], shared: dict[str, Any]) -> list[Job]:
+    from transformers_anymodality.evaluation import Job
+    from transformers_anymodality.evaluation.suites import anymal_files
+
+    if list(tasks) == ["anymal"] and len(data) == 1:
+        tasks, data = zip(*anymal_files(data[0]).items(), strict=True)
+    files = [file for value in data for file in ([value] if Path(value).exists() else _split([value]))]
+    files = files * len(tasks) if len(files) == 1 else files
+    if len(files) != len(tasks):
+        raise ValueError(f"{len(tasks)} tasks, but {len(files)} files of data: give one for each, or one for all.")
+    named = [task.rpartition(":") for task in tasks]
+    return [Job(kind, file, name=name, **shared) for (name, _, kind), file in zip(named, files, strict=True)]
+
+
+def _ratings(given: Sequence[str], jobs: Sequence[Job]) -> dict[str, str]:
+    """Task -> file, from FILE or TASK=FILE."""
+    rated = [job.name for job in jobs if job.task.rating]
+    found = {}
+    for one in given:
+        name, equals, file = one.partition("=")
+        if not equals and len(rated) != 1:
+            raise ValueError(f"--ratings {one}: say which task's they are, TASK=FILE; rated are {rated or 'none'}.")
+        found[name if equals else rated[0]] = file if equals else one
+    return found
+
+
+def _arguments(ctx: typer.Context) -> list[str]:
+    """This command as its processes get it."""
+    words = ["evaluate", ctx.params["directory"], "--only-answer"]
+    for option in ctx.command.params:
+        value = ctx.params.get(option.name)
+        if option.name in ("directory", "num_processes", "only_answer", "as_json", "ratings", "judge") or not value:
+            continue
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            words += [option.opts[0], str(one)]
+    return words
+
+
+def _answer(directory: str, jobs: Sequence[Job], output: str, dtype: str, sizes: dict[str, Any]) -> bool:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from transformers_anymodality.evaluation import answer
+
+    processor = load_processor(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
+    if torch.cuda.is_available():
+        model.to(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
+    return answer(model, processor, jobs, output, **sizes)
+
+
+def _write_pages(directory: str, jobs: Sequence[Job], output: str, count: int) -> None:
+    from transformers_anymodality.evaluation.answer_files import AnswerFiles
+    from transformers_anymodality.evaluation.pages import write_owleval_answers, write_rating_page, write_samples_page
+    from transformers_anymodality.evaluation.running import samples_folder
+
+    processor, folder = load_processor(directory), samples_folder(output)
+    for job in jobs:
+        files = AnswerFiles(folder, job.name)
+        if count:
+            write_samples_page(folder / f"{job.name}.html", job, processor, files, count)
+        if job.task.rating == "letter":
+            write_rating_page(folder / f"{job.name}.rate.html", job, processor, files)
+            write_owleval_answers(folder / f"{job.name}.answers.jsonl", list(files.read().values()), directory)
+
+
+def _table(jobs: Sequence[Job], results: dict[str, Any], output: str) -> str:
+    lines = [f"{'task':<24} {'samples':>7}  metrics"]
+    for job in jobs:
+        found = results["tasks"][job.name]
+        count = f"{found['samples']:>7,}"
+        lines.append(f"{job.name:<24} {count}  {_numbers(found['metrics'])}")
+        if found["empty_answers"]:
+            lines.append(f"{'':<24} {found['empty_answers']:>7,}  of the answers are empty")
+        if job.task.rating and found["rated"] < found["samples"]:
+            lines.append(f"{'':<24} {found['rated']:>7,}  are rated; see --ratings and --judge in --help")
+        for column, groups in found.get("groups", {}).items():
+            lines += [
+                f"  {f'{column} {value}':<22} {group['samples']:>7,}  {_numbers(group)}"
+                for value, group in groups.items()
+            ]
+    return "\n".join([*lines, f"{output}, and {Path(output).with_suffix('.samples')}/ with all answers and pages"])
+
+
+def _numbers(metrics: dict[str, float]) -> str:
+    shown = (f"{name} {value:.4g}" for name, value in metrics.items() if name != "samples" and value is not None)
+    return ", ".join(shown) or "-"
+
+
+def _compare(files: tuple[str, str], as_json: bool) -> None:
+    from transformers_anymodality.evaluation import comparing
+
+    found = comparing.compare(*files)
+    return print_json(comparing.as_json(found)) if as_json else print(comparing.as_table(found))

@@ -1,0 +1,136 @@
+"""`anymodality generate`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from anymodality.commands._base import (
+    AllowUrls,
+    Command,
+    Device,
+    DType,
+    Import,
+    Json,
+    MaxNewTokens,
+    Seed,
+    SystemPrompt,
+    Temperature,
+    import_module,
+    load_model,
+    load_processor,
+    media_part,
+    print_json,
+    sampling,
+)
+
+
+class CLASS(Command):
+    """Leaves options that it does not know, which name the model's modalities, among the words."""
+
+    ignore_unknown_options = True
+
+    def collect_usage_pieces(self, ctx: typer.Context) -> list[str]:
+        return ["DIR PROMPT [--MODALITY PATH]... [OPTIONS]"]
+
+
+def generate(
+    ctx: typer.Context,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="WORDS",
+            help="The model, a folder or Hub id; the prompt; and media: --image photo.jpg --imu walk.csv.",
+            show_default=False,
+        ),
+    ],
+    system_prompt: SystemPrompt = None,
+    max_new_tokens: MaxNewTokens = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
+    allow_urls: AllowUrls = False,
+    dtype: DType = "auto",
+    device: Device = None,
+    json: Json = False,
+    module: Import = None,
+) -> None:
+    """Answer one prompt with any media.
+
+    \b
+      anymodality generate my-anymal "What is this?" --image photo.jpg
+      anymodality generate my-anymal "What is going on?" --image a.jpg --image b.jpg --audio speech.wav --imu walk.csv
+      anymodality generate my-anymal "What is this?" --image photo.jpg --temperature 0 --json
+
+    Media stand in front of the prompt in the order they are given, under any name of a modality that the model has.
+    """
+    from transformers import set_seed
+
+    import_module(module)
+    (source, prompt), media = _split(words)
+    processor = load_processor(source)
+    _check(ctx, source, media, processor)
+    model = load_model(source, dtype, device)
+    if seed is not None:
+        set_seed(seed)
+    inputs = processor.apply_chat_template(
+        _messages(prompt, media, system_prompt),
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs={"allow_urls": allow_urls},
+    ).to(model.device)
+    started = time.monotonic()
+    output = model.generate(**inputs, **sampling(model, max_new_tokens, temperature))
+    answer = output[0, inputs["input_ids"].shape[1] :]
+    text = processor.decode(answer, skip_special_tokens=True).strip()
+    if not json:
+        return print(text)
+    print_json(
+        {
+            "model": source,
+            "prompt": prompt,
+            "media": [{"modality": name, "path": path} for name, path in media],
+            "text": text,
+            "prompt_tokens": inputs["input_ids"].shape[1],
+            "new_tokens": len(answer),
+            "seconds": round(time.monotonic() - started, 3),
+        }
+    )
+
+
+def _split(words: list[str]) -> tuple[tuple[str, str], list[tuple[str, str]]]:
+    """The model and the prompt, and media as (modality, path)."""
+    plain, media, rest = [], [], iter(words)
+    for word in rest:
+        if not word.startswith("--"):
+            plain.append(word)
+            continue
+        name, equals, path = word[2:].partition("=")
+        path = path if equals else next(rest, None)
+        if not path:
+            raise typer.BadParameter(f"{word} needs a path.")
+        media.append((name.replace("-", "_"), path))
+    if len(plain) != 2:
+        raise typer.BadParameter(f"Give a model and one prompt (in quotes), not {len(plain)} words: {plain}.")
+    return (plain[0], plain[1]), media
+
+
+def _messages(prompt: str, media: list[tuple[str, str]], system_prompt: str | None) -> list[dict[str, Any]]:
+    content = [*(media_part(name, path) for name, path in media), {"type": "text", "text": prompt}]
+    first = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [*first, {"role": "user", "content": content}]
+
+
+def _check(ctx: typer.Context, source: str, media: list[tuple[str, str]], processor: Any) -> None:
+    from transformers_anymodality.utils.registry import did_you_mean
+
+    own = [f"--{modality.replace('_', '-')}" for modality in processor.modalities]
+    for name, _ in media:
+        if name not in processor.modalities:
+            option = f"--{name.replace('_', '-')}"
+            options = [name for parameter in ctx.command.params for name in parameter.opts if name.startswith("--")]
+            hint = did_you_mean(option, [*own, *options])
+            raise typer.BadParameter(f"There is no {option}.{hint} Media of {source}: {', '.join(own)}.")

@@ -1,0 +1,34 @@
+"""`anymodality inspect`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anymodality.commands._base import Import, Json, import_module, print_json
+
+
+def inspect(
+    source: Annotated[
+        str, typer.Argument(metavar="DIR", help="A checkpoint: a folder or Hub id.", show_default=False)
+    ],
+    revision: Annotated[str | None, typer.Option(help="Of a repository on the Hub: branch, tag or commit.")] = None,
+    json: Json = False,
+    module: Import = None,
+) -> None:
+    """Print parts and senses of a checkpoint; loads no weights.
+
+    \b
+      anymodality inspect my-anymal
+      anymodality inspect org/anymal --revision v1.0
+      anymodality inspect my-anymal --json | jq '.parts[] | {name, parameters}'
+
+    Of a repository on the Hub, the config and the headers of the weight files are fetched, and no more. Tokens are
+    those that one medium takes in the prompt.
+    """
+    from transformers_anymodality.hub.inspect import inspect_checkpoint
+
+    import_module(module)
+    found = inspect_checkpoint(source, revision=revision)
+    print_json(found.to_dict()) if json else print(found)

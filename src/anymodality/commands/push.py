@@ -1,0 +1,51 @@
+"""`anymodality push`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anymodality.commands._base import Import, Json, import_module, print_json
+
+
+def push(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="Model and processor.", show_default=False)],
+    repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to; made if need be.", show_default=False)],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but upload.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Default: main.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
+    message: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the commit.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="HF_TOKEN", show_envvar=True, help="Default: that of `hf auth login`.")
+    ] = None,
+    json: Json = False,
+    module: Import = None,
+) -> None:
+    """Publish a checkpoint: model, processor and card in one commit.
+
+    \b
+      anymodality push my-anymal org/anymal --dry-run
+      anymodality push my-anymal org/anymal --private
+
+    First a process that does not import the package loads what is to be uploaded, and compares logits on a made-up
+    medium of every sense: if anything is missing, nothing is uploaded. A card is made where there is none; write your
+    own by `anymodality card`. Optimizer states, checkpoints within and logs stay here. A light checkpoint uploads what
+    was trained, and refers to the rest.
+    """
+    from transformers_anymodality.hub.publish import publish
+
+    import_module(module)
+    done = publish(
+        folder,
+        repo_id,
+        module=module,
+        dry_run=dry_run,
+        private=private or None,
+        token=token,
+        revision=revision,
+        create_pr=create_pr,
+        commit_message=message,
+    )
+    print_json(done.to_dict()) if json else print(done)

@@ -1,0 +1,81 @@
+"""`anymodality serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anymodality.commands._base import (
+    Device,
+    DType,
+    Import,
+    MaxPixels,
+    MaxSeconds,
+    Source,
+    import_module,
+    load_model,
+    load_processor,
+    name_of,
+)
+
+
+def serve(
+    source: Source,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others than this machine's are for trusted nets.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    name: Annotated[
+        str | None, typer.Option(help="Of the model in requests; default: the folder's name or the Hub id.")
+    ] = None,
+    allow_urls: Annotated[
+        bool, typer.Option("--allow-urls", help="Fetch media by http(s), from public addresses.")
+    ] = False,
+    media_root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Let requests name files in it; default: none.")
+    ] = None,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a medium, decoded too; of a request half more.")] = 64,
+    max_pixels: MaxPixels = 25_000_000,
+    max_seconds: MaxSeconds = 120.0,
+    max_frames: Annotated[int, typer.Option(min=1, help="Of a video.")] = 4000,
+    max_media: Annotated[int, typer.Option(min=0, help="In a request.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 1024,
+    max_requests: Annotated[int, typer.Option(min=1, help="At once; more are told to come again.")] = 64,
+    dtype: DType = "auto",
+    device: Device = None,
+    module: Import = None,
+) -> None:
+    """Serve a model to OpenAI's clients: chat completions and responses, with every sense.
+
+    \b
+      anymodality serve my-anymal
+      anymodality serve my-anymal --port 9000 --name anymal --max-seconds 30
+      curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"messages": [{"role": "user",
+        "content": [{"type": "input_imu", "input_imu": {"values": [[0, 0, 9.8, 0, 0, 0]], "sampling_rate": 100}},
+                    {"type": "text", "text": "What is going on?"}]}]}'
+
+    Media come as data: URLs or in base64, under their modality's name: image_url, input_audio as OpenAI has them;
+    video_url, imu_url, input_depth, ... alike; of sensors also as numbers. Only this machine is listened to, no URL is
+    fetched and no file read, unless you say so. It is Transformers' server; requests are answered one after another.
+    """
+    from transformers_anymodality.utils.imports import require
+    from transformers_anymodality.utils.loopback import ADDRESSES
+
+    for package in ("fastapi", "uvicorn", "openai"):
+        require(package, "serve")
+    from transformers_anymodality.inference.server import Policy, build_app, run_app
+    from transformers_anymodality.media import Limits
+
+    import_module(module)
+    if media_root is not None and not media_root.is_dir():
+        raise NotADirectoryError(f"{media_root} is no folder.")
+    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)
+    processor = load_processor(source)
+    name = name or name_of(source)
+    policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, allow_urls=allow_urls, media_root=media_root)
+    local = host in ADDRESSES
+    app = build_app(load_model(source, dtype, device), processor, name, policy, None if local else ["*"])
+    senses = ", ".join(processor.modalities) or "text alone"
+    run_app(app, host, port, max_requests, lambda address: print(f"{name} ({senses}) at {address}", flush=True))

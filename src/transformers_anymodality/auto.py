@@ -1,0 +1,33 @@
+"""Makes the composite known to the Auto classes, and to the name tables that pipelines and `transformers serve` read."""
+
+from __future__ import annotations
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+from transformers.models.auto import modeling_auto
+
+from .model.configuration import AnyModalityConfig
+from .model.modeling import AnyModalityForCausalLM, AnyModalityModel
+from .processing.processor import AnyModalityProcessor
+
+
+def register() -> None:
+    """Registers everything; calling it again changes nothing."""
+    AutoConfig.register(AnyModalityConfig.model_type, AnyModalityConfig, exist_ok=True)
+    AutoModel.register(AnyModalityConfig, AnyModalityModel, exist_ok=True)
+    for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
+        auto_class.register(AnyModalityConfig, AnyModalityForCausalLM, exist_ok=True)
+    AutoProcessor.register(AnyModalityConfig, AnyModalityProcessor, exist_ok=True)
+    # Serving and pipelines look classes up by name in these, not in what is registered.
+    for table in (
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    ):
+        table[AnyModalityConfig.model_type] = AnyModalityForCausalLM.__name__

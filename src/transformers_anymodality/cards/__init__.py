@@ -1,7 +1,0 @@
-"""Model cards, made from checkpoints themselves."""
-
-from .card import Licences, make_card, write_card
-from .licences import strictest
-
-
-__all__ = ["Licences", "make_card", "strictest", "write_card"]

@@ -1,0 +1,176 @@
+"""One modality while it is composed: its tower, sub-processor and aligner are found, built and tried."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from transformers import (
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    AutoVideoProcessor,
+)
+
+from ..aligners import ALIGNERS, Aligner, AlignerConfig
+from ..towers import (
+    load_tower,
+)
+from ..towers.timm import stock_image_processor
+from ..utils.registry import did_you_mean
+from .part import Part, borrows
+from .probe import _check_aligner
+
+
+_AUTO_PROCESSORS = {
+    "image_processor": (AutoImageProcessor,),
+    "video_processor": (AutoVideoProcessor, AutoImageProcessor),
+    "feature_extractor": (AutoFeatureExtractor,),
+    "tokenizer": (AutoTokenizer,),
+}
+
+
+# --- towers --------------------------------------------------------------------------------------------------------
+
+
+def add_tower(part: Part, by_name: dict[str, Part], load: dict[str, Any]) -> None:
+    source = part.settings["tower"]
+    lender = by_name.get(source) if isinstance(source, str) else None
+    if lender is part:
+        raise ValueError(f"Modality {part.name!r} cannot borrow its own tower; there {source!r} names no checkpoint.")
+    if lender is not None:
+        if borrows("tower", by_name)(lender):
+            raise ValueError(f"Modality {part.name!r} borrows the tower of {source!r}, which borrows one itself.")
+        if part.settings.get("select_layer") not in (None, lender.settings.get("select_layer")):
+            raise ValueError(f"select_layer of a borrowed tower is set where it belongs, in modality {source!r}.")
+        part.tower, part.row["tower"] = lender.tower, source
+        part.settings["select_layer"] = lender.settings.get("select_layer")
+        if part.settings.get("processor") is None:
+            part.processor, part.attribute = lender.processor, lender.attribute
+        else:
+            part.processor = _find_processor(part, source, load)
+    else:
+        revision = {"revision": part.settings["revision"]} if part.settings.get("revision") else {}
+        part.tower = load_tower(source, part.spec.medium, part.settings.get("select_layer"), **load, **revision)
+        part.row["tower"] = part.name
+        part.processor = _find_processor(part, source, {**load, **revision})
+    if part.settings.get("select_layer") is not None:
+        part.row["select_layer"] = part.settings["select_layer"]
+    if not part.attribute:
+        part.attribute = _attribute(part)
+    frames = getattr(part.tower.config, "num_frames", None)
+    if "num_frames" in part.options and "num_frames" not in part.settings["explicit"] and isinstance(frames, int):
+        part.options["num_frames"] = frames
+    _check_options(part)
+
+
+def _attribute(part: Part) -> str:
+    """Where the processor keeps the sub-processor."""
+    name, kind = type(part.processor).__name__.lower(), part.spec.processor_kind
+    kind = next((k for k in ("image_processor", "video_processor") if k.replace("_", "") in name), kind)
+    primary = "video_processor" if (part.name, kind) == ("video", "video_processor") else ""
+    return part.spec.processor_attribute or primary or f"{part.name}_{kind}"
+
+
+def check_attributes(parts: list[Part]) -> None:
+    """Raises ValueError if two sub-processors would be kept in one place."""
+    owners: dict[str, Part] = {}
+    for part in parts:
+        owner = owners.setdefault(part.attribute, part)
+        if owner.processor is not part.processor:
+            raise ValueError(
+                f"{owner.name!r} and {part.name!r} have different processors, but both keep theirs as "
+                f"{part.attribute!r}; one of them may borrow the other's tower, or have no `processor_attribute`."
+            )
+
+
+def _check_options(part: Part) -> None:
+    """Raises ValueError for options that a sub-processor which was found or given contradicts."""
+    default = part.spec.default_processor(part.tower.config, part.options)
+    for option in sorted(part.settings["explicit"]) if default is not None else ():
+        name = "num_samples" if option == "seconds" else option
+        ours, theirs = getattr(default, name, None), getattr(part.processor, name, None)
+        if not np.array_equal(ours, theirs):
+            raise ValueError(
+                f"Modality {part.name!r} is set to {name}={ours}, but its {type(part.processor).__name__} has "
+                f"{name}={theirs}. Change or leave out one of them."
+            )
+
+
+def _find_processor(part: Part, source: Any, load: dict[str, Any]) -> Any:
+    given, kind = part.settings.get("processor"), part.spec.processor_kind
+    if given is not None and not isinstance(given, (str, os.PathLike)):
+        return given
+    place = given or (source if isinstance(source, (str, os.PathLike)) else part.tower.config._name_or_path)
+    load = {key: value for key, value in load.items() if key != "dtype"}
+    default = None if given else part.spec.default_processor(part.tower.config, part.options)
+    problems = []
+    for auto_class in _AUTO_PROCESSORS[kind] if place else ():
+        try:
+            return stock_image_processor(auto_class.from_pretrained(place, **load))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{auto_class.__name__}: {error}")
+    timm = stock_image_processor(part.tower)
+    if default is None and (given or timm is part.tower):
+        raise ValueError(
+            f"No {kind} was found for modality {part.name!r}"
+            + (f" in {place} ({'; '.join(problems)})" if problems else "")
+            + '; pass it as "processor".'
+        )
+    return default if default is not None else timm
+
+
+# --- aligners ------------------------------------------------------------------------------------------------------
+
+
+def add_aligner(part: Part, by_name: dict[str, Part], hidden: int) -> None:
+    wanted = part.settings.get("aligner")
+    wanted = "perceiver_resampler" if wanted is None else wanted
+    lender = by_name.get(wanted) if isinstance(wanted, str) and wanted not in ALIGNERS else None
+    if lender is part:
+        raise ValueError(f"Modality {part.name!r} cannot borrow its own aligner; {wanted!r} is no aligner's name.")
+    if lender is not None:
+        if lender.row.get("aligner") != lender.name:
+            raise ValueError(f"Modality {part.name!r} borrows the aligner of {wanted!r}, which borrows one itself.")
+        part.aligner, part.row["aligner"] = lender.aligner, wanted
+        if part.aligner.config.feature_size != part.settings["feature_size"]:
+            raise ValueError(
+                f"Modality {part.name!r} has features of width {part.settings['feature_size']}, but the aligner of "
+                f"{wanted!r} reads {part.aligner.config.feature_size}."
+            )
+    else:
+        part.aligner, part.row["aligner"] = _build_aligner(part, wanted, hidden), part.name
+    _check_aligner(part, hidden)
+
+
+def _build_aligner(part: Part, wanted: Any, hidden: int) -> Aligner:
+    if isinstance(wanted, Aligner):
+        return wanted
+    if isinstance(wanted, AlignerConfig):
+        return AutoModel.from_config(wanted)
+    settings = {"type": wanted} if isinstance(wanted, str) else wanted
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("type"), str):
+        shown = "a dict without one" if isinstance(settings, Mapping) else type(wanted).__name__
+        raise ValueError(
+            f'The aligner of {part.name!r} is a name, {{"type": name, ...}}, a config or a module; not {shown}.'
+        )
+    config_class = ALIGNERS[settings["type"]].config_class
+    settings = {key: value for key, value in settings.items() if key != "type"}
+    if unknown := sorted(set(settings) - (known := {field.name for field in fields(config_class)})):
+        raise ValueError(
+            f"Unknown settings {unknown} for the aligner of {part.name!r} ({config_class.__name__})."
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    sizes = {
+        "feature_size": part.settings["feature_size"],
+        "hidden_size": hidden,
+        "feature_length": part.row["feature_length"],
+        "num_frames": part.row["num_frames"],
+    }
+    if part.settings.get("num_tokens") is not None:
+        sizes["num_tokens"] = part.settings["num_tokens"]
+    return AutoModel.from_config(config_class(**{**sizes, **settings}))

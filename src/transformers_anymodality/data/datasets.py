@@ -1,0 +1,263 @@
+"""Files, shards and data sets of the Hub as `datasets` of chats, and mixtures of them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..modalities import MODALITIES
+from ..utils.imports import require
+from .records import normalize
+from .webdataset import modality_of_field
+
+
+_BUILDERS = {
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".tar": "webdataset",
+}
+
+
+def load(
+    source: Any, *, media_root: str | Path | None = None, streaming: bool = False, split: str = "train", **kwargs
+) -> Any:
+    """A data set of chats, for Trainer and collator.
+
+    Args:
+        source: file, pattern (`"shards/*.tar"`) or list of files: JSON, JSONL, Parquet, Arrow, WebDataset shards; a folder
+            that `save_to_disk` wrote; a Hub id; or a data set of `datasets`.
+        media_root: folder that relative paths are in.
+        streaming: read while iterating, instead of having all of it on disk as Arrow.
+        split, kwargs: of `datasets.load_dataset`.
+
+    Returns:
+        `Dataset`, or `IterableDataset` with `streaming`: `messages`, media columns by their argument names, and the
+        columns that there were besides. Media are not decoded: that is the collator's.
+    """
+    loaded = load_raw(source, streaming=streaming, split=split, **kwargs)
+    return _as_chats(loaded, media_root)
+
+
+def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kwargs) -> Any:
+    """As `datasets` itself loads it, nothing decoded."""
+    datasets = require("datasets", "train")
+    if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
+        return _undecoded(source)
+    files = [source] if isinstance(source, (str, Path)) else list(source)
+    builders = {_BUILDERS.get(Path(str(file)).suffix.lower()) for file in files}
+    if len(builders) > 1:
+        raise ValueError(f"{len(files)} files of several kinds: load each kind by itself, and mix them.")
+    (builder,) = builders
+    if builder is None:
+        if len(files) > 1:
+            raise ValueError(f"{files[0]} is none of {', '.join(_BUILDERS)}.")
+        if Path(files[0], "dataset_info.json").is_file():
+            found = datasets.load_from_disk(str(files[0]))
+            return _undecoded(found.to_iterable_dataset() if streaming else found)
+        return _undecoded(datasets.load_dataset(str(files[0]), split=split, streaming=streaming, **kwargs))
+    names = [str(Path(file).expanduser()) for file in files]
+    if missing := [name for name in names if "://" not in name and not glob.glob(name) and not Path(name).exists()]:
+        raise FileNotFoundError(f"{missing[0]} does not exist.")
+    files = {split: names}
+    return _undecoded(datasets.load_dataset(builder, data_files=files, split=split, streaming=streaming, **kwargs))
+
+
+def mixture(
+    sources: Mapping[str, Any] | Sequence[Any],
+    weights: Mapping[str, float] | Sequence[float] | None = None,
+    *,
+    media_root: str | Path | None = None,
+    streaming: bool = False,
+    seed: int = 0,
+    stopping_strategy: str = "all_exhausted",
+) -> Any:
+    """One data set from several, each drawn from with its weight: `datasets.interleave_datasets` over chats.
+
+    mPLUG-Owl's halves are `mixture({"text": a, "images": b}, {"text": 1, "images": 1})`, X-LLM's tasks likewise.
+
+    Args:
+        sources: what `load` takes, in a list or by name. With names, a column `source` tells each sample's.
+        weights: shares, which need not sum to one; equal if left out.
+        media_root, streaming: as `load` takes them.
+        seed: of the draws.
+        stopping_strategy: "all_exhausted" (until each sample came at least once), "first_exhausted", or another of
+            `interleave_datasets`.
+    """
+    datasets = require("datasets", "train")
+    names = list(sources) if isinstance(sources, Mapping) else None
+    loaded = [load(source, media_root=media_root, streaming=streaming) for source in _values(sources)]
+    if isinstance(weights, Mapping) and (names is None or set(weights) != set(names)):
+        raise ValueError(f"Weights are for {sorted(weights)}, sources are {names or 'without names'}.")
+    shares = [1.0] * len(loaded) if weights is None else [float(weight) for weight in _by_name(weights, names)]
+    if len(shares) != len(loaded) or min(shares) < 0 or not sum(shares):
+        raise ValueError(f"{len(loaded)} sources need as many weights, none negative and not all zero; not {shares}.")
+    loaded = [_for_mixing(one, None if names is None else names[i]) for i, one in enumerate(loaded)]
+    loaded = _aligned(loaded)
+    probabilities = [share / sum(shares) for share in shares]
+    return datasets.interleave_datasets(
+        loaded, probabilities=probabilities, seed=seed, stopping_strategy=stopping_strategy
+    )
+
+
+def _values(sources: Mapping[str, Any] | Sequence[Any]) -> Iterable[Any]:
+    return sources.values() if isinstance(sources, Mapping) else sources
+
+
+def _by_name(weights: Mapping[str, float] | Sequence[float], names: list[str] | None) -> Iterable[float]:
+    return [weights[name] for name in names] if isinstance(weights, Mapping) and names else weights
+
+
+# --- columns -----------------------------------------------------------------------------------------------------------
+
+
+def _undecoded(dataset: Any) -> Any:
+    """Media as paths or bytes."""
+    datasets = require("datasets", "train")
+    if dataset.features is None:
+        return dataset
+    features = datasets.Features({name: _raw(feature) for name, feature in dataset.features.items()})
+    return dataset if features == dataset.features else dataset.cast(features)
+
+
+def _raw(feature: Any) -> Any:
+    datasets = require("datasets", "train")
+    if isinstance(feature, (datasets.Image, datasets.Audio, datasets.Video)):
+        return type(feature)(decode=False)
+    if isinstance(feature, datasets.List):
+        return datasets.List(_raw(feature.feature), length=feature.length)
+    if isinstance(feature, dict):
+        return {name: _raw(one) for name, one in feature.items()}
+    return feature
+
+
+def _as_chats(dataset: Any, media_root: Any) -> Any:
+    datasets = require("datasets", "train")
+    if dataset.features is None:
+        return dataset.map(partial(normalize, media_root=media_root))
+    if "__key__" in dataset.features:
+        features = _shard_features(dataset.features)
+        row = partial(_row, media_root=media_root, columns=list(features))
+        return dataset.map(row, remove_columns=list(dataset.features), features=features)
+    features, kept = _features(dataset.features)
+    row = partial(_row, media_root=media_root, columns=list(features), kept=kept)
+    if isinstance(dataset, datasets.IterableDataset):
+        types = {new: dataset.features[old] for old, new in kept.items()}
+        features = datasets.Features({**features, **types})
+        return dataset.map(row, remove_columns=list(dataset.features), features=features)
+    # What is kept may hold many bytes, so it is neither read nor written again.
+    rest = dataset.select_columns([name for name in dataset.features if name not in kept])
+    row = partial(_row, media_root=media_root, columns=list(features))
+    chats = rest.map(row, remove_columns=rest.column_names, features=features)
+    kept_columns = dataset.select_columns(list(kept)).rename_columns(kept) if kept else None
+    return chats if kept_columns is None else datasets.concatenate_datasets([chats, kept_columns], axis=1)
+
+
+def _row(
+    record: Mapping[str, Any], media_root: Any, columns: list[str], kept: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    kept = kept or {}
+    made = normalize({name: value for name, value in record.items() if name not in kept}, media_root=media_root)
+    return {**{name: made.get(name) for name in columns}, **{new: record[old] for old, new in kept.items()}}
+
+
+def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
+    """Types of the columns that `normalize` makes of records with these types, and the columns that stay as they are,
+    with the names that they get."""
+    datasets = require("datasets", "train")
+    string = datasets.Value("string")
+    made: dict[str, Any] = {}
+    kept: dict[str, str] = {}
+    for name, feature in given.items():
+        argument = _argument(name)
+        paths = feature in (string, datasets.List(string), datasets.List(datasets.List(string)))
+        if name in ("messages", "conversations"):
+            made["messages"] = datasets.List(datasets.Json())
+        elif name == "tools":
+            made[name] = datasets.Json()
+        elif argument in _arguments() and paths:
+            made[argument] = datasets.List(string) if feature == string else feature
+        elif name != "system":
+            kept[name] = argument
+    if _holds_bytes(given.get("messages")):  # which JSON cannot
+        made["messages"] = given["messages"]
+    return datasets.Features(made), kept
+
+
+def _shard_features(given: Mapping[str, Any]) -> Any:
+    """Types of the columns that `normalize` makes of a shard's samples with these types."""
+    datasets = require("datasets", "train")
+    chat = given.get("json")
+    made, kept = _features(chat) if isinstance(chat, dict) else ({}, {})
+    types = {**made, **{new: chat[old] for old, new in kept.items()}}
+    for field, feature in given.items():
+        name = None if field in ("json", "txt") or field.startswith("__") else modality_of_field(field)
+        if name is not None:
+            types[MODALITIES[name].argument] = datasets.List(feature)
+    types["messages"] = datasets.List(datasets.Json())
+    return datasets.Features({"id": datasets.Value("string"), **types})
+
+
+def _holds_bytes(feature: Any) -> bool:
+    datasets = require("datasets", "train")
+    if isinstance(feature, dict):
+        return any(map(_holds_bytes, feature.values()))
+    if isinstance(feature, datasets.List):
+        return _holds_bytes(feature.feature)
+    media = (datasets.Image, datasets.Audio, datasets.Video)
+    return isinstance(feature, media) or feature == datasets.Value("binary")
+
+
+def _argument(column: str) -> str:
+    """The argument name for a media column, whatever it is called; other columns keep theirs."""
+    names = (name for name in MODALITIES if column in (name, f"{name}s"))
+    return next((MODALITIES[name].argument for name in names), column)
+
+
+def _arguments() -> set[str]:
+    return {MODALITIES[name].argument for name in MODALITIES}
+
+
+# --- mixing ------------------------------------------------------------------------------------------------------------
+
+
+def _for_mixing(dataset: Any, source: str | None) -> Any:
+    """The chat's columns alone, and the name of the source."""
+    datasets = require("datasets", "train")
+    known = {"messages", "tools", "task", *_arguments()}
+    dataset = dataset.select_columns([name for name in dataset.features if name in known])
+    if source is None:
+        return dataset
+    features = datasets.Features({**dataset.features, "source": datasets.Value("string")})
+    return dataset.map(partial(_named, source=source), features=features)
+
+
+def _named(record: Mapping[str, Any], source: str) -> dict[str, Any]:
+    return {**record, "source": source}
+
+
+def _aligned(loaded: list[Any]) -> list[Any]:
+    """The same type for each media column: lists of paths, or of encoded files where one of the sources has such."""
+    datasets = require("datasets", "train")
+    encoded = datasets.List({"bytes": datasets.Value("binary"), "path": datasets.Value("string")})
+    for column in _arguments():
+        types = [one.features[column] for one in loaded if column in one.features]
+        if all(one == types[0] for one in types):
+            continue
+        for i, one in enumerate(loaded):
+            if column in one.features and one.features[column] != encoded:
+                features = datasets.Features({**one.features, column: encoded})
+                loaded[i] = one.map(partial(_as_files, column=column), features=features)
+    return loaded
+
+
+def _as_files(record: Mapping[str, Any], column: str) -> dict[str, Any]:
+    given = record[column]
+    items = given if isinstance(given, list) or given is None else [given]
+    if items is None or any(not isinstance(item, (str, Mapping)) for item in items):
+        return {**record, column: items}
+    return {**record, column: [{"path": item, "bytes": None} if isinstance(item, str) else item for item in items]}

@@ -1,0 +1,144 @@
+"""Media as pieces of HTML: what the model is given, not merely what the file is."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..media import MediaError, open_source
+from ..modalities import MODALITIES
+from ..utils.imports import require
+
+
+COLOURS = ("#3b7dd8", "#d8693b", "#2c9a5b", "#a144c0", "#c0a12c", "#4a4f5c")
+_PLAYED = {b"ftyp": "video/mp4", b"\x1aE\xdf\xa3": "video/webm"}
+_PLAYED_CODECS = ("h264", "vp8", "vp9", "av1")
+_MAX_BYTES = 32 * 1024**2  # of a video that is put into the page as it is
+_MAX_SIDE = 768
+_MAX_CURVES = 16
+
+
+def figure(modality: str, source: Any, processor: Any) -> str:
+    """HTML of one medium, as the modality's spec reads it."""
+    row, spec = processor.modalities[modality], MODALITIES[modality]
+    own = getattr(processor, row["processor"])
+    try:
+        item = spec.read(source, own, row["options"])
+    except (MediaError, OSError) as error:
+        return f"<p class=wrong>{html.escape(str(error))}</p>"
+    if isinstance(item, str):
+        return f"<pre>{html.escape(item)}</pre>"
+    if spec.medium == "audio":
+        samples, rate = item if isinstance(item, tuple) else (item, own.sampling_rate)
+        return f"<audio controls src='{_uri('audio/wav', _wav(np.atleast_2d(samples), rate))}'></audio>"
+    if hasattr(item, "convert"):
+        return _picture(item)
+    values = np.asarray(item)
+    if values.ndim == 4:
+        return _video(source, values)
+    if spec.medium == "pixels":
+        return _picture(_in_colours(values if values.ndim == 2 else values[..., 0]))
+    if values.ndim == 2 and values.shape[1] <= _MAX_CURVES:
+        return curves(values, list(getattr(own, "channels", None) or map(str, range(values.shape[1]))))
+    return _picture(_in_colours(np.atleast_2d(values)))
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _picture(image: Any, kind: str = "") -> str:
+    image = image.convert("RGB")
+    if max(image.size) > _MAX_SIDE and not kind:
+        image.thumbnail((_MAX_SIDE, _MAX_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG" if max(image.size) <= 256 else "JPEG")
+    encoding = "image/png" if max(image.size) <= 256 else "image/jpeg"
+    kind = kind or ("small" if max(image.size) < 128 else "")
+    return f"<img alt='' class='{kind}' src='{_uri(encoding, buffer.getvalue())}'>"
+
+
+def _in_colours(values: np.ndarray) -> Any:
+    """A map from dark blue (least) over red to yellow (most)."""
+    values = values.astype(np.float64)
+    values = (values - values.min()) / (np.ptp(values) or 1.0)
+    stops = np.array([[20, 24, 82], [120, 28, 109], [229, 92, 48], [252, 255, 164]], dtype=float)
+    colour = np.stack([np.interp(values, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)
+    return require("PIL.Image").fromarray(colour.astype(np.uint8))
+
+
+def _wav(samples: np.ndarray, rate: float) -> bytes:
+    """16-bit WAV of `(channels, samples)`."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(len(samples))
+        file.setsampwidth(2)
+        file.setframerate(round(rate))
+        file.writeframes((np.clip(samples.T, -1, 1) * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
+
+
+def _video(source: Any, frames: np.ndarray) -> str:
+    """A player, or an animation of the frames that the model sees, and these side by side."""
+    module = require("PIL.Image")
+    images = [module.fromarray(frame) for frame in frames]
+    for image in images:
+        image.thumbnail((320, 320))
+    strip = module.new("RGB", (sum(image.width for image in images), images[0].height))
+    for i, image in enumerate(images):
+        strip.paste(image, (i * images[0].width, 0))
+    if (encoded := _playable(source)) is not None:
+        player = f"<video controls src='{_uri(*encoded)}'></video>"
+    else:
+        buffer = io.BytesIO()
+        images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=300, loop=0)
+        player = f"<img alt='' src='{_uri('image/gif', buffer.getvalue())}'>"
+    return player + _picture(strip, "strip")
+
+
+def _playable(source: Any) -> tuple[str, bytes] | None:
+    """Type and bytes of a video that browsers play."""
+    try:
+        opened = open_source(source)
+    except MediaError:
+        return None  # frames or an array
+    content = opened.read_bytes() if isinstance(opened, Path) else opened.read()
+    kinds = (kind for magic, kind in _PLAYED.items() if magic in content[:12])
+    kind = next(kinds, None)
+    if kind is None or len(content) > _MAX_BYTES or _codec(content) not in (*_PLAYED_CODECS, None):
+        return None
+    return kind, content
+
+
+def _codec(content: bytes) -> str | None:
+    """A video's codec; None if PyAV, which tells it, is missing."""
+    try:
+        av = require("av")
+    except ImportError:
+        return None
+    with av.open(io.BytesIO(content)) as container:
+        return container.streams.video[0].codec.canonical_name
+
+
+def curves(values: np.ndarray, names: list[str], width: int = 420, height: int = 26) -> str:
+    """Each channel `(samples, channels)` as a line of its own, with its name and range."""
+    lines = []
+    times = np.linspace(90, width - 4, len(values))
+    for i, (column, name) in enumerate(zip(values.T, names, strict=False)):
+        low, high = float(column.min()), float(column.max())
+        scaled = (i + 1) * height - 4 - (column - low) / ((high - low) or 1.0) * (height - 8)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(times, scaled, strict=True))
+        colour = COLOURS[i % len(COLOURS)]
+        lines.append(
+            f"<text x=2 y={(i + 1) * height - 9} font-size=11 fill='{colour}'>{html.escape(name)}</text>"
+            f"<polyline fill=none stroke='{colour}' points='{points}'><title>{html.escape(name)}: {low:.4g} to {high:.4g}"
+            "</title></polyline>"
+        )
+    total = height * len(lines)
+    return f"<svg width={width} height={total} viewBox='0 0 {width} {total}'>{''.join(lines)}</svg>"

@@ -1,0 +1,249 @@
+"""The card of a checkpoint: what it is made of, how it is used, how it was trained and measured, its licence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..model.configuration import AnyModalityConfig
+from .history import History, read_history, read_results
+from .inspect import Inspection, PartInfo, inspect_checkpoint
+from .licenses import UNKNOWN, is_hub_id, licence_of, published_card, strictest
+from .snippet import composite_snippet, extras, tower_snippet
+
+
+_TEMPLATE = Path(__file__).with_name("template.md")
+
+
+@dataclass(frozen=True)
+class Licences:
+    """
+    Args:
+        whole: of the checkpoint; the strictest of its parts if left out.
+        parts: part -> its licence; found in the card of what it was made from if left out.
+        notes: sentences for the card.
+    """
+
+    whole: str | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
+    notes: Iterable[str] = ()
+
+
+def write_card(folder: str | Path, **settings: Any) -> ModelCard:
+    """Writes `README.md` into a checkpoint's folder; arguments are those of `make_card`."""
+    card = make_card(folder, **settings)
+    (Path(folder) / "README.md").write_text(f"{card}\n", encoding="utf-8")
+    return card
+
+
+def make_card(
+    folder: str | Path | None,
+    *,
+    name: str | None = None,
+    inspection: Inspection | None = None,
+    licences: Licences | None = None,
+    base_models: Iterable[str] | None = None,
+    languages: Iterable[str] = (),
+    datasets: Iterable[str] = (),
+    tags: Iterable[str] = (),
+    summary: str | None = None,
+    recipe: str | None = None,
+    results: str | Path | None = None,
+    sections: Mapping[str, str] | None = None,
+    limits: Iterable[str] = (),
+    origin: str = "made here",
+) -> ModelCard:
+    """The card of a checkpoint, from the checkpoint.
+
+    Args:
+        folder: the checkpoint; None for a card of an `inspection` alone.
+        name: Hub id or title; the folder's name if left out.
+        inspection: of the checkpoint; made here if left out.
+        licences: what is known of them.
+        base_models: Hub ids; those that its parts were made from if left out.
+        languages: ISO 639 codes; those of the language model's own card if left out.
+        datasets: Hub ids of what it was trained on.
+        tags: for the metadata, besides "anymodality".
+        summary: the first paragraph.
+        recipe: YAML that it was trained by.
+        results: file of `anymodality evaluate`; `results.json` in the folder if left out.
+        sections: title -> Markdown.
+        limits: what it cannot do, a sentence each.
+        origin: of parts whose source the checkpoint does not know.
+
+    Raises:
+        ValueError: metadata that the Hub would refuse, or results that `anymodality evaluate` did not write.
+    """
+    place = None if folder is None else Path(folder)
+    name = name or place.resolve().name
+    if inspection is None and _is_composite(place):
+        inspection = inspect_checkpoint(place)
+    parts, senses = ([], []) if inspection is None else (inspection.parts, inspection.modalities)
+    cards = {part.name: published_card(part.source) for part in parts if part.source}
+    licences = licences or Licences()
+    named = {**{part: licence_of(card) for part, card in cards.items()}, **licences.parts}
+    whole = licences.whole or strictest(named.values())
+    history, found = _beside(place, results)
+    if base_models is None:
+        base_models = dict.fromkeys(part.source for part in parts if is_hub_id(part.source))
+    data = _metadata(
+        name=name,
+        licence=whole,
+        base_models=list(base_models),
+        trained=history is not None or any(part.trained for part in parts),
+        languages=list(languages) or _languages(cards.get("language_model")),
+        datasets=list(datasets),
+        tags=["anymodality", *tags],
+        modalities=[sense.name for sense in senses],
+        results=found,
+    )
+    check_metadata(data)
+    context = {
+        "name": name,
+        "summary": summary or _summary(inspection),
+        "parts": [_row(part, named, origin) for part in parts],
+        "modalities": [asdict(sense) for sense in senses],
+        "extras": extras(sense.name for sense in senses),
+        "snippet": _snippet(name, place, inspection),
+        "history": history,
+        "recipe": recipe and recipe.strip(),
+        "results": found,
+        "sections": dict(sections or {}),
+        "limits": [*limits, *_limits(inspection, bool(found))],
+        "licence_notes": [*_licence_notes(whole, named, licences.whole is not None), *licences.notes],
+    }
+    return ModelCard.from_template(data, template_path=str(_TEMPLATE), **context)
+
+
+def _beside(folder: Path | None, results: str | Path | None) -> tuple[History | None, list[EvalResult]]:
+    """How the checkpoint was trained and measured, as far as files say."""
+    if folder is None:
+        return None, read_results(Path(results)) if results else []
+    return read_history(folder), read_results(Path(results) if results else folder / "results.json")
+
+
+def _snippet(name: str, folder: Path | None, inspection: Inspection | None) -> str:
+    if inspection is None:
+        return tower_snippet(name)
+    adapter = folder is not None and (folder / "adapter").is_dir()
+    return composite_snippet(name, [sense.name for sense in inspection.modalities], adapter)
+
+
+def _is_composite(folder: Path) -> bool:
+    config = folder / "config.json"
+    return config.is_file() and AnyModalityConfig.model_type == AnyModalityConfig.get_config_dict(folder)[0].get(
+        "model_type"
+    )
+
+
+def _metadata(
+    *,
+    name: str,
+    licence: str,
+    base_models: list[str],
+    trained: bool,
+    languages: list[str],
+    datasets: list[str],
+    tags: list[str],
+    modalities: list[str],
+    results: list[EvalResult],
+) -> ModelCardData:
+    relation = None
+    if base_models:
+        relation = "finetune" if trained or len(base_models) == 1 else "merge"
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="any-to-any" if modalities else None,
+        base_model=base_models or None,
+        base_model_relation=relation,
+        license=licence,
+        language=languages or None,
+        datasets=datasets or None,
+        tags=[*tags, *modalities],
+        model_name=name.rpartition("/")[2] if results else None,
+        eval_results=results or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
+    )
+
+
+_LANGUAGE = r"[a-z]{2,3}|code|multilingual"
+
+
+def check_metadata(data: ModelCardData) -> None:
+    """Raises ValueError for metadata that the Hub would refuse, as far as can be said offline."""
+    for key in ("base_model", "datasets"):
+        for one in getattr(data, key) or ():
+            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", one):
+                raise ValueError(f"{key}: {one!r} is no id of the Hub.")
+    for language in data.language or ():
+        if not re.fullmatch(_LANGUAGE, language):
+            raise ValueError(f"language: {language!r} is no ISO 639 code, such as 'en'.")
+    if data.license is not None and not re.fullmatch(r"[a-z0-9.+-]+", data.license):
+        raise ValueError(f"license: {data.license!r} is no name the Hub knows, such as 'apache-2.0' or 'other'.")
+    again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data
+    if again.to_dict() != data.to_dict():
+        raise ValueError("The card's metadata are not the same when they are read again.")
+
+
+def _row(part: PartInfo, licences: Mapping[str, str], origin: str) -> dict[str, Any]:
+    source = origin
+    if part.source:
+        source = (
+            f"[{part.source}](https://huggingface.co/{part.source})" if is_hub_id(part.source) else "a local folder"
+        )
+        source += f" at `{part.revision[:12]}`" if part.revision else ""
+    trained = {True: "yes", False: "no, frozen", None: ""}[part.trained]
+    licence = licences.get(part.name, UNKNOWN if part.source else "")
+    return {**asdict(part), "source": source, "trained": trained, "licence": licence}
+
+
+def _summary(inspection: Inspection | None) -> str:
+    if inspection is None:
+        return "A tower for [transformers-anymodality](https://pypi.org/project/transformers-anymodality/)."
+    senses = ", ".join(sense.name for sense in inspection.modalities)
+    light = " A light checkpoint: unchanged parts are loaded from where they came from." if inspection.light else ""
+    language = inspection.parts[0]
+    return (
+        f"A language model ({language.type}) with senses: {senses}. One ordinary Transformers model, composed by "
+        f"transformers-anymodality; it stores {inspection.parameters:,} parameters.{light}"
+    )
+
+
+def _languages(card: Any) -> list[str]:
+    """Of the language model's own card, as far as the Hub knows them. YAML reads `no`, Norwegian, as false."""
+    found = getattr(card, "language", None) or []
+    found = ["no" if one is False else one for one in ([found] if isinstance(found, str) else found)]
+    return [one for one in found if isinstance(one, str) and re.fullmatch(_LANGUAGE, one)]
+
+
+def _limits(inspection: Inspection | None, evaluated: bool) -> list[str]:
+    limits = [] if evaluated else ["It was not evaluated: nothing is known of how good its answers are."]
+    parts = [] if inspection is None else inspection.parts
+    idle = [part.name for part in parts if part.name.endswith("_aligner") and part.trained is False]
+    if parts and all(part.trained is None for part in parts):
+        limits.append(
+            "The checkpoint does not say what was trained. Aligners as they were composed are random, and answers about "
+            "media mean nothing until they are trained."
+        )
+    elif idle:
+        limits.append(
+            f"Never trained: {', '.join(f'`{name}`' for name in idle)}. Answers about their media mean nothing."
+        )
+    return limits
+
+
+def _licence_notes(whole: str, named: Mapping[str, str], stated: bool) -> list[str]:
+    by_licence: dict[str, list[str]] = {}
+    for part, licence in named.items():
+        by_licence.setdefault(licence, []).append(f"`{part}`")
+    notes = [f"{licence}: {', '.join(parts)}" for licence, parts in by_licence.items()]
+    if not stated and len(by_licence) > 1:
+        notes.append(f"The metadata name the strictest of these, {whole}; the terms of all of them hold.")
+    if UNKNOWN in by_licence:
+        notes.append("Where the licence is unknown, ask who published the part before you use it.")
+    return notes or [whole]

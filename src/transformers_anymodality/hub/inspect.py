@@ -1,0 +1,271 @@
+"""What a checkpoint holds, from its config and the headers of its weight files; weights are not loaded."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+from transformers import AutoConfig
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from ..model.configuration import AnyModalityConfig
+
+
+# Bytes per number, by safetensors' name of the type.
+_SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8"} | (
+    {"I64": "int64", "I32": "int32"}
+)
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """A child of the model.
+
+    Args:
+        name: as in the model: `image_tower`, `image_aligner`, `language_model`.
+        type: the model type of its config; an aligner's name.
+        source: Hub id or path that it was made from, as far as the config knows.
+        revision: of the source, where the checkpoint is light and pins it.
+        referenced: its weights (or most of them) lie at the source, not in the checkpoint.
+        parameters, bytes: what the checkpoint itself stores of it.
+        dtypes: of its stored weights.
+        trained: whether it was trained since it was composed; None where no one said.
+    """
+
+    name: str
+    type: str
+    source: str | None = None
+    revision: str | None = None
+    referenced: bool = False
+    parameters: int = 0
+    bytes: int = 0
+    dtypes: list[str] = field(default_factory=list)
+    trained: bool | None = None
+
+
+@dataclass(frozen=True)
+class ModalityInfo:
+    """A sense: its placeholder, which parts it goes through, and its tokens per medium (None: as many as it needs)."""
+
+    name: str
+    token: str | None
+    tower: str
+    aligner: str
+    tokens: int | None
+    inputs: list[str]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect_checkpoint` found; `str()` of it is a table."""
+
+    source: str
+    parts: list[PartInfo]
+    modalities: list[ModalityInfo]
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.parts)
+
+    @property
+    def bytes(self) -> int:
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def light(self) -> bool:
+        return any(part.referenced for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        totals = {"parameters": self.parameters, "bytes": self.bytes, "light": self.light}
+        return {"source": self.source, **totals, **{key: asdict(self)[key] for key in ("parts", "modalities")}}
+
+    def __str__(self) -> str:
+        parts = [("part", "type", "parameters", "dtype", "trained", "from")]
+        for part in self.parts:
+            where = (part.source or "") + (f" @ {part.revision[:12]}" if part.revision else "")
+            parts.append(
+                (
+                    part.name,
+                    part.type,
+                    f"{part.parameters:,}",
+                    ", ".join(part.dtypes),
+                    {True: "yes", False: "no", None: ""}[part.trained],
+                    f"{where} (kept there)" if part.referenced else where,
+                )
+            )
+        senses = [("modality", "placeholder", "tokens", "tower", "aligner", "inputs")]
+        for sense in self.modalities:
+            tokens = "varies" if sense.tokens is None else str(sense.tokens)
+            names = (sense.tower, sense.aligner, ", ".join(sense.inputs))
+            senses.append((sense.name, sense.token or "", tokens, *names))
+        kind = "light checkpoint, stores" if self.light else "checkpoint of"
+        head = f"{self.source}: {kind} {self.parameters:,} parameters, {self.bytes / 1e6:,.1f} MB"
+        return "\n".join([head, "", *_columns(parts, right=2), "", *_columns(senses, right=2)])
+
+
+def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Inspection:
+    """Reads the config and the headers of the weight files; of a repository on the Hub, no more than these.
+
+    Args:
+        source: folder or Hub id.
+        revision, token: for the Hub.
+
+    Raises:
+        OSError: there is no such checkpoint, or it has no safetensors.
+        ValueError: it is no any-modality model, or damaged.
+    """
+    source, hub = str(source), {"revision": revision, "token": token}
+    config = AutoConfig.from_pretrained(source, **hub)
+    if not isinstance(config, AnyModalityConfig):
+        raise ValueError(f"{source} is no any-modality model, but a {config.model_type!r}.")
+    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, header in _headers(source, hub):
+        stored[name.partition(".")[0]].append(header)
+    parts = [_part(name, config, stored.get(name, [])) for name in _part_names(config)]
+    return Inspection(source, parts, _modalities(config, _placeholders(source, hub)))
+
+
+def inspect_model(model: Any, processor: Any = None) -> Inspection:
+    """The same of a model in memory; its weights may be on the meta device."""
+    types = {str(getattr(torch, dtype)): name for name, dtype in _DTYPES.items()}
+    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, tensor in model.state_dict().items():
+        if name not in model.all_tied_weights_keys:
+            stored[name.partition(".")[0]].append((types.get(str(tensor.dtype), "I64"), tensor.numel()))
+    rows = {} if processor is None else processor.modalities
+    tokens = {name: row["token"] for name, row in rows.items()}
+    parts = [_part(name, model.config, stored[name]) for name in _part_names(model.config)]
+    return Inspection(model.name_or_path, parts, _modalities(model.config, tokens))
+
+
+def _part_names(config: AnyModalityConfig) -> list[str]:
+    names = []
+    for name, row in config.modalities.items():
+        names += [f"{name}_{part}" for part in ("tower", "aligner") if row[part] == name]
+    return ["language_model", *names]
+
+
+def part_config(config: AnyModalityConfig, part: str) -> Any:
+    """The config of a part by the name of the child."""
+    if part == "language_model":
+        return config.text_config
+    return getattr(config, f"{part.removesuffix('_tower')}_config")
+
+
+def _part(name: str, config: AnyModalityConfig, stored: list[tuple[str, int]]) -> PartInfo:
+    own, reference = part_config(config, name), (config.references or {}).get(name)
+    is_aligner = name.endswith("_aligner")
+    source = own._name_or_path or None if reference is None else reference["id"]
+    sizes = {dtype: sum(count for other, count in stored if other == dtype) for dtype, _ in stored}
+    return PartInfo(
+        name,
+        own.model_type.removesuffix("_aligner") if is_aligner else own.model_type,
+        source=None if is_aligner else source,
+        revision=reference and reference["revision"],
+        referenced=reference is not None,
+        parameters=sum(sizes.values()),
+        bytes=sum(count * _SIZES.get(dtype, 1) for dtype, count in sizes.items()),
+        dtypes=sorted(_DTYPES.get(dtype, dtype) for dtype in sizes),
+        trained=None if config.trained is None else name in config.trained,
+    )
+
+
+def _modalities(config: AnyModalityConfig, placeholders: dict[str, str]) -> list[ModalityInfo]:
+    found = []
+    for name, row in config.modalities.items():
+        tokens = None
+        if row["feature_length"] is not None:
+            tokens = config.aligner_config(name).count_tokens(row["num_frames"], row["feature_length"])
+        parts = (f"{row['tower']}_tower", f"{row['aligner']}_aligner")
+        found.append(ModalityInfo(name, placeholders.get(name), *parts, tokens, list(row["inputs"])))
+    return found
+
+
+def _placeholders(source: str, hub: dict[str, Any]) -> dict[str, str]:
+    """The placeholder tokens by modality, if there is a processor."""
+    file = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
+    rows = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8")).get("modalities", {})
+    return {name: row["token"] for name, row in rows.items()}
+
+
+# --- headers -------------------------------------------------------------------------------------------------------
+
+
+def _headers(source: str, hub: dict[str, Any]) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Name -> (type, count of numbers) of every stored tensor."""
+    files = _local_files(source, hub)
+    if files is None:
+        found = HfApi().get_safetensors_metadata(source, **hub).files_metadata.values()
+        for file in found:
+            for name, info in file.tensors.items():
+                yield name, (info.dtype, info.parameter_count)
+        return
+    for file in files:
+        for name, info in read_header(file).items():
+            count = 1
+            for size in info["shape"]:
+                count *= size
+            yield name, (info["dtype"], count)
+
+
+def _local_files(source: str, hub: dict[str, Any]) -> list[Path] | None:
+    """The weight files on this machine; None if they are on the Hub alone."""
+    folder = Path(source)
+    if folder.is_dir():
+        files = sorted(folder.glob("model*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"{source} has no {SAFE_WEIGHTS_NAME}.")
+        return files
+    for name in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME):
+        cached = try_to_load_from_cache(source, name, revision=hub["revision"])
+        if isinstance(cached, str):
+            files = sorted(Path(cached).parent.glob("model*.safetensors"))
+            if name == SAFE_WEIGHTS_NAME or len(files) == len(set(_index(cached).values())):
+                return files
+    if is_offline_mode():
+        raise FileNotFoundError(f"The weights of {source} are not on this machine, and it is offline.")
+    return None
+
+
+def _index(file: str | Path) -> dict[str, str]:
+    return json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"]
+
+
+def read_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name -> `{"dtype", "shape", "data_offsets"}` of a safetensors file.
+
+    Raises:
+        ValueError: it is none, or cut off.
+    """
+    with open(file, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        total = file.stat().st_size
+        if not 2 <= size <= min(total - 8, 100_000_000):
+            raise ValueError(f"{file} is no safetensors file.")
+        try:
+            header = json.loads(stream.read(size))
+        except ValueError as error:
+            raise ValueError(f"{file} is no safetensors file ({error}).") from error
+    header.pop("__metadata__", None)
+    if total != 8 + size + max((info["data_offsets"][1] for info in header.values()), default=0):
+        raise ValueError(f"{file} is damaged: it has another length than its header says.")
+    return header
+
+
+def _columns(rows: list[tuple[str, ...]], right: int) -> list[str]:
+    """Rows of a table as lines; column `right` is a number."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if i == right else f"{cell:<{width}}"
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,308 @@
+"""Publishing: model, processor and card in one commit, after a fresh process has loaded what is about to be uploaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BatchFeature
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from ..modalities import MODALITIES
+from ..model.configuration import AnyModalityConfig
+from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
+from ..processing.processor import AnyModalityProcessor
+from . import write_card
+from .history import data_name
+from .inspect import read_header
+from .licenses import is_hub_id
+
+
+# What a training leaves in its folder that is no part of the model: states of optimizers and loaders, which are pickled,
+# logs, and checkpoints, which are models by themselves.
+_LEFT_OUT = ("checkpoint-*", "runs", "logs", "wandb", "*.bin", "*.pt", "*.pth", "*.pkl", "*.log", "*.samples") + (
+    (".*", "__pycache__", "*.partial", "global_step*", "latest")
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What goes to the Hub.
+
+    Args:
+        repo_id: where to.
+        files: path in the repository -> bytes.
+        left_out: what is in the folder and stays there.
+        difference: largest difference of a logit between the model and what a fresh process loaded.
+        url: of the commit; None for a dry run.
+    """
+
+    repo_id: str
+    files: dict[str, int]
+    left_out: list[str]
+    difference: float
+    url: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "bytes": sum(self.files.values())}
+
+    def __str__(self) -> str:
+        width = max(map(len, self.files))
+        lines = [f"  {name:<{width}}  {size / 1e6:>12,.3f} MB" for name, size in self.files.items()]
+        if self.left_out:
+            lines.append(f"  left out: {', '.join(self.left_out)}")
+        total = f"{len(self.files)} files, {sum(self.files.values()) / 1e6:,.3f} MB"
+        checked = f"a fresh process loaded them, logits within {self.difference:.1e}"
+        done = f"published as {self.url}" if self.url else "a dry run: nothing was uploaded"
+        return "\n".join([f"{self.repo_id}: {total}; {checked}; {done}", *lines])
+
+
+def publish(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    model: Any = None,
+    module: str | None = None,
+    dry_run: bool = False,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    card: dict[str, Any] | None = None,
+) -> Upload:
+    """Uploads a checkpoint's folder in one commit, if it is whole.
+
+    Args:
+        folder: model and processor, full or light; a card is added where there is none.
+        repo_id: "org/name"; made if need be.
+        model: what the folder was saved from; the folder's own if left out.
+        module: registers modalities and towers of your own; who loads the checkpoint needs it, too.
+        dry_run: do all but upload.
+        private, token, revision, create_pr, commit_message, commit_description: as `HfApi.upload_folder`.
+        card: arguments of `cards.make_card`, for the card that is added.
+
+    Raises:
+        ValueError: it is not whole, or what a fresh process loads gives other logits; nothing was uploaded.
+        OSError: the Hub refuses, or cannot be reached.
+    """
+    folder = Path(folder)
+    files, left_out = _choose(folder)
+    _check_whole(folder, files)
+    with tempfile.TemporaryDirectory() as scratch:
+        stage = Path(scratch, "stage")
+        for name in files:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            (stage / name).symlink_to((folder / name).resolve())
+        _complete(stage, repo_id, card)
+        if (
+            state := stage / "trainer_state.json"
+        ).exists():  # the card has read it, and it names folders of this machine
+            state.unlink()
+            left_out = sorted([*left_out, state.name])
+        difference = check_reload(folder if model is None else model, stage, Path(scratch), module, token)
+        sizes = {
+            str(file.relative_to(stage)): file.stat().st_size for file in sorted(stage.rglob("*")) if file.is_file()
+        }
+        if dry_run:
+            return Upload(repo_id, sizes, left_out, difference)
+        api = HfApi(token=token)
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        try:
+            commit = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=stage,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or "Upload model, processor and card",
+                commit_description=commit_description,
+            )
+        except RuntimeError as error:  # which the client makes of whatever stops a large file
+            raise OSError(f"{error} Nothing was committed; try again. ({error.__cause__})") from error
+    return Upload(repo_id, sizes, left_out, difference, commit.pr_url or commit.commit_url)
+
+
+def _choose(folder: Path) -> tuple[list[str], list[str]]:
+    """Files to upload, and what of the folder is left out."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder.")
+    files, left_out = [], set()
+    for file in sorted(folder.rglob("*")):
+        path = file.relative_to(folder)
+        unwanted = next((part for part in path.parts if any(fnmatch(part, name) for name in _LEFT_OUT)), None)
+        if unwanted is not None:
+            left_out.add(unwanted)
+        elif file.is_file():
+            files.append(path.as_posix())
+    return files, sorted(left_out)
+
+
+def _check_whole(folder: Path, files: list[str]) -> None:
+    """Raises ValueError if something that was trained would not go along, or would not be found by others."""
+    if "adapter_config.json" in files:
+        raise ValueError(
+            f"{folder} holds an adapter, which is nothing without the model it was trained on. Merge it and push the "
+            "result: PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(merged)"
+        )
+    for name in ("config.json", "processor_config.json"):
+        if name not in files:
+            what = "model" if name == "config.json" else "processor"
+            raise ValueError(f"{folder} has no {name}: save the {what} there, too ({what}.save_pretrained).")
+    config = AutoConfig.from_pretrained(folder)
+    if not isinstance(config, AnyModalityConfig):
+        raise ValueError(f"{folder} is no any-modality model, but a {config.model_type!r}.")
+    stored = _stored(folder, files)
+    kept = set(config.references or ())
+    if lost := sorted(set(config.trained or ()) - kept - {name.partition(".")[0] for name in stored}):
+        raise ValueError(f"Trained, but not in {folder}: {', '.join(lost)}.")
+    for part, reference in (config.references or {}).items():
+        if not is_hub_id(reference["id"]) or not reference["revision"]:
+            raise ValueError(
+                f"`{part}` of this light checkpoint is kept at {reference['id']}, which others cannot load"
+                f"{'' if is_hub_id(reference['id']) else ': it is no repository on the Hub'}. Save it in full."
+            )
+
+
+def _stored(folder: Path, files: list[str]) -> set[str]:
+    """Names of the stored tensors; ValueError if a file is missing or damaged."""
+    weights = [SAFE_WEIGHTS_NAME]
+    if SAFE_WEIGHTS_INDEX_NAME in files:
+        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
+        weights = sorted(set(index.values()))
+    if missing := [name for name in weights if name not in files]:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}.")
+    return {name for file in weights for name in read_header(folder / file)}
+
+
+def _complete(stage: Path, repo_id: str, card: dict[str, Any] | None) -> None:
+    """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts came
+    from. The folder itself stays as it is."""
+    if not (stage / f"{MODULE}.py").exists():
+        write_module(stage)
+    if not (stage / "README.md").exists():
+        write_card(stage, **{"name": repo_id, **(card or {})})
+    if (stage / "results.json").exists():
+        _replace(stage / "results.json", lambda results: _public_results(results, repo_id))
+    for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):
+        _replace(stage / name, lambda settings, own=auto_map: {**_without_paths(settings), "auto_map": own})
+
+
+def _replace(file: Path, change: Callable[[Any], Any]) -> None:
+    """Puts a changed document in the place of a link to the folder's own."""
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if (public := change(found)) != found:
+        file.unlink()
+        file.write_text(f"{json.dumps(public, indent=2, sort_keys=True)}\n", encoding="utf-8")
+
+
+def _public_results(results: Any, repo_id: str) -> Any:
+    """What `anymodality evaluate` wrote, with the published name of the model, and of files of data their names alone."""
+    if not isinstance(results, dict):
+        return results
+    own = {"model": repo_id} if "model" in results else {}
+    if "data" in results:
+        own["data"] = data_name(results["data"])
+    if isinstance(results.get("tasks"), dict):
+        own["tasks"] = {name: _public_results(task, repo_id) for name, task in results["tasks"].items()}
+    return {**results, **own}
+
+
+def _without_paths(settings: Any) -> Any:
+    """`settings` with sources of parts that are no repositories on the Hub left empty, at any depth."""
+    if isinstance(settings, list):
+        return [_without_paths(one) for one in settings]
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        key: "" if key == "_name_or_path" and not is_hub_id(value) else _without_paths(value)
+        for key, value in settings.items()
+    }
+
+
+# --- reloading -----------------------------------------------------------------------------------------------------
+
+
+_FRESH = """\
+import importlib
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+stage, scratch, device, *modules = sys.argv[1:]
+for module in modules:
+    importlib.import_module(module)
+processor = AutoProcessor.from_pretrained(stage, trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained(stage, dtype="auto", trust_remote_code=True).to(device).eval()
+inputs = {name: tensor.to(device) for name, tensor in load_file(f"{scratch}/inputs.safetensors").items()}
+with torch.no_grad():
+    logits = model(**inputs).logits
+save_file({"logits": logits.float().cpu().contiguous()}, f"{scratch}/logits.safetensors")
+"""
+
+
+def check_reload(
+    model: Any, stage: Path, scratch: Path, module: str | None = None, token: str | bool | None = None
+) -> float:
+    """Loads `stage` in a fresh process that does not import this package, and compares logits on a made-up medium of
+    every sense.
+
+    Args:
+        model: the composite, or the folder that it is in.
+        stage: what is to be uploaded.
+        scratch: folder for inputs and logits.
+        module: that the fresh process does import.
+        token: for parts of light checkpoints that are private.
+
+    Returns:
+        The largest difference of a logit.
+
+    Raises:
+        ValueError: it does not load, or logits differ.
+    """
+    inputs = made_up_inputs(AutoProcessor.from_pretrained(stage))
+    if isinstance(model, Path):
+        model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", token=token)
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+    was_training, device, dtype = model.training, model.device, model.dtype
+    with torch.no_grad():
+        ours = model.eval()(**inputs.to(device)).logits.float().cpu()
+    model.train(was_training)
+    del model
+    save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, scratch / "inputs.safetensors")
+    command = [sys.executable, "-c", _FRESH, str(stage), str(scratch), str(device), *([module] if module else [])]
+    own = {"HF_MODULES_CACHE": str(scratch / "modules"), **({"HF_TOKEN": token} if isinstance(token, str) else {})}
+    run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
+    if run.returncode:
+        raise ValueError(f"A fresh process cannot load it, so nothing was uploaded:\n{run.stderr[-3000:].strip()}")
+    theirs = load_file(scratch / "logits.safetensors")["logits"]
+    difference = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else float("inf")
+    allowed = {torch.float32: 1e-4}.get(dtype, 2e-2) * max(1.0, ours.abs().max().item())
+    if not difference <= allowed:
+        raise ValueError(
+            f"What a fresh process loads gives other logits (by {difference:.1e}), so nothing was uploaded: something "
+            "that was trained is missing from the folder."
+        )
+    return difference
+
+
+def made_up_inputs(processor: AnyModalityProcessor) -> BatchFeature:
+    """A prompt with one made-up medium of every sense."""
+    media = {}
+    for name, row in processor.modalities.items():
+        spec = MODALITIES[name]
+        media[spec.argument] = [spec.dummy(getattr(processor, row["processor"]), row["options"], 0)]
+    placeholders = [row["token"] for row in processor.modalities.values()]
+    return processor(text=" ".join([*placeholders, "What is this?"]), return_tensors="pt", **media)

@@ -1,0 +1,1 @@
+"""Using a checkpoint: conversations, server, demo, and other engines."""

@@ -1,0 +1,136 @@
+"""A folder that runs the page as a Space of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from importlib import metadata
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+from ... import __version__
+
+
+_APP = '''"""Chat with a model, with media."""
+
+import os
+
+import torch
+import transformers_anymodality  # registers everything with the Auto classes
+from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers_anymodality.demo import build_page, launch
+{imports}
+
+# A variable of the Space may name another model.
+MODEL = os.environ.get("MODEL_ID", {model})
+
+device = "cuda" if torch.cuda.is_available() else "cpu"
+page = build_page(
+    AutoModelForCausalLM.from_pretrained(MODEL, dtype="auto").to(device).eval(),
+    AutoProcessor.from_pretrained(MODEL),
+    name=MODEL,
+{settings})
+
+if __name__ == "__main__":
+    launch(page)
+'''
+
+_README = """---
+title: {title}
+emoji: 🎛️
+colorFrom: indigo
+colorTo: blue
+sdk: gradio
+sdk_version: {gradio}
+app_file: app.py
+{models}tags:
+- anymodality
+---
+
+Chat with {name}, with media: attach files, ask, and ask again.
+
+It runs on this Space alone and keeps nothing: what is uploaded is deleted within a day. A variable `MODEL_ID` of the
+Space names another model.
+"""
+
+
+def export_space(
+    model: str,
+    folder: str | Path,
+    *,
+    system_prompt: str | None = None,
+    examples: str | Path | None = None,
+    module: str | None = None,
+) -> list[Path]:
+    """Writes `app.py`, `requirements.txt`, `README.md`, and the examples with their media; returns these files.
+
+    Args:
+        model: Hub id, or a local folder to try the page with (the Space's variable `MODEL_ID` then names the model).
+        folder: new, or empty.
+        system_prompt: what the model is told first.
+        examples: JSONL of chats, as `build_page` takes it.
+        module: registers modalities and towers of your own; its file, or package, goes along.
+
+    Raises:
+        FileExistsError: there are files in `folder`.
+        ModuleNotFoundError: `module` is not there.
+    """
+    folder, local = Path(folder), Path(model).is_dir()
+    if folder.is_dir() and any(folder.iterdir()):
+        raise FileExistsError(f"{folder} is not empty.")
+    spec = None if module is None else importlib.util.find_spec(module.partition(".")[0])
+    if module is not None and (spec is None or spec.name == "app"):
+        raise ModuleNotFoundError(f"There is no module {module!r} to go along; `app` is the Space's own.")
+    model = str(Path(model).resolve()) if local else model
+    name = Path(model).name if local else model
+    folder.mkdir(parents=True, exist_ok=True)
+    if examples is not None:
+        _copy_examples(Path(examples), folder)
+    if spec is not None:
+        _copy_module(spec, folder)
+    settings = {"system_prompt": system_prompt, "examples": None if examples is None else "examples.jsonl"}
+    lines = (f"    {key}={json.dumps(value)},\n" for key, value in settings.items() if value is not None)
+    written = {
+        "app.py": _APP.format(
+            model=json.dumps(model),
+            settings="".join(lines),
+            imports="" if module is None else f"\nimport {module}  # modalities and towers of our own\n",
+        ),
+        "requirements.txt": f"transformers-anymodality[image,audio,video,signal,timm,demo]>={__version__}\n",
+        "README.md": _README.format(
+            title=json.dumps(Path(model).name),
+            name=name,
+            gradio=metadata.version("gradio"),
+            models="" if local else f"models:\n- {model}\n",
+        ),
+    }
+    for file, text in written.items():
+        (folder / file).write_text(text, encoding="utf-8")
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _copy_module(spec: ModuleSpec, folder: Path) -> None:
+    name = spec.name
+    if spec.submodule_search_locations:
+        (place, *_) = spec.submodule_search_locations
+        shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copyfile(spec.origin, folder / f"{name}.py")
+
+
+def _copy_examples(source: Path, folder: Path) -> None:
+    """`examples.jsonl`, and its media in `media`."""
+    (folder / "media").mkdir()
+    lines, number = [], 0
+    for line in filter(str.strip, source.read_text(encoding="utf-8").splitlines()):
+        chat = json.loads(line)
+        for message in chat["messages"]:
+            for part in message["content"] if isinstance(message["content"], list) else ():
+                if "path" in part:
+                    path = source.parent / Path(part["path"]).expanduser()
+                    part["path"] = f"media/{number:03d}{path.suffix}"
+                    shutil.copyfile(path, folder / part["path"])
+                    number += 1
+        lines.append(json.dumps(chat, ensure_ascii=False))
+    (folder / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")

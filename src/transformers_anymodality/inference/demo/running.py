@@ -1,0 +1,149 @@
+"""Running a page: on this machine, for nobody else's files, and without anybody else's servers."""
+
+from __future__ import annotations
+
+import atexit
+import mimetypes
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+
+from ...utils.loopback import ADDRESSES, HOSTS
+
+
+_MAX_SESSIONS = 32  # whose chats are kept, each with its cache; the one that was used least recently goes first
+
+_THEME = gr.themes.Soft(
+    primary_hue="indigo",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+).set(
+    body_background_fill="*neutral_50",
+    block_border_width="1px",
+    block_title_background_fill="transparent",
+    block_title_text_color="*body_text_color",
+    block_title_padding="0",
+    button_secondary_border_color="*border_color_primary",
+    button_border_width="1px",
+    input_border_width="1px",
+    input_border_color="*border_color_primary",
+)
+_CSS = """
+footer{display:none!important}
+.media{display:flex;flex-wrap:wrap;align-items:flex-start;gap:.6rem}
+.said{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0 0!important}
+.media figure{margin:0;padding:.5rem;max-width:100%;background:#fff;color:#1f2430}
+.media figure{border:1px solid #e3e5ec;border-radius:.6rem}
+.media img,.media video{max-width:18rem;max-height:12rem;display:block;border-radius:.3rem;margin:0}
+.media img:not(.strip){min-width:7rem}
+.media img.small{image-rendering:pixelated}
+.media img.strip{max-width:100%;max-height:4rem;margin-top:.3rem}
+.media svg{max-width:100%;height:auto;display:block}
+.media audio{display:block;max-width:100%}
+.media pre{max-width:24rem;white-space:pre-wrap;margin:0}
+.media figcaption{color:#5b6275;font-size:.8rem;margin-top:.3rem;overflow-wrap:anywhere}
+.trouble{color:#b42318;background:#fef3f2;border:1px solid #fecdca;border-radius:.6rem;padding:.4rem .8rem}
+#tray{border:0;padding:0}
+#tray .media img,#tray .media video{max-height:6rem}
+#tray .media svg{max-height:6rem;width:auto}
+#chat .user-row .flex-wrap{width:fit-content;max-width:90%;margin-left:auto}
+#chat .placeholder{text-align:center}
+#chat .example{border:1px solid var(--border-color-primary);border-radius:.6rem;padding:.6rem .8rem}
+#chat .example:hover{background:var(--color-accent-soft)}
+#attach{align-items:center} #attach button{flex:0 0 auto;min-width:0}
+"""
+
+
+def launch(
+    page: gr.Blocks, host: str | None = None, port: int | None = None, max_megabytes: int = 64, wait: bool = True
+) -> str:
+    """Runs a page; nothing is loaded from, or sent to, anywhere else.
+
+    Args:
+        page: of `build_page`.
+        host: address to listen on; as GRADIO_SERVER_NAME says (which Spaces set), or this machine alone.
+        port: the first free one from 7860 if left out.
+        max_megabytes: of a file that is uploaded.
+        wait: until the process is interrupted.
+
+    Returns:
+        The page's address.
+    """
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or ADDRESSES[0]
+    guards = [Middleware(_Guard)]
+    if host in ADDRESSES:
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS)))
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=max_megabytes * 1024**2,
+        state_session_capacity=_MAX_SESSIONS,
+        app_kwargs={"middleware": guards},
+        theme=_THEME,
+        css=_CSS,
+        share=False,
+        ssr_mode=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        footer_links=[],
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"{page.title} at {address}", flush=True)
+    if wait:
+        page.block_thread()
+    return address
+
+
+def private_folder() -> None:
+    """Gives gradio a folder that others on this machine cannot read, and that goes when the process ends."""
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anymodality-demo-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def keep(content: bytes, kind: str) -> str:
+    """Puts a picture or recording among gradio's files, under a name that only its content tells."""
+    path = save_bytes_to_cache(content, f"media{mimetypes.guess_extension(kind) or '.bin'}", get_upload_folder())
+    return f"gradio_api/file={path}"
+
+
+def files_alone(move: Callable) -> Callable:
+    """Gradio takes a URL for a file, too, and fetches it; this lets only files through."""
+
+    async def checked(source: str) -> Any:
+        if "://" in source:
+            raise gr.Error("URLs are not fetched.")
+        return await move(source)
+
+    return checked
+
+
+class _Guard:
+    """Browsers load nothing from elsewhere, whatever an answer says; nor does the server for a visitor."""
+
+    policy = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        async def send_with_policy(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", self.policy)]
+            await send(message)
+
+        if scope["type"] == "http" and "=http" in scope["path"].lower():
+            await PlainTextResponse("URLs are not fetched.", 403)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send_with_policy)

@@ -1,0 +1,168 @@
+"""One visitor's chat: the media that are attached, what is shown, and answers as they come."""
+
+from __future__ import annotations
+
+import base64
+import html
+import logging
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...data.figures import figure
+from ...data.showing import counted
+from ...media import Limits
+from ...media._limits import describe
+from ..conversation import Conversation
+
+
+logger = logging.getLogger(__name__)
+
+_INLINE = 20_000  # characters of a data: URI that stay within the page
+_URI = re.compile(r"src='data:([\w/+.-]+);base64,([^']*)'")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What visitors may do.
+
+    Attributes:
+        limits: of each medium.
+        max_media: attached to one message.
+        max_new_tokens: of one answer.
+    """
+
+    limits: Limits = Limits(64 * 1024**2, 25_000_000, 120.0, 4000)
+    max_media: int = 8
+    max_new_tokens: int = 1024
+
+
+@dataclass
+class Host:
+    """What all visitors share.
+
+    Attributes:
+        model, processor: of one checkpoint.
+        keep: puts bytes of a media type where browsers can fetch them, and returns the address.
+        policy: what visitors may do.
+        system_prompt: what the model is told first.
+        answering: held while the model answers, one visitor at a time.
+    """
+
+    model: Any
+    processor: Any
+    keep: Callable[[bytes, str], str]
+    policy: Policy = Policy()
+    system_prompt: str | None = None
+    answering: threading.Lock = field(default_factory=threading.Lock)
+
+
+class Session:
+    """
+    Attributes:
+        media: content parts and their pictures as HTML, attached to what is said next.
+        shown: turns so far: (what a visitor said, pictures of the media, the answer).
+    """
+
+    def __init__(self, host: Host):
+        self.host = host
+        access = {"limits": host.policy.limits}
+        self.conversation = Conversation(host.model, host.processor, host.system_prompt, access)
+        self.media: list[tuple[dict[str, Any], str]] = []
+        self.shown: list[Turn] = []
+        self._stopped = threading.Event()
+
+    def attach(self, part: dict[str, Any]) -> None:
+        """Attaches a medium; raises ValueError, with a message for the visitor, if it cannot be read."""
+        if len(self.media) >= self.host.policy.max_media:
+            raise ValueError(f"At most {self.host.policy.max_media} media go with one message: send these first.")
+        try:
+            tokens = self.conversation.count_tokens(part)
+            picture = self._picture(part, tokens)
+        except Exception as error:  # all that was run read the file, so it is the file's fault
+            logger.info("A file cannot be read.", exc_info=True)
+            raise ValueError(_message(error, [part])) from error
+        self.media.append((part, picture))
+
+    def say(self, text: str, **generation) -> Iterator[None]:
+        """Says something with the attached media; after each step, `shown` has more of the answer."""
+        media, self.media = self.media, []
+        parts = [part for part, _ in media]
+        turn = Turn(text, "".join(picture for _, picture in media))
+        self.shown.append(turn)
+        content = [*parts, *([{"type": "text", "text": text}] if text else [])]
+        words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._stopped.clear()
+        thread = threading.Thread(target=self._answer, args=(turn, content, generation, words), daemon=True)
+        thread.start()
+        try:
+            yield
+            while (piece := words.get()) is not None:
+                turn.answer += piece
+                yield
+        finally:  # also when the visitor has gone
+            self._stopped.set()
+            thread.join()
+        yield
+
+    def stop(self) -> None:
+        """Ends the answer that is on its way; what was said of it stays."""
+        self._stopped.set()
+
+    def _answer(self, turn: Turn, content: list[dict], generation: dict[str, Any], words: queue.SimpleQueue) -> None:
+        def on_text(piece: str) -> None:
+            if self._stopped.is_set():
+                raise KeyboardInterrupt  # which conversations take for the end of an answer
+            words.put(piece)
+
+        lock = self.host.answering
+        while not lock.acquire(timeout=0.2):
+            if self._stopped.is_set():
+                turn.error = "Stopped before the model came to it."
+                return words.put(None)
+        try:
+            self.conversation.generation = generation
+            turn.final = self.conversation.say(content, on_text)
+        except Exception as error:
+            logger.warning("A message cannot be answered.", exc_info=True)
+            turn.error = _message(error, content)
+        finally:
+            lock.release()
+            words.put(None)
+
+    def _picture(self, part: dict[str, Any], tokens: int) -> str:
+        """A medium as the model is given it, with a caption."""
+        modality = part["type"]
+        source = Path(part["path"]) if "path" in part else part[modality]
+        name = [Path(part["path"]).name] if "path" in part else []
+        drawn = _URI.sub(self._kept, figure(modality, source, self.host.processor))
+        caption = html.escape(" · ".join([modality, *name, counted(tokens)]))
+        return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+
+    def _kept(self, found: re.Match) -> str:
+        if len(found[2]) <= _INLINE:
+            return found[0]
+        return f"src='{html.escape(self.host.keep(base64.b64decode(found[2]), found[1]), quote=True)}'"
+
+
+@dataclass
+class Turn:
+    text: str
+    pictures: str  # HTML
+    answer: str = ""  # as far as it came
+    final: str | None = None  # the whole of it
+    error: str | None = None
+
+
+def _message(error: Exception, parts: list[dict[str, Any]]) -> str:
+    """An error's message, with files by their names alone: where they lie is nobody's business."""
+    text = str(error) or type(error).__name__
+    for part in parts:
+        if "path" in part:
+            path = Path(part["path"])
+            text = text.replace(describe(path), f"'{path.name}'").replace(str(path), path.name)
+    return text

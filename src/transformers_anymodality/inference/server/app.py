@@ -1,0 +1,270 @@
+"""Transformers' server around one model: its handlers and routes, with requests that are checked before they run."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from transformers import ProcessorMixin
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.response import ResponseHandler
+from transformers.cli.serving.server import build_server
+from transformers.cli.serving.utils import BaseHandler
+from transformers.utils.chat_template_utils import _get_template_variables
+
+from ...utils.loopback import HOSTS
+from ..conversation import context_length
+from .requests import Policy, check_sampling, read_messages, template_variables
+from .stops import CutState
+
+
+logger = logging.getLogger(__name__)
+
+# Of the stock routes, those that need nothing but this model; others load any model, or unload this one.
+ROUTES = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/health")
+PREPARE_SECONDS = 120.0
+_THROWN_AWAY = 8  # times the size of the largest request
+
+
+class _Served:
+    """The one model there is; in the place of the stock manager of models."""
+
+    def __init__(self, model: Any, processor: Any, name: str, policy: Policy):
+        self.model, self.processor, self.name, self.policy = model, processor, name, policy
+        self.created = int(time.time())
+        # One at a time: media being decoded take the memory of one request, and no tokenizer is in two threads.
+        self.preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self.variables = _template_variables(processor)
+
+    def prepare(self, messages: Any, tools: Any, variables: Any) -> dict[str, Any]:
+        """Model inputs; ValueError for a chat or a medium that cannot be read."""
+        policy = self.policy
+        inputs = self.processor.apply_chat_template(
+            read_messages(messages, self.processor.modalities, policy),
+            add_generation_prompt=True,
+            tools=tools,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={"limits": policy.limits, "allow_urls": policy.allow_urls},
+            **template_variables(variables, self.variables),
+        )
+        length, longest = inputs["input_ids"].shape[1], self.longest_prompt
+        if length >= longest:
+            raise ValueError(f"The prompt has {length} tokens; the model reads fewer than {longest} beside an answer.")
+        return inputs.to(self.model.device)
+
+    @property
+    def longest_prompt(self) -> int:
+        return context_length(self.model.config) or self.policy.max_prompt_tokens
+
+    def get_gen_models(self) -> list[dict[str, Any]]:
+        return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "anymodality"}]
+
+    def shutdown(self) -> None:
+        self.preparing.shutdown(wait=False, cancel_futures=True)
+
+
+def _template_variables(processor: Any) -> frozenset[str]:
+    """What the chat template reads besides the chat: `enable_thinking` and the like."""
+    arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
+    own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
+    return frozenset(_get_template_variables(processor._resolve_chat_template(None)) - arguments - own)
+
+
+class _CheckedHandler(BaseHandler):
+    """What both kinds of chat share: a request is checked, prepared outside the event loop, and then generated from by
+    the stock handler."""
+
+    model_manager: Any
+
+    async def handle_request(self, body: dict, request_id: str):
+        served = self.model_manager
+        self._validate_request(body)
+        model_id, model, processor = self._resolve_model(body)
+        config = self._build_generation_config(body, model.generation_config)
+        if body.get("stream") and not processor.tokenizer.is_fast:
+            raise ValueError("This model's tokenizer cannot stream: leave `stream` out.")
+        tools = self._tools(body)
+        inputs = await self._prepare(self._messages(body), tools, body.get("chat_template_kwargs"))
+        room = served.longest_prompt - inputs["input_ids"].shape[1]
+        config.max_new_tokens = min(config.max_new_tokens, served.policy.max_new_tokens, room)
+        manager = self.generation_state.get_manager(model_id)
+        arguments = (request_id, model, processor, model_id, *self._rest(body), inputs, config)
+        if body.get("stream"):
+            return self._streaming(*arguments, gen_manager=manager, tools=tools)
+        return await self._non_streaming(*arguments, gen_manager=manager, tools=tools)
+
+    async def _prepare(self, *request: Any) -> dict[str, Any]:
+        loop, served = asyncio.get_running_loop(), self.model_manager
+        try:
+            return await asyncio.wait_for(
+                loop.run_in_executor(served.preparing, served.prepare, *request), PREPARE_SECONDS
+            )
+        except TimeoutError as error:
+            raise HTTPException(503, "Reading the request took too long; try again later, or send less.") from error
+        except Exception as error:  # all that was run read the request, so it is the request's fault
+            logger.info("A request cannot be read.", exc_info=True)
+            raise HTTPException(400, str(error) or type(error).__name__) from error
+
+    def _resolve_model(self, body: dict):
+        served = self.model_manager
+        if body.get("model") not in (None, served.name):
+            raise HTTPException(404, f"There is no model {body['model']!r:.100} here, but {served.name!r}.")
+        return served.name, served.model, served.processor
+
+    def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False):
+        check_sampling(body, self.model_manager.model.config.get_text_config().vocab_size)
+        config = super()._build_generation_config(body, model_generation_config, use_cb=use_cb)
+        config.do_sample = body["temperature"] > 0 if body.get("temperature") is not None else config.do_sample
+        config.num_beams = 1
+        own, asked = model_generation_config.stop_strings or [], body.get("stop") or []
+        config.stop_strings = [*own, *([asked] if isinstance(asked, str) else asked)] or None
+        config.sequence_bias = config.sequence_bias or None
+        return config
+
+
+class _ChatHandler(_CheckedHandler, ChatCompletionHandler):
+    def _messages(self, body: dict) -> Any:
+        return body.get("messages")
+
+    def _tools(self, body: dict) -> Any:
+        return _checked_tools(body.get("tools"))
+
+    def _rest(self, body: dict) -> tuple:
+        return ()
+
+
+class _ResponseHandler(_CheckedHandler, ResponseHandler):
+    def _messages(self, body: dict) -> Any:
+        try:
+            return self._normalize_input(body)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise HTTPException(400, f"`input` is no text and no list of messages ({error!r:.100}).") from error
+
+    def _tools(self, body: dict) -> Any:
+        return self._normalize_tools(_checked_tools(body.get("tools")))
+
+    def _rest(self, body: dict) -> tuple:
+        return (body,)
+
+
+def _checked_tools(tools: Any) -> Any:
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise ValueError("`tools` must be a list of objects.")
+    return tools
+
+
+class _BodyLimit:
+    """Refuses bodies of more than `max_bytes`."""
+
+    def __init__(self, app: Any, max_bytes: int):
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        seen = 0
+
+        async def counted() -> dict:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen <= self.max_bytes:
+                return message
+            # A client reads no answer while it sends: what still comes is thrown away, up to a point.
+            while message.get("more_body") and seen < _THROWN_AWAY * self.max_bytes:
+                message = await receive()
+                seen += len(message.get("body", b""))
+            raise ValueError("too large")
+
+        async def answered(message: dict) -> None:
+            if seen <= self.max_bytes:
+                await send(message)
+
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        await self.app(scope, counted, answered)
+        if seen > self.max_bytes:  # whatever the application made of a body that broke off
+            await _error(413, f"The request is larger than the limit of {self.max_bytes} bytes.")(scope, receive, send)
+
+
+def _error(status: int, message: str) -> JSONResponse:
+    """An error in the form that OpenAI's clients read."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status)
+
+
+def build_app(model: Any, processor: Any, name: str, policy: Policy | None = None, hosts: list[str] | None = None):
+    """The ASGI application.
+
+    Args:
+        model, processor: of one checkpoint.
+        name: of the model in requests.
+        policy: what requests may ask for.
+        hosts: names under which clients reach the server; those of the machine itself if left out, so that no web page
+            reaches it by a name of its own. `["*"]`: any.
+    """
+    served = _Served(model, processor, name, policy or Policy())
+    state = CutState()
+    app: FastAPI = build_server(
+        served,  # type: ignore[arg-type]
+        _ChatHandler(served, state),  # type: ignore[arg-type]
+        completion_handler=None,  # type: ignore[arg-type]
+        response_handler=_ResponseHandler(served, state),  # type: ignore[arg-type]
+        transcription_handler=None,  # type: ignore[arg-type]
+        systemone_handler=None,  # type: ignore[arg-type]
+        generation_state=state,
+    )
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+    app.add_middleware(_BodyLimit, max_bytes=served.policy.limits.max_bytes * 3 // 2)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(HOSTS))
+
+    @app.exception_handler(StarletteHTTPException)
+    async def refused(request: Request, error: StarletteHTTPException):
+        return _error(error.status_code, str(error.detail))
+
+    @app.exception_handler(RequestValidationError)
+    async def no_json(request: Request, error: RequestValidationError):
+        return _error(400, "The body must be a JSON object, sent as application/json.")
+
+    @app.exception_handler(ValueError)
+    async def wrong(request: Request, error: ValueError):
+        return _error(400, str(error))
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception):
+        return _error(500, "The server failed to answer; its log says why.")
+
+    return app
+
+
+def run_app(app: FastAPI, host: str, port: int, max_requests: int, started: Any = None) -> None:
+    """Serves until interrupted.
+
+    Args:
+        port: 0 takes a free one.
+        max_requests: at once; more are answered by 503.
+        started: is called with the address when the port is there.
+
+    Raises:
+        OSError: the address is taken, or is none.
+    """
+    family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.create_server((host, port), family=family)
+    port = listener.getsockname()[1]
+    if started is not None:
+        started(f"http://{f'[{host}]' if family == socket.AF_INET6 else host}:{port}/v1")
+    config = uvicorn.Config(app, log_level="warning", limit_concurrency=max_requests, timeout_keep_alive=30)
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])

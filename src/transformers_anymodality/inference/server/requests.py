@@ -1,0 +1,235 @@
+"""What clients send, checked and brought to the form that the processor reads.
+
+Every sense of the model comes in OpenAI's two forms, a data: URL or base64, under the name of its modality; sensors
+also as numbers:
+
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
+    {"type": "input_audio", "input_audio": {"data": "<base64>", "format": "wav"}}
+    {"type": "imu_url", "imu_url": {"url": "data:text/csv;base64,..."}}
+    {"type": "input_depth", "input_depth": {"data": "<base64 of a 16-bit PNG>"}}
+    {"type": "input_imu", "input_imu": {"values": [[0.1, ...], ...], "sampling_rate": 100}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from ...media import Limits
+from ...media._arrays import to_numpy
+from ...modalities import MODALITIES
+from ...utils.registry import did_you_mean
+
+
+_TEXT = ("text", "input_text", "output_text")
+_ROLES = {"developer": "system", **{role: role for role in ("system", "user", "assistant", "tool")}}
+_URL = re.compile(r"(https?)://", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_WORD = re.compile(r"[\w .:-]{0,64}")  # what a template's variable may say: nothing that a control token is made of
+_RANGES = {"temperature": (0, 2), "top_p": (1e-6, 1), "frequency_penalty": (-0.9, 2)}
+_MOST_STOPS, _LONGEST_STOP, _MOST_BIASES = 4, 64, 300
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a request may ask for.
+
+    Attributes:
+        limits: of each medium.
+        max_media: media in a request.
+        max_prompt_tokens: of a model whose config does not tell how many it reads.
+        max_new_tokens: of an answer.
+        allow_urls: fetch http(s) URLs, from public addresses.
+        media_root: folder whose files requests may name (`"path": "walk.csv"`); None: none.
+    """
+
+    limits: Limits = Limits(max_bytes=64 * 1024**2, max_pixels=25_000_000, max_seconds=120.0, max_frames=4000)
+    max_media: int = 16
+    max_prompt_tokens: int = 32_768
+    max_new_tokens: int = 1024
+    allow_urls: bool = False
+    media_root: Path | None = None
+
+
+def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) -> list[dict[str, Any]]:
+    """Chat messages with media as the processor takes them.
+
+    Raises:
+        ValueError: anything that is no chat, has no place in this model, or that the policy does not allow.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("`messages` must be a list of some.")
+    read = [_message(i, message, modalities, policy) for i, message in enumerate(messages)]
+    parts = (part for message in read if isinstance(message["content"], list) for part in message["content"])
+    if (media := sum(part["type"] != "text" for part in parts)) > policy.max_media:
+        raise ValueError(f"The request has {media} media, more than the limit of {policy.max_media}.")
+    return read
+
+
+def _message(index: int, message: Any, modalities: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    where = f"messages[{index}]"
+    if not isinstance(message, dict) or message.get("role") not in list(_ROLES):
+        raise ValueError(f"{where} must be an object whose role is one of {', '.join(_ROLES)}.")
+    read: dict[str, Any] = {"role": _ROLES[message["role"]]}
+    for key in ("name", "tool_call_id", "reasoning_content"):
+        if isinstance(message.get(key), str):
+            read[key] = message[key]
+    if message.get("tool_calls"):
+        read["tool_calls"] = [_tool_call(where, call) for call in message["tool_calls"]]
+    content = "" if message.get("content") is None else message["content"]
+    if not isinstance(content, (str, list)):
+        raise ValueError(f"{where}.content must be a string or a list of parts.")
+    if isinstance(content, list):
+        content = [_part(f"{where}.content[{i}]", part, modalities, policy) for i, part in enumerate(content)]
+    return {**read, "content": content}
+
+
+def _tool_call(where: str, call: Any) -> dict[str, Any]:
+    """Templates read arguments as an object, which clients send as its JSON."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise ValueError(f"{where}.tool_calls must be objects with a function and its name.")
+    arguments = function.get("arguments") or {}
+    return {**call, "function": {**function, "arguments": _loads(arguments)}}
+
+
+def _loads(text: Any) -> Any:
+    return json.loads(text) if isinstance(text, str) else text
+
+
+def _part(where: str, part: Any, modalities: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError(f"{where} must be an object with a type.")
+    if kind in _TEXT:
+        if not isinstance(part.get("text"), str):
+            raise ValueError(f"{where}.text must be a string.")
+        return {"type": "text", "text": part["text"]}
+    forms = {form: name for name in modalities for form in (name, f"input_{name}", f"{name}_url")}
+    if kind not in forms:
+        raise ValueError(
+            f"{where} is of type {kind!r}, but this model takes text, {', '.join(modalities) or 'and nothing else'} "
+            f"(as input_... or ..._url).{did_you_mean(kind, forms)}"
+        )
+    name = forms[kind]
+    keys = [key for key in (kind, name, f"{name}_url", f"input_{name}") if part.get(key) is not None]
+    payload = part[keys[0]] if keys else {key: value for key, value in part.items() if key != "type"}
+    try:
+        return {"type": name, name: _source(name, payload, policy)}
+    except ValueError as error:
+        raise ValueError(f"{where} ({kind}): {error}") from error
+
+
+def _source(name: str, payload: Any, policy: Policy) -> Any:
+    """A medium for the processor. A plain string would be a path to it: none comes out of here but data: and URLs."""
+    if MODALITIES[name].medium == "text":
+        text = payload.get("text") if isinstance(payload, dict) else payload
+        if not isinstance(text, str):
+            raise ValueError("expected text.")
+        return text
+    if isinstance(payload, (str, list)):
+        return _encoded(payload, policy) if isinstance(payload, str) else to_numpy(payload, "the list of values")
+    if isinstance(payload, dict):
+        for key in ("url", "data", "base64"):
+            if isinstance(payload.get(key), str):
+                return _encoded(payload[key], policy)
+        if isinstance(payload.get("path"), str):
+            return _file(payload["path"], policy.media_root)
+        for key in ("values", "array"):
+            if isinstance(payload.get(key), list):
+                return _readings(payload, key)
+    raise ValueError(
+        'expected a data: URL, {"url": "data:..."}, {"data": "<base64>"} or, of a sensor, {"values": []}.'
+    )
+
+
+def _encoded(text: str, policy: Policy) -> str | dict[str, str]:
+    if text[:5].lower() == "data:" or (policy.allow_urls and _URL.match(text)):
+        return text
+    if _SCHEME.match(text):
+        raise ValueError("URLs are not fetched here: send the medium itself, as a data: URL or in base64.")
+    return {"base64": text}
+
+
+def _readings(payload: dict[str, Any], key: str) -> Any:
+    values = to_numpy(payload[key], f'"{key}"')
+    timing = {name: payload[name] for name in ("sampling_rate", "time") if payload.get(name) is not None}
+    if isinstance(timing.get("time"), list):
+        timing["time"] = to_numpy(timing["time"], '"time"')
+    return {"array": values, **timing} if timing else values
+
+
+def _file(path: str, root: Path | None) -> Path:
+    if root is None:
+        raise ValueError("files of the server are not read: send the medium itself, as a data: URL or in base64.")
+    root = root.resolve()
+    found = (root / path).resolve()
+    if not found.is_relative_to(root):
+        raise ValueError(f"{path!r} is outside the folder of media.")
+    return found
+
+
+def check_sampling(body: Mapping[str, Any], vocabulary_size: int) -> None:
+    """Raises ValueError for what `generate` would stumble over, or what nobody here reads."""
+    if body.get("generation_config") is not None:
+        raise ValueError("`generation_config` is not taken from requests: set temperature, top_p, max_tokens, ...")
+    if body.get("n") not in (None, 1):  # which stock handlers pass over
+        raise ValueError("`n` must be 1: a request has one answer.")
+    for name in ("stream", "parallel_tool_calls"):
+        if not isinstance(body.get(name), (bool, type(None))):
+            raise ValueError(f"`{name}` must be true or false.")
+    for name, (low, high) in _RANGES.items():
+        _check_number(body, name, low, high)
+    for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
+        _check_number(body, name, 1, 2**31, whole=True)
+    _check_number(body, "seed", -(2**63), 2**63 - 1, whole=True)
+    stops = body.get("stop")
+    stops = stops if isinstance(stops, list) else [] if stops is None else [stops]
+    if len(stops) > _MOST_STOPS or not all(isinstance(s, str) and 0 < len(s) <= _LONGEST_STOP for s in stops):
+        raise ValueError(f"`stop` must be at most {_MOST_STOPS} strings of 1 to {_LONGEST_STOP} characters.")
+    biases = {} if body.get("logit_bias") is None else body["logit_bias"]
+    if not isinstance(biases, dict) or len(biases) > _MOST_BIASES:
+        raise ValueError(f"`logit_bias` must be an object of at most {_MOST_BIASES} tokens.")
+    for token in biases:
+        if not token.isdecimal() or int(token) >= vocabulary_size:
+            raise ValueError(f"`logit_bias` has {token!r}, which is no token id.")
+        _check_number(biases, token, -100, 100)
+
+
+def _check_number(body: Mapping[str, Any], name: str, low: float, high: float, whole: bool = False) -> None:
+    value = body.get(name)
+    if value is None:
+        return
+    number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and low <= value <= high):
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"`{name}` must be {kind} from {low:g} to {high:g}, not {value!r:.50}.")
+
+
+def template_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
+    """`chat_template_kwargs` that the template itself reads, and nothing that is an argument of the processor.
+
+    Raises:
+        ValueError: other names, or values that are no numbers, truth values or plain words.
+    """
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise ValueError("`chat_template_kwargs` must be an object.")
+    for name, value in given.items():
+        if name not in known:
+            raise ValueError(
+                f"The chat template reads no {name!r}. It reads: {', '.join(sorted(known)) or 'nothing'}."
+            )
+        if not (value is None or isinstance(value, (bool, int, float)) or _is_word(value)):
+            raise ValueError(f"{name!r} of the chat template must be a number, true, false or a plain word.")
+    return given
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None

@@ -1,0 +1,1 @@
+"""The composite model: config, towers and aligners into embeddings, generation, checkpoints."""

@@ -1,0 +1,174 @@
+"""Loading that never fills a gap with random weights, and saving, in full or light."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoProcessor, GenerationConfig, PreTrainedModel, initialization
+
+from . import light_checkpoint
+from .configuration import AnyModalityConfig
+from .distributed import built_whole
+from .quantization import QuantizedPartMixin, skip_towers_and_aligners
+
+
+class CheckpointMixin(QuantizedPartMixin):
+    """`from_pretrained` and `save_pretrained` of the composites."""
+
+    part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
+
+    @classmethod
+    @built_whole()
+    def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
+        """As `PreTrainedModel.from_pretrained`, for full and light checkpoints.
+
+        Quantisation configs that name nothing to leave out leave towers, aligners and the head in full precision.
+
+        Raises:
+            ValueError: the checkpoint lacks weights, has some that the model has not, or some of another shape
+                (the last unless `ignore_mismatched_sizes=True`).
+        """
+        source = pretrained_model_name_or_path
+        kwargs = {"use_safetensors": True, **cls._with_config(source, kwargs)}
+        # The stock error for another shape does not name the weight: ours below does.
+        mismatch_allowed, kwargs["ignore_mismatched_sizes"] = kwargs.get("ignore_mismatched_sizes", False), True
+        config = kwargs["config"]
+        kwargs = cls._loading_kwargs(config, kwargs)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = skip_towers_and_aligners(kwargs["quantization_config"], config)
+        place = source
+        if config.references:
+            place, kwargs["state_dict"] = None, light_checkpoint.assemble(source, config, **hub_kwargs(kwargs))
+        model, info = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
+        check_loading_info(model, info, mismatch_allowed, source)
+        if config.references:
+            model._restore_light(source, config, hub_kwargs(kwargs))
+        return (model, info) if output_loading_info else model
+
+    @classmethod
+    def _with_config(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        config = kwargs.get("config")
+        if isinstance(config, AnyModalityConfig):
+            return kwargs
+        own = {
+            key: kwargs.pop(key) for key in list(kwargs) if key.endswith("_config") and isinstance(kwargs[key], dict)
+        }
+        quantization = own.pop("quantization_config", None)
+        config = AnyModalityConfig.from_pretrained(config or source, **own, **hub_kwargs(kwargs))
+        return {**kwargs, "config": config, **({} if quantization is None else {"quantization_config": quantization})}
+
+    @torch.no_grad()
+    @initialization.guard_torch_init_functions()
+    def initialize_weights(self) -> None:
+        """As usual, and the modules without weights of their own in stock parts.
+
+        Below a class from outside Transformers, which this one is, those are passed over; but some fill buffers of the
+        modules inside them that are in no checkpoint.
+        """
+        waiting = list(_without_tensors(self, self))
+        super().initialize_weights()
+        for owner, module in waiting:
+            module._is_hf_initialized = False  # passing over marks them, too
+            owner._initialize_weights(module)
+
+    @classmethod
+    def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """What the stock `from_pretrained` is called with."""
+        return kwargs
+
+    def _restore_light(self, source: Any, config: AnyModalityConfig, hub: dict[str, Any]) -> None:
+        self.config._name_or_path = self.name_or_path = str(source)
+        keys = ("id", "revision", "dtype", "select_layer")
+        self.part_sources = {part: {key: ref[key] for key in keys} for part, ref in config.references.items()}
+        try:
+            self.generation_config = GenerationConfig.from_pretrained(source, **hub)
+        except OSError:
+            pass  # headless checkpoints have none
+
+    def save_pretrained(self, save_directory, *args, light: bool = False, state_dict=None, **kwargs):
+        """As `PreTrainedModel.save_pretrained`.
+
+        Args:
+            light: store only what differs from the parts' sources on the Hub, and refer to those for the rest. The
+                sources are read again for the comparison.
+        """
+        references = self.config.references
+        try:
+            self.config.references = None
+            if light:
+                state_dict, self.config.references = light_checkpoint.split(self, state_dict or self.state_dict())
+                kwargs["save_original_format"] = False  # references are by our names
+            with self._reversible_conversions():
+                return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+        finally:
+            self.config.references = references
+
+    def push_to_hub(self, repo_id: str, *, processor: Any = None, tags=None, max_shard_size=None, **kwargs) -> str:
+        """As `PreTrainedModel.push_to_hub`, with processor and card in the same commit; before that, a fresh process
+        loads what is to be uploaded and compares logits (see `publishing.publish`).
+
+        Args:
+            processor: the model's; that of the checkpoint it was loaded from if left out.
+            tags: for the card.
+            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+
+        Returns:
+            URL of the commit.
+        """
+        from ..hub.publish import publish
+
+        sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **sharding)
+            (processor or self._own_processor()).save_pretrained(folder)
+            return publish(folder, repo_id, model=self, card={"tags": tags or ()}, **kwargs).url
+
+    def _own_processor(self) -> Any:
+        try:
+            return AutoProcessor.from_pretrained(self.name_or_path)
+        except (OSError, ValueError) as error:
+            raise ValueError("Give the model's processor, so that both are published: processor=...") from error
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoModel") -> None:
+        """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
+
+
+def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
+    """Modules of stock models that have no tensors of their own and are not initialised, innermost first."""
+    for child in module.children():
+        yield from _without_tensors(child, child if isinstance(child, PreTrainedModel) else owner)
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if not own and not getattr(module, "_is_hf_initialized", False) and not owner.is_custom_code():
+        yield owner, module
+
+
+def hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that say where and how files are fetched."""
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+    return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_allowed: bool, source: Any) -> None:
+    """Raises ValueError if the checkpoint and the model do not have the same weights."""
+    mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
+    missing = set(info["missing_keys"]) - (mismatched if mismatch_allowed else set())
+    problems = {
+        "missing from the checkpoint": missing,
+        "in the checkpoint, but not in the model": set(info["unexpected_keys"]),
+        "of another shape": set() if mismatch_allowed else mismatched,
+    }
+    found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    if found:
+        raise ValueError(
+            f"The weights in {source} do not fit {type(model).__name__}; " + "; ".join(found) + ". Nothing is filled "
+            "with random weights: check that config and weights come from the same model."
+        )
+
+
+def _some(keys: set[str], limit: int = 5) -> str:
+    return ", ".join(sorted(keys)[:limit]) + (", ..." if len(keys) > limit else "")

@@ -1,0 +1,154 @@
+"""The language model's side of composing: its class, its look-up of ids, and room for placeholders in its vocabulary."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from ..utils.registry import models_beside
+
+
+def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The causal language model of a config, also where Auto knows it by the config of a whole that it is half of."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    return next((cls for name, cls in models_beside(type(config)).items() if name in known), None)
+
+
+def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """With random weights."""
+    cls = None if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else causal_class(config)
+    return AutoModelForCausalLM.from_config(config) if cls is None else cls._from_config(config)
+
+
+# --- ids and embeddings --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor) -> Iterator[None]:
+    """Within, the language model's own look-up of its `input_ids` gives `inputs_embeds`.
+
+    For language models that read ids for more than embeddings (per-layer embeddings, routing by hash).
+    """
+    shape = inputs_embeds.shape
+    handle = embedding.register_forward_hook(lambda module, args, out: inputs_embeds if out.shape == shape else out)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def reads_input_ids(language: PreTrainedModel) -> bool:
+    """Whether the language model says something else, or nothing, when it is given embeddings instead of ids.
+
+    Raises:
+        ValueError: it cannot be given embeddings at all, and so no media.
+    """
+    was_training = language.training
+    language.eval()
+    embedding = language.get_input_embeddings()
+    ids = torch.arange(4, device=embedding.weight.device)[None] + 4
+    embeds = embedding(ids)
+    try:
+        expected = language(input_ids=ids).logits
+        try:
+            language(inputs_embeds=embeds * 1.01)  # media are not rows of the table
+            if torch.allclose(language(inputs_embeds=embeds).logits, expected, rtol=1e-3, atol=1e-3):
+                return False
+        except (TypeError, ValueError, RuntimeError, AttributeError, NotImplementedError):
+            pass
+        with embedding_gives(embedding, embeds.flip(1)):
+            heard = not torch.equal(language(input_ids=ids).logits, expected)
+    finally:
+        language.train(was_training)
+    if not heard:
+        raise ValueError(
+            f"{type(language).__name__} takes no embeddings, neither as `inputs_embeds` nor in place of its own look-up of "
+            "ids, so it cannot be given media."
+        )
+    return True
+
+
+# --- room for placeholders -----------------------------------------------------------------------------------------
+
+
+def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
+    """What else must grow for the embeddings to have `rows` rows, so that the grown config builds the grown model.
+
+    Tried on a model without data. Most models need nothing else; some have a table beside, or one row more.
+
+    Returns:
+        Tensor's name -> its shape.
+
+    Raises:
+        ValueError: the grown model could not be saved and built again.
+    """
+    if rows <= language.get_input_embeddings().weight.shape[0]:
+        return {}
+    try:
+        with torch.device("meta"):
+            grown = type(language)(copy.deepcopy(language.config))
+            grown.resize_token_embeddings(rows, mean_resizing=False)
+            wanted = type(language)(grown.config).state_dict()
+    except AttributeError as error:  # a class that does not say where its embeddings are
+        raise ValueError(
+            f"{type(language).__name__} has embeddings that cannot grow: {error}. {_FREE_TOKENS}"
+        ) from error
+    state = grown.state_dict()
+    shapes = {
+        name: tensor.shape for name, tensor in wanted.items() if name not in state or state[name].shape != tensor.shape
+    }
+    for name, shape in shapes.items():
+        if name not in state or state[name].shape[1:] != shape[1:] or state[name].shape[0] > shape[0]:
+            raise ValueError(
+                f"The embeddings of {type(language).__name__} cannot grow to {rows} rows: its config would then not build "
+                f"`{name}` as it is. {_FREE_TOKENS}"
+            )
+    return shapes
+
+
+_FREE_TOKENS = (
+    "Choose placeholders that its vocabulary has room for: name tokens that the tokenizer has and no text uses by each "
+    'modality\'s "token".'
+)
+
+
+@torch.no_grad()
+def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torch.Size]) -> None:
+    """Makes room for `rows` tokens; the new rows of embeddings and head are the mean of the others.
+
+    `beside`: what `check_growth` said.
+    """
+    before = language.get_input_embeddings().weight.shape[0]
+    if rows <= before:
+        return
+    language.resize_token_embeddings(rows, mean_resizing=False)
+    for name, shape in beside.items():
+        _lengthen(language, name, shape[0])
+    for module in (language.get_input_embeddings(), language.get_output_embeddings()):
+        # New rows are never read as inputs; as outputs, the mean disturbs the others' probabilities least.
+        for parameter in (module.weight, getattr(module, "bias", None)):
+            if parameter is not None and parameter.shape[0] >= rows:
+                parameter[before:] = parameter[:before].float().mean(0).to(parameter.dtype)
+
+
+def _lengthen(model: nn.Module, name: str, rows: int) -> None:
+    """Rows of zeros behind those of a parameter or buffer."""
+    owner, _, leaf = name.rpartition(".")
+    module = model.get_submodule(owner)
+    old = getattr(module, leaf)
+    new = torch.cat([old.detach(), old.new_zeros(rows - len(old), *old.shape[1:])])
+    if isinstance(old, nn.Parameter):
+        setattr(module, leaf, nn.Parameter(new, requires_grad=old.requires_grad))
+    else:
+        module._buffers[leaf] = new
+    if isinstance(module, nn.Embedding):
+        module.num_embeddings = rows

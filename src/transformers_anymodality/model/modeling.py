@@ -1,0 +1,358 @@
+"""The composite model: towers and aligners feed their tokens into the embeddings of a whole causal language model.
+
+Media of one modality arrive as one flat batch of items, in the order of their placeholders over (row, position).
+Children are direct and their names are public API: `<modality>_tower`, `<modality>_aligner`, `language_model`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import make_dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from ..towers import build_tower, drop_unread
+from .checkpoint import CheckpointMixin
+from .configuration import AnyModalityConfig
+from .generation import AnyModalityGenerationMixin
+from .language_model import build_language_model, causal_class, embedding_gives
+from .media_encoding import MediaEncodingMixin, is_trained
+from .placeholders import PlaceholderMixin, hide
+from .supervised_logits import only_supervised
+
+
+class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PlaceholderMixin, PreTrainedModel):
+    """Builds and runs what the causal and the headless composite share: from media to embeddings."""
+
+    config: AnyModalityConfig
+    config_class = AnyModalityConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: AnyModalityConfig, parts: dict[str, nn.Module] | None = None):
+        """`parts`: loaded children by name; those not given are built from their config with random weights."""
+        super().__init__(config)
+        parts = dict(parts or {})
+        for part in parts.values():
+            for module in part.modules():
+                module._is_hf_initialized = True  # post_init below must not draw their weights anew
+        for name, row in config.modalities.items():
+            if row["tower"] == name:
+                tower = parts.pop(f"{name}_tower", None) or build_tower(config.tower_config(name))
+                drop_unread(tower, row["unread"])
+                self.add_module(f"{name}_tower", tower)
+            if row["aligner"] == name:
+                aligner = parts.pop(f"{name}_aligner", None)
+                self.add_module(f"{name}_aligner", aligner or AutoModel.from_config(config.aligner_config(name)))
+        self._share_modules()
+        # Last: quantisers leave the last module's head alone.
+        self.language_model = parts.pop("language_model", None) or self._build_language_model()
+        if parts:
+            raise ValueError(f"Parts {sorted(parts)} have no place in a model of {', '.join(config.modalities)}.")
+        self.input_modalities = (*config.modalities, "text")
+        self.post_init()
+        # Classes name all that may be in them (an encoder's text half); Accelerate's FSDP wants what there is.
+        there = {type(module).__name__ for module in self.modules()}
+        self._no_split_modules = sorted(there.intersection(self._no_split_modules or ()))
+
+    def _build_language_model(self) -> PreTrainedModel:
+        raise NotImplementedError
+
+    def _share_modules(self) -> None:
+        """Aligners that borrow a submodule of another modality's get that very module."""
+        self._shared_weights: dict[str, str] = {}
+        for name in (name for name, row in self.config.modalities.items() if row["aligner"] == name):
+            for module, lender in (self.config.aligner_config(name).shares or {}).items():
+                own, lent = self.aligner(name).get_submodule(module), self.aligner(lender).get_submodule(module)
+                weights = {key: tensor.shape for key, tensor in lent.state_dict().items()}
+                if weights != {key: tensor.shape for key, tensor in own.state_dict().items()}:
+                    raise ValueError(
+                        f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but they have other shapes."
+                    )
+                for adapter, copied in _trained_copies(self.aligner(name)).items():
+                    lenders = _trained_copies(self.aligner(lender))
+                    copied.set_submodule(module, lenders.get(adapter, lenders[None]).get_submodule(module))
+                source = f"{self.config.modalities[lender]['aligner']}_aligner.{module}"
+                self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in weights}
+        if self._shared_weights:
+            self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared_weights}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if not name.endswith("_aligner"):
+            return
+        if self.__dict__.get("_shared_weights"):
+            self._share_modules()  # PEFT replaces aligners by copies of them, one by one
+        if isinstance(value, nn.Module) and len(_trained_copies(value)) > 1:
+            self.config.note_trained([name, "language_model"])  # which may be merged, and leave no other trace
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """As usual, and what aligners share, which no `tie_word_embeddings` decides."""
+        return {**super().get_expanded_tied_weights_keys(all_submodels), **self._shared_weights}
+
+    # --- parts ---------------------------------------------------------------------------------------------------
+
+    @property
+    def part_names(self) -> list[str]:
+        """Names of the direct children, in their order."""
+        return [name for name, _ in self.named_children()]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        if modality not in self.config.modalities:
+            raise ValueError(f"No tower for {modality!r}; this model has {', '.join(self.config.modalities)}.")
+        return self.tower(modality)
+
+    def get_decoder(self) -> nn.Module:
+        return self.language_model.get_decoder()
+
+    def train(self, mode: bool = True):
+        """As usual, but frozen towers stay in eval mode: no dropout, no batch statistics, no stochastic depth."""
+        super().train(mode)
+        for name, row in self.config.modalities.items():
+            if row["tower"] == name and not is_trained(self.tower(name)):
+                self.tower(name).eval()
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        # `get_image_features` and the like, which tools know, for whatever modalities there are.
+        if name.startswith("get_") and name.endswith("_features"):
+            modality = name[len("get_") : -len("_features")]
+            if modality in self.config.modalities:
+                return partial(self.get_modality_features, modality)
+        return super().__getattr__(name)
+
+    # --- the way through -----------------------------------------------------------------------------------------
+
+    def _positions(self, attention_mask, position_ids, past_key_values, inputs_embeds) -> dict[str, torch.Tensor]:
+        """`position_ids` that skip padding on either side, for language models that take them."""
+        if (
+            position_ids is None
+            and past_key_values is None
+            and attention_mask is not None
+            and attention_mask.ndim == 2
+        ):
+            if attention_mask.shape[1] == inputs_embeds.shape[1] and "position_ids" in _parameters(
+                self.language_model
+            ):
+                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+        return {} if position_ids is None else {"position_ids": position_ids}
+
+    def _run(
+        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
+    ):
+        """The way through: media -> towers -> aligners -> embeddings -> language model."""
+        # While tokens are generated one by one, there is nothing to encode.
+        decoding = past_key_values is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
+        encoded, made_up = self.encode_media(kwargs, {} if decoding else mm_encoder_outputs)
+        kwargs.pop("mm_token_type_ids", None)
+        unseen = self.unseen_places(input_ids, inputs_embeds, encoded)
+        attention_mask = hide(unseen, attention_mask, past_key_values)
+        inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
+        for tokens in made_up:  # with weight zero
+            inputs_embeds = (
+                inputs_embeds + torch.nan_to_num(tokens).sum().to(inputs_embeds.device, inputs_embeds.dtype) * 0
+            )
+        # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
+        packed = "labels" in kwargs and position_ids is not None and attention_mask is None
+        if past_key_values is not None:
+            kwargs["past_key_values"] = past_key_values
+        elif (self.training or packed) and hasattr(self.language_model.config, "use_cache"):
+            if {"use_cache", "kwargs"} & _parameters(self.language_model):
+                kwargs.setdefault("use_cache", False)
+        kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)
+        if self.config.reads_input_ids and input_ids is not None:
+            with embedding_gives(self.get_input_embeddings(), inputs_embeds):
+                ids = self._without_placeholders(input_ids)
+                output = self.language_model(input_ids=ids, attention_mask=attention_mask, **kwargs, return_dict=True)
+        else:
+            output = self.language_model(
+                inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs, return_dict=True
+            )
+        return _with_features(output, used)
+
+
+class AnyModalityModel(AnyModalityPreTrainedModel):
+    """The headless composite: hidden states instead of logits. Reads the same checkpoints as the causal one."""
+
+    def __init__(self, config: AnyModalityConfig, parts: dict[str, nn.Module] | None = None):
+        super().__init__(config, parts)
+        # The causal model's head is of no use here; all else in a checkpoint must find its place.
+        own = {name.partition(".")[0] for name in self.language_model.state_dict()}
+        head = rf"^language_model\.(?!(?:{'|'.join(map(re.escape, sorted(own)))})\b)"
+        self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), head}
+
+    def _build_language_model(self) -> PreTrainedModel:
+        return AutoModel.from_config(self.config.text_config)
+
+    @classmethod
+    def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The causal checkpoint keeps the bare language model under its class's own prefix."""
+        causal = causal_class(config.text_config)
+        bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."}
+        return {**kwargs, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """As `AnyModalityForCausalLM.forward`, without labels and logits."""
+        return self._run(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
+        )
+
+
+class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMixin):
+    """A whole causal language model with senses."""
+
+    def _build_language_model(self) -> PreTrainedModel:
+        return build_language_model(self.config.text_config)
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Any | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """
+        Args:
+            input_ids: `(batch, sequence)` with each medium's placeholders in place.
+            attention_mask: `(batch, sequence)`; padding may be on either side.
+            labels: `(batch, sequence)`, -100 where not supervised. In training, logits are computed only where a label
+                is supervised: `(1, supervised, vocabulary)`, or the positions that some row supervises where the
+                head allows no more; the loss is the language model's own.
+            logits_to_keep: as in every Transformers causal language model.
+            mm_encoder_outputs: modality -> media encoded before (an output of `get_modality_features`, or its tokens
+                `(items, tokens, hidden)`), instead of media.
+            kwargs: media by the names of their model inputs (`pixel_values`, `imu_values`, ...), or their tower's
+                features (`<modality>_features`), and everything that the language model's own forward takes.
+
+        Returns:
+            The language model's own output, with `modality_features`: modality -> tokens `(items, tokens, hidden)`.
+        """
+        if labels is not None and not _has_causal_loss(type(self.language_model)):
+            return self._with_loss(
+                labels,
+                input_ids,
+                attention_mask,
+                position_ids,
+                past_key_values,
+                inputs_embeds,
+                mm_encoder_outputs,
+                kwargs,
+            )
+        arguments = (
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            mm_encoder_outputs,
+            kwargs,
+        )
+        if labels is not None:
+            kwargs["labels"] = labels
+            if self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
+                return self._run_supervised(labels, *arguments)
+        if not isinstance(logits_to_keep, int) or logits_to_keep:
+            kwargs["logits_to_keep"] = logits_to_keep
+        return self._run(*arguments)
+
+    def _with_loss(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
+        """For language models whose own loss is not the usual one: the usual one, on their logits."""
+        kwargs = arguments[-1]
+        names = ("num_items_in_batch", "shift_labels", "ignore_index")
+        for_loss = {name: kwargs.pop(name) for name in names if name in kwargs}
+        output = self._run(*arguments)
+        output["loss"] = self.loss_function(
+            output.logits.contiguous(), labels, vocab_size=output.logits.shape[-1], **for_loss
+        )
+        return output
+
+    def _run_supervised(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
+        """As `_run`, with logits at supervised positions alone, where that may be."""
+        kwargs = arguments[-1]
+        if "shift_labels" in kwargs or torch.compiler.is_compiling():
+            return self._run(*arguments)
+        sliceable = "logits_to_keep" in _parameters(self.language_model)
+        with only_supervised(self.language_model, labels, sliceable) as logits_to_keep:
+            if not isinstance(logits_to_keep, int):
+                kwargs["logits_to_keep"] = logits_to_keep
+            return self._run(*arguments)
+
+
+def _trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
+    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
+    if "modules_to_save" not in dict(aligner.named_children()):
+        return {None: aligner}
+    return {None: aligner.original_module, **dict(aligner.modules_to_save.items())}
+
+
+def _parameters(module: nn.Module) -> frozenset[str]:
+    return _forward_parameters(type(module))
+
+
+@lru_cache
+def _forward_parameters(cls: type) -> frozenset[str]:
+    return frozenset(inspect.signature(cls.forward).parameters)
+
+
+@lru_cache
+def _has_causal_loss(cls: type[PreTrainedModel]) -> bool:
+    """Whether a causal language model's own loss is Transformers' (which shifts labels, and may have more to add).
+
+    The decoders of encoder-decoders (BART and its kin) and some old models compare labels as they stand.
+    """
+    try:
+        return "self.loss_function(" in inspect.getsource(cls.forward)
+    except OSError:  # defined where there is no source
+        return False
+
+
+@lru_cache
+def _output_class(cls: type[ModelOutput]) -> type[ModelOutput]:
+    return make_dataclass(f"AnyModality{cls.__name__}", [("modality_features", dict | None, None)], bases=(cls,))
+
+
+def _with_features(output: ModelOutput, features: dict[str, torch.Tensor]) -> ModelOutput:
+    """The language model's own output with one more field; language models differ in theirs."""
+    return _output_class(type(output))(**output, modality_features=features or None)

@@ -1,0 +1,1 @@
+"""The processor: text, chats and media to model inputs."""

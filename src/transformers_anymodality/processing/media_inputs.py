@@ -1,0 +1,180 @@
+"""The processor's half that deals with media: their arguments, their reading, and the tokens that they need."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    CONFIG_MAPPING,
+    FeatureExtractionMixin,
+    ImageProcessingMixin,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
+from transformers.processing_utils import MultiModalData, TextKwargs
+
+from ..media import MediaError
+from ..modalities import MODALITIES
+from ..towers import feature_length
+from ..utils.registry import did_you_mean
+
+
+# The tokenizer's keyword arguments; all others are a sub-processor's.
+TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
+# Ours, and what Transformers' own code gives to every processor.
+_OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
+_STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))
+_DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  # by the modality's spec
+
+
+class MediaMixin:
+    modalities: dict[str, dict[str, Any]]
+    sub_processor_names: list[str]
+
+    def process_media(
+        self, media: Mapping[str, list[Any]], **kwargs
+    ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+        """Reads and prepares media.
+
+        Args:
+            media: modality -> its media over the whole batch, in the order of placeholders.
+
+        Returns:
+            Model inputs, one row per medium; and modality -> tokens that each of its media needs.
+        """
+        self.check_media_kwargs(kwargs)
+        access = {name: kwargs.pop(name) for name in ("allow_urls", "limits") if name in kwargs}
+        rates = kwargs.pop("sampling_rate", None) or (kwargs.get("audio_kwargs") or {}).get("sampling_rate")
+        inputs, token_counts = {}, {}
+        for name, sources in media.items():
+            if sources:
+                extra = self._media_kwargs(name, kwargs)
+                items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
+                inputs.update(self._extract(name, items, extra))
+                token_counts[name] = self.num_tokens(name, inputs)
+        return inputs, token_counts
+
+    def check_media_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raises TypeError for keyword arguments that nothing reads."""
+        nested = {f"{MODALITIES[name].argument}_kwargs": row["processor"] for name, row in self.modalities.items()}
+        flat = {key for name in self.sub_processor_names for key in _valid_kwargs(getattr(self, name))}
+        if unknown := [key for key in kwargs if key not in {*nested, *flat, *_OUR_KWARGS, *_STOCK_KWARGS}]:
+            arguments = {MODALITIES[name].argument for name in self.modalities}
+            hint = did_you_mean(unknown[0], {*TEXT_KWARGS, *nested, *flat, *_OUR_KWARGS, *arguments})
+            raise TypeError(
+                f"Unknown keyword arguments {unknown}.{hint} The tokenizer's are given as they are, a sub-processor's "
+                f"in {', '.join(sorted(nested)) or 'none'}."
+            )
+        for key, name in nested.items():
+            known = _call_kwargs(getattr(self, name)) | _DECIDED
+            if unknown := [argument for argument in kwargs.get(key) or () if argument not in known]:
+                raise TypeError(f"Unknown keyword arguments {unknown} in {key}.{did_you_mean(unknown[0], known)}")
+
+    def _media_kwargs(self, modality: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+        valid = _valid_kwargs(getattr(self, self.modalities[modality]["processor"]))
+        nested = f"{MODALITIES[modality].argument}_kwargs"
+        own = dict(kwargs.get(nested) or {})
+        check_given_once(nested, own, kwargs)
+        flat = {key: value for key, value in kwargs.items() if key in valid}
+        return {key: value for key, value in {**flat, **own}.items() if key not in _DECIDED}
+
+    def _read(self, modality: str, index: int, source: Any, access: dict[str, Any], rate: Any) -> Any:
+        row, spec = self.modalities[modality], MODALITIES[modality]
+        processor = getattr(self, row["processor"])
+        bare = isinstance(source, list) or hasattr(source, "shape")  # files and tuples bring their rates
+        if rate is not None and spec.medium == "audio" and bare:
+            source = (source, rate)
+        try:
+            return spec.read(source, processor, row["options"], **access)
+        except (MediaError, OSError) as error:
+            raise MediaError(f"{modality} {index}: {error}") from error
+
+    def _extract(self, modality: str, items: list[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+        row = self.modalities[modality]
+        outputs = MODALITIES[modality].extract(items, getattr(self, row["processor"]), row["options"], **kwargs)
+        inputs = {name: outputs[key] for name, key in row["inputs"].items() if key in outputs}
+        if row.get("num_tokens") is None:
+            lengths = self._feature_lengths(modality, items, kwargs, outputs)
+            inputs[f"{modality}_feature_lengths"] = torch.tensor(lengths)
+        return inputs
+
+    def _feature_lengths(
+        self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: dict[str, torch.Tensor]
+    ) -> list[int]:
+        """Features per frame that the tower gives for each item alone, by running it without data."""
+        row = self.modalities[modality]
+        spec, processor = MODALITIES[modality], getattr(self, row["processor"])
+        main = next(iter(row["inputs"].values()))
+        config, lengths = _config(row["tower"]), []
+        for i, item in enumerate(items):
+            alone = spec.extract([item], processor, row["options"], **kwargs) if len(items) > 1 else batch
+            values = alone[main].shape[-1]
+            try:
+                lengths.append(feature_length(config, alone))
+            except (RuntimeError, ValueError) as error:
+                raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
+            if not lengths[-1]:
+                raise MediaError(f"{modality} {i}: its {values} values are too few for the tower.")
+        return lengths
+
+    def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
+        """Language-model tokens that each of a modality's media in `inputs` needs."""
+        row = self.modalities[modality]
+        main = inputs.get(f"{modality}_features", inputs.get(next(iter(row["inputs"]))))
+        if row.get("num_tokens") is not None:
+            return [row["num_tokens"]] * len(main)
+        config = _config(row["aligner"])
+        return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs
+    ) -> MultiModalData:
+        """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
+        data: dict[str, Any] = {}
+        for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
+            if sizes is not None and (tokens := self.modalities.get(name, {}).get("num_tokens")) is not None:
+                data[f"num_{name}_tokens"] = [tokens] * len(sizes)
+                if name == "image":
+                    data["num_image_patches"] = [1] * len(sizes)
+        return MultiModalData(**data)
+
+
+def sub_processor_class(name: str) -> type:
+    """The class of that name, which must be one that prepares media. Transformers' own look-up stumbles over those that
+    were registered for images or videos, which the Auto classes keep by backend."""
+    for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
+        for entry in table._extra_content.values():
+            for cls in entry.values() if isinstance(entry, dict) else [entry]:
+                if getattr(cls, "__name__", None) == name:
+                    return cls
+    found = getattr(transformers, name, None)
+    if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
+        raise ValueError(f"The processor's config names {name!r}, which prepares no media.")
+    return found
+
+
+def _config(serialized: dict[str, Any]) -> PreTrainedConfig:
+    return CONFIG_MAPPING[serialized["model_type"]].from_dict(dict(serialized))
+
+
+def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
+    if twice := sorted(own.keys() & flat.keys()):
+        raise ValueError(f"{', '.join(twice)}: given both in {nested} and beside it; give each once.")
+
+
+def _valid_kwargs(processor: Any) -> set[str]:
+    return set(getattr(getattr(processor, "valid_kwargs", None), "__annotations__", ()))
+
+
+def _call_kwargs(processor: Any) -> set[str]:
+    """What a sub-processor's call can be told, besides its media."""
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return set(TEXT_KWARGS)
+    return _valid_kwargs(processor) or set(list(inspect.signature(type(processor).__call__).parameters)[2:])

@@ -1,0 +1,155 @@
+"""The visual abstractor of mPLUG-Owl (arXiv 2304.14178, section 3.1), then a projection and a learned end token.
+
+Learned queries attend over themselves and the features, layer by layer, so that each image becomes a fixed number of
+tokens. The paper says no more; all else is as in the release, of which two things are unusual: the residual of the
+attention is the normed query, and within the gated feed-forward layer is another norm. The video release gives the
+frames of a video to the layers at once, with as many temporal queries more, and adds the two halves up.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from ...aligners._base import Aligner, AlignerConfig, register_aligner
+from ...utils.attention import eager_attention_forward
+
+
+class VisualAbstractorAlignerConfig(AlignerConfig):
+    """
+    Args:
+        num_tokens: tokens per item, per frame without `temporal`: the queries and the end token.
+        depth: layers.
+        num_heads: attention heads, which divide `feature_size`.
+        intermediate_size: width of the feed-forward layers. The release's configs say 4096, its weights are of 2816.
+        attention_dropout: of attention weights, in training.
+        layer_norm_eps: of the norms around the attention.
+        ffn_layer_norm_eps: of the norm within the feed-forward layers.
+        temporal: the queries of a video attend over all its frames, together with temporal queries; without it each
+            frame is an image.
+        frame_length: features of one frame, by which the frames of a tower that gives those of all frames in one
+            sequence are told apart; `feature_length` if None, as where a video borrows the aligner of images.
+    """
+
+    model_type = "visual_abstractor_aligner"
+
+    num_tokens: int = 65
+    depth: int = 6
+    num_heads: int = 16
+    intermediate_size: int = 2816
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-5
+    ffn_layer_norm_eps: float = 1e-6
+    temporal: bool = False
+    frame_length: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.feature_size % self.num_heads:
+            raise ValueError(f"feature_size {self.feature_size} is no multiple of num_heads {self.num_heads}.")
+        if self.num_tokens < 2:
+            raise ValueError(f"num_tokens is {self.num_tokens}; with the end token, it must be from 2 on.")
+
+    def split_frames(self, frames: int, length: int) -> tuple[int, int]:
+        """`(frames, length)` where a frame's features may be those of several frames, one behind the other."""
+        one = self.frame_length or self.feature_length or length
+        if length % one == 0:
+            return frames * length // one, one
+        return frames, length
+
+    def count_tokens(self, frames: int, length: int) -> int:
+        return self.num_tokens * (1 if self.temporal else self.split_frames(frames, length)[0])
+
+
+class VisualAbstractorAttention(nn.Module):
+    """Queries attend over themselves and the features (keys and values of both, queries first)."""
+
+    def __init__(self, config: VisualAbstractorAlignerConfig):
+        super().__init__()
+        self.config = config
+        self.is_causal = False
+        dim = config.feature_size
+        self.head_dim = dim // config.num_heads
+        self.num_key_value_groups = 1
+        self.scaling = self.head_dim**-0.5
+        self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.normk = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.q_proj = nn.Linear(dim, dim)
+        self.k_proj = nn.Linear(dim, dim)
+        self.v_proj = nn.Linear(dim, dim)
+        self.out_proj = nn.Linear(dim, dim)
+
+    def heads(self, states: torch.Tensor) -> torch.Tensor:
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def forward(self, queries: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """`queries (b, k, dim)`, `features (b, n, dim)`, bool `mask (b, 1, 1, k + n)` -> `(b, k, dim)`, with residual."""
+        queries = self.norm1(queries)
+        context = torch.cat((queries, self.normk(features)), dim=1)
+        query, key, value = (self.heads(x) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context)))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        states, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
+        return queries + self.out_proj(states.flatten(2))
+
+
+class VisualAbstractorLayer(GradientCheckpointingLayer):
+    def __init__(self, config: VisualAbstractorAlignerConfig):
+        super().__init__()
+        dim, inner = config.feature_size, config.intermediate_size
+        self.attention = VisualAbstractorAttention(config)
+        self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.w1 = nn.Linear(dim, inner)
+        self.w2 = nn.Linear(inner, dim)
+        self.w3 = nn.Linear(dim, inner)
+        self.ffn_ln = nn.LayerNorm(inner, eps=config.ffn_layer_norm_eps)
+
+    def forward(self, queries: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        queries = self.attention(queries, features, mask)
+        normed = self.norm2(queries)
+        return queries + self.w2(self.ffn_ln(nn.functional.silu(self.w1(normed)) * self.w3(normed)))
+
+
+@register_aligner("visual_abstractor")
+class VisualAbstractorAligner(Aligner):
+    config: VisualAbstractorAlignerConfig
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VisualAbstractorLayer"]
+
+    def __init__(self, config: VisualAbstractorAlignerConfig):
+        super().__init__(config)
+        dim = config.feature_size
+        # Drawn at random: rows of zeros, as in the release before training, would stay equal to each other.
+        self.queries = nn.Parameter(torch.empty(config.num_tokens - 1, dim))
+        self.temporal_queries = nn.Parameter(torch.empty_like(self.queries)) if config.temporal else None
+        self.layers = nn.ModuleList(VisualAbstractorLayer(config) for _ in range(config.depth))
+        self.visual_fc = nn.Linear(dim, config.hidden_size)
+        self.temporal_visual_fc = nn.Linear(dim, config.hidden_size) if config.temporal else None
+        self.end_token = nn.Parameter(torch.empty(config.hidden_size))
+        self.post_init()
+
+    def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        items, frames, length, _ = features.shape
+        count, _ = self.config.split_frames(frames, length)
+        apart = not self.config.temporal
+        features = features.flatten(1, 2).unflatten(1, (count, -1) if apart else (1, -1)).flatten(0, 1)
+        if mask is not None:
+            mask = mask.flatten(1).view(features.shape[:2])
+        tokens = self.resample(features, mask, temporal=not apart and count > 1)
+        tokens = torch.cat((tokens, self.end_token.expand(len(tokens), 1, -1)), dim=1)
+        return tokens.unflatten(0, (items, -1)).flatten(1, 2)
+
+    def resample(self, features: torch.Tensor, mask: torch.Tensor | None, temporal: bool) -> torch.Tensor:
+        """`features (b, n, dim)` of an image, or of all frames (`temporal`); bool `mask (b, n)` -> `(b, k, hidden)`."""
+        queries = torch.cat((self.queries, self.temporal_queries)) if temporal else self.queries
+        if mask is not None:
+            mask = nn.functional.pad(mask, (len(queries), 0), value=True)[:, None, None]
+        states = queries.expand(len(features), -1, -1)
+        for layer in self.layers:
+            states = layer(states, features, mask)
+        if not temporal:
+            return self.visual_fc(states)
+        spatial, over_time = states.chunk(2, dim=1)
+        return self.visual_fc(spatial) + self.temporal_visual_fc(over_time)

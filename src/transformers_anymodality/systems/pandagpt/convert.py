@@ -1,0 +1,194 @@
+"""PandaGPT's release: ImageBind, Vicuna-v0 (or LLaMA and Vicuna's delta), and what PandaGPT trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from ...conversion._base import Options, Plan, Rule, register_conversion
+from ...conversion._llama import llama_config, llama_rules
+from ...conversion._release import Release, Tensors
+from ...conversion.imagebind import rules as imagebind_rules
+from ...conversion.imagebind import tower_config, unused
+from .preset import SENSES, pandagpt
+
+
+_LORA = r"llama_model\.base_model\.model\.(model\.layers\.\d+\.self_attn\.[qkvo]_proj)\.lora_([AB])\.default\.weight"
+_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+# What ImageBind calls the towers; images and videos have one.
+_THEIRS = {"image": "vision", "audio": "audio", "depth": "depth", "thermal": "thermal", "imu": "imu"}
+
+
+class _Sum(Tensors):
+    """LLaMA and the difference that Vicuna made, added when asked for.
+
+    Vicuna-v0 has rows for tokens that LLaMA lacks; FastChat's difference is to zeros there.
+    """
+
+    def __init__(self, base: Tensors, delta: Tensors):
+        super().__init__()
+        self.files, self.base, self.delta = (*base.files, *delta.files), base, delta
+        self._readers = dict.fromkeys((name for name in delta if not name.endswith("inv_freq")), delta)
+        if missing := sorted(set(self._readers) - set(base)):
+            raise ValueError(
+                f"LLaMA's weights lack {missing[0]} and {len(missing) - 1} more that Vicuna's delta changes."
+            )
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        delta, base = self.delta[name], self.base[name]
+        if delta.shape[1:] != base.shape[1:] or len(delta) < len(base):
+            raise ValueError(
+                f"{name}: LLaMA has {tuple(base.shape)}, Vicuna's delta {tuple(delta.shape)}; other sizes?"
+            )
+        total = delta.clone()
+        total[: len(base)] += base.to(delta.dtype)
+        return total
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.delta.shape(name)
+
+
+def _vicuna(release: Release) -> tuple[Tensors, dict[str, Any]]:
+    """Vicuna-v0's tensors and config: merged, or LLaMA's and the delta's."""
+    told = release.config.get("llama_config")
+    if release.has("vicuna"):
+        return release.open("vicuna"), told or release.config_of("vicuna")
+    return _Sum(release.open("llama"), release.open("vicuna-delta", "delta")), told or release.config_of("llama")
+
+
+def _lora(release: Release, tensors: Tensors) -> dict[str, Any]:
+    """Fields of a `LoraConfig`; the rank is in the weights, the scale is not."""
+    told = release.config.get("lora", {})
+    rank = next(tensors.shape(name)[0] for name in tensors if "lora_A" in name)
+    targets = "|".join(_PROJECTIONS)
+    return {
+        "r": rank,
+        "lora_alpha": told.get("lora_alpha", rank),
+        "lora_dropout": told.get("lora_dropout", 0.1),
+        "target_modules": rf"language_model\..*\.({targets})",
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Training and demo, as `parity` recordings have them."""
+    rows = config["llama_config"]["vocab_size"]
+    begin = torch.tensor([[config["tokenizer"]["bos"]]])
+    start = torch.cat([begin, inputs["prompt_start_ids"]], 1)
+    yield from _train(model, config, inputs, start, rows)
+    media = {name: inputs[f"demo.{name}"] for name in ("image", "audio", "video", "thermal")}
+    total: Any = 0
+    for name, values in media.items():
+        output = model.get_modality_features(name, values, return_dict=True)
+        yield f"imagebind.demo.{name}", output.last_hidden_state.flatten(0, 2)
+        yield f"demo.feature.{name}", output.pooler_output
+        total = total + output.pooler_output
+    yield "demo.sum_embeds", total
+    for case, names in (("image", ["image"]), ("all", list(media))):
+        places = torch.tensor([[model.config.modalities[name]["token_id"] for name in names]])
+        ids = torch.cat([start, places, inputs["demo.prompt_ids"]], 1)
+        given = {next(iter(model.config.modalities[name]["inputs"])): media[name] for name in names}
+        embeds, seen, output = _run(model, ids, given)
+        yield f"demo.inputs_embeds_{case}", embeds[:, seen]
+        yield f"demo.logits_{case}", output.logits[:, seen, :rows]
+        yield f"demo.greedy_{case}", _greedy(model, ids, given)
+
+
+def _greedy(model: Any, ids: torch.Tensor, media: dict[str, torch.Tensor], count: int = 32) -> torch.Tensor:
+    """New tokens, whichever they are; more than are recorded."""
+    ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
+    try:
+        return model.generate(input_ids=ids, **media, do_sample=False, max_new_tokens=count)[:, ids.shape[1] :]
+    finally:
+        model.generation_config.eos_token_id = ends
+
+
+def _train(
+    model: Any, config: dict, inputs: dict, start: torch.Tensor, rows: int
+) -> Iterator[tuple[str, torch.Tensor]]:
+    images, text = inputs["train.images"], inputs["train.input_ids"]
+    output = model.get_modality_features("image", images, return_dict=True)
+    yield "imagebind.train.images", output.last_hidden_state.flatten(0, 2)
+    yield "train.image_embeds", output.pooler_output.squeeze(1)
+    place = torch.full((len(text), 1), model.config.modalities["image"]["token_id"])
+    front = torch.cat([start.expand(len(text), -1), place], 1)
+    ids, mask = torch.cat([front, text], 1), torch.cat([torch.ones_like(front), inputs["train.attention_mask"]], 1)
+    labels = torch.cat([torch.full_like(front, -100), inputs["train.target_ids"]], 1)
+    # The original counts positions through padding; at real tokens it makes no difference.
+    places = torch.arange(ids.shape[1]).expand_as(ids)
+    embeds, _, output = _run(model, ids, {"pixel_values": images}, attention_mask=mask, position_ids=places)
+    yield "train.inputs_embeds", embeds
+    yield "train.attention_mask_full", mask
+    yield "train.targets_full", labels
+    yield "train.logits", output.logits[..., :rows]
+    yield "train.loss", _loss(output.logits[..., :rows], labels)
+    chosen, wanted = output.logits[..., :rows].argmax(-1)[:, 1:-1], labels[:, 2:]
+    yield "train.gen_acc", ((chosen == wanted) & (wanted != -100)).sum() / (wanted != -100).sum()
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Over the original's vocabulary: placeholders have rows in ours, which take a little of the probability."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+@torch.no_grad()
+def _run(
+    model: Any, ids: torch.Tensor, media: dict[str, torch.Tensor], **kwargs
+) -> tuple[torch.Tensor, list[int], Any]:
+    """Embeddings, columns that the language model sees, and its output."""
+    encoded, _ = model.encode_media(dict(media))
+    embeds, _ = model.embed(ids, None, encoded)
+    unseen = model.unseen_places(ids, None, encoded)
+    return embeds, (~unseen[0]).nonzero().flatten().tolist(), model(input_ids=ids, **media, **kwargs)
+
+
+@register_conversion(
+    "pandagpt",
+    help="imagebind_huge, vicuna/ (or llama/ and vicuna-delta/), pytorch_model (PandaGPT's own)",
+    replay=replay,
+)
+def plan(release: Release, options: Options) -> Plan:
+    senses, own = release.open("imagebind_huge"), release.open("pytorch_model", "pandagpt")
+    told = release.config.get("imagebind_spec", {})
+    towers = {name: tower_config(senses, theirs, told) for name, theirs in _THEIRS.items()}
+    towers["audio"].logit_scale = None
+    arguments = pandagpt(towers=towers, faithful=options.faithful)
+    rules = [rule for name, theirs in _THEIRS.items() for rule in imagebind_rules(theirs, f"{name}_tower.")]
+    rules.append(unused(["text"], "PandaGPT reads no text by ImageBind"))
+    aligner = [Rule(r"llama_proj\.(weight|bias)", r"image_aligner.projection.\1")]
+    weights: list[tuple[Tensors, list[Rule]]] = [(senses, rules)]
+    if options.language_model is not None:
+        arguments["language_model"] = options.language_model
+        aligner.append(Rule(r"llama_model\..*", reason="it changes Vicuna, and another language model was chosen"))
+        return _plan(arguments, [*weights, (own, aligner)])
+    language, llama = _vicuna(release)
+    arguments["language_model"] = llama_config(language, "", llama)
+    lora = _lora(release, own)
+    if not options.merge:
+        kept = [
+            Rule(_LORA, r"base_model.model.language_model.\1.lora_\2.weight"),
+            Rule(r"llama_proj\..*", reason="in the model itself"),
+        ]
+        aligner.append(Rule(_LORA, reason="kept as an adapter beside the model"))
+        return _plan(arguments, [*weights, (language, llama_rules("")), (own, aligner)], adapter=(lora, [(own, kept)]))
+    scale = lora["lora_alpha"] / lora["r"]
+
+    def merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+        return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
+
+    found = "llama_model.base_model.model.{}.lora_{}.default.weight"
+    pair = tuple(found.format(r"\1", side) for side in "AB")
+    merging = Rule(r"(model\.layers\.\d+\.self_attn\.[qkvo]_proj)\.weight", r"language_model.\1.weight", merged, pair)
+    ours = [merging, Rule(_LORA, reason="merged"), *aligner, *llama_rules("")]
+    return _plan(arguments, [*weights, (Tensors.joined(language, own), ours)])
+
+
+def _plan(arguments: dict[str, Any], weights: list, adapter: Any = None) -> Plan:
+    notes = [
+        "ImageBind's weights are under CC-BY-NC-SA 4.0, PandaGPT's under CC-BY-NC-SA 4.0, Vicuna's under LLaMA's licence: "
+        "research, not commerce.",
+        f"Senses: {', '.join(SENSES)}; media side by side are added into one token.",
+    ]
+    return Plan(compose=arguments, weights=weights, adapter=adapter, licence="cc-by-nc-sa-4.0", notes=notes)

@@ -1,0 +1,127 @@
+"""X-LLM's five kinds of records, each a task: describe an image or a video, transcribe, transcribe by an image, answer
+what is asked by speech. The prompts are its own; records take turns with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...data.formats._base import chat, listed, places, register_format, words
+
+
+IMAGE_PROMPTS = (
+    "请详细描述这张图片。",
+    "请查看这张图片并描述您注意到的内容。",
+    "请提供这张图片的详细描述",
+    "你能为我描述这张图片的内容吗？",
+)
+VIDEO_PROMPTS = (
+    "请描述这个视频。",
+    "请查看这个视频并描述您注意到的内容。",
+    "请提供这个视频的描述",
+    "你能为我描述这个视频的内容吗？",
+)
+ASR_PROMPTS = ("请忠实地识别该语音", "请将这段语音转化为文字", "请将语音转换成书面文字。", "请识别该音频的文本内容")
+MASR_PROMPTS = ("请根据图片忠实地识别这段语音",)
+VSD_PROMPTS = (
+    "请根据图像回答语音中的问题",
+    "请利用图像回答语音中的问题",
+    "请根据图像直接回答语音中的问题",
+    "请利用图片回答语音中的问题",
+)
+_ROUND = re.compile(r"问题：(.*?)回复：(.*?)(?=问题：|\Z)", re.DOTALL)
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]{120,}={0,2}\s*")
+_SPOKEN = {
+    "speech_feats_path": "vsdial/1.npy",
+    "image_path": "visdial/1.jpg",
+    "question_text": "图里有几只狗",
+    "answer_text": "两只",
+    "history_text": "问题：这是哪里回复：公园",
+}
+
+
+@register_format(
+    "x_llm_image",
+    help="X-LLM's Chinese captions (image or image_id, caption), also of MiniGPT-4's instructions",
+    example={
+        "image": "coco/000001.jpg",
+        "caption": ["一个人骑自行车", "有人在骑车"],
+        "image_id": 1,
+        "dataset": "coco",
+    },
+)
+def image(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    """One chat per caption. An image may be base64 text, as Flickr30k-CN's and MUGE's are."""
+    source = record.get("image") or _with_suffix(record["image_id"], ".jpg")
+    source = f"data:;base64,{source}" if _BASE64.fullmatch(source) else source
+    for i, caption in enumerate(listed(record["caption"])):
+        yield _task("vl", IMAGE_PROMPTS, index + i, caption, images=[source])
+
+
+@register_format(
+    "x_llm_video",
+    help="X-LLM's Chinese video captions (image_id, caption_zh)",
+    example={"image_id": "video7012", "caption_zh": "一个男人在做饭"},
+)
+def video(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    for i, caption in enumerate(listed(record["caption_zh"] if "caption_zh" in record else record["caption"])):
+        yield _task("video", VIDEO_PROMPTS, index + i, caption, videos=[_with_suffix(record["image_id"], ".mp4")])
+
+
+@register_format(
+    "x_llm_asr",
+    help="X-LLM's speech recognition (speech_feats_path, target_text)",
+    example={"utterance_id": "IC1", "speech_feats_path": "feats/x.npy", "length": 12, "target_text": "打开空调"},
+)
+def asr(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    """Features (`.npy`) are the modality "speech", sound files "audio"."""
+    yield _task("asr", ASR_PROMPTS, index, record["target_text"], **_speech(record))
+
+
+@register_format(
+    "x_llm_masr",
+    help="X-LLM's speech recognition by an image (speech_feats_path, image_path, question_text)",
+    example=_SPOKEN,
+)
+def masr(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    yield _task("masr", MASR_PROMPTS, index, record["question_text"], images=[record["image_path"]], **_speech(record))
+
+
+@register_format(
+    "x_llm_vsd",
+    help="X-LLM's spoken dialogues about an image (the same records: answer_text, history_text)",
+    example=_SPOKEN,
+)
+def vsd(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    """What was asked and answered before (`问题：...回复：...`) becomes turns of their own."""
+    earlier: list[tuple[str, str]] = []
+    for question, answer in _ROUND.findall(record.get("history_text") or ""):
+        earlier += [("user", question.strip()), ("assistant", answer.strip())]
+    yield _task(
+        "vsd", VSD_PROMPTS, index, record["answer_text"], earlier, images=[record["image_path"]], **_speech(record)
+    )
+
+
+def _task(
+    name: str,
+    prompts: Sequence[str],
+    turn: int,
+    answer: str,
+    earlier: Sequence[tuple[str, str]] = (),
+    **columns: list[Any],
+) -> dict[str, Any]:
+    kinds = {"images": "image", "videos": "video"}
+    media = {kinds.get(column, column): items for column, items in columns.items()}
+    question = [*places(**media), *words(prompts[turn % len(prompts)])]
+    return chat(*earlier, ("user", question), ("assistant", answer), **columns, task=name)
+
+
+def _speech(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    path = record["speech_feats_path"]
+    return {"speech" if PurePosixPath(path).suffix == ".npy" else "audio": [path]}
+
+
+def _with_suffix(name: Any, suffix: str) -> str:
+    return str(name) if PurePosixPath(str(name)).suffix else f"{name}{suffix}"

@@ -1,0 +1,103 @@
+"""What X-LLM reads: speech as features that were computed elsewhere, one row per spoken token; and frames of a video."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
+from transformers.feature_extraction_utils import FeatureExtractionMixin
+
+from ...media import MediaError, open_source
+from ...media._arrays import first_bad, is_array, load_npy, to_numpy
+from ...media._limits import DEFAULT_LIMITS, Limits, describe
+from ...modalities import ModalitySpec, register_modality
+
+
+class TokenFeatureExtractor(FeatureExtractionMixin):
+    """Fills features up with rows of zeros.
+
+    Args:
+        feature_size: width of the features.
+        max_rows: rows that each item is filled up to.
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(self, feature_size: int = 512, max_rows: int = 20, **kwargs):
+        super().__init__(**kwargs)
+        self.feature_size = feature_size
+        self.max_rows = max_rows
+
+    def __call__(self, features: list[np.ndarray], return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
+        """`features`: arrays `(rows, feature_size)`. Returns float32 `input_values (items, max_rows, feature_size)`."""
+        batch = np.zeros((len(features), self.max_rows, self.feature_size), dtype=np.float32)
+        for item, rows in zip(batch, features, strict=True):
+            self.check(rows, f"array of shape {rows.shape}")
+            item[: len(rows)] = rows
+        return BatchFeature({"input_values": batch}, tensor_type=return_tensors)
+
+    def check(self, rows: np.ndarray, name: str) -> None:
+        """Raises MediaError for an array that is no item."""
+        if rows.ndim != 2 or rows.shape[1] != self.feature_size:
+            raise MediaError(
+                f"{name} has shape {rows.shape}, expected (rows, {self.feature_size}), one row per spoken token. Sound "
+                'itself is read by a speech encoder: compose with one as the tower of "audio".'
+            )
+        if len(rows) > self.max_rows:
+            raise MediaError(
+                f"{name} has {len(rows)} rows, but the model reads {self.max_rows} spoken tokens at most and the rest "
+                "would be lost. Cut the speech into pieces and give each as a medium of its own."
+            )
+        if (bad := first_bad(rows)) is not None:
+            raise MediaError(f"{name} holds {rows[bad]} at row {bad[0]}, column {bad[1]}: expected finite numbers.")
+
+
+class TokenFeatureConfig(PreTrainedConfig):
+    """Stands for `TokenFeatureExtractor` in the table of AutoFeatureExtractor, whose keys are configs."""
+
+    model_type = "x_llm_speech"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenFeatureSpec(ModalitySpec):
+    """Speech as the features of a speech encoder with one row per spoken token: `.npy`, or an array `(rows, width)`."""
+
+    medium = "signal"
+    processor_kind = "feature_extractor"
+    suffixes = (".npy",)
+
+    def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> TokenFeatureExtractor:
+        return TokenFeatureExtractor(tower_config.hidden_size, getattr(tower_config, "context_length", 20))
+
+    def read(
+        self,
+        source: Any,
+        processor: Any,
+        options: dict[str, Any],
+        *,
+        allow_urls: bool = False,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> np.ndarray:
+        """`(rows, feature_size)` float32."""
+        name = describe(source)
+        if is_array(source):
+            rows = to_numpy(source, name)
+        else:
+            rows = load_npy(open_source(source, allow_urls=allow_urls, limits=limits), name, limits)
+        processor.check(rows, name)
+        return rows.astype(np.float32)
+
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+        """`input_values (items, max_rows, feature_size)` float32."""
+        return dict(processor(items, return_tensors="pt", **kwargs))
+
+    def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
+        rows, width = getattr(processor, "max_rows", 20), getattr(processor, "feature_size", 512)
+        return np.sin(np.arange(max(1, rows // (2 - size)))[:, None] / 5 + np.arange(width)).astype(np.float32)
+
+
+register_modality(TokenFeatureSpec(name="speech"), exist_ok=True)
+AutoFeatureExtractor.register(TokenFeatureConfig, TokenFeatureExtractor, exist_ok=True)

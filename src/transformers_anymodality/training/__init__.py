@@ -1,0 +1,1 @@
+"""What is trained and how: parts, LoRA, packing, callbacks. The trainer is Transformers' own."""

@@ -1,0 +1,160 @@
+"""What to watch while training by the stock Trainer: speed, the loss of each modality, and a few answers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..data import normalize
+from ..modalities import MODALITIES
+from ..model.distributed import is_sharded
+
+
+class ThroughputCallback(TrainerCallback):
+    """Adds `samples_per_second` and `tokens_per_second`, over all processes, to each entry of the training log.
+
+    Only the time of training since the last entry counts, reading of data included, evaluation and saving not. Tokens,
+    media's included and padding not, are counted with `include_num_input_tokens_seen="non_padding"`.
+    """
+
+    def attach(self, trainer: Trainer) -> None:
+        """Adds it to a Trainer, in front of the trackers (`report_to`), so that they get its numbers too."""
+        trainer.callback_handler.callbacks.insert(0, self)
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.seconds, self.since = 0.0, time.perf_counter()
+        self.step, self.tokens = state.global_step, state.num_input_tokens_seen
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.since = time.perf_counter()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.since = time.perf_counter()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs,
+    ) -> None:
+        if not logs or "loss" not in logs or not self.seconds:
+            return
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        speed = {"samples_per_second": (state.global_step - self.step) * batch / self.seconds}
+        if args.include_num_input_tokens_seen != "no":
+            speed["tokens_per_second"] = (state.num_input_tokens_seen - self.tokens) / self.seconds
+        for entry in (logs, state.log_history[-1]):
+            entry.update({name: round(value, 2) for name, value in speed.items()})
+        self.seconds, self.step, self.tokens = 0.0, state.global_step, state.num_input_tokens_seen
+
+
+class AnswersCallback(TrainerCallback):
+    """Has the model answer a few samples at each evaluation and at the end; prints the answers, and keeps them.
+
+    They are appended to `answers.jsonl` in the output folder: step, question, what was said, what was expected. Where
+    weights are spread over processes (FSDP2, ZeRO-3), all of them generate together.
+
+    Args:
+        samples: chats as the collator takes them; what the assistant says last is expected, the rest is given.
+        generation: arguments of `generate`.
+    """
+
+    def __init__(self, samples: Iterable[Mapping[str, Any]], **generation):
+        self.samples = [normalize(sample) for sample in samples]
+        self.generation = {"max_new_tokens": 32, "do_sample": False, **generation}
+        self.answered_step = -1
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if state.global_step != self.answered_step:  # evaluation data may be several sets
+            self._answer(args, state, kwargs["model"], kwargs["processing_class"])
+
+    on_train_end = on_evaluate
+
+    @torch.no_grad()
+    def _answer(self, args: TrainingArguments, state: TrainerState, model: Any, processor: Any) -> None:
+        self.answered_step = state.global_step
+        together = is_sharded(model)
+        if not (together or state.is_world_process_zero):
+            return
+        was_training = model.training
+        model.eval()
+        for sample in self.samples:
+            question, expected = _question(sample)
+            inputs = processor.apply_chat_template(
+                question, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+            ).to(model.device)
+            output = model.generate(**inputs, **self.generation, synced_gpus=together)
+            said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+            if state.is_world_process_zero:
+                asked = _words(question)
+                entry = {"step": state.global_step, "question": asked, "answer": said, "expected": expected}
+                print(f"  {asked}\n    -> {said}   (expected: {expected})", flush=True)
+                with Path(args.output_dir, "answers.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        model.train(was_training)
+
+
+def by_modality(samples: Any) -> dict[str, Any]:
+    """Splits evaluation data by the modalities in a sample: the Trainer then logs the loss of each by itself.
+
+    Args:
+        samples: a `datasets.Dataset`, or a list of chats as the collator takes them.
+
+    Returns:
+        "image", "audio_image" (both), "text" (neither), ... -> its samples, as `eval_dataset` of the Trainer, which
+        logs `eval_image_loss` and so on.
+    """
+    rows: dict[str, list[int]] = {}
+    for i, sample in enumerate(samples):
+        rows.setdefault("_".join(_modalities(normalize(sample))) or "text", []).append(i)
+    select = getattr(samples, "select", None)
+    return {
+        name: select(rows[name]) if select is not None else [samples[i] for i in rows[name]] for name in sorted(rows)
+    }
+
+
+def _modalities(sample: Mapping[str, Any]) -> list[str]:
+    contents = [message.get("content") for message in sample["messages"]]
+    kinds = {part.get("type") for content in contents if isinstance(content, list) for part in content}
+    return [name for name in sorted(MODALITIES) if name in kinds or sample.get(MODALITIES[name].argument)]
+
+
+def _question(sample: Mapping[str, Any]) -> tuple[list[dict], str]:
+    """A normalised sample's chat up to its last answer, media in their parts, and that answer."""
+    columns = {name: list(sample.get(MODALITIES[name].argument) or []) for name in MODALITIES}
+    messages = []
+    for message in sample["messages"]:
+        content = message["content"]
+        if isinstance(content, list):
+            parts = ({key: value for key, value in part.items() if value is not None} for part in content)
+            content = [
+                {**part, part["type"]: columns[part["type"]].pop(0)}
+                if set(part) == {"type"} and columns.get(part["type"])
+                else part
+                for part in parts
+            ]
+        messages.append({**message, "content": content})
+    last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=len(messages))
+    return messages[:last], _words(messages[last : last + 1])
+
+
+def _words(messages: list[dict]) -> str:
+    """A chat in one line, media by their names."""
+    parts = []
+    for message in messages:
+        content = message["content"]
+        for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
+            parts.append((part.get("text") or "").strip() if part["type"] == "text" else f"<{part['type']}>")
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,226 @@
+"""Packing: several samples in one row, none of which sees another, instead of rows of padding.
+
+Where position ids start anew a sample starts anew, and attention stays within it: that is what Transformers' masks make of
+`position_ids` without an `attention_mask`, for eager, SDPA and flex attention; flash attention does so for a single row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import InitVar, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.utils.generic import is_flash_attention_requested
+
+from ..data.collator import AnyModalityDataCollator
+from .parts import composite_of
+
+
+# Of what a sample would say if it saw the one before, how much may be left: rounding.
+_EXACT, _HALF_EXACT = 1e-3, 0.1
+# Places behind the samples of the rows that a language model is asked about.
+_PADDING = 6
+
+
+@dataclass
+class AnyModalityPackingCollator(AnyModalityDataCollator):
+    """As `AnyModalityDataCollator`, with as many samples in a row as `max_length` tokens hold, media included.
+
+    A sample is never split, nor is a medium. Loss and gradients are those of the same samples in rows of their own: the
+    first label of each is masked, as it has nothing before it that could tell it. There are fewer rows than samples, so
+    choose a larger `per_device_train_batch_size`: it still counts samples.
+
+    Args:
+        max_length: tokens per row, and so per sample.
+        model: the model that is trained, asked once whether packing is exact for it; it is not kept.
+
+    Raises:
+        ValueError: packing would change what the model learns; the message says why.
+    """
+
+    model: InitVar[nn.Module | None] = None
+
+    def __post_init__(self, model: nn.Module | None):
+        super().__post_init__()
+        if self.max_length is None:
+            raise ValueError("Packing needs max_length, the tokens of a row.")
+        if not isinstance(model, nn.Module):
+            raise ValueError("Packing is not exact for every model: give `model`, so that it can be asked.")
+        check_packing(model, self.max_length)
+        # Flash attention has no mask to tell rows by; and no need of rows, as it costs no more in a long one.
+        self.one_row = is_flash_attention_requested(composite_of(model).language_model.config)
+
+    def _row(self, index: int, ids: np.ndarray, said: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray] | None:
+        row = super()._row(index, ids, said, counts)
+        if row is not None:
+            row["labels"][0] = -100
+            tokens = [getattr(self.processor, f"{name}_token_id") for name in self.processor.modalities]
+            row["media"] = np.array([(ids == token).sum() for token in tokens], dtype=np.int64)
+        return row
+
+    def _batch(self, rows: list[dict[str, np.ndarray]], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `labels`, `position_ids` `(rows, sequence)`, and the media in the order of their placeholders."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        packs = [list(range(len(rows)))] if self.one_row else first_fit(lengths, self.max_length)
+        batch = self._laid_out([[rows[i] for i in pack] for pack in packs])
+        order = [i for pack in packs for i in pack]
+        for place, name in enumerate(self.processor.modalities):
+            ends = np.cumsum([row["media"][place] for row in rows])
+            items = [np.arange(ends[i] - rows[i]["media"][place], ends[i]) for i in order]
+            items = torch.from_numpy(np.concatenate(items))
+            for key in inputs.keys() & self._inputs_of(name):
+                batch[key] = inputs[key][items]
+        return batch
+
+    def _inputs_of(self, modality: str) -> set[str]:
+        return {*self.processor.modalities[modality]["inputs"], f"{modality}_features", f"{modality}_feature_lengths"}
+
+    def _laid_out(self, packs: list[list[dict[str, np.ndarray]]]) -> dict[str, torch.Tensor]:
+        length = max(sum(len(row["input_ids"]) for row in pack) for pack in packs)
+        if self.pad_to_multiple_of:
+            length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
+        shape = (len(packs), length)
+        batch = {
+            "input_ids": torch.full(shape, self.processor.tokenizer.pad_token_id),
+            "labels": torch.full(shape, -100),
+            "position_ids": torch.zeros(shape, dtype=torch.long),
+        }
+        for i, pack in enumerate(packs):
+            start = 0
+            for row in pack:
+                end = start + len(row["input_ids"])
+                for name in ("input_ids", "labels"):
+                    batch[name][i, start:end] = torch.from_numpy(row[name])
+                batch["position_ids"][i, start:end] = torch.arange(end - start)
+                start = end
+            batch["position_ids"][i, start:] = torch.arange(length - start)  # padding is a sample of its own
+        return batch
+
+
+def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of what stands together: from the longest on, each goes where there is room first. In order within a row."""
+    packs: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((p for p, free in enumerate(room) if free >= lengths[i]), None)
+        if place is None:
+            place = len(packs)
+            packs.append([])
+            room.append(capacity)
+        packs[place].append(i)
+        room[place] -= lengths[i]
+    return [sorted(pack) for pack in packs]
+
+
+# --- whether packing is exact --------------------------------------------------------------------------------------
+
+
+def check_packing(model: nn.Module, max_length: int) -> None:
+    """Raises ValueError if packed samples would not give the loss that they give in rows of their own.
+
+    Aligners that hide places are known by what they give. The language model is asked: it reads three samples alone, in
+    one row, and as one text; short ones, or a whole row where its config tells of a window shorter than that.
+    """
+    composite = composite_of(model)
+    for modality in composite.config.modalities:
+        if _hides_places(composite, modality):
+            raise ValueError(
+                f"Packing is not exact with the aligner of {modality!r} ({type(composite.aligner(modality)).__name__}): "
+                "it hides placeholders from the language model by an attention mask, which packed rows have not. Use "
+                "AnyModalityDataCollator."
+            )
+    language, was_training = composite.language_model, composite.training
+    implementation, composite_device = language.config._attn_implementation, next(language.parameters()).device
+    borrowed = is_flash_attention_requested(language.config) and composite_device.type == "cpu"
+    try:
+        composite.eval()
+        if borrowed:  # it reads the same position ids, but runs on accelerators only
+            language.config._attn_implementation = "sdpa"
+        reason = _difference(composite, _lengths(language.config, max_length))
+    except Exception as error:  # whatever a language model makes of position ids
+        reason = f"it fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
+    finally:
+        composite.train(was_training)
+        if borrowed:
+            language.config._attn_implementation = implementation
+    if reason is not None:
+        raise ValueError(
+            f"Packing is not exact for {type(language).__name__}: {reason}. Use AnyModalityDataCollator, which pads."
+        )
+
+
+@torch.no_grad()
+def _hides_places(composite: Any, modality: str) -> bool:
+    config, row = composite.config.aligner_config(modality), composite.config.modalities[modality]
+    aligner = composite.aligner(modality)
+    was_training = aligner.training
+    shape = (1, row["num_frames"], row["feature_length"] or 64, config.feature_size)
+    try:
+        features = torch.ones(shape, device=next(aligner.parameters()).device)
+        return config.sum_neighbours or composite._align(modality, features, None)[1] is not None
+    finally:
+        aligner.train(was_training)
+
+
+@torch.no_grad()
+def _difference(composite: Any, lengths: list[int]) -> str | None:
+    """What is not the same in packed rows, or None."""
+    device, one_row = composite.device, is_flash_attention_requested(composite.language_model.config)
+    segments = [ids.to(device) for ids in _segments(composite, lengths)]
+    alone = [composite(input_ids=ids[None]).logits[0].float() for ids in segments]
+    as_one = composite(input_ids=torch.cat(segments)[None]).logits[0].float()
+    seen = (as_one - torch.cat(alone)).abs().max()
+    tolerance = _EXACT if composite.language_model.dtype == torch.float32 else _HALF_EXACT
+    orders = [(0, 1, 2)] if one_row else [(0, 1, 2), (2, 0, 1)]
+    padding = segments[0].new_zeros(_PADDING)
+    parts = [[*(segments[i] for i in order), padding] for order in orders]
+    batch = {
+        "input_ids": torch.stack([torch.cat(row) for row in parts]),
+        "position_ids": torch.stack(
+            [torch.cat([torch.arange(len(one), device=device) for one in row]) for row in parts]
+        ),
+    }
+    labels = batch["input_ids"].masked_fill(batch["position_ids"] == 0, -100)
+    labels[:, -_PADDING:] = -100
+    output = composite(**batch, labels=labels)
+    expected = torch.stack([torch.cat([alone[i] for i in order]) for order in orders])
+    left = (output.logits[:, :-_PADDING].float() - expected).abs().max()
+    if not left <= tolerance * seen:
+        return "what stands before a sample in its row changes what it makes of it (a state, or positions of its own)"
+    more = abs(output.loss.item() - _padded_loss(composite, segments, orders)) > tolerance * abs(output.loss.item())
+    if more or getattr(output, "aux_loss", None) is not None:
+        return "its loss is not that of the labels alone (but a router's, too, which counts what fills the rows)"
+    return None
+
+
+# Settings that matter from some length on, and so in long samples only.
+_WINDOW = re.compile(r"^(?!.*(moe|expert|group)).*(window|chunk|block|local|keep|top_?k)")
+
+
+def _lengths(config: Any, max_length: int) -> list[int]:
+    """Of three samples."""
+    sizes = [value for name, value in config.to_dict().items() if type(value) is int and _WINDOW.search(name)]
+    total, short = min(max_length, getattr(config, "max_position_embeddings", None) or max_length), [7, 12, 9]
+    if total <= sum(short) or not any(2 < size < total for size in sizes):
+        return short
+    return [total // 6, total - total // 6 - total // 4, total // 4]
+
+
+def _segments(composite: Any, lengths: list[int]) -> list[torch.Tensor]:
+    """Made-up samples."""
+    rows = min(composite.get_input_embeddings().weight.shape[0], composite.config.get_text_config().vocab_size)
+    media = {row["token_id"] for row in composite.config.modalities.values()}
+    words = torch.tensor([i for i in range(min(rows, 1000)) if i not in media])
+    generator = torch.Generator().manual_seed(0)
+    return [words[torch.randint(len(words), (length,), generator=generator)] for length in lengths]
+
+
+def _padded_loss(composite: Any, segments: list[torch.Tensor], orders: list[tuple[int, ...]]) -> float:
+    rows = [segments[i] for order in orders for i in order]
+    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return composite(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss.item()

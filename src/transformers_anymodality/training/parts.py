@@ -1,0 +1,158 @@
+"""What is trained: a table of the parts, freezing, learning rates, and a LoRA config that hits the language model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..model.modeling import AnyModalityPreTrainedModel
+from ..utils.registry import did_you_mean
+
+
+_GROUPS = {"aligners": "_aligner", "towers": "_tower"}
+
+
+def parts_table(model: nn.Module) -> str:
+    """One line per part: its name, parameters, how many of them are trained, dtype."""
+    lines = [("part", "parameters", "trainable", "dtype")]
+    for name, part in composite_of(model).named_children():
+        parameters = list(part.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+        lines.append((name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}", ", ".join(dtypes)))
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join(
+        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}".rstrip() for a, b, c, d in lines
+    )
+
+
+def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool = True) -> str:
+    """Trains the named parts and freezes all others.
+
+    Args:
+        parts: "aligners", "towers", "language_model", "all", names of children ("image_tower") or of what is in them
+            ("image_aligner.projection"), or several of these. What aligners share is trained if one of them is.
+        verbose: print the table.
+
+    Returns:
+        The table (`parts_table`).
+    """
+    composite = composite_of(model)
+    wanted = {parts} if isinstance(parts, str) else set(parts)
+    _check_parts(composite, wanted)
+    trained = set()
+    for name, parameter in composite.named_parameters(remove_duplicate=False):
+        child, _, key = name.partition(".")
+        unread = composite.config.modalities.get(child.removesuffix("_tower"), {}).get("unread", ())
+        # Quantised weights are integers, which no gradient reaches; nor does one reach what is not read.
+        if _covering(name, wanted) and parameter.is_floating_point() and key not in unread:
+            trained.add(parameter)
+    for parameter in composite.parameters():
+        parameter.requires_grad_(parameter in trained)
+    composite.train(composite.training)
+    composite.config.note_trained(
+        name for name, part in composite.named_children() if trained.intersection(part.parameters())
+    )
+    table = parts_table(composite)
+    if verbose:
+        print(table)
+    return table
+
+
+def parameter_groups(
+    model: nn.Module, learning_rates: Mapping[str, float], weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """What is trained, in groups for an optimizer: with learning rates per part, norms and biases without weight decay.
+
+    The stock Trainer takes them with the optimizer that its arguments name, also under DDP, FSDP2 and DeepSpeed:
+
+        optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+        settings["params"] = parameter_groups(model, {"aligners": 1e-3}, arguments.weight_decay)
+        Trainer(model, arguments, ..., optimizer_cls_and_kwargs=(optimizer, settings))
+
+    Args:
+        learning_rates: part, named as in `set_trainable`, -> its learning rate. The most precise name counts; what none
+            covers has the optimizer's own. A schedule scales them all alike.
+        weight_decay: for all but norms and biases, which the Trainer spares too.
+
+    Raises:
+        ValueError: a name that is unknown, or of which nothing is trained.
+    """
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    composite = composite_of(model)
+    _check_parts(composite, learning_rates)
+    decayed = set(get_parameter_names(composite, [nn.LayerNorm], _NOT_DECAYED))
+    groups: dict[tuple[str | None, bool], list[nn.Parameter]] = {}
+    for name, parameter in composite.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((_covering(name, learning_rates), name in decayed), []).append(parameter)
+    if idle := sorted(set(learning_rates) - {part for part, _ in groups}):
+        raise ValueError(f"Learning rates are given for {', '.join(idle)}, of which nothing is trained.")
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        | ({} if part is None else {"lr": float(learning_rates[part])})
+        for (part, decays), parameters in groups.items()
+    ]
+
+
+# As the Trainer's own.
+_NOT_DECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+
+def _covering(parameter: str, parts: Collection[str]) -> str | None:
+    """The most precise of the names that cover a parameter: itself, a module around it, a group, or "all"."""
+    path = parameter.split(".")
+    around = [".".join(path[:length]) for length in range(len(path), 0, -1)]
+    groups = [group for group, ending in _GROUPS.items() if path[0].endswith(ending)]
+    return next((name for name in (*around, *groups, "all") if name in parts), None)
+
+
+def _check_parts(composite: nn.Module, parts: Iterable[str]) -> None:
+    known = {*(name for name, _ in composite.named_children()), *_GROUPS, "all"}
+    inside = {name for name, _ in composite.named_modules(remove_duplicate=False)}
+    inside |= {name for name, _ in composite.named_parameters(remove_duplicate=False)}
+    if unknown := sorted(set(parts) - known - inside):
+        near = did_you_mean(unknown[0], inside if "." in unknown[0] else known)
+        raise ValueError(f"Unknown parts {unknown}.{near} Known: {', '.join(sorted(known))}.")
+
+
+def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwargs) -> None:
+    """Keeps no activations of the named parts: the backward pass computes them again, for a third more time there. Gradients
+    are the same.
+
+    Of a frozen tower none are kept in any case. The Trainer's `activation_checkpointing` names all parts at once.
+
+    Args:
+        parts: "aligners", "towers", "language_model", "all", or names of children ("image_tower"); those that are not
+            named keep theirs. Of groups, parts that cannot do so are left as they are.
+        kwargs: of `PreTrainedModel.activation_checkpointing_enable` (`every_n_layers`, `offload`).
+
+    Raises:
+        ValueError: an unknown name, or that of a part that cannot do so.
+    """
+    composite = composite_of(model)
+    children = dict(composite.named_children())
+    wanted = {parts} if isinstance(parts, str) else set(parts)
+    if unknown := sorted(wanted - {*children, *_GROUPS, "all"}):
+        near = did_you_mean(unknown[0], [*children, *_GROUPS, "all"])
+        raise ValueError(f"Unknown parts {unknown}.{near} Known: {', '.join([*children, *_GROUPS, 'all'])}.")
+    if unable := sorted(name for name in wanted & set(children) if not children[name].supports_gradient_checkpointing):
+        raise ValueError(
+            f"{', '.join(unable)} ({type(children[unable[0]]).__name__}) cannot compute activations again."
+        )
+    for name, part in children.items():
+        if part.supports_gradient_checkpointing and _covering(name, wanted):
+            part.activation_checkpointing_enable(**kwargs)
+        elif part.supports_gradient_checkpointing:
+            part.activation_checkpointing_disable()
+
+
+def composite_of(model: nn.Module) -> AnyModalityPreTrainedModel:
+    """The composite itself, also from within PEFT or a distributed wrapper."""
+    for module in model.modules():
+        if isinstance(module, AnyModalityPreTrainedModel):
+            return module
+    raise TypeError(f"{type(model).__name__} holds no any-modality model.")

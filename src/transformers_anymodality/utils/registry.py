@@ -1,0 +1,101 @@
+"""A table of named things: registered once, looked up by exact name, and helpful about a name it does not know."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """ " Did you mean 'x'?" for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Stands for an entry until it is looked up."""
+
+    module: str
+
+
+class Registry(Generic[T]):
+    """Maps exact names to entries; `kind` is the word that errors use for an entry ("aligner", "modality")."""
+
+    def __init__(self, kind: str):
+        self.kind = kind
+        self._entries: dict[str, T | Promise] = {}
+
+    def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
+        if not isinstance(self._entries.get(name, Promise("")), Promise) and not exist_ok:
+            raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
+        self._entries[name] = entry
+        return entry
+
+    def promise(self, module: str, *names: str) -> None:
+        """Makes names known that `module` registers as it is imported, which it is once one of them is looked up."""
+        for name in names:
+            self._entries.setdefault(name, Promise(module))
+
+    def __getitem__(self, name: str) -> T:
+        entry = self._entries.get(name)
+        if isinstance(entry, Promise):
+            importlib.import_module(entry.module)
+            entry = self._entries[name]
+        if entry is None or isinstance(entry, Promise):
+            known = ", ".join(self._entries) or "none"
+            hint = did_you_mean(name, self._entries)
+            raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {known}.")
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def config_class_of(cls: type) -> type:
+    """The config class that a model class is annotated with, also where annotations are kept as strings."""
+    config_class = getattr(cls, "config_class", None)
+    if not isinstance(config_class, type):
+        config_class = typing.get_type_hints(cls).get("config")
+    if not (isinstance(config_class, type) and getattr(config_class, "model_type", "")):
+        raise TypeError(
+            f"{cls.__name__} needs an annotation `config: MyConfig`, MyConfig being a `PreTrainedConfig` with a "
+            "`model_type` of its own."
+        )
+    cls.config_class = config_class
+    return config_class
+
+
+def models_beside(config_class: type) -> dict[str, type[PreTrainedModel]]:
+    """The models that Transformers defines for exactly this config class, by name: those of halves, unknown to Auto."""
+    from transformers import PreTrainedModel
+
+    package, found, name = config_class.__module__.rpartition(".configuration_")
+    if not (found and package.startswith("transformers.models.")):
+        return {}
+    models = vars(importlib.import_module(f"{package}.modeling_{name}"))
+    return {
+        name: cls
+        for name, cls in models.items()
+        if isinstance(cls, type) and issubclass(cls, PreTrainedModel) and cls.config_class is config_class
+    }
