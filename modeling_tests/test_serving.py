@@ -29,7 +29,7 @@ openai = pytest.importorskip("openai")
 from huggingface_hub.utils import httpx  # noqa: E402
 from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
-from transformers_anymodality.inference.server.requests import (
+from transformers_anymodality.inference.server.requests import (  # noqa: E402
     Policy,
     check_sampling,
     read_messages,

@@ -1,0 +1,23 @@
+"""What we use of Transformers and its kin that is private, unstable, or differs between the versions that we support."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+
+# The cache's name in forwards, outputs, `generate` and masks: `cache` since Transformers 5.24; before that
+# `past_key_values`, and `cache_params` of recurrent models.
+CACHE_NAMES = ("cache", "past_key_values", "cache_params")
+# The name to write.
+CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+
+
+def cache_of(values: Mapping[str, Any]) -> Any | None:
+    """The cache among a model's keyword arguments or in its output, by whatever name; None if there is none."""
+    return next((value for name, value in values.items() if name in CACHE_NAMES and value is not None), None)
+
+
+def cache_length(cache: Any | None) -> int:
+    """How many tokens a cache holds; 0 without one."""
+    return 0 if cache is None else int(cache.get_seq_length())
