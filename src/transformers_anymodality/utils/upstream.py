@@ -6,6 +6,14 @@ from typing import Any
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 
+try:
+    from transformers.cache_utils import DummyLayer  # since 5.23: a layer of a cache that is not asked for its length
+except ImportError:
+
+    class DummyLayer:
+        """A layer of a cache that keeps no keys."""
+
+
 # The cache's name in forwards, outputs, `generate` and masks: `cache` since Transformers 5.24; before that
 # `past_key_values`, and `cache_params` of recurrent models.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
@@ -16,6 +24,14 @@ CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ 
 def cache_of(values: Mapping[str, Any]) -> Any | None:
     """The cache among a model's keyword arguments or in its output, by whatever name; None if there is none."""
     return next((value for name, value in values.items() if name in CACHE_NAMES and value is not None), None)
+
+
+def take_cache(kwargs: dict[str, Any]) -> Any | None:
+    """As `cache_of`, and takes it out of a forward's own `kwargs`."""
+    cache = cache_of(kwargs)
+    for name in CACHE_NAMES:
+        kwargs.pop(name, None)
+    return cache
 
 
 def cache_length(cache: Any | None) -> int:

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DummyLayer, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
@@ -31,6 +31,8 @@ from transformers.models.gpt_neox.modeling_gpt_neox import eager_attention_forwa
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
+
+from ...utils.upstream import CACHE_NAME, CACHE_NAMES, DummyLayer, cache_length, cache_of, take_cache
 
 
 class ChatGLMConfig(PreTrainedConfig):
@@ -43,7 +45,7 @@ class ChatGLMConfig(PreTrainedConfig):
     """
 
     model_type = "chatglm_6b"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = list(CACHE_NAMES)
     # As the published config names them.
     attribute_map = {
         "num_layers": "num_hidden_layers",
@@ -155,15 +157,16 @@ class ChatGLMAttention(nn.Module):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states, position_embeddings, attention_mask, past_key_values=None, **kwargs):
+    def forward(self, hidden_states, position_embeddings, attention_mask, **kwargs):
         """`hidden_states (batch, length, hidden)` -> the same, and attention weights."""
+        cache = take_cache(kwargs)
         batch, length, _ = hidden_states.shape
         states = self.query_key_value(hidden_states)
         states = states.view(batch, length, -1, 3 * self.config.head_dim).transpose(1, 2)
         query, key, value = states.chunk(3, dim=-1)
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         states, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.dense(states.reshape(batch, length, -1).contiguous()), weights
@@ -207,7 +210,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ChatGLMLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
@@ -243,7 +246,6 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         **kwargs,
@@ -255,16 +257,18 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             attention_mask: `(batch, length with that of the cache)`; what is 0, on either side or between, is no part
                 of the text, and not counted.
             inputs_embeds: `(batch, length, hidden)`, instead of the ids' own embeddings.
+            **kwargs: the cache among them, under the name that this Transformers has for it.
         """
+        cache = take_cache(kwargs)
         if input_ids is None:
             raise ValueError(
                 "ChatGLM finds positions by `input_ids`; give them, beside `inputs_embeds` if embeddings are others."
             )
         if inputs_embeds is None:
             inputs_embeds = self.word_embeddings(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        ids = _with_cached(input_ids, past_key_values)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        ids = _with_cached(input_ids, cache)
         real = torch.ones_like(ids, dtype=torch.bool)
         if attention_mask is not None and attention_mask.ndim == 2:
             real = attention_mask[:, : ids.shape[1]].to(ids.device).bool()
@@ -274,26 +278,24 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            **{CACHE_NAME: cache},
             # One token sees all that is before it anyway.
             block_sequence_ids=context.long() - 1 if length > 1 else None,
             # But not the room behind it, in a cache that has some.
-            allow_is_causal_skip=past_key_values is None or past_key_values.get_max_length(0) < 0,
+            allow_is_causal_skip=cache is None or cache.get_max_length(0) < 0,
         )
         states = inputs_embeds
         turns = self.rotary_embedding(places[..., -length:], states.dtype)
         for layer in self.layers:
-            states = layer(
-                states, position_embeddings=turns, attention_mask=mask, past_key_values=past_key_values, **kwargs
-            )
-        if past_key_values is not None:
-            _remember(input_ids, past_key_values)
-        return BaseModelOutputWithPast(last_hidden_state=self.final_layernorm(states), past_key_values=past_key_values)
+            states = layer(states, position_embeddings=turns, attention_mask=mask, **{CACHE_NAME: cache}, **kwargs)
+        if cache is not None:
+            _remember(input_ids, cache)
+        return BaseModelOutputWithPast(last_hidden_state=self.final_layernorm(states), **{CACHE_NAME: cache})
 
 
 def _with_cached(input_ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
     """The ids of the whole text `(batch, cached + new)`."""
-    past = cache.get_seq_length() if cache is not None else 0
+    past = cache_length(cache)
     if not past:
         return input_ids
     layer = TokenIdsLayer.of(cache)
@@ -325,7 +327,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
 
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        cache = model_kwargs.get("past_key_values")
+        cache = cache_of(model_kwargs)
         # With the ids in it, a static cache passes for none whose steps are all alike, to be compiled.
         if cache is not None and cache.layers and TokenIdsLayer.of(cache) is None:
             cache.layers.append(TokenIdsLayer())
@@ -335,7 +337,6 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -346,7 +347,6 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         output = self.transformer(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -359,7 +359,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=output.past_key_values,
+            **{CACHE_NAME: cache_of(output)},
             hidden_states=output.hidden_states,
             attentions=output.attentions,
         )
