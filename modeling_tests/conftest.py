@@ -10,7 +10,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from modeling_tests import tiny
+
+# The assertions of shared checks, too, say what they compared.
+pytest.register_assert_rewrite(
+    *(f"modeling_tests.{name}" for name in ("checks", "language_model_cases", "tower_cases"))
+)
+
+from modeling_tests import tiny  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +28,16 @@ def _seed():
 def shared():
     """One composite with all six senses; tests that change it make their own."""
     return tiny.composite()
+
+
+@pytest.fixture(scope="session")
+def movie(tmp_path_factory):
+    """A video file of ten frames at uneven times."""
+    from modeling_tests.media_files import LEVELS, STAMPS, write_video
+
+    path = tmp_path_factory.mktemp("video") / "uneven.mp4"
+    write_video(str(path), STAMPS, LEVELS)
+    return path
 
 
 def pytest_addoption(parser):

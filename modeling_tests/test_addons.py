@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, pipeline
 from transformers.models.auto import modeling_auto
 
 from modeling_tests import tiny
-from modeling_tests.test_identities import CHATS, last_logits
+from modeling_tests.checks import last_logits
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_device_maps(folder, device_map):
     if device_map == "by part":
         device_map = dict.fromkeys(plain.part_names, "cpu")
     placed = AutoModelForCausalLM.from_pretrained(folder, device_map=device_map)
-    inputs = tiny.inputs(tiny.composite()[1], *CHATS)
+    inputs = tiny.inputs(tiny.composite()[1], *tiny.CHATS)
     assert torch.equal(last_logits(placed, inputs), last_logits(plain, inputs))
 
 
@@ -66,7 +66,7 @@ def test_parts_offloaded_to_disk(folder, tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(folder)
     placed = dict.fromkeys(plain.part_names, "cpu") | {"image_tower": "disk"}
     offloaded = AutoModelForCausalLM.from_pretrained(folder, device_map=placed, offload_folder=tmp_path)
-    inputs = tiny.inputs(tiny.composite()[1], *CHATS)
+    inputs = tiny.inputs(tiny.composite()[1], *tiny.CHATS)
     torch.testing.assert_close(last_logits(offloaded, inputs), last_logits(plain, inputs))
 
 
@@ -76,7 +76,7 @@ def test_attention_of_each_part(folder):
     )
     chosen = {name: part.config._attn_implementation for name, part in mixed.named_children()}
     assert (chosen["language_model"], chosen["image_tower"], chosen["image_aligner"]) == ("eager", "sdpa", "eager")
-    inputs = tiny.inputs(tiny.composite()[1], *CHATS)
+    inputs = tiny.inputs(tiny.composite()[1], *tiny.CHATS)
     plain = AutoModelForCausalLM.from_pretrained(folder)
     torch.testing.assert_close(last_logits(mixed, inputs), last_logits(plain, inputs), atol=2e-5, rtol=1e-4)
     plain.set_attn_implementation("eager")
@@ -85,7 +85,7 @@ def test_attention_of_each_part(folder):
 
 def test_compiled_equals_eager(shared):
     model, processor = shared
-    inputs = dict(tiny.inputs(processor, CHATS[0]))
+    inputs = dict(tiny.inputs(processor, tiny.CHATS[0]))
     compiled = torch.compile(model, backend="aot_eager")
     with torch.no_grad():
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=1e-4)
@@ -93,7 +93,7 @@ def test_compiled_equals_eager(shared):
 
 def test_embeddings_grow():
     model, processor = tiny.composite()
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     before, rows = last_logits(model, inputs), model.get_input_embeddings().weight.shape[0]
     model.resize_token_embeddings(rows + 3, mean_resizing=False)
     assert model.config.get_text_config().vocab_size == rows + 3
@@ -103,7 +103,7 @@ def test_embeddings_grow():
 def test_dtype_of_loading(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-    inputs = tiny.inputs(tiny.composite()[1], *CHATS)
+    inputs = tiny.inputs(tiny.composite()[1], *tiny.CHATS)
     assert torch.isfinite(model(**inputs).logits).all()
 
 

@@ -15,8 +15,6 @@ import torch
 from transformers import CLIPImageProcessor, ConvNextConfig, Wav2Vec2FeatureExtractor
 
 from modeling_tests import chat_templates, tiny
-from modeling_tests.test_compose import wav2vec2_config
-from modeling_tests.test_processing import ARGUMENTS
 from transformers_anymodality import AnyModalityProcessor, MediaError
 from transformers_anymodality.media import Limits
 
@@ -58,22 +56,22 @@ def text_of(name: str, count: int = 1) -> str:
 
 def give(processor: AnyModalityProcessor, name: str, medium: Any, **kwargs) -> Any:
     """By the argument, one medium in a list."""
-    return processor(text=text_of(name), **{ARGUMENTS[name]: [medium]}, **kwargs)
+    return processor(text=text_of(name), **{tiny.ARGUMENTS[name]: [medium]}, **kwargs)
 
 
 # --- counts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", tiny.ARGUMENTS)
 @pytest.mark.parametrize("placeholders, media", [(1, 2), (2, 1), (1, 0), (0, 1)])
 def test_counts_of_placeholders_and_media(processor, name, placeholders, media):
     given = [tiny.medium(name, seed) for seed in range(media)]
     text = text_of(name, placeholders) or "yes"
     expected = rf"{placeholders} <{name}> placeholders, but {media} media of '{name}'"
     with refused(processor, expected, given):
-        processor(text=text, **{ARGUMENTS[name]: given})
+        processor(text=text, **{tiny.ARGUMENTS[name]: given})
     with refused(processor, f"prompt 1 has {expected}", given):
-        processor(text=["yes", text], **{ARGUMENTS[name]: [[], given]})
+        processor(text=["yes", text], **{tiny.ARGUMENTS[name]: [[], given]})
 
 
 @pytest.mark.parametrize("model_inputs", ["fewer", "more", "none"])
@@ -157,7 +155,7 @@ def damaged(name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("damage", ["empty", "noise", "another kind", "truncated", "header alone"])
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", tiny.ARGUMENTS)
 def test_damaged_files(processor, name, damage, tmp_path):
     give(processor, name, encoded(name))
     data = damaged(name)[damage]
@@ -174,7 +172,7 @@ def test_damaged_files(processor, name, damage, tmp_path):
         tiny.inputs(processor, chat)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", tiny.ARGUMENTS)
 @pytest.mark.parametrize(
     "source, message",
     [
@@ -196,14 +194,14 @@ def test_sources_that_lead_nowhere(processor, name, source, message):
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", tiny.ARGUMENTS)
 def test_none_is_no_medium(processor, name):
     with refused(processor, f"1 <{name}> placeholders, but 0 media"):
         give(processor, name, None)
     with refused(processor, f"^{name} 1: .*NoneType", kind=MediaError):
-        processor(text=text_of(name, 2), **{ARGUMENTS[name]: [tiny.medium(name), None]})
+        processor(text=text_of(name, 2), **{tiny.ARGUMENTS[name]: [tiny.medium(name), None]})
     with refused(processor, f"^{name} 0: .*NoneType", kind=MediaError):
-        processor(text=text_of(name), **{ARGUMENTS[name]: [[None]]})
+        processor(text=text_of(name), **{tiny.ARGUMENTS[name]: [[None]]})
 
 
 @pytest.mark.parametrize(
@@ -264,7 +262,7 @@ def test_enormous_media(processor):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.parametrize("name", tiny.ARGUMENTS)
 def test_values_that_are_not_finite(processor, name, value):
     medium = tiny.medium(name).astype(np.float32)
     if name in ("image", "video"):
@@ -326,7 +324,7 @@ def test_images_that_fit_in_no_batch():
 
 def test_sounds_too_short_for_their_tower():
     ears = {
-        "tower": wav2vec2_config(),
+        "tower": tiny.wav2vec2_config(),
         "processor": Wav2Vec2FeatureExtractor(return_attention_mask=True),
         "aligner": "linear",
     }

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from anymodality import cli
 from modeling_tests import chat_templates, tiny
-from modeling_tests.test_generation import Calls
+from modeling_tests.checks import Calls
 from transformers_anymodality.data import load
 from transformers_anymodality.inference.conversation import Conversation, _Streamer
 

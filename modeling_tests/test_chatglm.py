@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
 from modeling_tests import tiny
-from modeling_tests.test_identities import last_logits
+from modeling_tests.checks import last_logits
 from modeling_tests.tiny_systems import system
 from transformers_anymodality.systems.x_llm import chat_template
 from transformers_anymodality.systems.x_llm.chatglm import ChatGLMConfig, ChatGLMForCausalLM, positions

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from modeling_tests import tiny
-from modeling_tests.test_identities import CHATS, last_logits
+from modeling_tests.checks import last_logits
 from transformers_anymodality import AnyModalityConfig, AnyModalityForCausalLM, AnyModalityModel, compose
 
 
@@ -56,7 +56,7 @@ def test_every_auto_class_loads_it(saved):
 
 def test_it_loads_in_a_new_process(saved):
     folder, model, processor = saved
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     save_file({k: v.contiguous() for k, v in inputs.items()}, folder / "inputs.st")
     code = (
         "import sys, torch, transformers_anymodality; from safetensors.torch import load_file\n"
@@ -71,7 +71,7 @@ def test_it_loads_in_a_new_process(saved):
 
 def test_headless_gives_the_causal_models_hidden_states(saved, tmp_path):
     folder, model, processor = saved
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     headless = AutoModel.from_pretrained(folder)
     expected = model(**inputs, output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(headless(**inputs).last_hidden_state, expected)
@@ -198,7 +198,7 @@ def test_light_equals_full(hub, tmp_path, trained):
         tiny.spread(getattr(model, part).get_output_embeddings())
     model.save_pretrained(tmp_path / "full")
     model.save_pretrained(tmp_path / "light", light=True)
-    inputs = tiny.inputs(processor, CHATS[0])
+    inputs = tiny.inputs(processor, tiny.CHATS[0])
     light = AutoModelForCausalLM.from_pretrained(tmp_path / "light")
     full = AutoModelForCausalLM.from_pretrained(tmp_path / "full")
     assert size(tmp_path / "light") < size(tmp_path / "full") / 2
@@ -256,6 +256,6 @@ def test_quantised_language_models_leave_towers_and_aligners_alone(saved, method
         if isinstance(module, torch.nn.Linear):
             plain = type(module) is torch.nn.Linear and type(module.weight.data) in (torch.Tensor, torch.nn.Parameter)
             assert plain == (not name.startswith("language_model.") or name.endswith("lm_head")), name
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     difference = last_logits(quantised, inputs) - last_logits(model, inputs)
     assert 0 < difference.norm() < last_logits(model, inputs).norm()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modeling_tests import chat_templates, tiny
+from modeling_tests.checks import supervised
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
 from transformers_anymodality.processing.chat import extend_template
 
@@ -36,21 +37,6 @@ def chat(*turns: str | list, system: str | None = None) -> list[dict]:
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
     return messages if system is None else [{"role": "system", "content": system}, *messages]
-
-
-def supervised(processor: AnyModalityProcessor, messages: list[dict], **sample) -> list[str]:
-    """The supervised stretches of a sample, decoded; labels must equal the ids where they are not -100."""
-    batch = AnyModalityDataCollator(processor)([{"messages": messages, **sample}])
-    ids, labels = batch["input_ids"][0], batch["labels"][0]
-    kept = labels != -100
-    assert torch.equal(labels[kept], ids[kept])
-    stretches, current = [], []
-    for token, keep in zip(ids.tolist(), kept.tolist(), strict=True):
-        if keep:
-            current.append(token)
-        elif current:
-            stretches, current = [*stretches, current], []
-    return [processor.tokenizer.decode(stretch) for stretch in [*stretches, current] if stretch]
 
 
 # --- what the assistant said ---------------------------------------------------------------------------------------

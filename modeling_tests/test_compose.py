@@ -21,14 +21,13 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
     LlamaModel,
-    Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Model,
     WhisperModel,
 )
 
 from modeling_tests import tiny
-from modeling_tests.test_identities import TIGHT, last_logits
+from modeling_tests.checks import TIGHT, last_logits
 from transformers_anymodality import (
     AnyModalityForCausalLM,
     ImageSpec,
@@ -66,7 +65,7 @@ def hub(tmp_path_factory) -> Path:
         tower.save_pretrained(root / name)
     tiny.image_processor().save_pretrained(root / "tower")
     tiny.image_processor().save_pretrained(root / "images")
-    ear = Wav2Vec2Model(wav2vec2_config())
+    ear = Wav2Vec2Model(tiny.wav2vec2_config())
     tiny.spread(ear)
     ear.save_pretrained(root / "ear")
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(root / "ear")
@@ -77,23 +76,6 @@ def hub(tmp_path_factory) -> Path:
     tokenizer.model_max_length = 16
     tokenizer.save_pretrained(root / "reader")
     return root
-
-
-def wav2vec2_config(norm: str = "layer") -> Wav2Vec2Config:
-    return Wav2Vec2Config(
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        conv_dim=(16, 16, 16),
-        conv_stride=(8, 6, 4),
-        conv_kernel=(10, 8, 4),
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=2,
-        feat_extract_norm=norm,
-        do_stable_layer_norm=norm == "layer",
-        vocab_size=10,
-    )
 
 
 def bert_config() -> BertConfig:
@@ -394,7 +376,7 @@ def test_sounds_of_any_length(hub, aligner, tmp_path):
 )
 def test_sounds_of_any_length_in_towers_that_read_the_padding(tmp_path):
     settings = {
-        "audio": {"tower": wav2vec2_config("group"), "processor": Wav2Vec2FeatureExtractor(), "aligner": "linear"}
+        "audio": {"tower": tiny.wav2vec2_config("group"), "processor": Wav2Vec2FeatureExtractor(), "aligner": "linear"}
     }
     model, processor = tiny.composite(settings=settings)
     check_identities(model, processor, ear_chats(), tmp_path)

@@ -19,7 +19,7 @@ from transformers import Trainer, TrainingArguments
 
 from anymodality import cli
 from modeling_tests import chat_templates, tiny
-from modeling_tests.test_collator import supervised
+from modeling_tests.checks import supervised
 from modeling_tests.tiny_systems import system
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.data import (

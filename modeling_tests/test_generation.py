@@ -7,46 +7,27 @@ import torch
 from transformers import DynamicCache, TextIteratorStreamer
 
 from modeling_tests import tiny
-from modeling_tests.test_identities import CHATS
+from modeling_tests.checks import Calls, new_tokens, padded
 
 
 NEW = dict(max_new_tokens=6, do_sample=False)
-
-
-class Calls:
-    """Counts how often a module runs, and on how many items."""
-
-    def __init__(self, module: torch.nn.Module):
-        self.items: list[int] = []
-        self.handle = module.register_forward_pre_hook(self.count, with_kwargs=True)
-
-    def count(self, module, args, kwargs):
-        self.items.append(len(next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))))
-
-
-def new_tokens(output: torch.Tensor, inputs) -> torch.Tensor:
-    return output[:, inputs["input_ids"].shape[1] :]
-
-
-def padded(rows: list[torch.Tensor]) -> torch.Tensor:
-    return torch.nn.utils.rnn.pad_sequence([row[0] for row in rows], batch_first=True, padding_value=0)
 
 
 @pytest.mark.parametrize("model_type", tiny.LANGUAGE_MODELS)
 def test_cached_equals_uncached_and_batched_equals_single(model_type):
     model, processor = tiny.composite(model_type)
     model.generation_config.eos_token_id = None
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     cached = new_tokens(model.generate(**inputs, **NEW), inputs)
     uncached = new_tokens(model.generate(**inputs, **NEW, use_cache=False), inputs)
-    single = [tiny.inputs(processor, chat) for chat in CHATS]
+    single = [tiny.inputs(processor, chat) for chat in tiny.CHATS]
     alone = padded([new_tokens(model.generate(**row, **NEW), row) for row in single])
     assert cached.tolist() == uncached.tolist() == alone.tolist()
 
 
 def test_each_medium_is_encoded_once(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, CHATS[2])
+    inputs = tiny.inputs(processor, tiny.CHATS[2])
     for settings in (NEW, {**NEW, "use_cache": False}, {**NEW, "num_beams": 3}, {**NEW, "prefill_chunk_size": 4}):
         calls = {name: Calls(model.tower(name)) for name in ("image", "audio", "imu")}
         model.generate(**inputs, **settings)
@@ -66,17 +47,17 @@ def test_each_medium_is_encoded_once(shared):
 )
 def test_beams_with_unequal_media_per_sample_equal_each_sample_alone(shared, settings):
     model, processor = shared
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     settings = {**NEW, "eos_token_id": None, **settings}
     together = new_tokens(model.generate(**inputs, **settings), inputs)
-    rows = [tiny.inputs(processor, chat) for chat in CHATS]
+    rows = [tiny.inputs(processor, chat) for chat in tiny.CHATS]
     alone = torch.cat([new_tokens(model.generate(**row, **settings), row) for row in rows])
     assert together.tolist() == alone.tolist()
 
 
 def test_return_sequences_see_their_own_sample(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     torch.manual_seed(0)
     output = model.generate(**inputs, max_new_tokens=4, do_sample=True, num_return_sequences=3, top_k=1)
     greedy = model.generate(**inputs, max_new_tokens=4, do_sample=False)
@@ -88,21 +69,21 @@ def test_other_caches(shared, cache):
     model, processor = shared
     if cache == "offloaded" and not torch.cuda.is_available():
         pytest.skip("offloading a cache needs an accelerator")
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     plain = model.generate(**inputs, **NEW)
     assert model.generate(**inputs, **NEW, cache_implementation=cache, disable_compile=True).tolist() == plain.tolist()
 
 
 def test_chunked_prefill(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, CHATS[2])
+    inputs = tiny.inputs(processor, tiny.CHATS[2])
     plain = model.generate(**inputs, **NEW)
     assert model.generate(**inputs, **NEW, prefill_chunk_size=5).tolist() == plain.tolist()
 
 
 def test_prompt_lookup_and_assistant(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, CHATS[2])
+    inputs = tiny.inputs(processor, tiny.CHATS[2])
     plain = model.generate(**inputs, **NEW)
     assert model.generate(**inputs, **NEW, prompt_lookup_num_tokens=2).tolist() == plain.tolist()
     assert model.generate(**inputs, **NEW, assistant_model=model.language_model).tolist() == plain.tolist()
@@ -110,7 +91,7 @@ def test_prompt_lookup_and_assistant(shared):
 
 def test_from_embeddings(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, CHATS[2])
+    inputs = tiny.inputs(processor, tiny.CHATS[2])
     plain = new_tokens(model.generate(**inputs, **NEW), inputs)
     rest = dict(inputs)
     embeds = model.get_input_embeddings()(rest.pop("input_ids"))
@@ -122,7 +103,7 @@ def test_from_embeddings(shared):
 
 def test_streaming(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, CHATS[2])
+    inputs = tiny.inputs(processor, tiny.CHATS[2])
     streamer = TextIteratorStreamer(processor.tokenizer, skip_prompt=True)
     output = model.generate(**inputs, **NEW, streamer=streamer)
     assert "".join(streamer) == processor.decode(new_tokens(output, inputs)[0])
@@ -131,7 +112,7 @@ def test_streaming(shared):
 def test_placeholders_are_never_generated(shared):
     model, processor = shared
     ids = [row["token_id"] for row in model.config.modalities.values()]
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     torch.manual_seed(0)
     output = model.generate(**inputs, max_new_tokens=30, do_sample=True, temperature=100.0, top_k=0)
     assert not torch.isin(new_tokens(output, inputs), torch.tensor(ids)).any()
@@ -160,7 +141,7 @@ def test_several_turns_on_one_cache(model_type):
 
 def test_missing_media_and_wrong_counts_raise(shared):
     model, processor = shared
-    inputs = dict(tiny.inputs(processor, CHATS[2]))
+    inputs = dict(tiny.inputs(processor, tiny.CHATS[2]))
     with pytest.raises(ValueError, match="no imu was given.*remove_unused_columns"):
         model(**{name: value for name, value in inputs.items() if name != "imu_values"})
     with pytest.raises(ValueError, match="tokens: 6, features: 3"):
@@ -171,5 +152,5 @@ def test_missing_media_and_wrong_counts_raise(shared):
 
 def test_repetition_penalty_and_other_processors_meet_placeholders(shared):
     model, processor = shared
-    inputs = tiny.inputs(processor, CHATS[2])
+    inputs = tiny.inputs(processor, tiny.CHATS[2])
     model.generate(**inputs, **NEW, repetition_penalty=1.3, no_repeat_ngram_size=2, bad_words_ids=[[5]])

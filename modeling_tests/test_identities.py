@@ -9,23 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoProcessor
 
 from modeling_tests import tiny
-
-
-CHATS = [
-    tiny.chat("image", "what is this ?"),
-    tiny.chat("what is this and that ?", seed=1),
-    tiny.chat("audio", "and", "imu", "image", "what is that ?", "image", seed=2),
-    tiny.chat("video", "depth", "what", "thermal", seed=3),
-]
-TIGHT = dict(atol=2e-5, rtol=1e-4)
-
-
-def last_logits(model, inputs) -> torch.Tensor:
-    """Logits at each row's last real token."""
-    with torch.no_grad():
-        logits = model(**inputs).logits
-    last = inputs["attention_mask"].shape[1] - 1 - inputs["attention_mask"].flip(-1).argmax(-1)
-    return logits[torch.arange(len(logits)), last]
+from modeling_tests.checks import TIGHT, last_logits
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -34,8 +18,8 @@ def test_batched_equals_one_by_one(model_type, side):
     if model_type == "mamba" and side == "right":
         pytest.skip("the last real token of a right-padded row is not the last state of a recurrent model's scan")
     model, processor = tiny.composite(model_type)
-    together = last_logits(model, tiny.inputs(processor, *CHATS, processor_kwargs={"padding_side": side}))
-    alone = torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in CHATS])
+    together = last_logits(model, tiny.inputs(processor, *tiny.CHATS, processor_kwargs={"padding_side": side}))
+    alone = torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in tiny.CHATS])
     torch.testing.assert_close(together, alone, **TIGHT)
     assert (alone[0] - alone[1]).abs().max() > 1e-2
 
@@ -43,8 +27,8 @@ def test_batched_equals_one_by_one(model_type, side):
 @pytest.mark.parametrize("model_type", tiny.LANGUAGE_MODELS)
 def test_media_matter_and_only_to_their_own_row(model_type):
     model, processor = tiny.composite(model_type)
-    first = last_logits(model, tiny.inputs(processor, CHATS[0], CHATS[2]))
-    other = last_logits(model, tiny.inputs(processor, tiny.chat("image", "what is this ?", seed=9), CHATS[2]))
+    first = last_logits(model, tiny.inputs(processor, tiny.CHATS[0], tiny.CHATS[2]))
+    other = last_logits(model, tiny.inputs(processor, tiny.chat("image", "what is this ?", seed=9), tiny.CHATS[2]))
     assert (first[0] - other[0]).abs().max() > 1e-4
     torch.testing.assert_close(first[1], other[1], **TIGHT)
 
@@ -55,7 +39,7 @@ def test_reloaded_equals_saved(model_type, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
-    inputs, inputs_again = tiny.inputs(processor, *CHATS), tiny.inputs(processor_again, *CHATS)
+    inputs, inputs_again = tiny.inputs(processor, *tiny.CHATS), tiny.inputs(processor_again, *tiny.CHATS)
     assert {k: v.tolist() for k, v in inputs.items()} == {k: v.tolist() for k, v in inputs_again.items()}
     assert torch.equal(last_logits(model, inputs), last_logits(again, inputs_again))
 
@@ -65,7 +49,7 @@ def test_logits_of_supervised_positions_give_the_same_loss_and_gradients(model_t
     """In training, logits are computed where labels are; the loss must not notice."""
     model, processor = tiny.composite(model_type)
     model.requires_grad_(True).train()
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[0, -3:], labels[2, -5:-2] = inputs["input_ids"][0, -3:], inputs["input_ids"][2, -5:-2]
     torch.manual_seed(0)  # dropout
@@ -89,7 +73,7 @@ def test_gradient_accumulation_equals_one_batch():
     """With unequal numbers of labels, `num_items_in_batch` makes the sum right."""
     model, processor = tiny.composite()
     model.requires_grad_(True)
-    rows = [tiny.inputs(processor, chat) for chat in CHATS]
+    rows = [tiny.inputs(processor, chat) for chat in tiny.CHATS]
     labels = []
     for i, row in enumerate(rows):
         labels.append(torch.full_like(row["input_ids"], -100))
@@ -100,7 +84,7 @@ def test_gradient_accumulation_equals_one_batch():
         model(**row, labels=label, num_items_in_batch=total).loss.backward()
     accumulated = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    batch = tiny.inputs(processor, *CHATS)
+    batch = tiny.inputs(processor, *tiny.CHATS)
     length = batch["input_ids"].shape[1]
     padded = torch.cat([torch.nn.functional.pad(label, (length - label.shape[1], 0), value=-100) for label in labels])
     model(**batch, labels=padded, num_items_in_batch=total).loss.backward()
@@ -118,7 +102,7 @@ def test_frozen_parts_do_not_change_and_stay_in_eval_mode():
     model.train()
     assert not model.image_tower.training and not model.audio_tower.training and model.language_model.training
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     model(**inputs, labels=inputs["input_ids"]).loss.backward()
     optimizer.step()
     changed = {
@@ -131,7 +115,7 @@ def test_frozen_towers_keep_no_gradient_graph_and_trainable_ones_do():
     from transformers_anymodality import set_trainable
 
     model, processor = tiny.composite()
-    inputs = tiny.inputs(processor, CHATS[0])
+    inputs = tiny.inputs(processor, tiny.CHATS[0])
     set_trainable(model, "aligners", verbose=False)
     assert not model.get_modality_features("image", inputs["pixel_values"]).last_hidden_state.requires_grad
     set_trainable(model, ["aligners", "image_tower"], verbose=False)
@@ -141,7 +125,7 @@ def test_frozen_towers_keep_no_gradient_graph_and_trainable_ones_do():
 @pytest.mark.parametrize("given", ["features", "tokens"])
 def test_features_instead_of_media(shared, given):
     model, processor = shared
-    inputs = tiny.inputs(processor, *CHATS)
+    inputs = tiny.inputs(processor, *tiny.CHATS)
     expected = last_logits(model, inputs)
     encoded = model.get_modality_features("image", inputs["pixel_values"])
     rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
@@ -158,5 +142,5 @@ def test_each_part_computes_in_its_own_dtype(tower, language):
     model, processor = tiny.composite()
     for name, part in model.named_children():
         part.to(language if name == "language_model" else tower)
-    output = model(**tiny.inputs(processor, *CHATS))
+    output = model(**tiny.inputs(processor, *tiny.CHATS))
     assert output.logits.dtype == language and torch.isfinite(output.logits).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_tests.test_media import LEVELS, STAMPS, Image, av, encoded, movie, places, sound, tone, write_video  # noqa: F401
+from modeling_tests.media_files import LEVELS, STAMPS, encoded, places, sound, tone, write_video
 from transformers_anymodality import MediaError
 from transformers_anymodality.media import (
     Limits,
@@ -22,6 +22,9 @@ from transformers_anymodality.media import (
 )
 from transformers_anymodality.modalities import MODALITIES
 
+
+Image = pytest.importorskip("PIL.Image")
+av = pytest.importorskip("av")
 
 ORDERS = ([0], [3, 3, 3], [9, 0, 4, 0], list(range(10)), [0, 5, 2, 7, 4, 9])
 
@@ -37,14 +40,14 @@ def asked(numbers):
 
 
 @pytest.fixture(scope="module")
-def every_frame(movie):  # noqa: F811
+def every_frame(movie):
     with av.open(str(movie)) as file:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)])
 
 
 class TestFrames:
     @pytest.mark.parametrize("numbers", ORDERS)
-    def test_of_a_file(self, movie, every_frame, numbers):  # noqa: F811
+    def test_of_a_file(self, movie, every_frame, numbers):
         choose = asked(numbers)
         for source in (movie, str(movie), movie.read_bytes()):
             assert np.array_equal(read_video_frames(source, choose), every_frame[numbers])
@@ -66,7 +69,7 @@ class TestFrames:
         assert np.array_equal(read_video_frames(path, choose), whole[[59, 1, 31, 30, 2]])
         assert choose.told == (60, pytest.approx(25.0, rel=0.01))
 
-    def test_decoding_ends_with_the_last_frame_chosen(self, movie, monkeypatch):  # noqa: F811
+    def test_decoding_ends_with_the_last_frame_chosen(self, movie, monkeypatch):
         decoded, original = [], _video_files._to_rgb
         monkeypatch.setattr(_video_files, "_to_rgb", lambda *args: decoded.append(args[0].pts) or original(*args))
         read_video_frames(movie, asked([2, 0, 2]))
@@ -124,7 +127,7 @@ class TestFrames:
         with pytest.raises(MediaError, match="limit of 1 s"):
             read_video_frames(decoder, choose, limits=Limits(max_seconds=1))
 
-    def test_torchcodec_agrees(self, movie, every_frame):  # noqa: F811
+    def test_torchcodec_agrees(self, movie, every_frame):
         from transformers.utils.import_utils import is_torchcodec_usable
 
         if not is_torchcodec_usable("video"):
@@ -133,7 +136,7 @@ class TestFrames:
         assert np.abs(read.astype(int) - every_frame[[4, 1, 4]]).max() <= 3
 
     @pytest.mark.parametrize("numbers", [[], [10], [-1], [[1]]])
-    def test_frames_that_there_are_not(self, movie, numbers):  # noqa: F811
+    def test_frames_that_there_are_not(self, movie, numbers):
         for source in (np.zeros((10, 4, 5, 3), np.uint8), movie):
             with pytest.raises(MediaError, match="10 frames"):
                 read_video_frames(source, asked(numbers))
@@ -152,11 +155,11 @@ class TestFrames:
             (Limits(max_bytes=64 * 48 * 3 * 8 - 1), "need"),
         ],
     )
-    def test_limits(self, movie, limits, message):  # noqa: F811
+    def test_limits(self, movie, limits, message):
         with pytest.raises(MediaError, match=message):
             read_video_frames(movie, asked([0] * 8), limits=limits)
 
-    def test_no_video(self, movie):  # noqa: F811
+    def test_no_video(self, movie):
         for data in (movie.read_bytes()[:500], b"hello, I am no video", encoded(Image.new("RGB", (4, 4)), "JPEG")):
             with pytest.raises(MediaError):
                 read_video_frames(data, asked([0]))
@@ -220,7 +223,7 @@ class TestHooks:
         read = MODALITIES[modality].read(values, processor, {"value_range": None})
         assert read.dtype == np.float32 and np.array_equal(read, values)
 
-    def test_video(self, movie, every_frame):  # noqa: F811
+    def test_video(self, movie, every_frame):
         processor = types.SimpleNamespace(frame_indices=lambda total, fps: [total - 1, 0])
         read = MODALITIES["video"].read(movie, processor, {"num_frames": 8})
         assert np.array_equal(read, every_frame[[-1, 0]])

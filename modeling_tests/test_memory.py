@@ -10,8 +10,8 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
 
 from modeling_tests import tiny
-from modeling_tests.test_training import samples, trainer
 from modeling_tests.tiny_causal_lms import causal_lm_types
+from modeling_tests.training_runs import samples, trainer
 from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, set_trainable
 from transformers_anymodality.model import modeling
 from transformers_anymodality.training.parts import checkpoint_activations

@@ -26,14 +26,6 @@ from transformers_anymodality.processing.chat import extend_template
 
 
 SENSES = ("audio", "depth", "image", "imu", "thermal", "video")
-ARGUMENTS = {
-    "audio": "audio",
-    "depth": "depth",
-    "image": "images",
-    "imu": "imu",
-    "thermal": "thermal",
-    "video": "videos",
-}
 TOOLS = [
     {
         "type": "function",
@@ -127,7 +119,7 @@ def test_padding_is_left_unless_told(processor):
 
 @pytest.mark.parametrize("name", SENSES)
 def test_media_may_be_one_a_flat_list_or_a_list_per_prompt(processor, name):
-    media, argument = [tiny.medium(name, seed) for seed in range(3)], ARGUMENTS[name]
+    media, argument = [tiny.medium(name, seed) for seed in range(3)], tiny.ARGUMENTS[name]
     texts = [f"<{name}> what <{name}>", "yes", f"is <{name}>"]
 
     def call(text, given):
@@ -141,7 +133,7 @@ def test_media_may_be_one_a_flat_list_or_a_list_per_prompt(processor, name):
 
 
 def test_media_need_no_text_and_text_no_media(processor):
-    media = {ARGUMENTS[name]: tiny.medium(name) for name in SENSES}
+    media = {tiny.ARGUMENTS[name]: tiny.medium(name) for name in SENSES}
     outputs = processor(**media, return_tensors="pt")
     assert set(outputs) == {name for row in processor.modalities.values() for name in row["inputs"]}
     assert set(outputs) | {"input_ids", "attention_mask"} == set(processor.model_input_names)

@@ -59,7 +59,7 @@ def wav(seconds: float) -> bytes:
 
 
 def movie() -> bytes:
-    from modeling_tests.test_media import write_video
+    from modeling_tests.media_files import write_video
 
     buffer = io.BytesIO()
     write_video(buffer, range(0, 800, 40), range(0, 200, 10), kind="matroska")

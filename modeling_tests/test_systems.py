@@ -9,8 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoProcessor, BitsAndBytesConfig, DynamicCache
 
 from modeling_tests import tiny
-from modeling_tests.test_generation import new_tokens, padded
-from modeling_tests.test_identities import TIGHT, last_logits
+from modeling_tests.checks import TIGHT, last_logits, new_tokens, padded
 from modeling_tests.tiny_systems import system
 from transformers_anymodality import AnyModalityDataCollator
 from transformers_anymodality.systems import SYSTEMS

@@ -5,45 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoProcessor, Trainer
 
 from modeling_tests import tiny, tiny_systems
-from modeling_tests.test_identities import last_logits
-from transformers_anymodality import AnyModalityDataCollator, lora_config, parts_table, set_trainable
+from modeling_tests.checks import last_logits
+from modeling_tests.training_runs import samples, trainer
+from transformers_anymodality import lora_config, parts_table, set_trainable
 from transformers_anymodality.training.parts import parameter_groups
-
-
-def samples(count: int = 8) -> list[dict]:
-    """Chats with changing sets of media, none among them."""
-    kinds = [("image", "what is this ?"), ("what ?",), ("audio", "and", "image", "what ?"), ("imu", "image", "image")]
-    return [
-        {"messages": tiny.chat(*kinds[i % len(kinds)], seed=i, answer=f"{tiny.WORDS[13 + i % 10]} </s>".split()[0])}
-        for i in range(count)
-    ]
-
-
-def trainer(model, processor, folder, **kwargs) -> Trainer:
-    settings = dict(
-        output_dir=str(folder),
-        max_steps=4,
-        per_device_train_batch_size=2,
-        learning_rate=1e-2,
-        remove_unused_columns=False,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        use_cpu=True,
-        disable_tqdm=True,
-        seed=0,
-    )
-    return Trainer(
-        model=model,
-        args=TrainingArguments(**{**settings, **kwargs}),
-        train_dataset=samples(),
-        eval_dataset=samples(4),
-        data_collator=AnyModalityDataCollator(processor),
-        processing_class=processor,
-    )
 
 
 def weights(model) -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModel, AutoVideoProcessor
 
 from modeling_tests import tiny
-from modeling_tests.test_identities import last_logits
+from modeling_tests.checks import last_logits
 from modeling_tests.tiny_systems import TINY, byte_tokenizer, system
 from transformers_anymodality import MediaError, compose
 from transformers_anymodality.processing.chat import PIECE_END

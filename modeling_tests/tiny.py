@@ -15,6 +15,7 @@ from transformers import (
     PatchTSTConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Wav2Vec2Config,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
@@ -37,6 +38,17 @@ CHAT_TEMPLATE = (
     "{{ message.content + ' </s>' }}{% endgeneration %}{% else %}{{ message.content + ' ' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant : ' }}{% endif %}"
 )
+
+
+# Modality -> its argument of the processor's call.
+ARGUMENTS = {
+    "audio": "audio",
+    "depth": "depth",
+    "image": "images",
+    "imu": "imu",
+    "thermal": "thermal",
+    "video": "videos",
+}
 
 
 def tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
@@ -103,6 +115,23 @@ def feature_extractor() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=16, chunk_length=1)
 
 
+def wav2vec2_config(norm: str = "layer") -> Wav2Vec2Config:
+    return Wav2Vec2Config(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16, 16, 16),
+        conv_stride=(8, 6, 4),
+        conv_kernel=(10, 8, 4),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=2,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=norm == "layer",
+        vocab_size=10,
+    )
+
+
 def imu_config() -> PatchTSTConfig:
     sizes = dict(d_model=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=32)
     return PatchTSTConfig(num_input_channels=6, context_length=64, patch_length=16, patch_stride=16, **sizes)
@@ -161,12 +190,20 @@ def chat(*parts: str, seed: int = 0, answer: str | None = None) -> list[dict]:
     """A chat: each part is the name of a modality (a medium of it) or words."""
     content = []
     for i, part in enumerate(parts):
-        known = part in ("image", "video", "audio", "imu", "depth", "thermal")
+        known = part in ARGUMENTS
         content.append(
             {"type": part, part: medium(part, seed + i)} if known else {"type": "text", "text": f" {part} "}
         )
     messages = [{"role": "user", "content": content}]
     return messages if answer is None else [*messages, {"role": "assistant", "content": answer}]
+
+
+CHATS = [
+    chat("image", "what is this ?"),
+    chat("what is this and that ?", seed=1),
+    chat("audio", "and", "imu", "image", "what is that ?", "image", seed=2),
+    chat("video", "depth", "what", "thermal", seed=3),
+]
 
 
 def inputs(processor: AnyModalityProcessor, *chats: list[dict], **kwargs) -> Any:

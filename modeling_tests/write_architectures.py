@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from modeling_tests import test_any_language_model as languages
-from modeling_tests import test_any_tower as towers
+from modeling_tests import language_model_cases as languages
+from modeling_tests import tower_cases as towers
 from modeling_tests.tiny_causal_lms import NOT_TEXT_DECODERS, causal_lm_types
 from modeling_tests.tiny_tower_types import KINDS, NOT_ENCODERS
 from modeling_tests.tiny_towers import TIMM_FAMILIES

@@ -1,0 +1,246 @@
+"""Checks of any encoder as a tower beside a tiny language model, and which of them fail for which one.
+
+What cannot be read is listed with its reason in `REFUSED`, and `compose` must say so. `test_any_tower.py` runs the
+checks, and `docs/architectures.md` is written from the tables.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BertConfig, PreTrainedConfig, PreTrainedModel, T5Config
+
+from modeling_tests import tiny
+from modeling_tests.checks import TIGHT
+from modeling_tests.tiny_processors import tiny_processor
+from modeling_tests.tiny_tower_types import KINDS, PACKED
+from modeling_tests.tiny_towers import TIMM_FAMILIES, tiny_encoder, tiny_timm
+from transformers_anymodality import TextSpec, compose, register_modality, set_trainable
+from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.towers import load_tower, run_tower
+from transformers_anymodality.towers._features import read_features
+
+
+MODALITY_OF_KIND = {"image": "image", "video": "video", "audio": "audio", "series": "imu", "text": "document"}
+
+_CODES = "gives codes and sound, no features"
+_HOW_MANY = "gives another number of features for each sound, which it tells only when it runs on data"
+_ITS_PROCESSOR = "takes whole frames only; its own processor pads to them, its feature extractor does not"
+_CALENDAR = "takes the calendar of the values beside them"
+
+# Tower -> why it cannot be read.
+REFUSED: dict[str, str] = {
+    **{
+        name: "takes the patches of all images as one row, with the grids that they come from"
+        for name in PACKED
+        if name != "siglip2_vision_model"
+    },
+    "pixtral": "gives the patches of all images as one row",
+    "vit_mae": "draws at random which patches it reads",
+    **dict.fromkeys("dac encodec higgs_audio_v2_tokenizer mimi neucodec xcodec xcodec2".split(), _CODES),
+    **dict.fromkeys(
+        "fun_asr_nano_encoder mimi_encoder pocket_tts_audio_tokenizer pocket_tts_audio_tokenizer_encoder sew-d".split(),
+        _HOW_MANY,
+    ),
+    "vibevoice_acoustic_tokenizer": "draws its features at random",
+    "gemma3n_audio": "takes a mask of the padding, where feature extractors give one of the sound",
+    "moonshine_streaming": _ITS_PROCESSOR,
+    "nemotron3_5_transcribe_audio": _ITS_PROCESSOR,
+    "qwen3_asr_encoder": "gives the features of all sounds as one row",
+    **dict.fromkeys(["seamless_m4t", "seamless_m4t_v2"], "its config builds its text encoder first"),
+    **dict.fromkeys("autoformer informer time_series_transformer".split(), _CALENDAR),
+    **dict.fromkeys(["timesfm", "timesfm2_5"], "takes one series per item, without channels"),
+}
+
+_TIME_NORM = "it normalises over time, padding included"
+_EDGES = "its stacked convolutions see where the padding begins"
+
+# Tower -> check -> why it fails.
+KNOWN: dict[str, dict[str, str]] = {
+    **{name: {"batch": _TIME_NORM} for name in "hubert moonshine sew unispeech unispeech-sat wav2vec2 wavlm".split()},
+    **{
+        name: {"batch": _EDGES}
+        for name in "data2vec-audio granite_speech5_encoder speech_to_text wav2vec2-conformer".split()
+    },
+    "patchtst": {"layer": "its `hidden_states` lack its last layer's, so that [-2] is one layer earlier"},
+}
+
+# Towers that are no stack of layers which a config can shorten; `select_layer` says so.
+NO_LAYERS = (
+    "align bit clap convnext convnextv2 cvt depth_pro dinov3_convnext donut-swin edgetam_vision_model efficientnet "
+    "focalnet gemma3n_vision glpn groupvit hgnet_v2 hiera levit maskformer-swin mobilenet_v1 mobilenet_v2 mobilevit "
+    "mobilevitv2 muse_spark_audio poolformer pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_rec "
+    "pp_ocrv6_tiny_rec pvt pvt_v2 regnet resnet sam2_hiera_det_model sam2_vision_model sam3_vision_model swiftformer "
+    "swin swin2sr swinv2 textnet timm_backbone timm_wrapper uvdoc vibevoice_acoustic_tokenizer_encoder "
+    "videoprism_vision_model yolos "
+    # timm
+    "coatnet_nano_rw_224 convnext_atto hiera_tiny_224 mixer_s32_224 mobilenetv3_small_050 regnety_002 resnet10t "
+    "swin_tiny_patch4_window7_224 test_efficientnet"
+).split()
+# With random weights, dozens of their layers wash out all that goes in.
+WASHED_OUT = ("efficientnet", "mobilevit", "mobilevitv2")
+
+TEXT_TOWERS = {
+    "bert": BertConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=64
+    ),
+    "t5": T5Config(d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=64),
+}
+
+
+@dataclass
+class Case:
+    """A tower in a composite, and the same tower untouched."""
+
+    name: str
+    kind: str
+    config: PreTrainedConfig
+
+    def __post_init__(self):
+        self.modality = MODALITY_OF_KIND[self.kind]
+        self.medium = MODALITIES[self.modality].medium
+        torch.manual_seed(0)
+        self.whole = load_tower(self.config, self.medium, None).eval()
+        tiny.spread(self.whole)
+
+    def compose(self, **settings: Any) -> None:
+        settings |= {"tower": copy.deepcopy(self.whole), "aligner": "linear"}
+        if (processor := sub_processor(self.kind, self.config)) is not None:
+            settings["processor"] = processor
+        language = copy.deepcopy(LANGUAGE_MODEL)
+        self.model, self.processor = compose(language, {self.modality: settings}, tokenizer=tiny.tokenizer())
+        self.media = [medium(self.kind, seed) for seed in (0, 1)]
+        self.inputs = self.processor.process_media({self.modality: self.media})[0]
+
+    @property
+    def row(self) -> dict[str, Any]:
+        return self.model.config.modalities[self.modality]
+
+    def encode(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Any:
+        names = {
+            name.removeprefix(f"{self.modality}_") if "feature_lengths" in name else name: name for name in inputs
+        }
+        return model.get_modality_features(self.modality, **{key: inputs[name] for key, name in names.items()})
+
+    def arguments(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Of the tower's own forward."""
+        values = {self.row["inputs"][name]: value for name, value in inputs.items() if name in self.row["inputs"]}
+        return {name: value.flatten(0, 1) for name, value in values.items()} if self.row["per_frame"] else values
+
+
+LANGUAGE_MODEL = tiny.language_model()
+
+
+def config_of(name: str) -> tuple[str, PreTrainedConfig]:
+    """Kind and config of a tower by its name in the tables."""
+    if name in TEXT_TOWERS:
+        return "text", TEXT_TOWERS[name]
+    if name in TIMM_FAMILIES:
+        return "image", tiny_timm(name)
+    config = tiny_encoder(name)
+    if KINDS[name] == "series" and getattr(config, "num_input_channels", None):
+        config.num_input_channels = 6
+    return KINDS[name], config
+
+
+def sub_processor(kind: str, config: PreTrainedConfig) -> Any:
+    if kind == "text":
+        return tiny.tokenizer(None)
+    sizes = config.model_args if config.model_type == "timm_wrapper" else {"img_size": 0}
+    # timm towers of their usual size bring their own.
+    return tiny_processor(config) if "img_size" in sizes else None
+
+
+def medium(kind: str, seed: int) -> Any:
+    if kind == "text":
+        return " ".join(tiny.WORDS[4 : 8 + 3 * seed])
+    media = tiny.medium(MODALITY_OF_KIND[kind], seed)
+    return media[: 20 + seed] if kind == "series" else media
+
+
+def register_document() -> None:
+    """A modality for the towers of text."""
+    register_modality(TextSpec(name="document"), exist_ok=True)
+
+
+def check_features(case: Case) -> None:
+    """They are those of the whole tower, though what is not read is not there; and they differ between media."""
+    with torch.no_grad():
+        features = case.encode(case.model, case.inputs).last_hidden_state
+        expected = run_tower(case.whole, case.arguments(case.inputs))[0]
+    assert torch.equal(features.flatten(0, 1), expected) and torch.isfinite(features).all()
+    assert features.ndim == 4 and len(features) == 2
+    assert case.name in WASHED_OUT or not torch.equal(features[0], features[1])
+
+
+def check_batch(case: Case) -> None:
+    """A medium has the same tokens beside a longer one as by itself."""
+    with torch.no_grad():
+        together = case.encode(case.model, case.inputs).pooler_output
+    for tokens, item in zip(together, case.media, strict=True):
+        alone = case.encode(case.model, case.processor.process_media({case.modality: [item]})[0]).pooler_output[0]
+        torch.testing.assert_close(tokens, alone, **TIGHT)
+
+
+def check_training(case: Case) -> None:
+    """A frozen tower keeps no graph; a trained one gets a gradient in every weight that it is built with."""
+    set_trainable(case.model, "aligners", verbose=False)
+    case.model.train()
+    assert not case.encode(case.model, case.inputs).last_hidden_state.requires_grad
+    set_trainable(case.model, ["aligners", f"{case.modality}_tower"], verbose=False)
+    tokens = case.encode(case.model.eval(), case.inputs).pooler_output
+    sum(item.square().sum() for item in tokens).backward()
+    trained = {name: p for name, p in case.model.named_parameters() if p.requires_grad}
+    lacking = [name for name, p in trained.items() if p.grad is None or not torch.isfinite(p.grad).all()]
+    assert not lacking and any("_tower" in name and p.grad.abs().max() > 0 for name, p in trained.items())
+    case.model.zero_grad()
+
+
+def check_checkpoint(case: Case, folder: Any) -> None:
+    """All that is saved comes back as it was."""
+    case.model.save_pretrained(folder)
+    again = AutoModelForCausalLM.from_pretrained(folder)
+    before, after = case.model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    assert not [name for name, value in before.items() if not torch.equal(value, after[name])]
+    first, second = (case.encode(model, case.inputs).last_hidden_state for model in (case.model, again))
+    torch.testing.assert_close(first, second, **TIGHT)
+
+
+def check_layer(case: Case) -> None:
+    """`select_layer=-2` builds one layer less, and reads what the whole tower calls `hidden_states[-2]`."""
+    if case.name in NO_LAYERS:
+        with pytest.raises(ValueError):
+            case.compose(select_layer=-2)
+        return
+    cut = load_tower(case.whole, case.medium, -2)
+    assert sum(p.numel() for p in cut.parameters()) < sum(p.numel() for p in case.whole.parameters())
+    arguments = case.arguments(case.inputs)
+    with torch.no_grad():
+        features = run_tower(cut, arguments, select_layer=-2)[0]
+        expected = case.whole(**arguments, output_hidden_states=True, return_dict=True).hidden_states[-2]
+        expected = read_features(case.whole, expected)
+    # timm's hidden states are maps of the patches, without class and register tokens.
+    torch.testing.assert_close(features[:, features.shape[1] - expected.shape[1] :], expected, **TIGHT)
+
+
+CHECKS = ("features", "batch", "training", "checkpoint", "layer")
+
+
+def run_checks(name: str, folder: Any) -> tuple[Case, dict[str, Exception]]:
+    """The case, and what failed: check -> error."""
+    case, failures = Case(name, *config_of(name)), {}
+    case.compose()
+    for check in CHECKS:
+        try:
+            globals()[f"check_{check}"](case, *([folder] if check == "checkpoint" else []))
+        except Exception as error:  # whatever it is, the other checks go on
+            failures[check] = error
+    return case, failures
+
+
+NAMES = [*KINDS, *TIMM_FAMILIES, *TEXT_TOWERS]
