@@ -11,11 +11,13 @@ import sys
 import threading
 import types
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from modeling_tests.media_files import LEVELS, STAMPS, encoded, places, png16, sound, tone, write_video
+from transformers_anymodality import media
 from transformers_anymodality.media import (
     Limits,
     MediaError,
@@ -41,7 +43,7 @@ class TestImports:
     def test_media_costs_no_decoder(self):
         code = (
             "import sys, types; p = types.ModuleType('transformers_anymodality');"
-            f"p.__path__ = [{str(_imports.__file__).rpartition('/')[0]!r}]; sys.modules[p.__name__] = p;"
+            f"p.__path__ = [{str(Path(media.__file__).parents[1])!r}]; sys.modules[p.__name__] = p;"
             "import transformers_anymodality.media;"
             "print({'PIL', 'soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow', 'torch', 'transformers'} & set(sys.modules))"
         )
