@@ -187,11 +187,11 @@ WRONG = {
         ({"messages": [{"role": "assistant", "content": "yes"}]}, "nobody asked"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image"}]}], "answers": ["yes"]},
-            "more places of 'image'",
+            "1 <image> placeholders, but 0 media of 'image'",
         ),
         (
             {"messages": [{"role": "user", "content": "?"}], "image": "0.png", "answers": ["yes"]},
-            "more media of 'image'",
+            "0 <image> placeholders, but 1 media of 'image'",
         ),
     ],
     "multiple_choice": [

@@ -399,7 +399,7 @@ def test_the_command_in_processes_of_its_own(checkpoint, tmp_path):
 # A build whose shards hold one feature each, and that takes its time.
 SLOW = """
 import sys, time
-from transformers_anymodality.cli import main
+from anymodality.cli import main
 from transformers_anymodality.features.store import ShardWriter
 
 init, flush = ShardWriter.__init__, ShardWriter.flush

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from textwrap import shorten
@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..modalities import MODALITIES
 from .files import open_records
-from .samples import collect_media, encode, name_of, read_record, wrong_counts
+from .reading import MEDIA_ROOT, Chat, is_missing, read_chat
 
 
 # Kinds of problems, in the order of the report.
@@ -130,91 +129,41 @@ class _Checked(torch.utils.data.Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple[list[Problem], int | None, int]:
-        self.problems: list[Problem] = []
-        self.index, self.id = index, None
         try:
             record = self.records[index]
-            self.id = record.get("id") if isinstance(record, Mapping) else None
-            where = name_of(index, record)
-            sample = read_record(where, record, self.media_root)
-            (messages,), _ = self.processor._normalize_conversations(sample["messages"])
-        except ImportError:
-            raise
-        except Exception as error:
-            self._add("broken_record", str(error))
-            return self.problems, None, 0
-        return self._look(where, sample, messages)
-
-    def _look(self, where: str, sample: dict[str, Any], messages: list[dict]) -> tuple[list[Problem], int | None, int]:
-        media: dict[str, list[Any]] = {}
-        try:
-            media = collect_media(self.processor, where, sample, messages)
-            ids, said = encode(self.processor, where, messages, sample.get("tools"))
         except ValueError as error:
-            self._add("unknown_modality" if _is_lack(str(error)) else "broken_record", str(error))
-            return self.problems, None, sum(map(len, media.values()))
-        counts = {name: [self._tokens(name, i, source) for i, source in enumerate(media[name])] for name in media}
-        for name, message in wrong_counts(self.processor, where, ids, media, messages):
-            self._add("wrong_count", message, name)
-        if not any(said):
-            self._add("no_answer", f"{where} has no words of the assistant to learn from.")
+            return [Problem(index, "broken_record", str(error))], None, 0
+        chat = read_chat(index, record, self.processor, self.media_root)
+        ids, _ = chat.encode(self.processor)
+        counts = {name: [self._tokens(chat, name, i) for i in range(len(media))] for name, media in chat.media.items()}
         tokens = None
-        if not any(problem.modality for problem in self.problems):
-            repeats = self.processor.placeholder_repeats(
-                [ids], {name: found for name, found in counts.items() if found}
-            )
-            tokens = int(repeats[0].sum())
+        if ids and not any(problem.modality for problem in chat.problems):
+            tokens = int(self.processor.placeholder_repeats([ids], counts)[0].sum())
             if self.max_length is not None and tokens > self.max_length:
-                self._add("too_long", f"{where} has {tokens} tokens; max_length is {self.max_length}.")
-        return self.problems, tokens, sum(map(len, media.values()))
+                chat.add(f"has {tokens} tokens; max_length is {self.max_length}.", "too_long")
+        known = record.get("id") if isinstance(record, Mapping) else None
+        problems = [Problem(index, one.kind, str(one), one.modality, known) for one in chat.problems]
+        return problems, tokens, sum(map(len, chat.media.values()))
 
-    def _tokens(self, modality: str, number: int, source: Any) -> int:
+    def _tokens(self, chat: Chat, modality: str, number: int) -> int:
         """Tokens that a medium needs; 0, and a problem, for one that cannot be read. A path is read once."""
+        source = chat.media[modality][number]
         key = (modality, str(source)) if isinstance(source, (str, Path)) and len(str(source)) < 4096 else None
-        found = self.known.get(key) if key is not None else None
-        if found is None:
-            found = self._read(modality, source)
-            if key is not None:
-                self.known[key] = found
+        found = self.known.get(key) or self._read(modality, source)
+        if key is not None:
+            self.known[key] = found
         if isinstance(found, int):
             return found
         kind, message = found
-        self._add(kind, f"{modality} {number}: {message}", modality)
+        chat.add(f"{modality} {number}: {message}", kind, modality)
         return 0
 
     def _read(self, modality: str, source: Any) -> tuple[str, str] | int:
-        is_text = MODALITIES[modality].medium == "text"
-        if missing := next(_missing(source, is_text), None):
-            hint = "" if self.media_root else "; relative paths are looked for in the media root (--media-root)"
-            return "missing_file", f"{missing!r} does not exist{hint}."
         try:
             _, counts = self.processor.process_media({modality: [source]})
         except (ImportError, MemoryError):
             raise
         except Exception as error:  # decoders and processors raise what they like
-            return "unreadable_media", str(error).removeprefix(f"{modality} 0: ")
+            message = str(error).removeprefix(f"{modality} 0: ")
+            return ("missing_file", f"{message} {MEDIA_ROOT}") if is_missing(error) else ("unreadable_media", message)
         return counts[modality][0]
-
-    def _add(self, kind: str, message: str, modality: str | None = None) -> None:
-        self.problems.append(Problem(self.index, kind, message, modality, self.id))
-
-
-def _is_lack(message: str) -> bool:
-    return "a modality that this model lacks" in message or "but this model takes" in message
-
-
-def _missing(source: Any, is_text: bool = False) -> Iterator[str]:
-    """Local paths in a source that do not exist."""
-    if isinstance(source, Path) or (isinstance(source, str) and not is_text):
-        text = str(source)
-        if not (text[:5].lower() == "data:" or "://" in text) and len(text) < 4096:
-            path = Path(text).expanduser()
-            if not path.exists():
-                yield text
-    elif isinstance(source, Mapping) and source.get("bytes") is None:
-        for key in ("path", "frames"):
-            if source.get(key) is not None:
-                yield from _missing(source[key])
-    elif isinstance(source, (list, tuple)):
-        for one in source:
-            yield from _missing(one, is_text) if isinstance(one, (str, Path, Mapping)) else ()

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..features.store import FeatureStore
 from ..media import MediaError
 from ..processing.processor import AnyModalityProcessor
-from .samples import collect_media, encode, name_of, read_record, wrong_counts
+from .reading import located, name_of, read_chat
 
 
 logger = logging.get_logger(__name__)
@@ -151,22 +151,14 @@ class AnyModalityDataCollator:
             try:
                 self._prepare([sample], i)
             except MediaError as found:
-                hint = " Relative paths are looked for in `media_root`." if "does not exist" in str(found) else ""
-                return MediaError(f"{name_of(i, sample)}: {found}{hint}")
+                return located(name_of(i, sample), found)
         return error
 
     def _chat(self, index: int, sample: Mapping[str, Any]) -> tuple[list[int], list[bool], dict[str, list[Any]]]:
         """Token ids, which the assistant said, and the media of one sample."""
-        where = name_of(index, sample)
-        sample = read_record(where, sample, self.media_root)
-        (messages,), _ = self.processor._normalize_conversations(sample["messages"])
-        media = collect_media(self.processor, where, sample, messages)
-        ids, said = encode(self.processor, where, messages, sample.get("tools"))
-        for _, problem in wrong_counts(self.processor, where, ids, media, messages):
-            raise ValueError(problem)
-        if not any(said):
-            raise ValueError(f"{where} has no words of the assistant to learn from.")
-        return ids, said, media
+        chat = read_chat(index, sample, self.processor, self.media_root)
+        ids, said = chat.encode(self.processor)
+        return ids, said, chat.checked().media
 
     def _row(self, index: int, ids: np.ndarray, said: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray] | None:
         """One sample's ids and labels with placeholders expanded, or None if it is to be dropped."""

@@ -47,9 +47,10 @@ def normalize(
         record = from_shard(record)
     rest = {key: value for key, value in record.items() if key not in ("messages", "conversations", "system")}
     for name, column in media_columns(record).items():
-        spec, value = MODALITIES[name], rest.pop(column)
-        items = [value] if spec.is_item(value) else list(value)
-        rest[spec.argument] = [rooted(item, media_root, spec.medium == "text") for item in items]
+        spec = MODALITIES[name]
+        rest[spec.argument] = [
+            rooted(one, media_root, spec.medium == "text") for one in items_of(name, rest.pop(column))
+        ]
     if isinstance(rest.get("tools"), str):
         rest["tools"] = json.loads(rest["tools"] or "null")
     return {"messages": _messages(record, media_root, markers), **rest}
@@ -66,6 +67,11 @@ def media_columns(record: Mapping[str, Any]) -> dict[str, str]:
         if columns:
             found[name] = columns[0]
     return found
+
+
+def items_of(modality: str, column: Any) -> list[Any]:
+    """The media of a column that holds one, or several."""
+    return [column] if MODALITIES[modality].is_item(column) else list(column)
 
 
 def _is_empty(value: Any) -> bool:

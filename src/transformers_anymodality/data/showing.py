@@ -9,7 +9,7 @@ from typing import Any
 
 from ..media import MediaError
 from ..modalities import MODALITIES
-from .samples import collect_media, name_of, read_record
+from .reading import located, name_of, read_chat
 
 
 GREEN, BLUE, PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"
@@ -52,15 +52,12 @@ def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_roo
     """
     from .collator import AnyModalityDataCollator  # which imports this package
 
-    where = name_of(index, record)
     try:
         (row,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
     except MediaError as error:
-        raise MediaError(f"{where}: {error}") from error
-    sample = read_record(where, record, media_root)
-    (messages,), _ = processor._normalize_conversations(sample["messages"])
-    media = collect_media(processor, where, sample, messages)
-    counts = {}
+        raise located(name_of(index, record), error) from error
+    chat = read_chat(index, record, processor, media_root)
+    where, media, counts = chat.where, chat.media, {}
     for name, items in media.items():
         counts[name] = [processor.process_media({name: [item]})[1][name][0] for item in items]
     pieces = _pieces(processor, row["input_ids"].tolist(), (row["labels"] != -100).tolist(), counts)

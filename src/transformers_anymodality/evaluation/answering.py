@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..data.collator import AnyModalityDataCollator
+from ..data.reading import located
 from ..media import MediaError
 from ..model.modeling import _parameters
 from .jobs import Job
@@ -62,9 +63,9 @@ def _located(prepare: Any, processor: Any, samples: Sequence[Sample], error: Exc
         try:
             prepare(processor, [sample])
         except (ValueError, OSError) as found:
-            text = str(found).removeprefix("Sample 0: ").removeprefix("Sample 0 ")
-            hint = " Relative paths are looked for in the media root." if "does not exist" in text else ""
-            return (MediaError if isinstance(found, MediaError) else ValueError)(f"{sample.where}: {text}{hint}")
+            if isinstance(found, MediaError):
+                return located(sample.where, found, "Sample 0: ")
+            return ValueError(f"{sample.where}: {str(found).removeprefix('Sample 0').lstrip(': ')}")
     return error
 
 

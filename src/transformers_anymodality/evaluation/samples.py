@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.samples import name_of, read_record
-from ..modalities import MODALITIES
-from ..processing.chat import _source
+from ..data.reading import Chat, name_of, read_chat, words_of
 from .tasks import Task
 
 
@@ -28,9 +26,7 @@ class Sample:
     @property
     def question(self) -> str:
         """The last turn's words."""
-        content = self.messages[-1]["content"]
-        parts = [{"text": content}] if isinstance(content, str) else content
-        return "".join(part.get("text") or "" for part in parts)
+        return words_of(self.messages[-1])
 
 
 def read_sample(
@@ -57,10 +53,8 @@ def read_sample(
         raise ValueError(f"{where} is no object, but {type(record).__name__}.")
     choices = _choices(task, where, record, labels)
     is_chat = any(record.get(name) is not None for name in ("messages", "conversations", "__key__"))
-    messages, answer = _chat(where, record, media_root) if is_chat else (None, None)
-    if messages is None:
-        text = _prompt(task if prompt is None else prompt, task, where, record, choices)
-        messages = _asked(where, record, text, media_root)
+    question = None if is_chat else _prompt(task.prompt if prompt is None else prompt, task, where, record, choices)
+    messages, answer = _answered(read_chat(index, record, media_root=media_root, question=question).checked())
     references = _references(task, where, record, answer)
     if choices and references:
         references = [_choice(where, one, choices) for one in references]
@@ -72,8 +66,7 @@ def read_sample(
 # --- what is asked -----------------------------------------------------------------------------------------------------
 
 
-def _prompt(given: Any, task: Task, where: str, record: Mapping[str, Any], choices: list[str]) -> str:
-    text = given.prompt if isinstance(given, Task) else given
+def _prompt(text: str, task: Task, where: str, record: Mapping[str, Any], choices: list[str]) -> str:
     if "{question}" in text:
         column = _column(record, task.questions)
         if column is None or not isinstance(record[column], str) or not record[column].strip():
@@ -83,55 +76,14 @@ def _prompt(given: Any, task: Task, where: str, record: Mapping[str, Any], choic
     return text.replace("{choices}", "\n".join(lines))
 
 
-def _asked(where: str, record: Mapping[str, Any], text: str, media_root: Any) -> list[dict[str, Any]]:
-    """A chat of one turn: the record's media, then the text."""
-    asked = {**record, "messages": [{"role": "user", "content": [{"type": "text", "text": text}]}]}
-    sample = read_record(where, asked, media_root)
-    media = [
-        {"type": name, name: item}
-        for name in MODALITIES
-        for item in (sample.get(MODALITIES[name].argument) or [] if _has(record, name) else [])
-    ]
-    *before, turn = sample["messages"]
-    return [*before, {**turn, "content": [*media, *turn["content"]]}]
-
-
-def _has(record: Mapping[str, Any], modality: str) -> bool:
-    return any(record.get(name) is not None for name in (MODALITIES[modality].argument, modality, f"{modality}s"))
-
-
-def _chat(where: str, record: Mapping[str, Any], media_root: Any) -> tuple[list[dict[str, Any]], str | None]:
-    """A record's messages up to the user's last turn, media in their parts; and what the assistant said then."""
-    sample = read_record(where, record, media_root)
-    columns = {name: iter(sample.get(MODALITIES[name].argument) or ()) for name in MODALITIES}
-    messages = [_filled(where, message, columns) for message in sample["messages"]]
-    if left := [name for name, items in columns.items() if next(items, None) is not None]:
-        raise ValueError(f"{where} has more media of {left[0]!r} in its column than places in its messages.")
-    last = messages[-1]
+def _answered(chat: Chat) -> tuple[list[dict[str, Any]], str | None]:
+    """Messages up to the user's last turn, and what the assistant said then."""
+    *before, last = chat.messages
     if last.get("role") != "assistant":
-        return messages, None
-    if len(messages) == 1:
-        raise ValueError(f"{where} has an answer, but nobody asked: its only message is the assistant's.")
-    content = last.get("content") or ""
-    parts = [{"text": content}] if isinstance(content, str) else content
-    return messages[:-1], "".join(part.get("text") or "" for part in parts).strip()
-
-
-def _filled(where: str, message: dict[str, Any], columns: dict[str, Any]) -> dict[str, Any]:
-    """A message whose bare parts have got their media from the columns."""
-    content = message.get("content")
-    if not isinstance(content, (list, tuple)):
-        return message
-    parts = []
-    for part in content:
-        name = part.get("type") if isinstance(part, Mapping) else None
-        if name in columns and _source(name, part) is None:
-            item = next(columns[name], None)
-            if item is None:
-                raise ValueError(f"{where} has more places of {name!r} in its messages than media in its column.")
-            part = {**part, name: item}
-        parts.append(part)
-    return {**message, "content": parts}
+        return chat.messages, None
+    if not before:
+        raise ValueError(f"{chat.where} has an answer, but nobody asked: its only message is the assistant's.")
+    return before, words_of(last).strip()
 
 
 # --- what would be right -----------------------------------------------------------------------------------------------

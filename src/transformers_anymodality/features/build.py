@@ -18,7 +18,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from ..data.samples import collect_media, name_of, read_record
+from ..data.reading import located, name_of, read_chat
 from ..media import MediaError
 from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
@@ -181,10 +181,8 @@ class _Media(torch.utils.data.IterableDataset):
             return [], 1
 
     def _sample(self, index: int, record: Mapping[str, Any]) -> tuple[list, int]:
-        where, found, skipped = name_of(index, record), [], 0
-        sample = read_record(where, record, self.media_root)
-        (messages,), _ = self.processor._normalize_conversations(sample["messages"])
-        for name, sources in collect_media(self.processor, where, sample, messages).items():
+        chat, found, skipped = read_chat(index, record, self.processor, self.media_root).checked(), [], 0
+        for name, sources in chat.media.items():
             for i, source in enumerate(sources) if name in self.done else ():
                 if not self._is_ours(index, source):
                     continue
@@ -195,7 +193,7 @@ class _Media(torch.utils.data.IterableDataset):
                     inputs = self._prepare(name, source)
                 except (MediaError, OSError) as error:
                     if self.on_error == "error":
-                        raise MediaError(f"{where}: {name} {i}: {error}") from error
+                        raise located(f"{chat.where}: {name} {i}", error, f"{name} 0: ") from error
                     skipped += 1
                     continue
                 self.done[name].add(digest)

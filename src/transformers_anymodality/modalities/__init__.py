@@ -1,6 +1,6 @@
 """What is known of each modality, said once. Built in: image, video, audio, imu, depth, thermal."""
 
-from ._base import MODALITIES, ModalitySpec, register_modality
+from ._base import MODALITIES, ModalitySpec, UnknownModalityError, register_modality
 from .audio import AudioSpec
 from .image import ImageSpec
 from .map import MapSpec
@@ -34,6 +34,7 @@ __all__ = [
     "SignalFeatureExtractor",
     "SignalSpec",
     "TextSpec",
+    "UnknownModalityError",
     "VideoSpec",
     "register_modality",
 ]

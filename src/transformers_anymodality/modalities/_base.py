@@ -19,6 +19,10 @@ from ._names import check_modality_name
 MODALITIES: Registry[ModalitySpec] = Registry("modality")
 
 
+class UnknownModalityError(ValueError):
+    """Media are of a modality that a model lacks."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModalitySpec:
     """Base class; a kind of media (stills, videos, sound, signals, maps, text) is a subclass, a modality an instance.

@@ -21,7 +21,7 @@ from transformers.utils.chat_template_utils import (
     render_jinja_template,
 )
 
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, UnknownModalityError
 from ..utils.registry import did_you_mean
 
 
@@ -169,7 +169,7 @@ class ChatMixin:
                 )
             for part in content if isinstance(content, (list, tuple)) else ():
                 kind = self._kind(turn, part)
-                if kind != "text" and (source := _source(kind, part)) is not None:
+                if kind != "text" and (source := part_source(kind, part)) is not None:
                     found.setdefault(kind, []).append(source)
         return found
 
@@ -183,7 +183,7 @@ class ChatMixin:
         if kind == "text" and not isinstance(part.get("text"), str):
             raise ValueError(f"Message {turn} has a text part whose text is {part.get('text')!r}.")
         if kind != "text" and kind not in self.modalities:
-            raise ValueError(
+            raise UnknownModalityError(
                 f'Message {turn} has a part of type {kind!r}, but this model takes "text" and '
                 f"{', '.join(self.modalities) or 'nothing else'}.{did_you_mean(kind, self.modalities)}"
             )
@@ -366,7 +366,7 @@ class _Renderer:
         )
 
 
-def _source(kind: str, part: dict[str, Any]) -> Any:
+def part_source(kind: str, part: dict[str, Any]) -> Any:
     """The medium of a content part, or None for a bare placeholder whose medium is given apart."""
     if part.get(kind) is not None:
         return part[kind]

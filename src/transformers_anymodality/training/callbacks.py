@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data import normalize
-from ..modalities import MODALITIES
+from ..data.reading import parts_of, read_chat
 from ..model.distributed import is_sharded
 
 
@@ -72,7 +71,7 @@ class AnswersCallback(TrainerCallback):
     """
 
     def __init__(self, samples: Iterable[Mapping[str, Any]], **generation):
-        self.samples = [normalize(sample) for sample in samples]
+        self.chats = [read_chat(i, sample).checked().messages for i, sample in enumerate(samples)]
         self.generation = {"max_new_tokens": 32, "do_sample": False, **generation}
         self.answered_step = -1
 
@@ -90,8 +89,7 @@ class AnswersCallback(TrainerCallback):
             return
         was_training = model.training
         model.eval()
-        for sample in self.samples:
-            question, expected = _question(sample)
+        for question, expected in map(_question, self.chats):
             inputs = processor.apply_chat_template(
                 question, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
             ).to(model.device)
@@ -118,43 +116,23 @@ def by_modality(samples: Any) -> dict[str, Any]:
     """
     rows: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):
-        rows.setdefault("_".join(_modalities(normalize(sample))) or "text", []).append(i)
+        rows.setdefault("_".join(sorted(read_chat(i, sample).media)) or "text", []).append(i)
     select = getattr(samples, "select", None)
     return {
         name: select(rows[name]) if select is not None else [samples[i] for i in rows[name]] for name in sorted(rows)
     }
 
 
-def _modalities(sample: Mapping[str, Any]) -> list[str]:
-    contents = [message.get("content") for message in sample["messages"]]
-    kinds = {part.get("type") for content in contents if isinstance(content, list) for part in content}
-    return [name for name in sorted(MODALITIES) if name in kinds or sample.get(MODALITIES[name].argument)]
-
-
-def _question(sample: Mapping[str, Any]) -> tuple[list[dict], str]:
-    """A normalised sample's chat up to its last answer, media in their parts, and that answer."""
-    columns = {name: list(sample.get(MODALITIES[name].argument) or []) for name in MODALITIES}
-    messages = []
-    for message in sample["messages"]:
-        content = message["content"]
-        if isinstance(content, list):
-            parts = ({key: value for key, value in part.items() if value is not None} for part in content)
-            content = [
-                {**part, part["type"]: columns[part["type"]].pop(0)}
-                if set(part) == {"type"} and columns.get(part["type"])
-                else part
-                for part in parts
-            ]
-        messages.append({**message, "content": content})
+def _question(messages: list[dict]) -> tuple[list[dict], str]:
+    """A chat up to its last answer, and that answer."""
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=len(messages))
     return messages[:last], _words(messages[last : last + 1])
 
 
 def _words(messages: list[dict]) -> str:
     """A chat in one line, media by their names."""
-    parts = []
-    for message in messages:
-        content = message["content"]
-        for part in content if isinstance(content, list) else [{"type": "text", "text": content}]:
-            parts.append((part.get("text") or "").strip() if part["type"] == "text" else f"<{part['type']}>")
-    return " ".join(part for part in parts if part)
+    parts = [
+        (part.get("text") or "").strip() if part.get("type", "text") == "text" else f"<{part['type']}>"
+        for part in parts_of(messages)
+    ]
+    return " ".join(filter(None, parts))

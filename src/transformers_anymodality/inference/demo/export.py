@@ -19,7 +19,7 @@ import os
 import torch
 import transformers_anymodality  # registers everything with the Auto classes
 from transformers import AutoModelForCausalLM, AutoProcessor
-from transformers_anymodality.demo import build_page, launch
+from transformers_anymodality.inference.demo import build_page, launch
 {imports}
 
 # A variable of the Space may name another model.

@@ -1,0 +1,211 @@
+"""The one reading of a record: its chat with every medium in its part, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..media import MediaError
+from ..modalities import MODALITIES, UnknownModalityError
+from ..processing.chat import part_source
+from .records import items_of, media_columns, normalize
+
+
+MEDIA_ROOT = "Relative paths are looked for in the media root (`media_root`)."
+
+
+class RecordError(ValueError):
+    """A record cannot be used. `kind` is one of those that `check` reports, `modality` the one that it is about."""
+
+    def __init__(self, message: str, kind: str = "broken_record", modality: str | None = None):
+        super().__init__(message)
+        self.kind, self.modality = kind, modality
+
+
+@dataclass
+class Chat:
+    """A record as training, evaluation and features read it.
+
+    Attributes:
+        where: its name in errors: its place, and its id where it has one.
+        messages: content parts hold their media, also those that the record has in columns.
+        media: modality -> its media, in the order of their parts.
+        tools: for the chat template.
+        problems: what is wrong. A record that cannot be read has no messages.
+    """
+
+    where: str
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    media: dict[str, list[Any]] = field(default_factory=dict)
+    tools: list[Any] | None = None
+    problems: list[RecordError] = field(default_factory=list)
+
+    def checked(self) -> Chat:
+        """The chat itself; raises the first of its problems."""
+        for problem in self.problems:
+            raise problem
+        return self
+
+    def encode(self, processor: Any) -> tuple[list[int], list[bool]]:
+        """Token ids, one per placeholder, and which of them the assistant said. What is wrong becomes a problem, also what
+        a template raises."""
+        if not self.messages:
+            return [], []
+        try:
+            ids, said = processor.encode_chat(_without_media(self.messages), tools=self.tools)
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # templates raise what they like
+            self.fail(error)
+            return [], []
+        for name, row in processor.modalities.items():
+            self.count(name, row["token"], ids.count(getattr(processor, f"{name}_token_id")))
+        if not any(said):
+            self.add("has no words of the assistant to learn from.", "no_answer")
+        return ids, said
+
+    def add(self, problem: str, kind: str, modality: str | None = None) -> None:
+        message = f"{self.where}{' ' if problem.startswith('has ') else ': '}{problem}"
+        self.problems.append(RecordError(message, kind, modality))
+
+    def fail(self, error: Exception) -> None:
+        """Makes a problem of what was raised."""
+        kind = "unknown_modality" if isinstance(error, UnknownModalityError) else "broken_record"
+        self.add(str(error), kind)
+        self.problems[-1].__cause__ = error
+
+    def count(self, modality: str, token: str, places: int) -> None:
+        """Makes a problem of it if there are more or fewer media than placeholders."""
+        given = len(self.media.get(modality, ()))
+        if places == given or any(problem.modality == modality for problem in self.problems):
+            return
+        spec = MODALITIES[modality]
+        fix = (
+            f'Each content part of type "{modality}" needs one medium, in the part or in the column {spec.argument!r}.'
+        )
+        if given > places and any(spec.token in (part.get("text") or "") for part in parts_of(self.messages)):
+            fix += (
+                f" A {spec.token} typed into `messages` is text: write parts, or convert the file by `anymodality data "
+                "convert markers`."
+            )
+        self.add(
+            f"has {places} {token} placeholders, but {given} media of {modality!r}. {fix}", "wrong_count", modality
+        )
+
+
+def read_chat(
+    index: int, record: Any, processor: Any = None, media_root: Any = None, *, question: str | None = None
+) -> Chat:
+    """Reads a record of any kind; what is wrong is kept in the chat.
+
+    Args:
+        index: its place in the data, for errors.
+        record: what `normalize` reads.
+        processor: the model's. Without one, media are of any modality that is registered.
+        media_root: folder that relative paths are in.
+        question: makes a chat of a record that is none: what the user says behind the media in its columns.
+    """
+    chat = Chat(name_of(index, record))
+    try:
+        _read(chat, record, processor, media_root, question)
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:
+        chat.fail(error)
+    return chat
+
+
+def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: str | None) -> None:
+    if not isinstance(record, Mapping):
+        raise ValueError(f"has no `messages`: it is a {type(record).__name__}.")
+    if question is not None:
+        columns = media_columns(record).items()
+        places = [{"type": name} for name, column in columns for _ in items_of(name, record[column])]
+        record = {**record, "messages": [{"role": "user", "content": [*places, {"type": "text", "text": question}]}]}
+    if not ({"messages", "conversations", "__key__"} & record.keys()):
+        raise ValueError(
+            f"has no `messages` (its columns: {', '.join(map(str, record)) or 'none'}). Trainer removes columns that the "
+            "model's forward does not name: set remove_unused_columns=False in TrainingArguments."
+        )
+    sample = normalize(record, media_root=media_root)
+    messages, chat.tools = sample["messages"], sample.get("tools")
+    columns = {name: list(sample[column]) for name, column in media_columns(sample).items()}
+    tokens = {name: MODALITIES[name].token for name in MODALITIES}
+    if processor is not None:
+        (messages,), _ = processor._normalize_conversations(messages)
+        processor.media_of(messages)  # raises for parts that make no sense
+        tokens = {name: row["token"] for name, row in processor.modalities.items()}
+        if lacking := [name for name in columns if name not in tokens]:
+            raise UnknownModalityError(f"has media of {lacking[0]!r}, a modality that this model lacks.")
+    own = {part["type"] for part in parts_of(messages) if _medium(part) is not None}
+    chat.messages = [_filled(message, columns, chat.media) for message in messages]
+    for name, token in tokens.items():
+        if columns.get(name) and name in own:
+            chat.add(f"has media of {name!r} both in its messages and in a column.", "wrong_count", name)
+        elif left := columns.get(name):
+            chat.media[name] = [*chat.media.get(name, []), *left]
+        chat.count(name, token, sum(part.get("type") == name for part in parts_of(messages)))
+
+
+def _filled(message: dict[str, Any], columns: dict[str, list[Any]], media: dict[str, list[Any]]) -> dict[str, Any]:
+    """A message whose bare parts have got the next medium of their column; each part's medium is added to `media`."""
+    if not isinstance(message.get("content"), (list, tuple)):
+        return message
+    parts = []
+    for part in message["content"]:
+        name = part.get("type") if isinstance(part, Mapping) else None
+        if _medium(part) is None and columns.get(name):
+            part = {**part, name: columns[name].pop(0)}
+        if (medium := _medium(part)) is not None:
+            media.setdefault(name, []).append(medium)
+        parts.append(part)
+    return {**message, "content": parts}
+
+
+def _medium(part: Any) -> Any:
+    """The medium of a content part; None for a bare place, or words."""
+    name = part.get("type") if isinstance(part, Mapping) else None
+    return part_source(name, part) if name in MODALITIES else None
+
+
+def _without_media(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose media are bare places: templates need no more, and copy what they are given."""
+    bare = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, (list, tuple)):
+            content = [part if _medium(part) is None else {"type": part["type"]} for part in content]
+            message = {**message, "content": content}
+        bare.append(message)
+    return bare
+
+
+def parts_of(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The content parts of messages; a string is one of words."""
+    for message in messages:
+        content = message.get("content")
+        for part in [content] if isinstance(content, str) else content if isinstance(content, (list, tuple)) else ():
+            if isinstance(part, (str, Mapping)):
+                yield {"type": "text", "text": part} if isinstance(part, str) else part
+
+
+def words_of(message: Mapping[str, Any]) -> str:
+    return "".join(part.get("text") or "" for part in parts_of([message]))
+
+
+def name_of(index: int, record: Any) -> str:
+    """A sample's name in errors: its place, and its id where it has one."""
+    known = record.get("id") if isinstance(record, Mapping) else None
+    return f"Sample {index}" + (f" (id {known!r})" if isinstance(known, (str, int)) else "")
+
+
+def located(where: str, error: Exception, prefix: str = "") -> MediaError:
+    """An error about a medium with the sample's name, and what to do about a missing file; `prefix` is left out of it."""
+    message = f"{where}: {str(error).removeprefix(prefix)}"
+    return MediaError(f"{message} {MEDIA_ROOT}" if is_missing(error) and MEDIA_ROOT not in message else message)
+
+
+def is_missing(error: BaseException | None) -> bool:
+    """Whether an error comes of a file that does not exist."""
+    return error is not None and (isinstance(error, FileNotFoundError) or is_missing(error.__cause__))
