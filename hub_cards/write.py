@@ -40,7 +40,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "notes": ["No weights of AnyMAL were released; those of its parts keep their own licences."],
         "recipe": "anymal_align_image.yaml",
         "limits": ["No weights were released: aligners start at random and must be trained by the recipes."],
-        "release": "IMU2CLIP's encoder is converted by `anymodality convert imu2clip`, resamplers by `convert anymal`.",
+        "release": "IMU2CLIP's encoder is converted by `anymodality convert imu2clip`, resamplers by "
+        "`convert perceiver_resampler`.",
     },
     "macaw_llm": {
         "paper": "2306.09093",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from anymodality.commands._base import ListingCommand
-
-
-if TYPE_CHECKING:
-    from transformers_anymodality.conversion import Report
 
 
 class CLASS(ListingCommand):
@@ -50,8 +45,7 @@ def convert(
 
     The folder holds the files as they were released; a missing one is named. Tensors are streamed: memory holds one
     shard. Every tensor of the release is used or listed with the reason why not, every parameter is filled or nothing
-    is written. Recordings (inputs.safetensors, outputs.safetensors) beside the release are compared with what the
-    converted model gives.
+    is written.
     """
     from transformers_anymodality import conversion
 
@@ -69,28 +63,4 @@ def convert(
         merge=merge,
         faithful=faithful,
     )
-    print(describe(report))
-
-
-def describe(report: Report) -> str:
-    """What a conversion did, for people."""
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for name, reason in report.unused.items():
-        reasons[reason].append(name)
-    lines = [f"{report.output}: {report.parameters:,} parameters from {report.used:,} tensors of {report.system}."]
-    if reasons:
-        lines.append(f"{len(report.unused):,} tensors were not used:")
-        lines += [
-            f"  {len(names):>5}  {names[0]}{', ...' if names[1:] else ''}: {why}" for why, names in reasons.items()
-        ]
-    if report.comparisons:
-        lines.append("against the original:")
-        width = max(len(comparison.name) for comparison in report.comparisons)
-        for comparison in report.comparisons:
-            if comparison.largest is None:
-                found = f"not compared: {comparison.reason or 'no reason given'}"
-            else:
-                same = "" if comparison.argmax is None else f", argmax the same in {comparison.argmax:.1%}"
-                found = f"{comparison.largest:.1e}{same}"
-            lines.append(f"  {comparison.name:<{width}}  {found}")
-    return "\n".join([*lines, *report.notes])
+    print(report)

@@ -1,10 +1,16 @@
-"""Released checkpoints of published systems, as ours: `convert`, or `anymodality convert` on the command line."""
+"""Released checkpoints of others as checkpoints of this package: `convert`, or `anymodality convert` on the command line.
+
+A conversion says where each tensor of a release goes (`Rule`) and what is composed for them to go into (`Plan`); the
+rest is the same for all of them. Here are those of parts that any system may use; a published system has its own.
+"""
 
 from . import imagebind, imu2clip, perceiver_resampler  # noqa: F401 (they register)
 from ._base import CONVERSIONS, Conversion, Options, Plan, Rule, register_conversion
 from ._convert import convert
 from ._release import Release, Tensors
 from ._report import Report
+from ._tokenizer import find_tokenizer
+from .llama import llama_config, llama_rules
 
 
 __all__ = [
@@ -17,5 +23,8 @@ __all__ = [
     "Rule",
     "Tensors",
     "convert",
+    "find_tokenizer",
+    "llama_config",
+    "llama_rules",
     "register_conversion",
 ]

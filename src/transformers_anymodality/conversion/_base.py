@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,24 +84,20 @@ class Conversion:
     Args:
         plan: `(Release, Options) -> Plan`.
         help: one line about the files that are read.
-        replay: `(model, config, inputs) -> (name, tensor)`: what the converted model gives for recorded inputs.
-        not_compared: regular expression of recorded names -> why ours has no such tensor.
     """
 
     plan: Callable[[Release, Options], Plan]
     help: str
-    replay: Callable[[Any, dict[str, Any], dict[str, torch.Tensor]], Iterator[tuple[str, torch.Tensor]]] | None = None
-    not_compared: Mapping[str, str] = field(default_factory=dict)
 
 
 CONVERSIONS: Registry[Conversion] = Registry("conversion")
 
 
-def register_conversion(name: str, *, help: str, replay: Any = None, not_compared: Mapping[str, str] | None = None):
+def register_conversion(name: str, *, help: str):
     """Function decorator: makes `anymodality convert name` call it for the plan."""
 
     def decorate(plan: Callable[[Release, Options], Plan]) -> Callable[[Release, Options], Plan]:
-        CONVERSIONS.register(name, Conversion(plan, help, replay, not_compared or {}))
+        CONVERSIONS.register(name, Conversion(plan, help))
         return plan
 
     return decorate

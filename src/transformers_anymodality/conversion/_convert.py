@@ -1,4 +1,4 @@
-"""Converting a release: compose its parts, stream its tensors into them, compare with recordings, write a card.
+"""Converting a release: compose its parts, stream its tensors into them, write a card.
 
 What a tensor goes into is known by name and shape alone (the target is built without data), so memory holds a shard of
 the output and, while the towers are tried, the towers; never two copies of anything.
@@ -13,17 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from ..compose.compose import compose
@@ -31,10 +27,9 @@ from ..model.light_checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import build_tower
 from ._base import CONVERSIONS, Applied, Options, Plan, Rule, apply_rules
-from ._card import write_conversion_card
-from ._recordings import compare
 from ._release import Release, Tensors
 from ._report import Report
+from ._tokenizer import find_tokenizer, numbered_tokenizer
 from ._writer import ShardWriter
 
 
@@ -83,19 +78,12 @@ def convert(
         )
         if light:
             _make_light(partial, chosen)
-        write_conversion_card(partial, report, plan)
+        report.write_card(partial, plan.licence)
         output.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(output, ignore_errors=True)
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    report.comparisons = compare(conversion, release, output)
-    if report.comparisons:
-        if not chosen.faithful and any((found.relative or 0) > 1e-3 for found in report.comparisons):
-            report.notes.append(
-                "Differences above a thousandth are known bugs of the release, which --faithful reproduces."
-            )
-        write_conversion_card(output, report, plan)
     return report
 
 
@@ -152,7 +140,7 @@ def _composed(plan: Plan, release: Release, options: Options, report: Report) ->
             "No tokenizer was found, so there is no processor: name one by --tokenizer to write it, too."
         )
         config = AutoConfig.from_pretrained(language) if isinstance(language, str) else language
-        tokenizer = _numbers(config.get_text_config().vocab_size)
+        tokenizer = numbered_tokenizer(config.get_text_config().vocab_size)
     if isinstance(language, str):
         model, processor = compose(**arguments, tokenizer=tokenizer)
         return model, [] if stands_in else [processor]
@@ -175,37 +163,6 @@ def _with_few_layers(config: PreTrainedConfig) -> PreTrainedConfig:
     if isinstance(getattr(few, "layer_types", None), list):
         few.layer_types = few.layer_types[:1]
     return few
-
-
-def find_tokenizer(release: Release, options: Options, given: str | None = None) -> PreTrainedTokenizerBase | None:
-    """The one that the user named, or else `given`, or that of the chosen language model, or the release's, if any.
-
-    For plans, too, that add tokens to it: a tokenizer itself in `Plan.compose` is taken as it is.
-    """
-    if place := options.tokenizer or given or options.language_model:
-        return AutoTokenizer.from_pretrained(place)
-    for folder in (release.folder, *sorted(path for path in release.folder.glob("*") if path.is_dir())):
-        files = {path.name for path in folder.glob("tokenizer*")}
-        if "tokenizer_config.json" in files or "tokenizer.model" in files:
-            return AutoTokenizer.from_pretrained(folder)
-        if "tokenizer.json" in files:
-            return _bare_tokenizer(folder / "tokenizer.json")
-    return None
-
-
-def _bare_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """A tokenizer of which nothing but its `tokenizer.json` was released."""
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
-    vocabulary = tokenizer.get_vocab()
-    usual = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    tokenizer.add_special_tokens({role: token for role, token in usual.items() if token in vocabulary})
-    return tokenizer
-
-
-def _numbers(size: int) -> PreTrainedTokenizerFast:
-    """Stands for a tokenizer of `size` tokens, so that placeholders get the ids behind."""
-    vocabulary = {f"token{i}": i for i in range(size)}
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, "token0")), eos_token="token2")
 
 
 # --- filling -------------------------------------------------------------------------------------------------------

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from math import isqrt
 from typing import Any
-
-import torch
-from torch import nn
 
 from ..towers.imagebind.configuration import SENSES, ImageBindConfig, ImageBindTowerConfig
 from ._base import Options, Plan, Rule, register_conversion
@@ -17,28 +14,7 @@ from ._release import Release, Tensors
 _SCALES = "fixed; it is the config's logit_scale"
 
 
-@torch.no_grad()
-def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each recorded case through its tower: the trunk's tokens before and after, and the embedding step by step."""
-    for case, sense in config["cases"].items():
-        tower, caught = getattr(model, f"{sense}_tower"), {}
-        steps = {"tokens": tower.embeddings, "head": tower.head, "postprocessed": tower.scale}
-        handles = [module.register_forward_hook(_catch(caught, step)) for step, module in steps.items()]
-        output = tower(inputs[case])
-        for handle in handles:
-            handle.remove()
-        for step, value in caught.items():
-            yield f"{case}.{step}", value
-        yield f"{case}.normalized", nn.functional.normalize(caught["head"], dim=-1)
-        yield f"{case}.trunk", output.last_hidden_state.reshape(caught["tokens"].shape)
-        yield f"{case}.embedding", output.pooler_output
-
-
-def _catch(caught: dict[str, torch.Tensor], step: str):
-    return lambda module, args, output: caught.update({step: output})
-
-
-@register_conversion("imagebind", help="imagebind_huge.pth", replay=replay)
+@register_conversion("imagebind", help="imagebind_huge.pth")
 def plan(release: Release, options: Options) -> Plan:
     tensors = release.open("imagebind_huge", "weights", ".")
     spec = release.config.get("spec", {})

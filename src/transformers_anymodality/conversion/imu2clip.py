@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch import nn
-
-from ..towers.imu2clip import Imu2ClipConfig, Imu2ClipModel, Imu2ClipPatchTransformerConfig
+from ..towers.imu2clip import Imu2ClipConfig, Imu2ClipPatchTransformerConfig
 from ._base import Options, Plan, Rule, register_conversion
 from ._release import Release, Tensors
 
 
 # In a checkpoint of the training, beside its loss.
 _PREFIX = r"(?:imu_encoder\.)?"
-_OTHER = "given by the original's other encoder"
-
-
-@torch.no_grad()
-def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """What either encoder was recorded to give, step by step, and the loss of its training."""
-    if not isinstance(model, Imu2ClipModel):
-        output = model(inputs["imu"])
-        yield "patch_transformer.tokens", output.last_hidden_state
-        yield "patch_transformer.embedding", output.pooler_output
-        return
-    stages: list[torch.Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda module, args, output: stages.append(output))
-        for module in (model.input_norm, *model.blocks, model.norm)
-    ]
-    output = model(inputs["imu"])
-    for handle in handles:
-        handle.remove()
-    for number, stage in enumerate(stages):
-        yield f"stage.{number}", stage
-    yield "gru_outputs", output.last_hidden_state
-    yield "embedding", output.pooler_output
-    yield "infonce", _loss(output.pooler_output, inputs["keys"])
-
-
-def _loss(embeddings: torch.Tensor, keys: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:
-    """InfoNCE in both directions, added: each embedding should be most like its own key, and the other way round."""
-    embeddings, keys = (nn.functional.normalize(value, dim=-1) for value in (embeddings, keys))
-    likeness, own = embeddings @ keys.T / temperature, torch.arange(len(keys))
-    return nn.functional.cross_entropy(likeness, own) + nn.functional.cross_entropy(likeness.T, own)
 
 
 @register_conversion(
     "imu2clip",
     help="an encoder's file (..._src_encoder.pt), or a checkpoint of its training",
-    replay=replay,
-    not_compared={".*": _OTHER},
 )
 def plan(release: Release, options: Options) -> Plan:
     tensors = release.open("src_encoder", "best_ckpt_state_dict", "patch_transformer", ".")

@@ -1,6 +1,6 @@
-"""Perceiver resamplers of others as aligners: AnyMAL itself released nothing, but says that Flamingo's is its projector.
+"""Perceiver resamplers of others as aligners.
 
-Read are those of OpenFlamingo (alone or within its checkpoint), of flamingo-pytorch and of IDEFICS. IDEFICS2's is
+It reads those of OpenFlamingo (alone or within its checkpoint), of flamingo-pytorch and of IDEFICS. IDEFICS2's is
 another architecture.
 """
 
@@ -22,7 +22,7 @@ _NOTE = (
 )
 
 
-@register_conversion("anymal", help="a Perceiver resampler of OpenFlamingo, flamingo-pytorch or IDEFICS")
+@register_conversion("perceiver_resampler", help="a Perceiver resampler of OpenFlamingo, flamingo-pytorch or IDEFICS")
 def plan(release: Release, options: Options) -> Plan:
     """An aligner without projection. Sizes are read off the tensors, but for the width of a head: the release's config
     says it (`dim_head`), or it is that of the implementation, 64, and 96 in IDEFICS."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import isqrt
 from typing import Any
 
-import torch
-from torch import nn
 from transformers import CLIPVisionConfig, WhisperConfig
 
-from ...conversion._base import Options, Plan, Rule, register_conversion
-from ...conversion._convert import find_tokenizer
-from ...conversion._llama import llama_config, llama_rules
-from ...conversion._release import Release, Tensors
+from ...conversion import (
+    Options,
+    Plan,
+    Release,
+    Rule,
+    Tensors,
+    find_tokenizer,
+    llama_config,
+    llama_rules,
+    register_conversion,
+)
 from .preset import SENSES, chat_template, modalities, with_delimiters
 
 
@@ -23,77 +27,9 @@ _BEFORE = "made by the code of before, which the forward pass of this graph does
 _NEVER = "used by no forward pass of the original"
 
 
-@torch.no_grad()
-def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """What the original was recorded to give: each step of the three senses, then prompts with all, one and none."""
-    media = {name: inputs[f"{name}s"] for name in SENSES if f"{name}s" in inputs}
-    for name, values in media.items():
-        yield from _steps(model, name, values)
-    rows = config["llm_config"]["vocab_size"]
-    for case, senses in [("all", tuple(media)), *((name, (name,)) for name in media), ("text", ())]:
-        ids, mask, labels = _prompt(model, inputs, senses)
-        given = {next(iter(model.config.modalities[name]["inputs"])): media[name] for name in senses}
-        encoded, _ = model.encode_media(dict(given), {})
-        yield f"{case}.inputs_embeds", model.embed(ids, None, encoded)[0]
-        yield f"{case}.attention_mask", mask
-        yield f"{case}.labels", labels
-        # The original counts padding as positions.
-        places = torch.arange(ids.shape[1]).expand(ids.shape)
-        logits = model(ids, attention_mask=mask, position_ids=places, **given).logits[..., :rows]
-        yield f"{case}.logits", logits
-        yield f"{case}.loss", nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-        if case == "all":
-            yield f"{case}.greedy", _greedy(model, config, ids, given)
-
-
-def _steps(model: Any, name: str, values: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """A sense's features, and what each step of its aligner makes of them."""
-    aligner, caught = model.aligner(name), {}
-
-    def catch(step: str):
-        return lambda module, args, output: caught.update({step: (args[0], output)})
-
-    steps = {"conv": aligner.conv, "hidden": aligner.projection, "aligned": aligner.align_attention}
-    handles = [module.register_forward_hook(catch(step)) for step, module in steps.items() if module is not None]
-    model.get_modality_features(name, values)
-    for handle in handles:
-        handle.remove()
-    hidden = caught["hidden"][1]
-    if "conv" in caught:
-        before, after = caught["conv"]
-        yield f"{name}_features", before.transpose(1, 2)
-        yield f"{name}_conv", after.transpose(1, 2)
-    yield f"{name}_hidden", hidden
-    yield f"{name}_aligned", caught["aligned"][1].view_as(hidden)
-
-
-def _prompt(model: Any, inputs: dict[str, torch.Tensor], senses: tuple[str, ...]) -> tuple[torch.Tensor, ...]:
-    """Ids, mask and labels of the recorded texts, with media behind their first token; mask and labels grow in front, as
-    the original's do."""
-    text, pieces = inputs["input_ids"], [inputs["input_ids"][:, :1]]
-    for name in senses:
-        row = model.config.modalities[name]
-        count = model.config.aligner_config(name).count_tokens(row["num_frames"], row["feature_length"])
-        pieces += [inputs[f"{name}_starts"][:, None], text.new_full((len(text), count), row["token_id"])]
-        pieces += [inputs[f"{name}_ends"][:, None]]
-    ids = torch.cat([*pieces, text[:, 1:]], dim=1)
-    front = (len(text), ids.shape[1] - text.shape[1])
-    mask = torch.cat([text.new_ones(front), inputs["attention_mask"]], dim=1)
-    return ids, mask, torch.cat([text.new_full(front, -100), inputs["labels"]], dim=1)
-
-
-def _greedy(model: Any, config: dict[str, Any], ids: torch.Tensor, media: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Eight tokens; padding is attended, as in the original."""
-    padding = config["llm_config"].get("pad_token_id") or 0
-    settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": 2, "pad_token_id": padding}
-    output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **media, **settings)
-    return output[:, ids.shape[1] :]
-
-
 @register_conversion(
     "macaw_llm",
     help="pytorch_model.bin and config.json of Macaw-LLM, with its tokenizer (or --tokenizer)",
-    replay=replay,
 )
 def plan(release: Release, options: Options) -> Plan:
     """The graph is the current one if the file has its self-attention over all frames, else that of the release."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
-from ...conversion._base import Options, Plan, Rule, register_conversion
-from ...conversion._llama import llama_config, llama_rules
-from ...conversion._release import Release, Tensors
+from ...conversion import Options, Plan, Release, Rule, Tensors, llama_config, llama_rules, register_conversion
 from .bloom import MplugOwlBloomConfig
 from .preset import mplug_owl
 from .tower import MplugOwlVisionConfig
@@ -20,7 +17,6 @@ from .tower import MplugOwlVisionConfig
 _VISION = "vision_model."
 _LAYER = r"(\d+)\."
 _ENDS = r"\.(weight|bias)"
-_MEDIA = {-1: "image", -2: "video"}  # ids of media in the release's inputs
 _LICENCES = {"llama": "LLaMA's licence", "bloomz": "the BigScience RAIL licence"}
 
 
@@ -148,105 +144,7 @@ def _bloom_config(tensors: Tensors, given: Mapping[str, Any]) -> MplugOwlBloomCo
     )
 
 
-# --- what the recordings hold --------------------------------------------------------------------------------------
-
-
-def _placeholders(model: Any, input_ids: torch.Tensor) -> torch.Tensor:
-    """Ids as ours: the release has negative ones for media."""
-    for theirs, modality in _MEDIA.items():
-        input_ids = input_ids.masked_fill(input_ids == theirs, model.config.modalities[modality]["token_id"])
-    return input_ids
-
-
-def _video(pixels: torch.Tensor) -> torch.Tensor:
-    """`(items, frames, channels, height, width)`; the release has channels before frames."""
-    return pixels.transpose(1, 2)
-
-
-def _replay_vision(model: Any, name: str, pixels: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    tower, aligner, encoded = model.tower("image"), model.aligner("image"), []
-    output = tower(pixels, output_hidden_states=True)
-    frames = pixels.shape[1] if pixels.ndim == 5 else 1
-
-    def shaped(states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(1, (frames, -1)) if tower.config.temporal else states
-
-    yield f"{name}.last_hidden_state", shaped(output.last_hidden_state)
-    yield f"{name}.pooler_output", output.pooler_output
-    for i, states in enumerate(output.hidden_states):
-        yield f"{name}.hidden_states.{i}", shaped(states)
-    handle = aligner.layers[-1].register_forward_hook(lambda module, args, states: encoded.append(states))
-    tokens = aligner(output.last_hidden_state.unsqueeze(1))
-    handle.remove()
-    yield f"{name}.abstractor_encoder", encoded[0]
-    yield f"{name}.abstractor", tokens
-
-
-def _run(model: Any, arguments: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-    """What the language model is given, `(batch, sequence, hidden)`, and the output."""
-    seen: list[torch.Tensor] = []
-    handle = model.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["inputs_embeds"]), with_kwargs=True
-    )
-    output = model(**arguments)
-    handle.remove()
-    return seen[0], output
-
-
-def _replay_forward(model: Any, rows: int, inputs: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    labels = inputs["fwd.labels"].clone()
-    learned = inputs["fwd.non_padding_mask"] * inputs["fwd.non_media_mask"] * inputs["fwd.prompt_mask"]
-    labels[:, 1:][learned != 1] = -100
-    yield "fwd.labels_effective", labels
-    arguments = {
-        "input_ids": _placeholders(model, inputs["fwd.input_ids"]),
-        "attention_mask": inputs["fwd.attention_mask"],
-        "pixel_values": inputs["pixel_values"],
-    }
-    if "position_ids" in inspect.signature(model.language_model.forward).parameters:
-        # The release counts padding on the right, too, whose logits are recorded.
-        arguments["position_ids"] = torch.arange(labels.shape[1]).expand(labels.shape)
-    embeds, output = _run(model, arguments)
-    yield "fwd.inputs_embeds", embeds
-    logits = output.logits[..., :rows]
-    yield "fwd.logits", logits
-    yield "fwd.loss", model.loss_function(logits, labels, vocab_size=rows)
-
-
-def _replay_generation(
-    model: Any, rows: int, inputs: Mapping[str, torch.Tensor]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    theirs = inputs["gen.input_ids"]
-    mask = torch.where(theirs < 0, torch.ones(()), inputs["gen.attention_mask"].float())
-    yield "gen.attention_mask_eff", mask
-    arguments = {"input_ids": _placeholders(model, theirs), "attention_mask": mask.long()}
-    if "gen.pixel_values" in inputs:
-        arguments["pixel_values"] = inputs["gen.pixel_values"]
-    if "gen.video_pixel_values" in inputs:
-        arguments["pixel_values_videos"] = _video(inputs["gen.video_pixel_values"])
-    embeds, output = _run(model, arguments)
-    yield "gen.inputs_embeds", embeds
-    yield "gen.logits", output.logits[..., :rows]
-    answers = model.generate(**arguments, do_sample=False, max_new_tokens=8, eos_token_id=2, pad_token_id=0)
-    yield "gen.greedy", answers[:, theirs.shape[1] :]
-
-
-@torch.no_grad()
-def replay(
-    model: Any, config: Mapping[str, Any], inputs: Mapping[str, torch.Tensor]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every recorded tensor, by the converted model."""
-    rows = config["text_config"]["vocab_size"]  # ours has more, for placeholders
-    yield from _replay_vision(model, "vision_image", inputs["pixel_values"])
-    if "gen.video_pixel_values" in inputs:
-        yield from _replay_vision(model, "vision_video", _video(inputs["gen.video_pixel_values"]))
-    yield from _replay_forward(model, rows, inputs)
-    yield from _replay_generation(model, rows, inputs)
-
-
-@register_conversion(
-    "mplug_owl", help="a folder with config.json and pytorch_model or model, sharded or not", replay=replay
-)
+@register_conversion("mplug_owl", help="a folder with config.json and pytorch_model or model, sharded or not")
 def plan(release: Release, options: Options) -> Plan:
     """Which of the three it is, and all sizes that shapes tell, is read from the tensors; the rest from config.json."""
     tensors, config = release.open("."), release.config

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from ...conversion._base import Options, Plan, Rule, register_conversion
-from ...conversion._llama import llama_config, llama_rules
-from ...conversion._release import Release, Tensors
+from ...conversion import Options, Plan, Release, Rule, Tensors, llama_config, llama_rules, register_conversion
 from ...conversion.imagebind import rules as imagebind_rules
 from ...conversion.imagebind import tower_config, unused
 from .preset import SENSES, pandagpt
@@ -72,82 +69,9 @@ def _lora(release: Release, tensors: Tensors) -> dict[str, Any]:
     }
 
 
-def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Training and demo, as `parity` recordings have them."""
-    rows = config["llama_config"]["vocab_size"]
-    begin = torch.tensor([[config["tokenizer"]["bos"]]])
-    start = torch.cat([begin, inputs["prompt_start_ids"]], 1)
-    yield from _train(model, config, inputs, start, rows)
-    media = {name: inputs[f"demo.{name}"] for name in ("image", "audio", "video", "thermal")}
-    total: Any = 0
-    for name, values in media.items():
-        output = model.get_modality_features(name, values, return_dict=True)
-        yield f"imagebind.demo.{name}", output.last_hidden_state.flatten(0, 2)
-        yield f"demo.feature.{name}", output.pooler_output
-        total = total + output.pooler_output
-    yield "demo.sum_embeds", total
-    for case, names in (("image", ["image"]), ("all", list(media))):
-        places = torch.tensor([[model.config.modalities[name]["token_id"] for name in names]])
-        ids = torch.cat([start, places, inputs["demo.prompt_ids"]], 1)
-        given = {next(iter(model.config.modalities[name]["inputs"])): media[name] for name in names}
-        embeds, seen, output = _run(model, ids, given)
-        yield f"demo.inputs_embeds_{case}", embeds[:, seen]
-        yield f"demo.logits_{case}", output.logits[:, seen, :rows]
-        yield f"demo.greedy_{case}", _greedy(model, ids, given)
-
-
-def _greedy(model: Any, ids: torch.Tensor, media: dict[str, torch.Tensor], count: int = 32) -> torch.Tensor:
-    """New tokens, whichever they are; more than are recorded."""
-    ends, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
-    try:
-        return model.generate(input_ids=ids, **media, do_sample=False, max_new_tokens=count)[:, ids.shape[1] :]
-    finally:
-        model.generation_config.eos_token_id = ends
-
-
-def _train(
-    model: Any, config: dict, inputs: dict, start: torch.Tensor, rows: int
-) -> Iterator[tuple[str, torch.Tensor]]:
-    images, text = inputs["train.images"], inputs["train.input_ids"]
-    output = model.get_modality_features("image", images, return_dict=True)
-    yield "imagebind.train.images", output.last_hidden_state.flatten(0, 2)
-    yield "train.image_embeds", output.pooler_output.squeeze(1)
-    place = torch.full((len(text), 1), model.config.modalities["image"]["token_id"])
-    front = torch.cat([start.expand(len(text), -1), place], 1)
-    ids, mask = torch.cat([front, text], 1), torch.cat([torch.ones_like(front), inputs["train.attention_mask"]], 1)
-    labels = torch.cat([torch.full_like(front, -100), inputs["train.target_ids"]], 1)
-    # The original counts positions through padding; at real tokens it makes no difference.
-    places = torch.arange(ids.shape[1]).expand_as(ids)
-    embeds, _, output = _run(model, ids, {"pixel_values": images}, attention_mask=mask, position_ids=places)
-    yield "train.inputs_embeds", embeds
-    yield "train.attention_mask_full", mask
-    yield "train.targets_full", labels
-    yield "train.logits", output.logits[..., :rows]
-    yield "train.loss", _loss(output.logits[..., :rows], labels)
-    chosen, wanted = output.logits[..., :rows].argmax(-1)[:, 1:-1], labels[:, 2:]
-    yield "train.gen_acc", ((chosen == wanted) & (wanted != -100)).sum() / (wanted != -100).sum()
-
-
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Over the original's vocabulary: placeholders have rows in ours, which take a little of the probability."""
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
-
-
-@torch.no_grad()
-def _run(
-    model: Any, ids: torch.Tensor, media: dict[str, torch.Tensor], **kwargs
-) -> tuple[torch.Tensor, list[int], Any]:
-    """Embeddings, columns that the language model sees, and its output."""
-    encoded, _ = model.encode_media(dict(media))
-    embeds, _ = model.embed(ids, None, encoded)
-    unseen = model.unseen_places(ids, None, encoded)
-    return embeds, (~unseen[0]).nonzero().flatten().tolist(), model(input_ids=ids, **media, **kwargs)
-
-
 @register_conversion(
     "pandagpt",
     help="imagebind_huge, vicuna/ (or llama/ and vicuna-delta/), pytorch_model (PandaGPT's own)",
-    replay=replay,
 )
 def plan(release: Release, options: Options) -> Plan:
     senses, own = release.open("imagebind_huge"), release.open("pytorch_model", "pandagpt")

@@ -14,13 +14,11 @@ from typing import Any
 import torch
 from transformers import Blip2VisionConfig
 
-from ...conversion._base import Options, Plan, Rule, register_conversion
-from ...conversion._release import Release, Tensors
+from ...conversion import Options, Plan, Release, Rule, Tensors, register_conversion
 from ...towers import PrecomputedConfig
 from .chatglm import ChatGLMConfig
 from .chatglm_tokenizer import chatglm_tokenizer
 from .preset import x_llm
-from .replay import replay
 
 
 # Where a checkpoint leaves parts out that were frozen, they are in files of others.
@@ -43,8 +41,6 @@ _NOTES = ["ChatGLM-6B's licence holds for the language model."]
     "x_llm",
     help="a checkpoint of X-LLM's training; beside it, for what it leaves out, BLIP-2's file, eva_vit_g.pth and a folder "
     "of ChatGLM-6B (or --language-model)",
-    replay=replay,
-    not_compared={r"cif\d+\..*": "of the CIF of a speech encoder, which `anymodality convert cif` converts"},
 )
 def plan(release: Release, options: Options) -> Plan:
     """What was trained comes from the checkpoint, what it leaves out from files of others beside it.

@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-import torch
-
-from ...conversion._base import Options, Plan, Rule, register_conversion
-from ...conversion._release import Release, Tensors
+from ...conversion import Options, Plan, Release, Rule, Tensors, register_conversion
 from .cif import CifConfig
 
 
-@torch.no_grad()
-def replay(model: Any, config: dict[str, Any], inputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """What the original was recorded to give, in evaluation and in training; `inputs` of this CIF alone."""
-    was_training = model.training
-    for mode in ("eval", "train"):
-        model.train(mode == "train")
-        output = model(inputs["x"], ~inputs["padding_mask"].bool(), inputs["target_lengths"], return_dict=True)
-        yield f"{mode}.cif_out", output.last_hidden_state
-        yield f"{mode}.cif_out_padding_mask", output.attention_mask
-        yield f"{mode}.quantity_out", output.quantity
-    model.train(was_training)
-
-
-@register_conversion("cif", help="weights of a CifMiddleware, and its settings in config.json", replay=replay)
+@register_conversion("cif", help="weights of a CifMiddleware, and its settings in config.json")
 def plan(release: Release, options: Options) -> Plan:
     tensors = release.open(".", "cif")
     rules = [
