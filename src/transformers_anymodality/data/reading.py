@@ -8,7 +8,7 @@ from typing import Any
 
 from ..media import MediaError
 from ..modalities import MODALITIES, UnknownModalityError
-from ..processing.chat import part_source
+from ..processing.messages import part_source
 from .records import items_of, media_columns, normalize
 
 

@@ -11,18 +11,18 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils.chat_template_utils import (
-    _encode_chat_piece,
-    _get_control_token_patterns,
-    render_jinja_template,
-)
 
-from ..modalities import MODALITIES, UnknownModalityError
-from ..utils.registry import did_you_mean
+from ..utils.upstream import (
+    encode_chat_piece,
+    mark_chat,
+    mark_pattern,
+    render_jinja_template,
+    template_variables,
+)
+from .messages import MessagesMixin
 
 
 # For language models that bring no template.
@@ -76,56 +76,98 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
     return _EXTENSION.replace("MEDIA_TOKENS", json.dumps(tokens, sort_keys=True)) + (template or FALLBACK_TEMPLATE)
 
 
-class ChatMixin:
-    """The part of the processor that deals with messages."""
+class ChatMixin(MessagesMixin):
+    """The part of the processor that writes and encodes chats."""
 
     tokenizer: Any
-    modalities: dict[str, dict[str, Any]]
     text_settings: dict[str, Any]
 
     def apply_chat_template(
         self,
         conversation: list,
         chat_template: str | None = None,
-        tokenize: bool = False,
+        tools: list | None = None,
+        documents: list[dict] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
         return_assistant_tokens_mask: bool = False,
-        sanitize_control_tokens: bool | None = None,
+        tokenize: bool = False,
+        return_tensors: str | None = None,
+        return_dict: bool = False,
         processor_kwargs: dict[str, Any] | None = None,
-        **kwargs,
+        sanitize_control_tokens: bool | None = None,
+        **variables,
     ) -> Any:
         """As Transformers' own, for parts of every modality: `{"type": "imu", "path": "walk.csv"}` (or `"url"`,
         `"base64"`, or the medium itself under the modality's name).
 
         Control tokens that a user typed, placeholders among them, are text (`sanitize_control_tokens`, by default
-        whenever there are any; Transformers cannot do so together with `return_assistant_tokens_mask`).
-        """
-        if sanitize_control_tokens is None:
-            given = [conversation, kwargs.get("tools"), kwargs.get("documents")]
-            wanted = tokenize and not return_assistant_tokens_mask
-            sanitize_control_tokens = bool(wanted and self._types_control_tokens(given))
-        return super().apply_chat_template(
-            conversation,
-            chat_template,
-            tokenize=tokenize,
-            return_assistant_tokens_mask=return_assistant_tokens_mask,
-            sanitize_control_tokens=sanitize_control_tokens,
-            processor_kwargs=dict(processor_kwargs or {}),  # a copy: Transformers adds to it
-            **kwargs,
-        )
+        whenever there are any; not together with `return_assistant_tokens_mask`).
 
-    def _normalize_conversations(self, conversation: Any) -> tuple[list, bool]:
-        if not isinstance(conversation, (list, tuple)) and not hasattr(conversation, "messages"):
-            raise ValueError(
-                f"A chat is a list of messages, or a list of such lists; not {type(conversation).__name__}."
+        Raises:
+            ValueError: no chat, a part that makes no sense, or options that exclude each other.
+            TypeError: what neither the template nor the processor reads.
+        """
+        mask = return_assistant_tokens_mask
+        if continue_final_message and (add_generation_prompt or mask):
+            raise ValueError("`continue_final_message` goes with neither a generation prompt nor an assistant's mask.")
+        if sanitize_control_tokens and (mask or not tokenize):
+            raise ValueError("`sanitize_control_tokens` needs `tokenize`, and no assistant's mask.")
+        if mask and not self.tokenizer.is_fast:
+            raise ValueError("This tokenizer does not tell where its tokens stand, so there is no assistant's mask.")
+        template = self._resolve_chat_template(chat_template)
+        read = template_variables(template)
+        # What the template does not read is the processor's, as in Transformers, where it once stood here.
+        settings = {**{key: variables.pop(key) for key in set(variables) - read}, **(processor_kwargs or {})}
+        chats, several = self._normalize_conversations(conversation)
+        media = self._media_of_all(chats) if tokenize else {}
+        if sanitize_control_tokens is None:
+            given = [chats, tools, documents]
+            sanitize_control_tokens = tokenize and not mask and self._types_control_tokens(given)
+        if sanitize_control_tokens:
+            chats, tools, documents, variables = mark_chat(
+                self.tokenizer, template, chats, tools, documents, variables
             )
-        if isinstance(conversation, (list, tuple)):
-            several = conversation and all(isinstance(chat, (list, tuple)) for chat in conversation)
-            for chat in conversation if several else [conversation]:
-                if not chat:
-                    raise ValueError("A chat has no messages.")
-                if not all(hasattr(message, "items") for message in chat):
-                    raise ValueError("A chat has messages that are no dicts with a role and a content.")
-        return super()._normalize_conversations(conversation)
+        prompts, spans = render_jinja_template(
+            conversations=chats,
+            tools=tools,
+            documents=documents,
+            chat_template=template,
+            return_assistant_tokens_mask=mask,
+            continue_final_message=continue_final_message,
+            add_generation_prompt=add_generation_prompt,
+            **{**self.tokenizer.special_tokens_map, **variables},
+        )
+        if not tokenize:
+            return prompts if several else prompts[0]
+        settings = {"return_tensors": return_tensors, **settings}
+        if self._begins(prompts[0]):
+            settings["add_special_tokens"] = False
+        if sanitize_control_tokens:
+            settings["sanitize_control_tokens"] = True
+        if mask:
+            settings |= {"return_offsets_mapping": True, "return_tensors": None}
+        inputs = self(text=prompts if several else prompts[0], **media, **settings)
+        if mask:
+            places = inputs.pop("offset_mapping")
+            inputs["assistant_masks"] = [
+                _within(spans, row).tolist() for spans, row in zip(spans, places, strict=True)
+            ]
+            inputs.convert_to_tensors(tensor_type=return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _resolve_chat_template(self, name: str | None) -> str:
+        """The template of that name; a template as it is; the processor's own for None."""
+        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        if name is not None:
+            return own.get(name, name)
+        if own.get("default") is None:
+            names = ", ".join(key for key in own if own[key])
+            raise ValueError(
+                "This processor does not have a chat template to take by itself; give one as chat_template=..."
+                + (f", or the name of one: {names}." if names else ".")
+            )
+        return own["default"]
 
     def _types_control_tokens(self, given: Any) -> bool:
         """Whether a text in chats, tools or documents holds a special token."""
@@ -143,52 +185,6 @@ class ChatMixin:
         special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
         return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
 
-    def _multimodal_inputs_from_conversations(
-        self, conversations, audio_loading_params=None, load_audio_from_video=False
-    ):
-        """Media of the conversations, per conversation, in Transformers' order of return."""
-        media: dict[str, list[list[Any]]] = {name: [] for name in self.modalities}
-        for conversation in conversations:
-            found = self.media_of(conversation)
-            for name in media:
-                media[name].append(found.get(name, []))
-        arguments = {MODALITIES[name].argument: value for name, value in media.items() if any(value)}
-        images, videos = arguments.pop("images", []), arguments.pop("videos", [])
-        return images, videos, arguments.pop("audio", []), arguments
-
-    def media_of(self, conversation: list[dict]) -> dict[str, list[Any]]:
-        """Modality -> the media of one conversation, in their order."""
-        found: dict[str, list[Any]] = {}
-        for turn, message in enumerate(conversation):
-            if not isinstance(message, dict) or "role" not in message:
-                raise ValueError(f"Message {turn} is no dict with a role and a content.")
-            content = message.get("content") or []
-            if isinstance(content, dict) and message["role"] in ("system", "user", "assistant"):
-                raise ValueError(
-                    f"Message {turn} has a dict for its content, where a string or a list of parts belongs."
-                )
-            for part in content if isinstance(content, (list, tuple)) else ():
-                kind = self._kind(turn, part)
-                if kind != "text" and (source := part_source(kind, part)) is not None:
-                    found.setdefault(kind, []).append(source)
-        return found
-
-    def _kind(self, turn: int, part: Any) -> str:
-        """A content part's type; raises ValueError for a part that makes no sense."""
-        if isinstance(part, str):
-            return "text"
-        if not isinstance(part, dict):
-            raise ValueError(f"Message {turn} has a part that is neither a dict nor a string: {type(part).__name__}.")
-        kind = part.get("type", "text")
-        if kind == "text" and not isinstance(part.get("text"), str):
-            raise ValueError(f"Message {turn} has a text part whose text is {part.get('text')!r}.")
-        if kind != "text" and kind not in self.modalities:
-            raise UnknownModalityError(
-                f'Message {turn} has a part of type {kind!r}, but this model takes "text" and '
-                f"{', '.join(self.modalities) or 'nothing else'}.{did_you_mean(kind, self.modalities)}"
-            )
-        return kind
-
     def encode_prompt(self, messages: list[dict], tools: list | None = None, **template_kwargs) -> list[int]:
         """Token ids of a chat that is to be answered, one per placeholder; its media are not read."""
         render, messages, marked = self._renderer(messages, tools, template_kwargs)
@@ -204,9 +200,7 @@ class ChatMixin:
         (messages,), _ = self._normalize_conversations(messages)
         marked = self._types_control_tokens([messages, tools])
         if marked:
-            (messages,), tools, _, variables = self.tokenizer._mark_chat_inputs(
-                template, [messages], tools, None, variables, True, False
-            )
+            messages, tools, variables = mark_chat(self.tokenizer, template, messages, tools, variables)
         return _Renderer(template, {**self.tokenizer.special_tokens_map, **variables}, tools), messages, marked
 
     # --- what the assistant said ---------------------------------------------------------------------------------
@@ -225,9 +219,7 @@ class ChatMixin:
             spans = [self._said(render, messages, turn, text) for turn in turns]
         spans = [(start, self._stop(text, start, end)) for start, end in spans]
         ids, places = self._encode(text, spans, marked)
-        said = np.zeros(len(ids), dtype=bool)
-        for start, end in spans:
-            said |= (places[:, 0] < end) & (places[:, 1] > start)
+        said = _within(spans, places)
         first, last = ([], []) if self._begins(text) else self._added_tokens
         return [*first, *ids, *last], [False] * len(first) + said.tolist() + [False] * len(last)
 
@@ -297,7 +289,7 @@ class ChatMixin:
 
     def _pieces(self, text: str, spans: list[tuple[int, int]], marked: bool) -> Iterator[tuple[int, int, bool]]:
         """Stretches of a chat that are encoded by themselves, and whether each is a control token that was typed."""
-        _, markers = _get_control_token_patterns(tuple(self.tokenizer.added_tokens_encoder))
+        markers = mark_pattern(self.tokenizer)
         edges = [] if self.tokenizer.is_fast else sorted(edge for span in spans for edge in span)
         start = 0
         for match in [*(markers.finditer(text) if marked else ()), None]:
@@ -332,7 +324,7 @@ class ChatMixin:
         if typed or not tokenizer.is_fast:
             if first and not typed:
                 return tokenizer.encode(piece, add_special_tokens=False), None
-            ids = _encode_chat_piece(tokenizer, piece, typed, newline)
+            ids = encode_chat_piece(tokenizer, piece, typed, newline)
             if typed and tokenizer.convert_tokens_to_ids(piece) in ids:
                 raise ValueError(f"{piece!r} was typed, but the tokenizer cannot write it as plain text.")
             return ids, None
@@ -366,13 +358,10 @@ class _Renderer:
         )
 
 
-def part_source(kind: str, part: dict[str, Any]) -> Any:
-    """The medium of a content part, or None for a bare placeholder whose medium is given apart."""
-    if part.get(kind) is not None:
-        return part[kind]
-    if part.get("path") is not None:
-        return Path(part["path"])
-    if part.get("url") is not None:
-        return part["url"]
-    rest = {key: part[key] for key in ("base64", "bytes", "array", "values", "sampling_rate", "time") if key in part}
-    return rest or None
+def _within(spans: list[tuple[int, int]], places: Any) -> np.ndarray:
+    """Which tokens, by their first and last characters `(tokens, 2)`, are in one of the spans: `(tokens,)` bool."""
+    places = np.asarray(places).reshape(-1, 2)
+    inside = np.zeros(len(places), dtype=bool)
+    for start, end in spans:
+        inside |= (places[:, 0] < end) & (places[:, 1] > start)
+    return inside

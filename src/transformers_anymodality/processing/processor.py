@@ -167,27 +167,12 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
 
     def _tokenize(self, samples: list[str], text_kwargs: dict[str, Any]) -> dict[str, list]:
         """Token ids (and offsets, if asked for) with one id per placeholder, neither padded nor truncated."""
-        if self.text_settings.get("piecewise"):
+        if self.text_settings.get("piecewise") or text_kwargs.get("sanitize_control_tokens"):
             return self._tokenize_pieces(samples, **text_kwargs)
-        names = ("add_special_tokens", "return_offsets_mapping", "sanitize_control_tokens")
+        names = ("add_special_tokens", "return_offsets_mapping")
         kwargs = {name: text_kwargs[name] for name in names if text_kwargs.get(name) is not None}
-        marked, special = kwargs.get("sanitize_control_tokens"), kwargs.get("add_special_tokens", True)
-        if marked:
-            kwargs["add_special_tokens"] = False
-        encoding = dict(
-            self.tokenizer(
-                samples,
-                padding=False,
-                truncation=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                **kwargs,
-            )
-        )
-        if marked and special:
-            first, last = self._added_tokens
-            encoding["input_ids"] = [[*first, *ids, *last] for ids in encoding["input_ids"]]
-        return encoding
+        silent = dict.fromkeys(("padding", "truncation", "return_attention_mask", "return_token_type_ids"), False)
+        return dict(self.tokenizer(samples, **silent, **kwargs))
 
     def _tokenize_pieces(
         self,
@@ -200,9 +185,10 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         encoding: dict[str, list] = {"input_ids": [], "offset_mapping": []}
         for sample in samples:
             ids, places = self._encode(sample, [], sanitize_control_tokens)
-            first = self._added_tokens[0] if add_special_tokens and not self._begins(sample) else []
-            encoding["input_ids"].append([*first, *ids])
-            encoding["offset_mapping"].append([*([0, 0] for _ in first), *places.tolist()])
+            first, last = self._added_tokens if add_special_tokens and not self._begins(sample) else ([], [])
+            encoding["input_ids"].append([*first, *ids, *last])
+            added = [[[0, 0]] * len(tokens) for tokens in (first, last)]
+            encoding["offset_mapping"].append([*added[0], *places.tolist(), *added[1]])
         if not return_offsets_mapping:
             del encoding["offset_mapping"]
         return encoding

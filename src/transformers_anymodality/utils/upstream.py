@@ -1,9 +1,12 @@
 """What we use of Transformers and its kin that is private, unstable, or differs between the versions that we support."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import chat_template_utils
 
 
 try:
@@ -37,3 +40,19 @@ def take_cache(kwargs: dict[str, Any]) -> Any | None:
 def cache_length(cache: Any | None) -> int:
     """How many tokens a cache holds; 0 without one."""
     return 0 if cache is None else int(cache.get_seq_length())
+
+
+encode_chat_piece = chat_template_utils._encode_chat_piece
+render_jinja_template = chat_template_utils.render_jinja_template
+template_variables = chat_template_utils._get_template_variables
+
+
+def mark_chat(tokenizer: PreTrainedTokenizerBase, template: str, *given: Any) -> tuple[Any, ...]:
+    """What a template is given (messages, tools, ...), with marks around the control tokens in its texts."""
+    pattern, _ = chat_template_utils._get_control_token_patterns(tokenizer._get_control_tokens(template))
+    return tuple(chat_template_utils.mark_control_tokens(one, pattern) for one in given)
+
+
+def mark_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
+    """Finds what `mark_chat` marked in a rendered chat: group 1 is the control token, None for a mark alone."""
+    return chat_template_utils._get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))[1]
