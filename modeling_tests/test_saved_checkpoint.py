@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from modeling_tests import saved_systems, tiny
+from modeling_tests import system_checkpoints, tiny
 
 
 SAVED = Path(__file__).parent / "saved_checkpoint"
@@ -60,16 +60,16 @@ def test_saving_again_changes_no_weight(tmp_path):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in saved_systems.SAVED.iterdir()))
+@pytest.mark.parametrize("name", sorted(path.name for path in system_checkpoints.SAVED.iterdir()))
 def test_published_systems_load_too(name, tmp_path):
-    folder = saved_systems.write(name, tmp_path)
+    folder = system_checkpoints.write(name, tmp_path)
     recorded = load_file(folder / "recorded.safetensors")
     processor = AutoProcessor.from_pretrained(folder)
-    inputs = tiny.inputs(processor, saved_systems.chat(list(processor.modalities)))
+    inputs = tiny.inputs(processor, system_checkpoints.chat(list(processor.modalities)))
     assert inputs["input_ids"].tolist() == recorded["input_ids"].tolist()
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
     with torch.no_grad():
         torch.testing.assert_close(model(**inputs).logits[0, -1], recorded["logits"], atol=1e-4, rtol=0)
-    generated = model.generate(**inputs, **saved_systems.NEW)
+    generated = model.generate(**inputs, **system_checkpoints.NEW)
     assert generated[0, inputs["input_ids"].shape[1] :].tolist() == recorded["generated"].tolist()
