@@ -1,4 +1,7 @@
-"""Makes the composite known to the Auto classes, and to the name tables that pipelines and `transformers serve` read."""
+"""Makes the composite known to the Auto classes, and to the name tables that pipelines and `transformers serve` read.
+
+`push_to_hub` is the one method of the model that stands above it: it publishes model, processor and card together.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from .hub.publish import push_to_hub
 from .model.configuration import AnyModalityConfig
-from .model.modeling import AnyModalityForCausalLM, AnyModalityModel
+from .model.modeling import AnyModalityForCausalLM, AnyModalityModel, AnyModalityPreTrainedModel
 from .processing.processor import AnyModalityProcessor
 
 
@@ -24,6 +28,7 @@ def register() -> None:
     for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(AnyModalityConfig, AnyModalityForCausalLM, exist_ok=True)
     AutoProcessor.register(AnyModalityConfig, AnyModalityProcessor, exist_ok=True)
+    AnyModalityPreTrainedModel.push_to_hub = push_to_hub
     # Serving and pipelines look classes up by name in these, not in what is registered.
     for table in (
         modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..features.store import FeatureStore
 from ..media import MediaError
 from ..processing.processor import AnyModalityProcessor
 from .reading import located, name_of, read_chat
@@ -35,6 +34,16 @@ class _Count:
 
     def __int__(self) -> int:
         return int(self.slots.sum())
+
+
+class Features(Protocol):
+    """What takes the processor's place for media whose features were computed before: a `FeatureStore`."""
+
+    def inputs(
+        self, processor: AnyModalityProcessor, media: Mapping[str, list[Any]]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+        """As the processor's `process_media`: model inputs, and how many tokens each item has."""
+        ...
 
 
 @dataclass
@@ -63,7 +72,7 @@ class AnyModalityDataCollator:
     pad_to_multiple_of: int | None = None
     on_error: str = "error"
     media_root: str | Path | None = None
-    features: FeatureStore | None = None
+    features: Features | None = None
 
     def __post_init__(self):
         if self.on_error not in ("error", "skip"):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BatchFeature
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..modalities import MODALITIES
@@ -92,7 +92,7 @@ def publish(
         module: registers modalities and towers of your own; who loads the checkpoint needs it, too.
         dry_run: do all but upload.
         private, token, revision, create_pr, commit_message, commit_description: as `HfApi.upload_folder`.
-        card: arguments of `cards.make_card`, for the card that is added.
+        card: arguments of `make_card`, for the card that is added.
 
     Raises:
         ValueError: it is not whole, or what a fresh process loads gives other logits; nothing was uploaded.
@@ -132,6 +132,32 @@ def publish(
         except RuntimeError as error:  # which the client makes of whatever stops a large file
             raise OSError(f"{error} Nothing was committed; try again. ({error.__cause__})") from error
     return Upload(repo_id, sizes, left_out, difference, commit.pr_url or commit.commit_url)
+
+
+def push_to_hub(
+    model: PreTrainedModel, repo_id: str, *, processor: Any = None, tags=None, max_shard_size=None, **kwargs
+) -> str:
+    """As `PreTrainedModel.push_to_hub`, with processor and card in the same commit; before that, a fresh process loads
+    what is to be uploaded and compares logits (see `publish`).
+
+    Args:
+        processor: the model's; that of the checkpoint it was loaded from if left out.
+        tags: for the card.
+        kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
+
+    Returns:
+        URL of the commit.
+    """
+    if processor is None:
+        try:
+            processor = AutoProcessor.from_pretrained(model.name_or_path)
+        except (OSError, ValueError) as error:
+            raise ValueError("Give the model's processor, so that both are published: processor=...") from error
+    sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, **sharding)
+        processor.save_pretrained(folder)
+        return publish(folder, repo_id, model=model, card={"tags": tags or ()}, **kwargs).url
 
 
 def _choose(folder: Path) -> tuple[list[str], list[str]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoProcessor, GenerationConfig, PreTrainedModel, initialization
+from transformers import GenerationConfig, PreTrainedModel, initialization
 
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
@@ -106,32 +105,6 @@ class CheckpointMixin(QuantizedPartMixin):
                 return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         finally:
             self.config.references = references
-
-    def push_to_hub(self, repo_id: str, *, processor: Any = None, tags=None, max_shard_size=None, **kwargs) -> str:
-        """As `PreTrainedModel.push_to_hub`, with processor and card in the same commit; before that, a fresh process
-        loads what is to be uploaded and compares logits (see `publishing.publish`).
-
-        Args:
-            processor: the model's; that of the checkpoint it was loaded from if left out.
-            tags: for the card.
-            kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
-
-        Returns:
-            URL of the commit.
-        """
-        from ..hub.publish import publish
-
-        sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, **sharding)
-            (processor or self._own_processor()).save_pretrained(folder)
-            return publish(folder, repo_id, model=self, card={"tags": tags or ()}, **kwargs).url
-
-    def _own_processor(self) -> Any:
-        try:
-            return AutoProcessor.from_pretrained(self.name_or_path)
-        except (OSError, ValueError) as error:
-            raise ValueError("Give the model's processor, so that both are published: processor=...") from error
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModel") -> None:
