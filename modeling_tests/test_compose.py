@@ -274,7 +274,7 @@ def test_borrowed_parts_are_one_part():
     assert model.aligner("depth") is model.aligner("video") is model.image_aligner is not model.aligner("thermal")
     assert set(processor.sub_processor_names) == {"image_processor", "thermal_image_processor"}
     # 17 features a frame, one token each
-    assert {name: row["num_tokens"] for name, row in processor.modalities.items()} == {
+    assert {name: row.num_tokens for name, row in processor.modalities.items()} == {
         "image": 17,
         "depth": 17,
         "thermal": 17,
@@ -317,13 +317,14 @@ def check_identities(model, processor, chats, tmp_path) -> None:
     processor.save_pretrained(tmp_path)
     again, processor_again = AutoModelForCausalLM.from_pretrained(tmp_path), AutoProcessor.from_pretrained(tmp_path)
     inputs_again = tiny.inputs(processor_again, *chats)
-    for before, now in (
-        (model.config.modalities, again.config.modalities),
-        (processor.modalities, processor_again.modalities),
-    ):
-        assert {name: list(row["inputs"]) for name, row in now.items()} == {
-            name: list(row["inputs"]) for name, row in before.items()
-        }
+    before, now = model.config.modalities, again.config.modalities
+    assert {name: list(row["inputs"]) for name, row in now.items()} == {
+        name: list(row["inputs"]) for name, row in before.items()
+    }
+    before, now = processor.modalities, processor_again.modalities
+    assert {name: list(row.inputs) for name, row in now.items()} == {
+        name: list(row.inputs) for name, row in before.items()
+    }
     assert {k: v.tolist() for k, v in inputs_again.items()} == {k: v.tolist() for k, v in inputs.items()}
     assert torch.equal(last_logits(again, inputs_again), together)
 

@@ -42,10 +42,9 @@ def figure(modality: str, source: Any, processor: Any, caption: str) -> str:
 
 
 def _drawn(modality: str, source: Any, processor: Any) -> str:
-    row, spec = processor.modalities[modality], MODALITIES[modality]
-    own = getattr(processor, row["processor"])
+    spec, own = MODALITIES[modality], processor.sub_processor(modality)
     try:
-        item = spec.read(source, own, row["options"])
+        item = spec.read(source, own, processor.modalities[modality].options)
     except (MediaError, OSError) as error:
         return f"<p class=wrong>{html.escape(str(error))}</p>"
     if isinstance(item, str):
