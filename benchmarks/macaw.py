@@ -99,7 +99,7 @@ class Rival:
         embeddings = self.model.get_input_embeddings()(ids).clone()
         for name in SENSES:
             row = self.model.config.modalities[name]
-            embeddings[ids == row["token_id"]] = self.tokens(name, media[next(iter(row["inputs"]))]).flatten(0, 1)
+            embeddings[ids == row.token_id] = self.tokens(name, media[row.main_input]).flatten(0, 1)
         return embeddings
 
     def forward(self, ids: torch.Tensor, media: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -115,8 +115,8 @@ def prompt(model: AnyModalityForCausalLM, batch: int) -> tuple[torch.Tensor, dic
     generator, media, front = torch.Generator().manual_seed(1), {}, []
     for name in SENSES:
         row, config = model.config.modalities[name], model.config.aligner_config(name)
-        media[next(iter(row["inputs"]))] = torch.randn(batch, *row["input_shape"], generator=generator)
-        front += [row["token_id"]] * config.count_tokens(row["num_frames"], row["feature_length"])
+        media[row.main_input] = torch.randn(batch, *row.input_shape, generator=generator)
+        front += [row.token_id] * config.count_tokens(row.num_frames, row.feature_length)
     text = torch.randint(3, VOCABULARY - 6, (batch, TEXT), generator=generator)
     return torch.cat([text[:, :1], torch.tensor([front] * batch), text[:, 1:]], dim=1), media
 
@@ -137,7 +137,7 @@ def main() -> None:
     model = build()
     rival = Rival(model)
     ids, media = prompt(model, arguments.batch)
-    placeholders = [row["token_id"] for row in model.config.modalities.values()]
+    placeholders = model.config.placeholder_ids
     greedy = dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
     jobs = {
         "forward": (lambda: model(ids, **media).logits, lambda: rival.forward(ids, media)),

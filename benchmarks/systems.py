@@ -73,9 +73,9 @@ def batch(model: AnyModalityForCausalLM, senses: tuple[str, ...], items: int) ->
     places, inputs = [], {}
     for sense in senses:
         row, config = model.config.modalities[sense], model.config.aligner_config(sense)
-        count = config.count_tokens(row["num_frames"], row["feature_length"])
-        places.append(torch.full((items, count), row["token_id"]))
-        inputs[next(iter(row["inputs"]))] = torch.randn(items, *row["input_shape"])
+        count = config.count_tokens(row.num_frames, row.feature_length)
+        places.append(torch.full((items, count), row.token_id))
+        inputs[row.main_input] = torch.randn(items, *row.input_shape)
     ids = torch.cat([*places, text], 1)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **inputs}
 

@@ -56,7 +56,7 @@ def take_over(model: AnyModalityForCausalLM, modality: str, checkpoint: str) -> 
 
 def adapters(model: AnyModalityForCausalLM, modality: str) -> list[str]:
     """An interface's adapter: its last projection, and queries where it has any."""
-    names = (f"{model.config.modalities[modality]['aligner']}_aligner.{name}" for name in ("projection", "queries"))
+    names = (f"{model.config.modalities[modality].aligner}_aligner.{name}" for name in ("projection", "queries"))
     known = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     return [name for name in names if any(f"{parameter}.".startswith(f"{name}.") for parameter in known)]
 
@@ -72,7 +72,7 @@ def learning_parts(model: AnyModalityForCausalLM, stage: StageArguments) -> list
         return stage.trainable
     if stage.stage == "joint":
         return [name for modality in modalities for name in adapters(model, modality)]
-    return [f"{model.config.modalities[modality]['aligner']}_aligner" for modality in modalities]
+    return [f"{model.config.modalities[modality].aligner}_aligner" for modality in modalities]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -151,8 +151,8 @@ def measure(name: str) -> dict[str, Any]:
     language.vocab_size += len(modalities)
     config.text_config = language
     for sense, row in config.modalities.items():
-        if row["tower"] == sense:
-            whole = tower_config(towers[sense], MODALITIES[sense].medium, row["select_layer"])
+        if row.tower == sense:
+            whole = tower_config(towers[sense], MODALITIES[sense].medium, row.select_layer)
             setattr(config, f"{sense}_config", whole)
     with torch.device("meta"):
         model = AnyModalityForCausalLM(config)

@@ -162,7 +162,7 @@ def test_config_round_trips_and_sorts(saved, tmp_path):
     config = AnyModalityConfig.from_dict(json.loads(model.config.to_json_string(use_diff=False)))
     assert config.to_dict() == model.config.to_dict()
     assert list(config.modalities) == sorted(config.modalities)
-    assert config.image_token_id == config.modalities["image"]["token_id"]
+    assert config.image_token_id == config.modalities["image"].token_id
 
 
 # --- light checkpoints ---------------------------------------------------------------------------------------------

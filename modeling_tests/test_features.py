@@ -158,7 +158,7 @@ def change_config(model, processor):
 
 
 def change_reading(model, processor):
-    model.config.modalities["image"]["select_feature"] = "patches"
+    model.config.modalities["image"].select_feature = "patches"
 
 
 def change_processor(model, processor):
@@ -166,7 +166,7 @@ def change_processor(model, processor):
 
 
 def change_options(model, processor):
-    processor.modalities["video"].options["num_frames"] = 2
+    processor.modalities["video"]["options"]["num_frames"] = 2
 
 
 @pytest.mark.parametrize(
@@ -423,12 +423,12 @@ def test_a_killed_build_goes_on(checkpoint, tmp_path, monkeypatch):
     encoded = []
     from transformers_anymodality.model.media_encoding import MediaEncodingMixin
 
-    encode = MediaEncodingMixin._encode
+    encode = MediaEncodingMixin.encode
     monkeypatch.setattr(
         MediaEncodingMixin,
-        "_encode",
-        lambda self, name, inputs, recorded: (
-            encoded.append(len(inputs["pixel_values"])) or encode(self, name, inputs, recorded)
+        "encode",
+        lambda self, name, inputs, **recorded: (
+            encoded.append(len(inputs["pixel_values"])) or encode(self, name, inputs, **recorded)
         ),
     )
     assert main(command(checkpoint, store)) == 0

@@ -8,6 +8,7 @@ from transformers import DynamicCache, TextIteratorStreamer
 
 from modeling_tests import tiny
 from modeling_tests.checks import Calls, new_tokens, padded
+from transformers_anymodality.model.media_encoding import split_media
 
 
 NEW = dict(max_new_tokens=6, do_sample=False)
@@ -96,7 +97,8 @@ def test_from_embeddings(shared):
     rest = dict(inputs)
     embeds = model.get_input_embeddings()(rest.pop("input_ids"))
     assert model.generate(inputs_embeds=embeds, **rest, **NEW).tolist() == plain.tolist()
-    finished, _ = model.embed(inputs["input_ids"], None, model.encode_media(dict(rest))[0])
+    media, _ = split_media(model.config, rest)
+    finished = model.place_media(inputs["input_ids"], None, model.encode_media(media)[0]).inputs_embeds
     output = model.generate(inputs_embeds=finished.detach(), attention_mask=rest["attention_mask"], **NEW)
     assert output.tolist() == plain.tolist()
 
@@ -111,7 +113,7 @@ def test_streaming(shared):
 
 def test_placeholders_are_never_generated(shared):
     model, processor = shared
-    ids = [row["token_id"] for row in model.config.modalities.values()]
+    ids = model.config.placeholder_ids
     inputs = tiny.inputs(processor, *tiny.CHATS)
     torch.manual_seed(0)
     output = model.generate(**inputs, max_new_tokens=30, do_sample=True, temperature=100.0, top_k=0)

@@ -279,7 +279,7 @@ def test_a_sense_is_one_token(composite, sense, tmp_path):
     rows = tiny.inputs(processor, tiny.chat("this", sense), tiny.chat(sense, sense, "that", seed=3))
     placeholder = processor.tokenizer.convert_tokens_to_ids(f"<{sense}>")
     assert (rows["input_ids"] == placeholder).sum(-1).tolist() == [1, 2]
-    media = {key: value for key, value in rows.items() if key in model.config.modalities[sense]["inputs"]}
+    media = {key: value for key, value in rows.items() if key in model.config.modalities[sense].inputs}
     output = model.get_modality_features(sense, **media)
     assert output.last_hidden_state.shape == (3, 1, 1, 16)
     for row in range(3):

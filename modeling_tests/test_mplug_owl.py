@@ -135,7 +135,7 @@ def test_each_medium_gets_its_own_tokens(release, tmp_path):
     inputs = tiny.inputs(processor, *chats)
     assert inputs["pixel_values"].shape == (3, 3, 28, 28) and inputs["pixel_values_videos"].shape == (2, 4, 3, 28, 28)
     output = model(**inputs)
-    features = output.modality_features
+    features = output.modality_hidden_states
     assert features["image"].shape[:2] == (3, 4)
     assert features["video"].shape[:2] == (2, 4 if release == "video" else 16)
     assert len({row.sum().item() for tokens in features.values() for row in tokens}) == 5

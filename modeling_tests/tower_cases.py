@@ -128,8 +128,8 @@ class Case:
 
     def arguments(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of the tower's own forward."""
-        values = {self.row["inputs"][name]: value for name, value in inputs.items() if name in self.row["inputs"]}
-        return {name: value.flatten(0, 1) for name, value in values.items()} if self.row["per_frame"] else values
+        values = {self.row.inputs[name]: value for name, value in inputs.items() if name in self.row.inputs}
+        return {name: value.flatten(0, 1) for name, value in values.items()} if self.row.per_frame else values
 
 
 LANGUAGE_MODEL = tiny.language_model()

@@ -134,8 +134,7 @@ def watch(**modules: nn.Module | None) -> Iterator[dict[str, Call]]:
 
 def media_inputs(model: Any, media: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Media by modality as arguments of the model: each as the first of its modality's inputs."""
-    names = {modality: name for name, modality in reversed(model.config.input_modalities.items())}
-    return {names[modality]: values for modality, values in media.items()}
+    return {model.config.modalities[modality].main_input: values for modality, values in media.items()}
 
 
 def placeholder(model: Any, modality: str) -> int:

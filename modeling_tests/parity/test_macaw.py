@@ -232,7 +232,7 @@ def test_placeholders_are_no_words():
     """Their rows, behind all others, are not attended to; every other row is."""
     model, processor = system("current")
     table, rows = model.get_input_embeddings().weight, model.image_aligner.config.attended_rows
-    assert rows == min(row["token_id"] for row in model.config.modalities.values())
+    assert rows == min(model.config.placeholder_ids)
     pixels = torch.randn(1, 3, 32, 32)
     expected = model.get_image_features(pixels).pooler_output
     with torch.no_grad():

@@ -159,7 +159,7 @@ class TinyModelTester:
         text = model.config.text_config
         self.hidden_size, self.num_attention_heads = text.hidden_size, text.num_attention_heads
         self.vocab_size, self.pad_token_id = text.vocab_size, text.pad_token_id
-        self.counts = {name: own.num_tokens for name, own in processor.modalities.items()}
+        self.counts = {name: row["num_tokens"] for name, row in processor.modalities.items()}
         self.seq_length = self.encoder_seq_length = self.key_length = self.text_tokens + sum(self.counts.values())
         self.causal_lm_class = AnyModalityForCausalLM
 
@@ -168,12 +168,10 @@ class TinyModelTester:
 
     def prepare_config_and_inputs_for_common(self):
         config = self.get_config()
-        spans = [
-            torch.full((self.batch_size, n), config.modalities[name]["token_id"]) for name, n in self.counts.items()
-        ]
+        spans = [torch.full((self.batch_size, n), config.modalities[name].token_id) for name, n in self.counts.items()]
         text = torch.randint(len(SPECIAL), 200, (self.batch_size, self.text_tokens))
         ids = torch.cat([text[:, :2], *spans, text[:, 2:]], dim=1)
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         for row in config.modalities.values():
-            inputs[next(iter(row["inputs"]))] = torch.rand(self.batch_size, *row["input_shape"]) - 0.5
+            inputs[row.main_input] = torch.rand(self.batch_size, *row.input_shape) - 0.5
         return config, {name: tensor.to(torch_device) for name, tensor in inputs.items()}

@@ -1,5 +1,6 @@
 """Upstream's tests of models, on composites."""
 
+import inspect
 import unittest
 from contextlib import contextmanager
 from functools import partialmethod
@@ -46,7 +47,7 @@ class CompositeTests(common.GenerationTesterMixin, common.ModelTesterMixin):
         patches += [patch.object(common, "ids_tensor", self.text_ids)]
         # Upstream sees by this that attentions can be asked for; ours is open for media of any name.
         for model_class in (AnyModalityForCausalLM, AnyModalityModel):
-            annotations = model_class.forward.__wrapped__.__annotations__
+            annotations = inspect.unwrap(model_class.forward).__annotations__
             patches += [patch.dict(annotations, {"kwargs": Unpack[TransformersKwargs]})]
         name = self._testMethodName
         if name in LOAD_INCOMPLETE:

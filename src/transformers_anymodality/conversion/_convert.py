@@ -182,8 +182,8 @@ class _Filling:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
         self.tied = dict(skeleton.all_tied_weights_keys)
         self.growing = _growing(skeleton)
-        rows = getattr(config, "modalities", None) or {}
-        self.unread = tuple(f"{name}_tower.{part}" for name, row in rows.items() for part in row["unread"])
+        modalities = getattr(config, "modalities", None) or {}
+        self.unread = tuple(f"{name}_tower.{part}" for name, one in modalities.items() for part in one.unread)
         self.config, self.writer, self.applied, self.dtype = config, writer, applied, dtype
         self.filled: set[str] = set()
 

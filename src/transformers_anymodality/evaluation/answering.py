@@ -10,7 +10,7 @@ import torch
 from ..data.collator import AnyModalityDataCollator
 from ..data.reading import located
 from ..media import MediaError
-from ..model.modeling import _parameters
+from ..model.language_model import forward_parameters
 from .jobs import Job
 from .samples import Sample
 
@@ -103,7 +103,7 @@ def _log_likelihoods(model: Any, batch: dict[str, torch.Tensor]) -> list[tuple[f
     labels = batch.pop("labels")
     first = int((labels != -100).any(dim=0).nonzero()[0])
     labels = labels[:, first:]
-    if "logits_to_keep" in _parameters(model.language_model):
+    if "logits_to_keep" in forward_parameters(type(model.language_model)):
         batch["logits_to_keep"] = labels.shape[1] + 1
     logits = model(**batch, use_cache=False).logits[:, -labels.shape[1] - 1 : -1]
     log_p = torch.log_softmax(logits.float(), dim=-1)

@@ -19,6 +19,7 @@ from ..media._arrays import is_array, to_numpy
 from ..media._limits import describe
 from ..media._source import open_source
 from ..modalities import MODALITIES, ModalitySpec
+from ..model.media_encoding import compute_dtype
 
 
 # What a config or a processor says besides what it computes.
@@ -130,20 +131,21 @@ def path_of(source: Any) -> str | None:
 def tower_fingerprint(model: Any, modality: str, dtypes: tuple[torch.dtype, ...] | None = None) -> dict[str, Any]:
     """What the features of a modality depend on in the model: weights (a hash for each of `dtypes`, by default the
     tower's own), config, and how the tower is read."""
-    tower, row = model.tower(modality), model.config.modalities[modality]
-    weights = {str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in dtypes or (_dtype(tower),)}
-    reading = {key: row[key] for key in ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")}
+    tower, settings = model.tower(modality), model.config.modalities[modality]
+    weights = {
+        str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in dtypes or (compute_dtype(tower),)
+    }
+    reading = {key: getattr(settings, key) for key in _READING}
     return {"weights": weights, "config": plain(tower.config.to_dict()), "reading": plain(reading)}
+
+
+_READING = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
 
 
 def all_dtypes(model: Any, modality: str) -> tuple[torch.dtype, ...]:
     """Dtypes that a checkpoint's tower may be loaded in and be the same."""
-    own = _dtype(model.tower(modality))
+    own = compute_dtype(model.tower(modality))
     return tuple(dict.fromkeys((own, *_DTYPES)))
-
-
-def _dtype(tower: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
 
 
 @torch.no_grad()
@@ -160,10 +162,11 @@ def _weights(tower: nn.Module, dtype: torch.dtype) -> str:
 
 def preprocessing_fingerprint(processor: Any, modality: str) -> dict[str, Any]:
     """What the features of a modality depend on in the processor: the sub-processor and the options of reading."""
-    own, part = processor.modalities[modality], processor.sub_processor(modality)
+    row = processor.modalities[modality]
+    part = getattr(processor, row["processor"])
     settings = _tokenizer(part) if isinstance(part, PreTrainedTokenizerBase) else part.to_dict()
     given = {"class": type(part).__name__.removesuffix("Fast"), "spec": type(MODALITIES[modality]).__name__}
-    return plain({**settings, **given, "options": own.options, "inputs": own.inputs})
+    return plain({**settings, **given, "options": row["options"], "inputs": row["inputs"]})
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -215,7 +215,7 @@ class _Media(torch.utils.data.IterableDataset):
                     raise AugmentationError(
                         f"Media of {modality!r} are prepared at random (augmentation): the same one comes out differently "
                         "each time, so features computed once would not be those of training. Switch it off in the "
-                        f"processor ({self.processor.modalities[modality].processor}), or train without a store."
+                        f"processor ({self.processor.modalities[modality]['processor']}), or train without a store."
                     )
             self.steady.add(modality)
         return inputs
@@ -267,7 +267,7 @@ def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[st
     device = next(model.tower(modality).parameters(), torch.empty(0)).device
     keys = [key for key in batch[0][1] if key != f"{modality}_feature_lengths"]
     inputs = {key: torch.cat([inputs[key] for _, inputs, _ in batch]).to(device) for key in keys}
-    features, _ = model._encode(modality, inputs, {})
+    features, _ = model.encode(modality, inputs)
     for (digest, inputs, files), one in zip(batch, features, strict=True):
         length = inputs.get(f"{modality}_feature_lengths")
         writer.add(digest, one if length is None else one[:, : int(length)], files)

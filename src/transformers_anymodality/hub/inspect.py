@@ -128,7 +128,7 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
     stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for name, header in _headers(source, hub):
         stored[name.partition(".")[0]].append(header)
-    parts = [_part(name, config, stored.get(name, [])) for name in _part_names(config)]
+    parts = [_part(name, config, stored.get(name, [])) for name in config.part_names]
     return Inspection(source, parts, _modalities(config, _placeholders(source, hub)))
 
 
@@ -139,16 +139,10 @@ def inspect_model(model: Any, processor: Any = None) -> Inspection:
     for name, tensor in model.state_dict().items():
         if name not in model.all_tied_weights_keys:
             stored[name.partition(".")[0]].append((types.get(str(tensor.dtype), "I64"), tensor.numel()))
-    tokens = {} if processor is None else {name: own.token for name, own in processor.modalities.items()}
-    parts = [_part(name, model.config, stored[name]) for name in _part_names(model.config)]
+    rows = {} if processor is None else processor.modalities
+    tokens = {name: row["token"] for name, row in rows.items()}
+    parts = [_part(name, model.config, stored[name]) for name in model.config.part_names]
     return Inspection(model.name_or_path, parts, _modalities(model.config, tokens))
-
-
-def _part_names(config: AnyModalityConfig) -> list[str]:
-    names = []
-    for name, row in config.modalities.items():
-        names += [f"{name}_{part}" for part in ("tower", "aligner") if row[part] == name]
-    return ["language_model", *names]
 
 
 def part_config(config: AnyModalityConfig, part: str) -> Any:
@@ -178,12 +172,12 @@ def _part(name: str, config: AnyModalityConfig, stored: list[tuple[str, int]]) -
 
 def _modalities(config: AnyModalityConfig, placeholders: dict[str, str]) -> list[ModalityInfo]:
     found = []
-    for name, row in config.modalities.items():
+    for name, one in config.modalities.items():
         tokens = None
-        if row["feature_length"] is not None:
-            tokens = config.aligner_config(name).count_tokens(row["num_frames"], row["feature_length"])
-        parts = (f"{row['tower']}_tower", f"{row['aligner']}_aligner")
-        found.append(ModalityInfo(name, placeholders.get(name), *parts, tokens, list(row["inputs"])))
+        if one.feature_length is not None:
+            tokens = config.aligner_config(name).count_tokens(one.num_frames, one.feature_length)
+        parts = (f"{one.tower}_tower", f"{one.aligner}_aligner")
+        found.append(ModalityInfo(name, placeholders.get(name), *parts, tokens, list(one.inputs)))
     return found
 
 

@@ -113,7 +113,7 @@ class Conversation:
         return past
 
     def _media_tokens(self, ids: list[int]) -> int:
-        placeholders = {row["token_id"] for row in self.model.config.modalities.values()}
+        placeholders = set(self.model.config.placeholder_ids)
         return sum(token in placeholders for token in ids)
 
     def _generate(self, turn: _Turn, cache: Any, streamer: _Streamer) -> list[int]:

@@ -7,30 +7,60 @@ dtype, attention and serialisation look exactly one level deep. The table is pla
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ..modalities._names import check_modality_name
 from ..utils.registry import did_you_mean
+from ..utils.upstream import CACHE_NAMES
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
 
 
-# One row of the table. What is not given has these values.
-_ROW: dict[str, Any] = {
-    "token_id": None,  # id of the placeholder token
-    "tower": None,  # name of the modality whose tower is used: its own, or a borrowed one
-    "aligner": None,  # likewise
-    "inputs": {},  # name of a model input -> argument of the tower's forward; the main input first
-    "input_shape": [],  # of one item of the main input
-    "input_dtype": "float32",
-    "per_frame": False,  # the tower reads the frames of an item one by one
-    "feature_length": None,  # features per frame, None where it depends on the item
-    "num_frames": 1,
-    "select_layer": None,  # the tower is built up to this layer, and that layer's own output is read
-    "unread": [],  # modules of the tower that its features do not depend on, and that are not built
-    "select_feature": "all",  # "all", "patches" or "pooled"
-}
+@dataclass
+class ModalityConfig:
+    """What the model knows of one modality.
+
+    Attributes:
+        token_id: id of its placeholder token.
+        tower: name of the modality whose tower is used: its own, or one that it borrows from.
+        aligner: likewise.
+        inputs: name of a model input -> argument of the tower's forward; the main input first.
+        input_shape: of one item of the main input.
+        input_dtype: of the main input, a name in `torch`.
+        per_frame: whether the tower reads the frames of an item one by one.
+        feature_length: features per frame; None where it depends on the item.
+        num_frames: frames per item that the tower's features have.
+        select_layer: the tower is built up to this layer, and that layer's own output is read; None: its output.
+        unread: modules of the tower that its features do not depend on, and that are not built.
+        select_feature: "all", "patches" or "pooled".
+    """
+
+    token_id: int | None = None
+    tower: str = ""
+    aligner: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    input_shape: list[int] = field(default_factory=list)
+    input_dtype: str = "float32"
+    per_frame: bool = False
+    feature_length: int | None = None
+    num_frames: int = 1
+    select_layer: int | None = None
+    unread: list[str] = field(default_factory=list)
+    select_feature: str = "all"
+
+    @property
+    def main_input(self) -> str:
+        return next(iter(self.inputs))
+
+    @classmethod
+    def from_dict(cls, modality: str, fields: dict[str, Any]) -> ModalityConfig:
+        if unknown := sorted(set(fields) - set(cls.__dataclass_fields__)):
+            known = ", ".join(cls.__dataclass_fields__)
+            raise ValueError(f"Unknown keys {unknown} for modality {modality!r}; known: {known}.")
+        own = {"tower": modality, "aligner": modality, **{key: v for key, v in fields.items() if v is not None}}
+        return cls(**{**own, "inputs": main_input_first(modality, fields.get("inputs") or {})})
 
 
 def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
@@ -46,7 +76,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     """
     Args:
         text_config: the language model's own config (or its dict, with `model_type`).
-        modalities: one row per modality, see `configuration._ROW`; kept in alphabetical order.
+        modalities: modality -> its `ModalityConfig` (or the dict of it); kept in alphabetical order.
         reads_input_ids: the language model reads ids for more than their embeddings, and is given both.
         references: parts kept outside the checkpoint, see `light_checkpoint`.
         trained: names of the parts that were ever trained, as `set_trainable` and PEFT say; None if neither was asked.
@@ -54,7 +84,6 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     """
 
     model_type = "anymodality"
-    keys_to_ignore_at_inference = ["past_key_values", "modality_features"]
     # The language model brings its own plan; there are no `layers.*` at this level.
     base_model_fsdp_plan = {}
 
@@ -67,13 +96,14 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = LlamaConfig()
-        self.text_config = as_config("text_config", self.text_config)
+        self.text_config = _as_config("text_config", self.text_config)
         # config.json is written with sorted keys: sorting here keeps the order of modules, weights, optimizer state.
-        self.modalities = {name: self._row(name, row) for name, row in sorted((self.modalities or {}).items())}
+        self.modalities = {name: self._modality(name, row) for name, row in sorted((self.modalities or {}).items())}
+        self._check_lenders()
         for key in self._part_keys():
             if key not in kwargs:
                 raise ValueError(f"The table of modalities names `{key}`, which is missing from the config.")
-            setattr(self, key, as_config(key, kwargs.pop(key)))
+            setattr(self, key, _as_config(key, kwargs.pop(key)))
         # Tools that look at the composite find the language model's flag.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         kwargs.pop("tie_word_embeddings", None)
@@ -84,23 +114,32 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
             for key, value in attention.items():
                 getattr(self, key)._attn_implementation = value
 
-    def _row(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+    def _modality(self, name: str, given: ModalityConfig | dict[str, Any]) -> ModalityConfig:
         check_modality_name(name)
-        if unknown := sorted(set(row) - set(_ROW)):
-            raise ValueError(f"Unknown keys {unknown} for modality {name!r}; known: {', '.join(_ROW)}.")
-        row = {**_ROW, **row}
-        row["inputs"] = main_input_first(name, row["inputs"])
-        for part in ("tower", "aligner"):
-            row[part] = row[part] or name
-            if row[part] not in self.modalities:
-                raise ValueError(f"Modality {name!r} borrows the {part} of {row[part]!r}, which is not in the table.")
-            if (self.modalities[row[part]].get(part) or row[part]) != row[part]:
-                raise ValueError(f"Modality {name!r} borrows the {part} of {row[part]!r}, which borrows it itself.")
-        return row
+        return ModalityConfig.from_dict(name, asdict(given) if isinstance(given, ModalityConfig) else given)
+
+    def _check_lenders(self) -> None:
+        for name, modality in self.modalities.items():
+            for part, lender in (("tower", modality.tower), ("aligner", modality.aligner)):
+                if lender not in self.modalities:
+                    raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which is not in the table.")
+                if getattr(self.modalities[lender], part) != lender:
+                    raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which borrows it itself.")
+
+    def owners(self, part: str) -> list[str]:
+        """Modalities with a `part`, "tower" or "aligner", of their own; the others borrow one."""
+        return [name for name, modality in self.modalities.items() if getattr(modality, part) == name]
+
+    @property
+    def part_names(self) -> list[str]:
+        """The model's children: "language_model", and each modality's own `<modality>_tower`, `<modality>_aligner`."""
+        owners = {part: self.owners(part) for part in ("tower", "aligner")}
+        own = [f"{name}_{part}" for name in self.modalities for part in owners if name in owners[part]]
+        return ["language_model", *own]
 
     def _part_keys(self) -> list[str]:
-        towers = [f"{name}_config" for name, row in self.modalities.items() if row["tower"] == name]
-        return towers + [f"{name}_aligner_config" for name, row in self.modalities.items() if row["aligner"] == name]
+        towers = [f"{name}_config" for name in self.owners("tower")]
+        return towers + [f"{name}_aligner_config" for name in self.owners("aligner")]
 
     @property
     def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:
@@ -110,19 +149,33 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         return {key: type(self.__dict__[key]) for key in keys if key in self.__dict__}
 
     def tower_config(self, modality: str) -> PreTrainedConfig:
-        return getattr(self, f"{self.modalities[modality]['tower']}_config")
+        return getattr(self, f"{self.modalities[modality].tower}_config")
 
     def aligner_config(self, modality: str) -> PreTrainedConfig:
-        return getattr(self, f"{self.modalities[modality]['aligner']}_aligner_config")
+        return getattr(self, f"{self.modalities[modality].aligner}_aligner_config")
 
     def note_trained(self, parts: Iterable[str]) -> None:
         """Notes which parts are no longer as they were composed."""
         self.trained = sorted({*(self.trained or ()), *parts})
 
     @property
-    def input_modalities(self) -> dict[str, str]:
-        """Model input name -> modality."""
-        return {name: modality for modality, row in self.modalities.items() for name in row["inputs"]}
+    def placeholder_ids(self) -> list[int]:
+        """Ids of the placeholder tokens, in the order of the modalities."""
+        return [modality.token_id for modality in self.modalities.values()]
+
+    @property
+    def media_arguments(self) -> dict[str, tuple[str, str]]:
+        """Keyword argument of the model's forward -> (modality, argument of `get_modality_features`)."""
+        features = ("features", "feature_lengths")
+        return {f"{name}_{given}": (name, given) for name in self.modalities for given in features} | {
+            given: (name, given) for name, modality in self.modalities.items() for given in modality.inputs
+        }
+
+    @property
+    def keys_to_ignore_at_inference(self) -> list[str]:
+        """Fields of the output that the Trainer does not gather: the language model's own choice, caches, and media."""
+        own = getattr(self.text_config, "keys_to_ignore_at_inference", ())
+        return list(dict.fromkeys((*own, *CACHE_NAMES, "modality_hidden_states")))
 
     def __getattr__(self, name: str) -> Any:
         # Generation and serving read `<modality>_token_id` at the top.
@@ -130,15 +183,15 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         row = self.__dict__.get("modalities", {}).get(modality) if modality and not rest else None
         if row is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return row["token_id"]
+        return row.token_id
 
     def to_dict(self) -> dict[str, Any]:
+        table = {name: asdict(modality) for name, modality in self.modalities.items()}
         # Also of a config that came from the Hub, whose `auto_map` says from which repository.
-        return {**super().to_dict(), "auto_map": dict(CONFIG_AUTO_MAP)}
+        return {**super().to_dict(), "modalities": table, "auto_map": dict(CONFIG_AUTO_MAP)}
 
 
-def as_config(key: str, value: Any) -> PreTrainedConfig:
-    """A config, or the one that its dict describes; `key` is its name in errors."""
+def _as_config(key: str, value: Any) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
     if not isinstance(value, dict):

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from .media_encoding import EncodedMedia
-from .placeholders import hide
+from ..utils.upstream import cache_length, cache_of
+from .media_encoding import EncodedMedia, MediaInputs, split_media
+from .placeholders import hide, placeholder_mask
 
 
 class AnyModalityGenerationMixin(GenerationMixin):
@@ -31,7 +32,8 @@ class AnyModalityGenerationMixin(GenerationMixin):
         if input_ids is None or not encoded:
             return not kwargs.get("use_cache", True)
         # One token is never a placeholder; not looking at it saves a synchronisation at each step.
-        return input_ids.shape[1] > 1 and any(self.get_placeholder_mask(m, input_ids, None).any() for m in encoded)
+        ids = [self.config.modalities[modality].token_id for modality in encoded]
+        return input_ids.shape[1] > 1 and bool(torch.isin(input_ids, torch.tensor(ids, device=input_ids.device)).any())
 
     def _prepare_cache_for_generation(self, *args, **kwargs):
         return self.language_model._prepare_cache_for_generation(*args, **kwargs)
@@ -49,51 +51,54 @@ class AnyModalityGenerationMixin(GenerationMixin):
     ):
         """Replaces the media in `model_kwargs` by `mm_encoder_outputs`: modality -> encoded media."""
         input_ids = inputs_tensor if model_input_name == "input_ids" else model_kwargs.get("input_ids")
+        if input_ids is not None and not input_ids.numel():
+            input_ids = None
         mask = model_kwargs.get("attention_mask")
         if mask is None:  # it was all ones, and dropped; how long it was says whether `input_ids` are new or all
             length = getattr(generation_config, "_mask_length", inputs_tensor.shape[1])
             mask = torch.ones(len(inputs_tensor), length, dtype=torch.long, device=inputs_tensor.device)
-        self._drop_cached_media(input_ids, mask, model_kwargs)
-        encoded, _ = self.encode_media(model_kwargs, model_kwargs.pop("mm_encoder_outputs", None))
-        for modality, output in encoded.items():
-            if isinstance(output, torch.Tensor):
-                encoded[modality] = EncodedMedia(pooler_output=output)
-        model_kwargs["mm_encoder_outputs"] = encoded
-        embeds = model_kwargs.get("inputs_embeds")
-        ids = input_ids if input_ids is not None and input_ids.numel() else None
-        if ids is not None or embeds is not None:
-            seen = hide(self.unseen_places(ids, embeds, encoded), mask, model_kwargs.get("past_key_values"))
-            if seen is not mask:
-                model_kwargs["attention_mask"] = seen
-                if model_kwargs.pop("position_ids", None) is not None:
-                    model_kwargs["position_ids"] = self._prepare_position_ids_for_generation(
-                        inputs_tensor, model_kwargs
-                    )
-        return model_kwargs
+        media, rest = split_media(self.config, model_kwargs)
+        cache = cache_of(rest)
+        # Going on from a cache, `input_ids` and media are either the whole conversation's, or only what is new.
+        if (past := cache_length(cache)) and input_ids is not None and mask.shape[1] == input_ids.shape[1]:
+            media, input_ids = self._new_media(media, input_ids, past), input_ids[:, past:]
+        encoded, _ = self.encode_media(media, rest.pop("mm_encoder_outputs", None))
+        encoded = {
+            modality: EncodedMedia(pooler_output=output) if isinstance(output, torch.Tensor) else output
+            for modality, output in encoded.items()
+        }
+        rest["mm_encoder_outputs"] = encoded
+        embeds = rest.get("inputs_embeds") if input_ids is None else None
+        if self._hides_places(encoded) and (input_ids is not None or embeds is not None):
+            rest["attention_mask"] = hide(self.place_media(input_ids, embeds, encoded).unseen, mask, cache)
+            if rest.pop("position_ids", None) is not None:
+                rest["position_ids"] = self._prepare_position_ids_for_generation(inputs_tensor, rest)
+        return rest
 
-    def _drop_cached_media(
-        self, input_ids: torch.Tensor | None, mask: torch.Tensor, model_kwargs: dict[str, Any]
-    ) -> None:
-        """When a chat goes on from a cache, media of earlier turns are in it: only the new ones are encoded."""
-        cache = model_kwargs.get("past_key_values")
-        past = cache.get_seq_length() if cache is not None else 0
-        if not past or input_ids is None or not input_ids.numel():
-            return
-        if mask.shape[1] > input_ids.shape[1]:
-            return  # input_ids already begin behind the cache
-        for modality, inputs in self._take_media(dict(model_kwargs)).items():
-            names = {
-                name: f"{modality}_{name}" if name in ("features", "feature_lengths") else name for name in inputs
-            }
-            first = self._first_positions(modality, input_ids, inputs)
-            keep = (first >= past).nonzero().squeeze(-1)
-            for name in names.values():
-                model_kwargs[name] = model_kwargs[name][keep.to(model_kwargs[name].device)] if len(keep) else None
+    def _hides_places(self, encoded: dict[str, EncodedMedia]) -> bool:
+        return any(
+            output.token_mask is not None or self.config.aligner_config(modality).sum_neighbours
+            for modality, output in encoded.items()
+        )
 
-    def _first_positions(self, modality: str, input_ids: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    def _new_media(self, media: dict[str, MediaInputs], input_ids: torch.Tensor, past: int) -> dict[str, MediaInputs]:
+        """The media of a whole conversation whose placeholders are not among the first `past` tokens."""
+        new = {}
+        for modality, inputs in media.items():
+            keep = (self._first_positions(modality, input_ids, inputs) >= past).nonzero().squeeze(-1)
+            if len(keep):
+                new[modality] = {name: value[keep.to(value.device)] for name, value in inputs.items()}
+        return new
+
+    def _first_positions(self, modality: str, input_ids: torch.Tensor, inputs: MediaInputs) -> torch.Tensor:
         """Column of each item's first placeholder, `(items,)`."""
-        columns = (input_ids == self.config.modalities[modality]["token_id"]).nonzero()[:, 1]
-        counts = self._token_counts(modality, inputs)
+        settings, config = self.config.modalities[modality], self.config.aligner_config(modality)
+        columns = (input_ids == settings.token_id).nonzero()[:, 1]
+        lengths = inputs.get("feature_lengths")
+        if lengths is None:
+            items = len(next(iter(inputs.values())))
+            lengths = torch.tensor([settings.feature_length] * items)
+        counts = [config.count_tokens(settings.num_frames, length) for length in lengths.tolist()]
         if sum(counts) != len(columns):
             raise ValueError(
                 f"{len(columns)} placeholder tokens of {modality!r} in input_ids, but the media given need {sum(counts)}. "
@@ -102,41 +107,24 @@ class AnyModalityGenerationMixin(GenerationMixin):
         starts = [0, *accumulate(counts)][:-1]
         return columns[torch.tensor(starts, device=columns.device)]
 
-    def _token_counts(self, modality: str, inputs: dict[str, Any]) -> list[int]:
-        """Tokens of each item given."""
-        row, config = self.config.modalities[modality], self.config.aligner_config(modality)
-        items = len(next(value for name, value in inputs.items() if name != "feature_lengths"))
-        lengths = inputs.get("feature_lengths")
-        lengths = [row["feature_length"]] * items if lengths is None else lengths.tolist()
-        return [config.count_tokens(row["num_frames"], length) for length in lengths]
-
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
         """For beams and several return sequences: a row's media [A, B] become [A, B, A, B], beside its copies."""
-        expanded = {}
-        for modality, output in mm_encoder_output.items():
-            has_ids = input_ids is not None and input_ids.numel()
-            mask = self.get_placeholder_mask(modality, input_ids if has_ids else None, inputs_embeds)
-            tokens = output.pooler_output
-            ends = list(accumulate(len(item) for item in tokens))
-            order, start = [], 0
-            for end in accumulate(mask.sum(-1).tolist()):
-                stop = next((i for i, item_end in enumerate(ends) if item_end > end), len(ends))
-                order += list(range(start, stop)) * expand_size
-                start = stop
-            if isinstance(tokens, torch.Tensor):
-                tokens = tokens[torch.tensor(order, dtype=torch.long, device=tokens.device)]
-            else:
-                tokens = [tokens[i] for i in order]
-            seen = output.get("token_mask")
-            seen = None if seen is None else seen[torch.tensor(order, dtype=torch.long, device=seen.device)]
-            expanded[modality] = EncodedMedia(pooler_output=tokens, token_mask=seen)
-        return expanded
+        ids = input_ids if input_ids is not None and input_ids.numel() else None
+        return {
+            modality: _repeated(
+                output,
+                placeholder_mask(
+                    self.config.modalities[modality].token_id, self.get_input_embeddings(), ids, inputs_embeds
+                ),
+                expand_size,
+            )
+            for modality, output in mm_encoder_output.items()
+        }
 
     def _validate_model_kwargs(self, model_kwargs):
-        media = set(self.config.input_modalities)
-        media |= {f"{name}_{key}" for name in self.config.modalities for key in ("features", "feature_lengths")}
-        media |= {"mm_token_type_ids"}
-        super()._validate_model_kwargs({name: value for name, value in model_kwargs.items() if name not in media})
+        """Media are the composite's; about all else the language model knows best."""
+        _, rest = split_media(self.config, model_kwargs)
+        self.language_model._validate_model_kwargs(rest)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
         """Transformers' server gives the processor for the tokenizer."""
@@ -145,7 +133,25 @@ class AnyModalityGenerationMixin(GenerationMixin):
     def _get_logits_processor(self, generation_config, *args, device=None, **kwargs):
         """Placeholders are never generated. First, so that top-k and the like see what is left."""
         processors = super()._get_logits_processor(generation_config, *args, device=device, **kwargs)
-        placeholders = [row["token_id"] for row in self.config.modalities.values()]
+        placeholders = self.config.placeholder_ids
         if not placeholders:
             return processors
         return LogitsProcessorList([SuppressTokensLogitsProcessor(placeholders, device=device), *processors])
+
+
+def _repeated(output: EncodedMedia, mask: torch.Tensor, times: int) -> EncodedMedia:
+    """Each row's items `times` times; `mask` `(batch, sequence)` says which row an item's placeholders stand in."""
+    tokens, seen = output.pooler_output, output.get("token_mask")
+    ends = list(accumulate(len(item) for item in tokens))
+    order, start = [], 0
+    for end in accumulate(mask.sum(-1).tolist()):
+        stop = next((i for i, item_end in enumerate(ends) if item_end > end), len(ends))
+        order += list(range(start, stop)) * times
+        start = stop
+    if isinstance(tokens, torch.Tensor):
+        tokens = tokens[torch.tensor(order, dtype=torch.long, device=tokens.device)]
+    else:
+        tokens = [tokens[i] for i in order]
+    if seen is not None:
+        seen = seen[torch.tensor(order, dtype=torch.long, device=seen.device)]
+    return EncodedMedia(pooler_output=tokens, token_mask=seen)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -26,6 +28,12 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """With random weights."""
     cls = None if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else causal_class(config)
     return AutoModelForCausalLM.from_config(config) if cls is None else cls._from_config(config)
+
+
+@lru_cache
+def forward_parameters(cls: type) -> frozenset[str]:
+    """The names of the arguments that a model class's forward takes."""
+    return frozenset(inspect.signature(cls.forward).parameters)
 
 
 # --- ids and embeddings --------------------------------------------------------------------------------------------

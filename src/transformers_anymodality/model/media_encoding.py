@@ -6,6 +6,7 @@ tower's width, `tokens` per item, `hidden` the language model's width.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..towers import run_tower
 from .configuration import AnyModalityConfig
-from .distributed import must_take_part
+from .distributed import is_trained, must_take_part
+
+
+# Arguments of one call of `get_modality_features`.
+MediaInputs = dict[str, torch.Tensor]
 
 
 @dataclass
@@ -28,16 +33,36 @@ class EncodedMedia(BaseModelOutputWithPooling):
     token_mask: torch.BoolTensor | None = None
 
 
+def split_media(config: AnyModalityConfig, kwargs: Mapping[str, Any]) -> tuple[dict[str, MediaInputs], dict[str, Any]]:
+    """Splits the keyword arguments of a forward.
+
+    Returns:
+        modality -> the media given, as arguments of `get_modality_features`; and what is the language model's.
+    """
+    owners, media, rest = config.media_arguments, {}, {}
+    for name, value in kwargs.items():
+        if name not in owners:
+            rest[name] = value
+        elif value is not None:
+            modality, argument = owners[name]
+            media.setdefault(modality, {})[argument] = value
+    # Processors may give it; placeholders are known by their ids.
+    rest.pop("mm_token_type_ids", None)
+    return {name: inputs for name, inputs in media.items() if set(inputs) != {"feature_lengths"}}, rest
+
+
 class MediaEncodingMixin:
     """The part of the composites that encodes and aligns media."""
 
     config: AnyModalityConfig
 
     def tower(self, modality: str) -> PreTrainedModel:
-        return getattr(self, f"{self.config.modalities[modality]['tower']}_tower")
+        """The tower that a modality uses, its own or borrowed."""
+        return getattr(self, f"{self.config.modalities[modality].tower}_tower")
 
     def aligner(self, modality: str) -> PreTrainedModel:
-        return getattr(self, f"{self.config.modalities[modality]['aligner']}_aligner")
+        """The aligner that a modality uses, its own or borrowed."""
+        return getattr(self, f"{self.config.modalities[modality].aligner}_aligner")
 
     def get_modality_features(
         self,
@@ -55,21 +80,20 @@ class MediaEncodingMixin:
 
         Args:
             modality: its name.
-            main_input, inputs: the model inputs of that modality (`config.modalities[modality]["inputs"]`).
+            main_input, inputs: the model inputs of that modality (`config.modalities[modality].inputs`).
             features: what the tower gave before, `(items, frames, length, dim)`, instead of inputs.
             feature_lengths: `(items,)` int64, real features per frame where that differs between items.
 
         Returns:
             The tower's features and the language-model tokens, see `EncodedMedia`.
         """
-        row = self.config.modalities[modality]
         output: Any = None
         if features is None:
             if main_input is not None:
-                inputs[next(iter(row["inputs"]))] = main_input
+                inputs[self.config.modalities[modality].main_input] = main_input
             recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-            features, output = self._encode(modality, inputs, {k: v for k, v in recorded.items() if v})
-        tokens, token_mask = self._align(modality, features, feature_lengths)
+            features, output = self.encode(modality, inputs, **{k: v for k, v in recorded.items() if v})
+        tokens, token_mask = self.align(modality, features, feature_lengths)
         output = EncodedMedia(
             last_hidden_state=features,
             pooler_output=tokens,
@@ -79,38 +103,38 @@ class MediaEncodingMixin:
         )
         return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
 
-    def _encode(self, modality: str, inputs: dict[str, torch.Tensor], recorded: dict[str, bool]):
-        """Runs the tower: `(features (items, frames, length, dim), the tower's own output)`."""
-        row, tower = self.config.modalities[modality], self.tower(modality)
-        dtype = _dtype(tower)
+    def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
+        """Runs the tower: features `(items, frames, length, dim)`, and the tower's own output."""
+        settings, tower = self.config.modalities[modality], self.tower(modality)
+        dtype = compute_dtype(tower)
         arguments = {
-            row["inputs"][name]: value.to(dtype) if value.is_floating_point() else value
+            settings.inputs[name]: value.to(dtype) if value.is_floating_point() else value
             for name, value in inputs.items()
         }
         items = len(next(iter(arguments.values())))
-        if row["per_frame"]:
+        if settings.per_frame:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}
         needs_grad = is_trained(tower) or any(value.requires_grad for value in arguments.values())
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
-            features, output = run_tower(tower, arguments, row["select_layer"], row["select_feature"], **recorded)
-        features = features.unflatten(0, (items, -1)) if row["per_frame"] else features.unsqueeze(1)
-        return features, output
+            features, output = run_tower(tower, arguments, settings.select_layer, settings.select_feature, **recorded)
+        return features.unflatten(0, (items, -1)) if settings.per_frame else features.unsqueeze(1), output
 
-    def _align(self, modality: str, features: torch.Tensor, feature_lengths: torch.Tensor | None):
-        """Runs the aligner on `(items, frames, length, dim)` features: tokens, and which of them are seen or None."""
-        aligner = self.aligner(modality)
-        features, mask = features.to(_dtype(aligner)), None
+    def align(
+        self, modality: str, features: torch.Tensor, feature_lengths: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor | None]:
+        """Runs the aligner on features `(items, frames, length, dim)`: tokens, and which of them are seen or None."""
+        aligner, config = self.aligner(modality), self.config.aligner_config(modality)
+        features, mask = features.to(compute_dtype(aligner)), None
         if feature_lengths is not None:
             place = torch.arange(features.shape[2], device=features.device)
             mask = (place < feature_lengths.to(features.device)[:, None])[:, None].expand(features.shape[:3])
         table = {"token_embeddings": self._token_embeddings(features)} if aligner.reads_token_embeddings else {}
         output = aligner(features, mask, **table)
         tokens, token_mask = output if isinstance(output, tuple) else (output, None)
-        if feature_lengths is None or self.config.aligner_config(modality).num_tokens is not None:
+        if feature_lengths is None or config.num_tokens is not None:
             return tokens, token_mask
-        config, counts = self.config.aligner_config(modality), feature_lengths.tolist()
-        rows = zip(tokens, counts, strict=True)
-        return [row[: config.count_tokens(features.shape[1], n)] for row, n in rows], token_mask
+        counts = [config.count_tokens(features.shape[1], length) for length in feature_lengths.tolist()]
+        return [item[:count] for item, count in zip(tokens, counts, strict=True)], token_mask
 
     def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
         """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
@@ -122,96 +146,67 @@ class MediaEncodingMixin:
             table = embedding(torch.arange(rows, device=like.device))
         return table.to(like.device, like.dtype)
 
-    def _take_media(self, kwargs: dict[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
-        """Takes the media out of forward's kwargs: modality -> arguments of `get_modality_features`."""
-        media: dict[str, dict[str, torch.Tensor]] = {}
-        owners = self.config.input_modalities
-        for name in list(kwargs):
-            if name in owners:
-                modality, key = owners[name], name
-            else:
-                modality, key = next(
-                    (
-                        (m, k)
-                        for m in self.config.modalities
-                        for k in ("features", "feature_lengths")
-                        if name == f"{m}_{k}"
-                    ),
-                    (None, None),
-                )
-            if modality is not None and (value := kwargs.pop(name)) is not None:
-                media.setdefault(modality, {})[key] = value
-        return {m: inputs for m, inputs in media.items() if set(inputs) != {"feature_lengths"}}
-
     def encode_media(
-        self, kwargs: dict[str, Any], encoded: dict[str, Any] | None = None
+        self, media: Mapping[str, MediaInputs], encoded: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, Any], list[torch.Tensor]]:
-        """Takes the media out of `kwargs` and encodes each modality once, in the order of the table.
+        """Encodes each modality of a batch once, in the order of the table.
 
         The order is the same in every process and at every step, and so is which trained or sharded parts run: for a
-        modality that the batch lacks, they run on a made-up item. Else collectives would wait for each other for ever.
+        modality that the batch lacks, they run on a dummy item. Otherwise collectives would wait for each other for ever.
 
         Args:
-            kwargs: of forward; media are removed.
-            encoded: modality -> what was encoded before; then nothing is made up.
+            media: see `split_media`.
+            encoded: modality -> what was encoded before; then no dummy item runs.
 
         Returns:
-            modality -> output of `get_modality_features`; and the tokens of made-up items.
+            modality -> output of `get_modality_features`, or what `encoded` holds; and the tokens of dummy items.
         """
-        media, done, made_up = self._take_media(kwargs), dict(encoded or {}), []
+        done, dummies = dict(encoded or {}), []
         for modality in self.config.modalities:
-            if modality in media and done.get(modality) is not None:
-                raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
             if modality in media:
+                if done.get(modality) is not None:
+                    raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
                 if "features" in media[modality]:
-                    made_up += self._beside_features(modality)
+                    dummies += self._beside_features(modality)
                 done[modality] = self.get_modality_features(modality, **media[modality], return_dict=True)
-            elif encoded is None and (tokens := self._made_up(modality)) is not None:
-                made_up.append(tokens)
-        return {modality: output for modality, output in done.items() if output is not None}, made_up
+            elif encoded is None:
+                dummies += self._dummy_tokens(modality)
+        return {modality: output for modality, output in done.items() if output is not None}, dummies
 
     def _beside_features(self, modality: str) -> list[torch.Tensor]:
-        """What a tower whose features are given has to do: nothing, but that one whose weights are spread over processes
-        runs on a made-up item, as it runs in those that have media or lack them."""
+        """With precomputed features, a tower is not run, but if it is sharded: then it runs on a dummy item, as it does in
+        the processes that have media or lack them."""
         tower = self.tower(modality)
         if tower.training and torch.is_grad_enabled() and is_trained(tower):
             raise ValueError(
                 f"Features of {modality!r} were given, but its tower is trained, and would learn nothing from features "
                 "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
             )
-        return [self._encode(modality, self._made_up_item(modality), {})[0]] if must_take_part(tower) else []
+        return [self.encode(modality, self._dummy_item(modality))[0]] if must_take_part(tower) else []
 
-    def _made_up_item(self, modality: str) -> dict[str, torch.Tensor]:
-        row, device = self.config.modalities[modality], next(self.aligner(modality).parameters()).device
-        shape, dtype = row["input_shape"], getattr(torch, row["input_dtype"])
+    def _dummy_item(self, modality: str) -> MediaInputs:
+        settings, device = self.config.modalities[modality], next(self.aligner(modality).parameters()).device
+        shape, dtype = settings.input_shape, getattr(torch, settings.input_dtype)
         # Not constant: normalisation over a constant signal divides by zero.
         wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
-        item = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
-        return {next(iter(row["inputs"])): item}
+        return {
+            settings.main_input: wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
+        }
 
-    def _made_up(self, modality: str) -> torch.Tensor | None:
-        """Tokens of a made-up item, run through the parts that must take part; None if none must."""
-        row, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
-        if must_take_part(tower):
-            output = self.get_modality_features(modality, **self._made_up_item(modality), return_dict=True)
-            tokens = output.pooler_output
+    def _dummy_tokens(self, modality: str) -> list[torch.Tensor]:
+        """Tokens of a dummy item, run through the parts that must take part; none if no part must."""
+        settings, aligner = self.config.modalities[modality], self.aligner(modality)
+        if must_take_part(self.tower(modality)):
+            features, _ = self.encode(modality, self._dummy_item(modality))
         elif must_take_part(aligner):
-            shape = (
-                1,
-                row["num_frames"],
-                row["feature_length"] or 1,
-                self.config.aligner_config(modality).feature_size,
-            )
-            tokens, _ = self._align(modality, torch.ones(shape, device=next(aligner.parameters()).device), None)
+            width = self.config.aligner_config(modality).feature_size
+            shape = (1, settings.num_frames, settings.feature_length or 1, width)
+            features = torch.ones(shape, device=next(aligner.parameters()).device)
         else:
-            return None
-        return tokens if isinstance(tokens, torch.Tensor) else torch.cat(tokens)
+            return []
+        return [self.align(modality, features)[0]]
 
 
-def is_trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    """The dtype that a module computes in: its first floating-point parameter's."""
+def compute_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype that a module computes in: that of its first floating-point parameter."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())

@@ -19,16 +19,18 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from ..towers import build_tower, drop_unread
+from ..utils.upstream import CACHE_NAMES, cache_of
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
+from .distributed import is_trained
 from .generation import AnyModalityGenerationMixin
-from .language_model import build_language_model, causal_class, embedding_gives
-from .media_encoding import MediaEncodingMixin, is_trained
-from .placeholders import PlaceholderMixin, hide
+from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
+from .media_encoding import MediaEncodingMixin, split_media
+from .placeholders import Placed, hide, place_media, without_placeholders
 from .supervised_logits import only_supervised
 
 
-class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PlaceholderMixin, PreTrainedModel):
+class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrainedModel):
     """Builds and runs what the causal and the headless composite share: from media to embeddings."""
 
     config: AnyModalityConfig
@@ -36,7 +38,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = list(CACHE_NAMES)
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -50,12 +52,12 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
         for part in parts.values():
             for module in part.modules():
                 module._is_hf_initialized = True  # post_init below must not draw their weights anew
-        for name, row in config.modalities.items():
-            if row["tower"] == name:
+        for name, modality in config.modalities.items():
+            if modality.tower == name:
                 tower = parts.pop(f"{name}_tower", None) or build_tower(config.tower_config(name))
-                drop_unread(tower, row["unread"])
+                drop_unread(tower, modality.unread)
                 self.add_module(f"{name}_tower", tower)
-            if row["aligner"] == name:
+            if modality.aligner == name:
                 aligner = parts.pop(f"{name}_aligner", None)
                 self.add_module(f"{name}_aligner", aligner or AutoModel.from_config(config.aligner_config(name)))
         self._share_modules()
@@ -75,7 +77,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
     def _share_modules(self) -> None:
         """Aligners that borrow a submodule of another modality's get that very module."""
         self._shared_weights: dict[str, str] = {}
-        for name in (name for name, row in self.config.modalities.items() if row["aligner"] == name):
+        for name in self.config.owners("aligner"):
             for module, lender in (self.config.aligner_config(name).shares or {}).items():
                 own, lent = self.aligner(name).get_submodule(module), self.aligner(lender).get_submodule(module)
                 weights = {key: tensor.shape for key, tensor in lent.state_dict().items()}
@@ -86,7 +88,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
                 for adapter, copied in _trained_copies(self.aligner(name)).items():
                     lenders = _trained_copies(self.aligner(lender))
                     copied.set_submodule(module, lenders.get(adapter, lenders[None]).get_submodule(module))
-                source = f"{self.config.modalities[lender]['aligner']}_aligner.{module}"
+                source = f"{self.config.modalities[lender].aligner}_aligner.{module}"
                 self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in weights}
         if self._shared_weights:
             self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared_weights}
@@ -128,8 +130,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
     def train(self, mode: bool = True):
         """As usual, but frozen towers stay in eval mode: no dropout, no batch statistics, no stochastic depth."""
         super().train(mode)
-        for name, row in self.config.modalities.items():
-            if row["tower"] == name and not is_trained(self.tower(name)):
+        for name in self.config.owners("tower"):
+            if not is_trained(self.tower(name)):
                 self.tower(name).eval()
         return self
 
@@ -143,52 +145,67 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, Placeholde
 
     # --- the way through -----------------------------------------------------------------------------------------
 
-    def _positions(self, attention_mask, position_ids, past_key_values, inputs_embeds) -> dict[str, torch.Tensor]:
-        """`position_ids` that skip padding on either side, for language models that take them."""
-        if (
-            position_ids is None
-            and past_key_values is None
-            and attention_mask is not None
-            and attention_mask.ndim == 2
-        ):
-            if attention_mask.shape[1] == inputs_embeds.shape[1] and "position_ids" in _parameters(
-                self.language_model
-            ):
-                position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        return {} if position_ids is None else {"position_ids": position_ids}
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        mm_encoder_outputs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> ModelOutput | tuple:
+        """The way through: media -> towers -> aligners -> places in the embeddings -> language model.
 
-    def _run(
-        self, input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
-    ):
-        """The way through: media -> towers -> aligners -> embeddings -> language model."""
+        Args:
+            input_ids: `(batch, sequence)` with each medium's placeholders in place.
+            attention_mask: `(batch, sequence)`; padding may be on either side.
+            mm_encoder_outputs: modality -> media encoded before (an output of `get_modality_features`, or its tokens
+                `(items, tokens, hidden)`), instead of media.
+            kwargs: media by the names of their model inputs (`pixel_values`, `imu_values`, ...), or their tower's
+                features (`<modality>_features`), and everything that the language model's own forward takes.
+
+        Returns:
+            The language model's own output, with `modality_hidden_states`: modality -> the tokens that replaced its
+            placeholders, `(items, tokens, hidden)`.
+        """
+        media, arguments = split_media(self.config, kwargs)
+        cache = cache_of(arguments)
         # While tokens are generated one by one, there is nothing to encode.
-        decoding = past_key_values is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
-        encoded, made_up = self.encode_media(kwargs, {} if decoding else mm_encoder_outputs)
-        kwargs.pop("mm_token_type_ids", None)
-        unseen = self.unseen_places(input_ids, inputs_embeds, encoded)
-        attention_mask = hide(unseen, attention_mask, past_key_values)
-        inputs_embeds, used = self.embed(input_ids, inputs_embeds, encoded)
-        for tokens in made_up:  # with weight zero
-            inputs_embeds = (
-                inputs_embeds + torch.nan_to_num(tokens).sum().to(inputs_embeds.device, inputs_embeds.dtype) * 0
-            )
-        # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
-        packed = "labels" in kwargs and position_ids is not None and attention_mask is None
-        if past_key_values is not None:
-            kwargs["past_key_values"] = past_key_values
-        elif (self.training or packed) and hasattr(self.language_model.config, "use_cache"):
-            if {"use_cache", "kwargs"} & _parameters(self.language_model):
-                kwargs.setdefault("use_cache", False)
-        kwargs |= self._positions(attention_mask, position_ids, past_key_values, inputs_embeds)
-        if self.config.reads_input_ids and input_ids is not None:
-            with embedding_gives(self.get_input_embeddings(), inputs_embeds):
-                ids = self._without_placeholders(input_ids)
-                output = self.language_model(input_ids=ids, attention_mask=attention_mask, **kwargs, return_dict=True)
-        else:
-            output = self.language_model(
-                inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs, return_dict=True
-            )
-        return _with_features(output, used)
+        decoding = cache is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
+        encoded, dummies = self.encode_media(media, {} if decoding else mm_encoder_outputs)
+        placed = self.place_media(input_ids, inputs_embeds, encoded)
+        inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
+        attention_mask = hide(placed.unseen, attention_mask, cache)
+        takes = forward_parameters(type(self.language_model))
+        if cache is None:
+            # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
+            packed = "labels" in arguments and position_ids is not None and attention_mask is None
+            if (self.training or packed) and hasattr(self.language_model.config, "use_cache"):
+                if {"use_cache", "kwargs"} & takes:
+                    arguments.setdefault("use_cache", False)
+            if position_ids is None and "position_ids" in takes:
+                position_ids = _positions(attention_mask, inputs_embeds)
+        if position_ids is not None:
+            arguments["position_ids"] = position_ids
+        output = self._run_language_model(input_ids, inputs_embeds, attention_mask=attention_mask, **arguments)
+        return _with_hidden_states(output, placed.tokens)
+
+    def place_media(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: dict[str, Any]
+    ) -> Placed:
+        """Embeddings of ids `(batch, sequence)`, or those given, with encoded media in their places; see `Placed`."""
+        return place_media(self.config, self.get_input_embeddings(), input_ids, inputs_embeds, encoded)
+
+    def _run_language_model(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, **arguments: Any
+    ) -> ModelOutput:
+        """The language model on embeddings; on ids too, if it reads ids for more than their embeddings."""
+        if not self.config.reads_input_ids or input_ids is None:
+            return self.language_model(inputs_embeds=inputs_embeds, **arguments, return_dict=True)
+        with embedding_gives(self.get_input_embeddings(), inputs_embeds):
+            ids = without_placeholders(self.config, input_ids)
+            return self.language_model(input_ids=ids, **arguments, return_dict=True)
 
 
 class AnyModalityModel(AnyModalityPreTrainedModel):
@@ -211,22 +228,6 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
         bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."}
         return {**kwargs, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        past_key_values: Any | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        mm_encoder_outputs: dict[str, Any] | None = None,
-        **kwargs,
-    ) -> ModelOutput | tuple:
-        """As `AnyModalityForCausalLM.forward`, without labels and logits."""
-        return self._run(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, mm_encoder_outputs, kwargs
-        )
-
 
 class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMixin):
     """A whole causal language model with senses."""
@@ -240,84 +241,66 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
     def set_output_embeddings(self, value: nn.Module) -> None:
         self.language_model.set_output_embeddings(value)
 
-    @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Any | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs,
     ) -> ModelOutput | tuple:
-        """
+        """As `AnyModalityPreTrainedModel.forward`, with a loss.
+
         Args:
-            input_ids: `(batch, sequence)` with each medium's placeholders in place.
-            attention_mask: `(batch, sequence)`; padding may be on either side.
             labels: `(batch, sequence)`, -100 where not supervised. In training, logits are computed only where a label
                 is supervised: `(1, supervised, vocabulary)`, or the positions that some row supervises where the
                 head allows no more; the loss is the language model's own.
             logits_to_keep: as in every Transformers causal language model.
-            mm_encoder_outputs: modality -> media encoded before (an output of `get_modality_features`, or its tokens
-                `(items, tokens, hidden)`), instead of media.
-            kwargs: media by the names of their model inputs (`pixel_values`, `imu_values`, ...), or their tower's
-                features (`<modality>_features`), and everything that the language model's own forward takes.
-
-        Returns:
-            The language model's own output, with `modality_features`: modality -> tokens `(items, tokens, hidden)`.
         """
-        if labels is not None and not _has_causal_loss(type(self.language_model)):
-            return self._with_loss(
-                labels,
-                input_ids,
-                attention_mask,
-                position_ids,
-                past_key_values,
-                inputs_embeds,
-                mm_encoder_outputs,
-                kwargs,
-            )
-        arguments = (
-            input_ids,
-            attention_mask,
-            position_ids,
-            past_key_values,
-            inputs_embeds,
-            mm_encoder_outputs,
-            kwargs,
-        )
         if labels is not None:
             kwargs["labels"] = labels
-            if self.training and isinstance(logits_to_keep, int) and logits_to_keep == 0:
-                return self._run_supervised(labels, *arguments)
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             kwargs["logits_to_keep"] = logits_to_keep
-        return self._run(*arguments)
+        return super().forward(input_ids, attention_mask, position_ids, inputs_embeds, mm_encoder_outputs, **kwargs)
 
-    def _with_loss(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
-        """For language models whose own loss is not the usual one: the usual one, on their logits."""
-        kwargs = arguments[-1]
-        names = ("num_items_in_batch", "shift_labels", "ignore_index")
-        for_loss = {name: kwargs.pop(name) for name in names if name in kwargs}
-        output = self._run(*arguments)
-        output["loss"] = self.loss_function(
-            output.logits.contiguous(), labels, vocab_size=output.logits.shape[-1], **for_loss
-        )
-        return output
+    def _run_language_model(self, input_ids, inputs_embeds, labels=None, **arguments) -> ModelOutput:
+        run = partial(super()._run_language_model, input_ids, inputs_embeds)
+        if labels is None:
+            return run(**arguments)
+        if not _has_causal_loss(type(self.language_model)):
+            # Its own loss is not the usual one: the usual one, on its logits.
+            for_loss = {name: arguments.pop(name) for name in _LOSS_ARGUMENTS if name in arguments}
+            output = run(**arguments)
+            logits = output.logits.contiguous()
+            output["loss"] = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **for_loss)
+            return output
+        chosen = {"logits_to_keep", "shift_labels"} & arguments.keys()
+        if not self.training or chosen or torch.compiler.is_compiling():
+            return run(labels=labels, **arguments)
+        sliceable = "logits_to_keep" in forward_parameters(type(self.language_model))
+        with only_supervised(self.language_model, labels, sliceable) as keep:
+            return run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))
 
-    def _run_supervised(self, labels: torch.Tensor, *arguments: Any) -> ModelOutput:
-        """As `_run`, with logits at supervised positions alone, where that may be."""
-        kwargs = arguments[-1]
-        if "shift_labels" in kwargs or torch.compiler.is_compiling():
-            return self._run(*arguments)
-        sliceable = "logits_to_keep" in _parameters(self.language_model)
-        with only_supervised(self.language_model, labels, sliceable) as logits_to_keep:
-            if not isinstance(logits_to_keep, int):
-                kwargs["logits_to_keep"] = logits_to_keep
-            return self._run(*arguments)
+
+_LOSS_ARGUMENTS = ("num_items_in_batch", "shift_labels", "ignore_index")
+
+
+def _positions(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
+    """`position_ids` that skip padding on either side; None, the language model's own, without a mask of this length."""
+    if attention_mask is None or attention_mask.ndim != 2 or attention_mask.shape[1] != inputs_embeds.shape[1]:
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _with_weight_zero(inputs_embeds: torch.Tensor, dummies: list[torch.Tensor]) -> torch.Tensor:
+    """Makes the loss depend on what ran on dummy items, without changing it."""
+    for tokens in dummies:
+        nothing = torch.nan_to_num(tokens).sum() * 0
+        inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
+    return inputs_embeds
 
 
 def _trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
@@ -325,15 +308,6 @@ def _trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
     if "modules_to_save" not in dict(aligner.named_children()):
         return {None: aligner}
     return {None: aligner.original_module, **dict(aligner.modules_to_save.items())}
-
-
-def _parameters(module: nn.Module) -> frozenset[str]:
-    return _forward_parameters(type(module))
-
-
-@lru_cache
-def _forward_parameters(cls: type) -> frozenset[str]:
-    return frozenset(inspect.signature(cls.forward).parameters)
 
 
 @lru_cache
@@ -350,9 +324,9 @@ def _has_causal_loss(cls: type[PreTrainedModel]) -> bool:
 
 @lru_cache
 def _output_class(cls: type[ModelOutput]) -> type[ModelOutput]:
-    return make_dataclass(f"AnyModality{cls.__name__}", [("modality_features", dict | None, None)], bases=(cls,))
+    return make_dataclass(f"AnyModality{cls.__name__}", [("modality_hidden_states", dict | None, None)], bases=(cls,))
 
 
-def _with_features(output: ModelOutput, features: dict[str, torch.Tensor]) -> ModelOutput:
+def _with_hidden_states(output: ModelOutput, tokens: dict[str, torch.Tensor]) -> ModelOutput:
     """The language model's own output with one more field; language models differ in theirs."""
-    return _output_class(type(output))(**output, modality_features=features or None)
+    return _output_class(type(output))(**output, modality_hidden_states=tokens or None)

@@ -58,9 +58,7 @@ def _is_reversible(conversion: Any) -> bool:
 
 def full_precision_modules(config: AnyModalityConfig) -> list[str]:
     """Full names of the modules that a quantised composite keeps as they are: towers, aligners, the head."""
-    towers = [f"{name}_tower" for name, row in config.modalities.items() if row["tower"] == name]
-    aligners = [f"{name}_aligner" for name, row in config.modalities.items() if row["aligner"] == name]
-    return [*towers, *aligners, "language_model.lm_head"]
+    return [*config.part_names[1:], "language_model.lm_head"]
 
 
 def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> Any:

@@ -77,7 +77,7 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         return batch
 
     def _inputs_of(self, modality: str) -> set[str]:
-        return {*self.processor.modalities[modality].inputs, f"{modality}_features", f"{modality}_feature_lengths"}
+        return {*self.processor.modalities[modality]["inputs"], f"{modality}_features", f"{modality}_feature_lengths"}
 
     def _laid_out(self, packs: list[list[dict[str, np.ndarray]]]) -> dict[str, torch.Tensor]:
         length = max(sum(len(row["input_ids"]) for row in pack) for pack in packs)
@@ -155,13 +155,13 @@ def check_packing(model: nn.Module, max_length: int) -> None:
 
 @torch.no_grad()
 def _hides_places(composite: Any, modality: str) -> bool:
-    config, row = composite.config.aligner_config(modality), composite.config.modalities[modality]
+    config, settings = composite.config.aligner_config(modality), composite.config.modalities[modality]
     aligner = composite.aligner(modality)
     was_training = aligner.training
-    shape = (1, row["num_frames"], row["feature_length"] or 64, config.feature_size)
+    shape = (1, settings.num_frames, settings.feature_length or 64, config.feature_size)
     try:
         features = torch.ones(shape, device=next(aligner.parameters()).device)
-        return config.sum_neighbours or composite._align(modality, features, None)[1] is not None
+        return config.sum_neighbours or composite.align(modality, features)[1] is not None
     finally:
         aligner.train(was_training)
 
@@ -213,7 +213,7 @@ def _lengths(config: Any, max_length: int) -> list[int]:
 def _segments(composite: Any, lengths: list[int]) -> list[torch.Tensor]:
     """Made-up samples."""
     rows = min(composite.get_input_embeddings().weight.shape[0], composite.config.get_text_config().vocab_size)
-    media = {row["token_id"] for row in composite.config.modalities.values()}
+    media = set(composite.config.placeholder_ids)
     words = torch.tensor([i for i in range(min(rows, 1000)) if i not in media])
     generator = torch.Generator().manual_seed(0)
     return [words[torch.randint(len(words), (length,), generator=generator)] for length in lengths]

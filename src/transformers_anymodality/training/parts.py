@@ -45,7 +45,7 @@ def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool
     trained = set()
     for name, parameter in composite.named_parameters(remove_duplicate=False):
         child, _, key = name.partition(".")
-        unread = composite.config.modalities.get(child.removesuffix("_tower"), {}).get("unread", ())
+        unread = getattr(composite.config.modalities.get(child.removesuffix("_tower")), "unread", ())
         # Quantised weights are integers, which no gradient reaches; nor does one reach what is not read.
         if _covering(name, wanted) and parameter.is_floating_point() and key not in unread:
             trained.add(parameter)

@@ -6,8 +6,8 @@ import difflib
 import importlib
 import re
 import typing
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 
@@ -24,14 +24,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-# Kind of entry -> modules that register some as they are imported.
-_PROMISED: dict[str, list[str]] = defaultdict(list)
+@dataclass(frozen=True)
+class Promise:
+    """Stands for an entry until it is looked up."""
 
-
-def promise(kind: str, *modules: str) -> None:
-    """Names modules that register entries of a kind. They are imported once a name is looked up that is not registered
-    yet, or all names are listed."""
-    _PROMISED[kind] += modules
+    module: str
 
 
 class Registry(Generic[T]):
@@ -39,36 +36,40 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._entries: dict[str, T] = {}
+        self._entries: dict[str, T | Promise] = {}
 
     def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
-        if name in self._entries and not exist_ok:
+        if not isinstance(self._entries.get(name, Promise("")), Promise) and not exist_ok:
             raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
         self._entries[name] = entry
         return entry
 
-    def _all(self) -> dict[str, T]:
-        for module in _PROMISED[self.kind]:
-            importlib.import_module(module)
-        return self._entries
+    def promise(self, module: str, *names: str) -> None:
+        """Makes names known that `module` registers as it is imported, which it is once one of them is looked up."""
+        for name in names:
+            self._entries.setdefault(name, Promise(module))
 
     def __getitem__(self, name: str) -> T:
-        if name not in self:
+        entry = self._entries.get(name)
+        if isinstance(entry, Promise):
+            importlib.import_module(entry.module)
+            entry = self._entries[name]
+        if entry is None or isinstance(entry, Promise):
             known = ", ".join(self._entries) or "none"
             hint = did_you_mean(name, self._entries)
             raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {known}.")
-        return self._entries[name]
+        return entry
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or name in self._all()
+        return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return iter(self._entries)
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self._entries)
 
 
 def config_class_of(cls: type) -> type:

@@ -38,8 +38,8 @@ def take_cache(kwargs: dict[str, Any]) -> Any | None:
 
 
 def cache_length(cache: Any | None) -> int:
-    """How many tokens a cache holds; 0 without one."""
-    return 0 if cache is None else int(cache.get_seq_length())
+    """How many tokens a cache holds; 0 without one, or for one that keeps no tokens."""
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
 encode_chat_piece = chat_template_utils._encode_chat_piece

@@ -1,7 +1,4 @@
-"""Every score as a module of `evaluate`, offline: `evaluate.load(METRIC, "cider")`, METRIC being the path of this file.
-
-`evaluate` runs a copy of this file from a folder of its own.
-"""
+"""The base of the modules for `evaluate`."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from transformers_anymodality.evaluation.scores import SCORES
+from ..scores import SCORES
 
 
 _TYPES = {"string": datasets.Value("string"), "float": datasets.Value("float64")}
@@ -19,10 +16,12 @@ _TYPES["pair"] = datasets.List(datasets.Value("float64"))
 
 
 class ScoreModule(evaluate.Metric):
-    """`compute(predictions=[...], references=[[...], ...])` is what the score gives whose name is the config's."""
+    """`compute(predictions=[...], references=[[...], ...])` is what the score of that name gives."""
+
+    score = ""
 
     def _info(self) -> evaluate.MetricInfo:
-        score = SCORES[self.config_name]
+        score = SCORES[self.score]
         features = {
             "predictions": _TYPES[score.prediction],
             "references": datasets.List(datasets.Value("string")),
@@ -35,4 +34,4 @@ class ScoreModule(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[Any], references: list[list[str]]) -> dict[str, float]:
-        return SCORES[self.config_name](predictions, references)
+        return SCORES[self.score](predictions, references)

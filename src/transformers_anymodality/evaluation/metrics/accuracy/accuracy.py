@@ -1,0 +1,7 @@
+"""Accuracy, for `evaluate.load`."""
+
+from .. import module
+
+
+class Accuracy(module.ScoreModule):
+    score = "accuracy"

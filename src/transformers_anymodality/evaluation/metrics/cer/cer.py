@@ -1,0 +1,7 @@
+"""Character error rate, for `evaluate.load`."""
+
+from .. import module
+
+
+class Cer(module.ScoreModule):
+    score = "cer"

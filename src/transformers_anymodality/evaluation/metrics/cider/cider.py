@@ -1,0 +1,7 @@
+"""CIDEr-D, for `evaluate.load`."""
+
+from .. import module
+
+
+class Cider(module.ScoreModule):
+    score = "cider"

@@ -1,0 +1,7 @@
+"""OwlEval's ratings, for `evaluate.load`."""
+
+from .. import module
+
+
+class OwlRating(module.ScoreModule):
+    score = "owl_rating"

@@ -1,0 +1,7 @@
+"""ROUGE-L, for `evaluate.load`."""
+
+from .. import module
+
+
+class RougeL(module.ScoreModule):
+    score = "rouge_l"

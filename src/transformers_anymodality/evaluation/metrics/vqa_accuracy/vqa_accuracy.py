@@ -1,0 +1,7 @@
+"""VQA accuracy, for `evaluate.load`."""
+
+from .. import module
+
+
+class VqaAccuracy(module.ScoreModule):
+    score = "vqa_accuracy"

@@ -1,0 +1,7 @@
+"""Word error rate, for `evaluate.load`."""
+
+from .. import module
+
+
+class Wer(module.ScoreModule):
+    score = "wer"
