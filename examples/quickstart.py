@@ -233,7 +233,7 @@ def main() -> None:
     processor.save_pretrained(output / "model")
     say("A new process loads the model and answers about writers and speakers it has not met")
     samples, answers = examine(world, output)
-    results = score(samples, answers, {name: row["num_tokens"] for name, row in processor.modalities.items()})
+    results = score(samples, answers, {name: own.num_tokens for name, own in processor.modalities.items()})
     results["seconds"] = round(time.time() - started, 1)
     (output / "results.json").write_text(json.dumps(results, indent=2))
     page.write(output / "index.html", results, samples, answers, {"align": align_log, "instruct": instruct_log}, table)

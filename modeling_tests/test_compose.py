@@ -274,7 +274,7 @@ def test_borrowed_parts_are_one_part():
     assert model.aligner("depth") is model.aligner("video") is model.image_aligner is not model.aligner("thermal")
     assert set(processor.sub_processor_names) == {"image_processor", "thermal_image_processor"}
     # 17 features a frame, one token each
-    assert {name: row["num_tokens"] for name, row in processor.modalities.items()} == {
+    assert {name: row.num_tokens for name, row in processor.modalities.items()} == {
         "image": 17,
         "depth": 17,
         "thermal": 17,
@@ -319,7 +319,7 @@ def check_identities(model, processor, chats, tmp_path) -> None:
     inputs_again = tiny.inputs(processor_again, *chats)
     assert again.config.modalities == model.config.modalities
     orders = [{name: list(row.inputs) for name, row in one.config.modalities.items()} for one in (model, again)]
-    orders += [{name: list(row["inputs"]) for name, row in p.modalities.items()} for p in (processor, processor_again)]
+    orders += [{name: list(row.inputs) for name, row in p.modalities.items()} for p in (processor, processor_again)]
     assert orders[0] == orders[1] and orders[2] == orders[3]
     assert {k: v.tolist() for k, v in inputs_again.items()} == {k: v.tolist() for k, v in inputs.items()}
     assert torch.equal(last_logits(again, inputs_again), together)

@@ -82,8 +82,9 @@ def write(file: Path, modality: str, processor=None, seed: int = 0) -> None:
     elif modality in ("depth", "thermal", "imu"):
         np.save(file, tiny.medium(modality, seed))
     else:
-        row = processor.modalities[modality]
-        np.save(file, MODALITIES[modality].dummy(getattr(processor, row["processor"]), row["options"]))
+        np.save(
+            file, MODALITIES[modality].dummy(processor.sub_processor(modality), processor.modalities[modality].options)
+        )
 
 
 def lines(file: Path, *records) -> Path:
@@ -203,8 +204,7 @@ def test_labels_of_conversations(style, kind):
 def test_labels_of_the_systems_own_templates(name):
     own = system(name)[1]
     sense = next(iter(own.modalities))
-    row = own.modalities[sense]
-    medium = MODALITIES[sense].dummy(getattr(own, row["processor"]), row["options"])
+    medium = MODALITIES[sense].dummy(own.sub_processor(sense), own.modalities[sense].options)
     record = {**said(f"{MODALITIES[sense].token}what is this?", "It is red."), MODALITIES[sense].argument: [medium]}
     learned = "".join(piece.text for piece in look(record, own).pieces if piece.labelled)
     assert "It is red." in learned and "what" not in learned and learned.strip() != "It is red."

@@ -36,8 +36,8 @@ from transformers_anymodality.evaluation import (
 )
 from transformers_anymodality.evaluation.answer_files import AnswerFiles
 from transformers_anymodality.evaluation.answering import generated, likelihoods
-from transformers_anymodality.evaluation.ratings import parse_review
 from transformers_anymodality.evaluation.tasks import lettered, named, score
+from transformers_anymodality.systems.x_llm.evaluation import parse_review
 
 
 pytest.importorskip("sacrebleu")
@@ -489,7 +489,7 @@ def test_anymals_suite_is_a_folder_of_benchmarks(shared, folder, tmp_path, capsy
     assert main([*words, "--tasks", "anymal", "--data", str(tmp_path), "--max-new-tokens", "3", "--page", "1"]) == 0
     assert list(read_results(tmp_path / "r.json")["tasks"]) == ["anymal_coco", "anymal_scienceqa"]
     assert main([*words, "--tasks", "anymal", "--data", str(tmp_path / "r.samples")]) == 1
-    assert "has no file of AnyMAL's suite" in capsys.readouterr().err
+    assert "has no file of the suite anymal: coco.jsonl, " in capsys.readouterr().err
 
 
 def test_the_command(folder, tmp_path, capsys):

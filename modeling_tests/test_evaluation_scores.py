@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from transformers_anymodality.evaluation.comparing import _summary
-from transformers_anymodality.evaluation.metrics import metric_path
-from transformers_anymodality.evaluation.scores import SCORES, normalize_answer
+from transformers_anymodality.evaluation.scores import METRIC, SCORES, normalize_answer
 from transformers_anymodality.evaluation.scores.ptb import tokens
 
 
@@ -209,6 +208,6 @@ def test_modules_of_evaluate(name, tmp_path):
     }[SCORES[name].prediction]
     if name == "owl_rating":
         predictions, references = ["A", "D"], [[], []]
-    module = evaluate.load(metric_path(name), cache_dir=str(tmp_path))
+    module = evaluate.load(METRIC, name, cache_dir=str(tmp_path))
     assert module.compute(predictions=predictions, references=references) == SCORES[name](predictions, references)
     assert module.description

@@ -166,7 +166,7 @@ def change_processor(model, processor):
 
 
 def change_options(model, processor):
-    processor.modalities["video"]["options"]["num_frames"] = 2
+    processor.modalities["video"].options["num_frames"] = 2
 
 
 @pytest.mark.parametrize(

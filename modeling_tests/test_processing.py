@@ -87,8 +87,8 @@ def test_a_mixed_batch_is_its_samples_put_together(processor, seed):
     for name, row in processor.modalities.items():
         parts = [part for chat in chats for message in chat for part in message["content"] if isinstance(part, dict)]
         media = sum(part["type"] == name for part in parts)
-        assert (together["input_ids"] == getattr(processor, f"{name}_token_id")).sum() == media * row["num_tokens"]
-        assert len(together.get(next(iter(row["inputs"])), [])) == media
+        assert (together["input_ids"] == getattr(processor, f"{name}_token_id")).sum() == media * row.num_tokens
+        assert len(together.get(row.main_input, [])) == media
 
 
 def test_interleaving_keeps_the_order_within_and_between_samples(processor):
@@ -135,7 +135,7 @@ def test_media_may_be_one_a_flat_list_or_a_list_per_prompt(processor, name):
 def test_media_need_no_text_and_text_no_media(processor):
     media = {tiny.ARGUMENTS[name]: tiny.medium(name) for name in SENSES}
     outputs = processor(**media, return_tensors="pt")
-    assert set(outputs) == {name for row in processor.modalities.values() for name in row["inputs"]}
+    assert set(outputs) == {name for row in processor.modalities.values() for name in row.inputs}
     assert set(outputs) | {"input_ids", "attention_mask"} == set(processor.model_input_names)
     assert set(processor(text="yes")) == {"input_ids", "attention_mask"}
 
@@ -194,7 +194,7 @@ def test_video_processors_of_their_own(tmp_path):
         "aligner": "linear",
     }
     model, processor = tiny.composite(settings={"video": settings, "image": tiny.modalities("image")["image"]})
-    assert processor.modalities["video"]["options"] == {"num_frames": 4}
+    assert processor.modalities["video"].options == {"num_frames": 4}
     processor.save_pretrained(tmp_path)
     assert AutoVideoProcessor.from_pretrained(tmp_path).to_dict() == processor.video_processor.to_dict()
     chat = tiny.chat("video", "image", "what")
@@ -396,7 +396,7 @@ def files(tmp_path_factory):
 def test_files_through_chat_equal_what_they_hold(processor, files, name):
     path, medium = files[name]
     expected = tiny.inputs(processor, [{"role": "user", "content": [{"type": name, name: medium}]}])
-    main = next(iter(processor.modalities[name]["inputs"]))
+    main = processor.modalities[name].main_input
     data = path.read_bytes()
     for part in (
         {"path": str(path)},
@@ -475,7 +475,7 @@ def test_sub_processors_load_by_their_own_auto_classes(processor, tmp_path):
 def test_several_templates_are_kept(tmp_path):
     chatml = chat_templates.CHATML
     processor = chat_templates.processor("chatml")
-    tokens = {name: row["token"] for name, row in processor.modalities.items()}
+    tokens = {name: row.token for name, row in processor.modalities.items()}
     templates = {
         "default": chatml,
         "loud": chatml.replace("message.content + '<|im_end|>'", "message.content|upper + '<|im_end|>'"),

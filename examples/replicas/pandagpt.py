@@ -128,11 +128,10 @@ def embed(tower, inputs: torch.Tensor, digits: torch.Tensor) -> dict[int, torch.
 
 def read(processor, sense: str, files: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """All files of a sense as the composite reads them, (items, ...), and their digits, (items,)."""
-    spec, row = MODALITIES[sense], processor.modalities[sense]
-    own = getattr(processor, row["processor"])
+    spec, own, options = MODALITIES[sense], processor.sub_processor(sense), processor.modalities[sense].options
     digits = [(file, digit) for digit, found in files.items() for file in found]
-    items = [spec.read(file, own, row["options"]) for file, _ in digits]
-    inputs = next(iter(spec.extract(items, own, row["options"]).values()))
+    items = [spec.read(file, own, options) for file, _ in digits]
+    inputs = next(iter(spec.extract(items, own, options).values()))
     return inputs, torch.tensor([digit for _, digit in digits])
 
 

@@ -159,7 +159,7 @@ class TinyModelTester:
         text = model.config.text_config
         self.hidden_size, self.num_attention_heads = text.hidden_size, text.num_attention_heads
         self.vocab_size, self.pad_token_id = text.vocab_size, text.pad_token_id
-        self.counts = {name: row["num_tokens"] for name, row in processor.modalities.items()}
+        self.counts = {name: own.num_tokens for name, own in processor.modalities.items()}
         self.seq_length = self.encoder_seq_length = self.key_length = self.text_tokens + sum(self.counts.values())
         self.causal_lm_class = AnyModalityForCausalLM
 

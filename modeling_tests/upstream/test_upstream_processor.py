@@ -51,7 +51,7 @@ class ProcessorTest(common.ProcessorTesterMixin, unittest.TestCase):
 
     def prepare_videos_inputs(self, batch_size=None):
         """As many frames as the model reads; ours picks that many of longer videos."""
-        frames = built()[1].modalities["video"]["options"]["num_frames"]
+        frames = built()[1].modalities["video"].options["num_frames"]
         videos = super().prepare_videos_inputs(batch_size)
         return videos[:frames] if batch_size is None else [video[:frames] for video in videos]
 

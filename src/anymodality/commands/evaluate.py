@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class CLASS(ListingCommand):
-    """Ends with the tasks."""
+    """Ends with the tasks and suites."""
 
     def listing(self) -> str:
-        from transformers_anymodality.evaluation import TASKS
+        from transformers_anymodality.evaluation import SUITES, TASKS
 
         lines = []
         for name in TASKS:
@@ -34,6 +34,8 @@ class CLASS(ListingCommand):
             lines += [f"  {name:<24} {task.help}", f"  {'':<24} {columns}"]
         return "\n".join(
             ["Tasks, and the columns that may hold their right answers (the first that is there does):", *lines]
+            + ["Suites, and the files of their benchmarks:"]
+            + [f"  {name}: {', '.join(f'{benchmark}.jsonl' for benchmark in SUITES[name])}" for name in SUITES]
         )
 
 
@@ -43,7 +45,8 @@ Directory = Annotated[
 Tasks = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAMES", help="Tasks, separated by commas; NAME:TASK calls it by another name in the results."
+        metavar="NAMES",
+        help="Tasks, separated by commas, or one suite; NAME:TASK calls a task by another name in the results.",
     ),
 ]
 Data = Annotated[
@@ -124,10 +127,10 @@ def evaluate(
     "What is it?", "answers": ["dog", "a dog"]}, with any media by name. Killed, the same command goes on where it was.
     Beside results.json, results.samples has every answer, and a page of samples with their media.
 
-    The task anymal is the suite of its paper: --data is a folder with coco.jsonl, vqav2.jsonl, ..., those that you have.
+    Instead of tasks, --tasks takes a suite: --data is then a folder with a file of each of its benchmarks that you have.
 
-    Tasks that people rate (owleval) get a page to rate answers on; run the command again with --ratings ratings.jsonl.
-    Tasks that a judge rates (x_llm_relative) want --judge http://localhost:8000/v1 --judge-model NAME, or --ratings, too.
+    Tasks that people rate get a page to rate answers on; run the command again with --ratings ratings.jsonl. Tasks that a
+    judge rates want --judge http://localhost:8000/v1 --judge-model NAME, or --ratings, too.
     """
     if compare is not None:
         return _compare(compare, as_json)
@@ -161,10 +164,10 @@ def _split(values: Sequence[str]) -> list[str]:
 
 def _jobs(tasks: Sequence[str], data: Sequence[str], shared: dict[str, Any]) -> list[Job]:
     from transformers_anymodality.evaluation import Job
-    from transformers_anymodality.evaluation.suites import anymal_files
+    from transformers_anymodality.evaluation.tasks import SUITES, suite_files
 
-    if list(tasks) == ["anymal"] and len(data) == 1:
-        tasks, data = zip(*anymal_files(data[0]).items(), strict=True)
+    if len(tasks) == len(data) == 1 and tasks[0] in SUITES:
+        tasks, data = zip(*suite_files(tasks[0], data[0]).items(), strict=True)
     files = [file for value in data for file in ([value] if Path(value).exists() else _split([value]))]
     files = files * len(tasks) if len(files) == 1 else files
     if len(files) != len(tasks):
@@ -212,17 +215,20 @@ def _answer(directory: str, jobs: Sequence[Job], output: str, dtype: str, sizes:
 
 def _write_pages(directory: str, jobs: Sequence[Job], output: str, count: int) -> None:
     from transformers_anymodality.evaluation.answer_files import AnswerFiles
-    from transformers_anymodality.evaluation.pages import write_owleval_answers, write_rating_page, write_samples_page
+    from transformers_anymodality.evaluation.pages import write_rating_page, write_samples_page
     from transformers_anymodality.evaluation.running import samples_folder
+    from transformers_anymodality.utils.files import json_lines
 
     processor, folder = load_processor(directory), samples_folder(output)
     for job in jobs:
         files = AnswerFiles(folder, job.name)
         if count:
             write_samples_page(folder / f"{job.name}.html", job, processor, files, count)
-        if job.task.rating == "letter":
+        if job.task.rating and job.task.rating.choices:
             write_rating_page(folder / f"{job.name}.rate.html", job, processor, files)
-            write_owleval_answers(folder / f"{job.name}.answers.jsonl", list(files.read().values()), directory)
+        if job.task.released:
+            released = (job.task.released(line, directory) for line in files.read().values())
+            (folder / f"{job.name}.answers.jsonl").write_text(json_lines(released), encoding="utf-8")
 
 
 def _table(jobs: Sequence[Job], results: dict[str, Any], output: str) -> str:

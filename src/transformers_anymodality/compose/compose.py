@@ -25,6 +25,7 @@ from ..model.light_checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
 from ..model.quantization import adopt_quantization
 from ..processing.chat import extend_template
+from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
 from ..utils.registry import did_you_mean
 from .find import add_aligner, add_tower, check_attributes
@@ -264,17 +265,15 @@ def _processor(
     table, processors = {}, {}
     for part in parts:
         processors.setdefault(part.attribute, part.processor)
-        config = part.aligner.config
-        row: dict[str, Any] = {
-            "token": tokens[part.name],
-            "processor": part.attribute,
-            "inputs": dict(zip(part.row["inputs"], part.arguments, strict=True)),
-            "options": part.options,
-        }
-        if part.row["feature_length"] is not None:
-            row["num_tokens"] = config.count_tokens(part.row["num_frames"], part.row["feature_length"])
-        else:
-            row["num_tokens"], row["tower"], row["aligner"] = None, part.tower.config.to_dict(), config.to_dict()
-        table[part.name] = row
+        length, config = part.row["feature_length"], part.aligner.config
+        table[part.name] = ModalityInputs(
+            token=tokens[part.name],
+            processor=part.attribute,
+            inputs=dict(zip(part.row["inputs"], part.arguments, strict=True)),
+            options=part.options,
+            num_tokens=None if length is None else config.count_tokens(part.row["num_frames"], length),
+            tower=copy.deepcopy(part.tower.config) if length is None else None,
+            aligner=copy.deepcopy(config) if length is None else None,
+        )
     tokenizer.chat_template = template
     return AnyModalityProcessor(tokenizer, processors, table, chat_template=template, text_settings=text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..utils.files import json_lines
 from .files import open_records
 from .reading import MEDIA_ROOT, Chat, is_missing, read_chat
 
@@ -50,8 +50,7 @@ class Report:
 
     def write(self, file: str | Path) -> None:
         """All problems, one JSON object per line."""
-        lines = [json.dumps(asdict(problem), ensure_ascii=False) + "\n" for problem in self.problems]
-        Path(file).write_text("".join(lines), encoding="utf-8")
+        Path(file).write_text(json_lines(map(asdict, self.problems)), encoding="utf-8")
 
     def __str__(self) -> str:
         bad = len({problem.sample for problem in self.problems})

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import wave
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,36 +25,50 @@ _MAX_SIDE = 768
 _MAX_CURVES = 16
 
 
-def figure(modality: str, source: Any, processor: Any) -> str:
+def figures(media: Mapping[str, Sequence[Any]], processor: Any) -> str:
+    """HTML of media by modality, each with its modality, number and file."""
+    found = []
+    for name, sources in media.items():
+        for i, source in enumerate(sources):
+            is_path = isinstance(source, (str, Path)) and not str(source).startswith("data:")
+            file = f" · {source}" if is_path and MODALITIES[name].medium != "text" else ""
+            found.append(figure(name, source, processor, f"{name} {i}{file}"))
+    return f"<div class=media>{''.join(found)}</div>"
+
+
+def figure(modality: str, source: Any, processor: Any, caption: str) -> str:
     """HTML of one medium, as the modality's spec reads it."""
-    row, spec = processor.modalities[modality], MODALITIES[modality]
-    own = getattr(processor, row["processor"])
+    return f"<figure>{_drawn(modality, source, processor)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _drawn(modality: str, source: Any, processor: Any) -> str:
+    spec, own = MODALITIES[modality], processor.sub_processor(modality)
     try:
-        item = spec.read(source, own, row["options"])
+        item = spec.read(source, own, processor.modalities[modality].options)
     except (MediaError, OSError) as error:
         return f"<p class=wrong>{html.escape(str(error))}</p>"
     if isinstance(item, str):
         return f"<pre>{html.escape(item)}</pre>"
     if spec.medium == "audio":
         samples, rate = item if isinstance(item, tuple) else (item, own.sampling_rate)
-        return f"<audio controls src='{_uri('audio/wav', _wav(np.atleast_2d(samples), rate))}'></audio>"
+        return f"<audio controls src='{uri('audio/wav', _wav(np.atleast_2d(samples), rate))}'></audio>"
     if hasattr(item, "convert"):
-        return _picture(item)
+        return picture(item)
     values = np.asarray(item)
     if values.ndim == 4:
         return _video(source, values)
     if spec.medium == "pixels":
-        return _picture(_in_colours(values if values.ndim == 2 else values[..., 0]))
+        return picture(in_colours(values if values.ndim == 2 else values[..., 0]))
     if values.ndim == 2 and values.shape[1] <= _MAX_CURVES:
         return curves(values, list(getattr(own, "channels", None) or map(str, range(values.shape[1]))))
-    return _picture(_in_colours(np.atleast_2d(values)))
+    return picture(in_colours(np.atleast_2d(values)))
 
 
-def _uri(kind: str, content: bytes) -> str:
+def uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _picture(image: Any, kind: str = "") -> str:
+def picture(image: Any, kind: str = "") -> str:
     image = image.convert("RGB")
     if max(image.size) > _MAX_SIDE and not kind:
         image.thumbnail((_MAX_SIDE, _MAX_SIDE))
@@ -61,10 +76,10 @@ def _picture(image: Any, kind: str = "") -> str:
     image.save(buffer, "PNG" if max(image.size) <= 256 else "JPEG")
     encoding = "image/png" if max(image.size) <= 256 else "image/jpeg"
     kind = kind or ("small" if max(image.size) < 128 else "")
-    return f"<img alt='' class='{kind}' src='{_uri(encoding, buffer.getvalue())}'>"
+    return f"<img alt='' class='{kind}' src='{uri(encoding, buffer.getvalue())}'>"
 
 
-def _in_colours(values: np.ndarray) -> Any:
+def in_colours(values: np.ndarray) -> Any:
     """A map from dark blue (least) over red to yellow (most)."""
     values = values.astype(np.float64)
     values = (values - values.min()) / (np.ptp(values) or 1.0)
@@ -94,12 +109,12 @@ def _video(source: Any, frames: np.ndarray) -> str:
     for i, image in enumerate(images):
         strip.paste(image, (i * images[0].width, 0))
     if (encoded := _playable(source)) is not None:
-        player = f"<video controls src='{_uri(*encoded)}'></video>"
+        player = f"<video controls src='{uri(*encoded)}'></video>"
     else:
         buffer = io.BytesIO()
         images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=300, loop=0)
-        player = f"<img alt='' src='{_uri('image/gif', buffer.getvalue())}'>"
-    return player + _picture(strip, "strip")
+        player = f"<img alt='' src='{uri('image/gif', buffer.getvalue())}'>"
+    return player + picture(strip, "strip")
 
 
 def _playable(source: Any) -> tuple[str, bytes] | None:

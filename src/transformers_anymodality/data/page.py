@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..modalities import MODALITIES
-from .figures import figure
+from .figures import figures
 from .showing import Shown, counted
 
 
@@ -37,11 +36,16 @@ def write_page(file: str | Path, samples: Sequence[Shown], processor: Any, title
         "<p class=key>Each box is a token: <span style='background:#c9f2d6'>learned</span> (its label is its own id), "
         "white: read only, <span style='background:#dbe8fd'>a medium</span> with its number of tokens.</p>"
     )
-    path = Path(file)
+    write_html(file, title, key + body)
+
+
+def write_html(file: str | Path, title: str, body: str, style: str = "") -> None:
+    """Writes a page of HTML and its CSS, in the look that all of ours have."""
+    path, title = Path(file), html.escape(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1>{key}{body}",
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}{style}</style>"
+        f"<h1>{title}</h1>{body}",
         encoding="utf-8",
     )
 
@@ -55,13 +59,5 @@ def _section(shown: Shown, processor: Any) -> str:
         else:
             kind = " class=learned" if piece.labelled else ""
             spans.append(f"<span{kind}>{html.escape(piece.text)}</span>")
-    media = [(name, i, source) for name, sources in shown.media.items() for i, source in enumerate(sources)]
-    figures = "".join(_figure(name, i, source, processor) for name, i, source in media)
-    return f"<h2>{html.escape(shown.summary())}</h2><div class=media>{figures}</div><div class=tokens>{''.join(spans)}</div>"
-
-
-def _figure(name: str, number: int, source: Any, processor: Any) -> str:
-    caption = f"{name} {number}"
-    if isinstance(source, (str, Path)) and not str(source).startswith("data:") and MODALITIES[name].medium != "text":
-        caption += f" · {source}"
-    return f"<figure>{figure(name, source, processor)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    head = f"<h2>{html.escape(shown.summary())}</h2>{figures(shown.media, processor)}"
+    return f"{head}<div class=tokens>{''.join(spans)}</div>"

@@ -59,8 +59,8 @@ class Chat:
         except Exception as error:  # templates raise what they like
             self.fail(error)
             return [], []
-        for name, row in processor.modalities.items():
-            self.count(name, row["token"], ids.count(getattr(processor, f"{name}_token_id")))
+        for name, own in processor.modalities.items():
+            self.count(name, own.token, ids.count(getattr(processor, f"{name}_token_id")))
         if not any(said):
             self.add("has no words of the assistant to learn from.", "no_answer")
         return ids, said
@@ -135,7 +135,7 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
     if processor is not None:
         (messages,), _ = processor._normalize_conversations(messages)
         processor.media_of(messages)  # raises for parts that make no sense
-        tokens = {name: row["token"] for name, row in processor.modalities.items()}
+        tokens = {name: own.token for name, own in processor.modalities.items()}
         if lacking := [name for name in columns if name not in tokens]:
             raise UnknownModalityError(f"has media of {lacking[0]!r}, a modality that this model lacks.")
     own = {part["type"] for part in parts_of(messages) if _medium(part) is not None}

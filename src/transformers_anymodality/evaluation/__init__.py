@@ -1,20 +1,22 @@
 """Evaluation: tasks, scores, answers kept sample by sample, and what two runs differ by."""
 
-from . import suites  # noqa: F401
 from .comparing import compare
 from .jobs import Job
 from .ratings import Judge
 from .running import answer, evaluate, finish, read_answers, read_results
 from .samples import Sample, read_sample
-from .scores import SCORES, Score, register_score
-from .tasks import TASKS, Task, register_task
+from .scores import METRIC, SCORES, Score, register_score
+from .tasks import SUITES, TASKS, Rating, Task, register_suite, register_task
 
 
 __all__ = [
+    "METRIC",
     "SCORES",
+    "SUITES",
     "TASKS",
     "Job",
     "Judge",
+    "Rating",
     "Sample",
     "Score",
     "Task",
@@ -26,5 +28,6 @@ __all__ = [
     "read_results",
     "read_sample",
     "register_score",
+    "register_suite",
     "register_task",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import write_atomically
+from ..utils.files import json_lines, write_atomically
 
 
 class AnswerFiles:
@@ -54,7 +54,7 @@ class AnswerFiles:
         path = self.folder / f"{self.task}.{rank}.jsonl"
         _drop_torn_line(path)
         with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            file.write(json_lines(lines))
 
     def read(self) -> dict[int, dict[str, Any]]:
         """Index of a sample -> its line, of all processes, in order; a line that is not whole yet is left out."""

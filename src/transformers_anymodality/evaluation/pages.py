@@ -1,19 +1,18 @@
-"""Pages that need no other file: answers with their media; and OwlEval's, where people rate answers."""
+"""Pages that need no other file: answers with their media, and one where people rate them."""
 
 from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.figures import figure
-from ..data.page import STYLE
+from ..data.figures import figures
+from ..data.page import write_html
 from .answer_files import AnswerFiles
 from .jobs import Job
 from .scores import SCORES
-from .scores.ratings import LETTERS
 from .tasks import Lines, rows_of
 
 
@@ -25,13 +24,6 @@ td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #e3e5ec}
 label{margin-right:1.2rem;cursor:pointer} #save{position:sticky;bottom:0;background:#fbfbfd;padding:1rem 0}
 button{font:inherit;padding:.4rem 1.2rem;border-radius:.5rem;border:1px solid #3b7dd8;background:#3b7dd8;color:#fff}
 """
-_MEANING = dict(
-    zip(
-        LETTERS,
-        ["correct and satisfying", "acceptable, minor flaws", "understood, but wrong", "irrelevant or invalid"],
-        strict=True,
-    )
-)
 _SCRIPT = """
 const data = JSON.parse(document.getElementById("data").textContent);
 const key = "ratings " + data.run, ratings = {...data.given, ...JSON.parse(localStorage.getItem(key) || "{}")};
@@ -65,30 +57,30 @@ def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles,
         for i, line in enumerate(lines[:count])
     )
     note = f"<p class=score>The first {min(count, len(lines))} of {len(lines)} samples.</p>"
-    _write(path, f"{job.name}: answers", note + body)
+    write_html(path, f"{job.name}: answers", note + body, _STYLE)
 
 
 def write_rating_page(path: Path, job: Job, processor: Any, files: AnswerFiles) -> None:
-    """All answers, each with a choice of A to D; ratings stay in the browser until they are saved as a file."""
-    lines, settings = files.rated(), files.settings()
-    body = "".join(_shown(job, processor, line, _choices(line)) for line in lines)
+    """All answers, each with the choices of the task's rating; ratings stay in the browser until they are saved."""
+    lines, settings, choices = files.rated(), files.settings(), job.task.rating.choices
+    body = "".join(_shown(job, processor, line, _choices(line, choices)) for line in lines)
     # Browsers keep what pages from disk store in one place: the run tells its ratings from another's.
     data = {
         "run": f"{job.name} {settings['weights']} {settings['data']} {settings['generation']}",
         "given": {json.dumps(line["id"]): line["rating"] for line in lines if "rating" in line},
     }
     inline = json.dumps(data).replace("<", "\\u003c")
-    legend = "".join(f"<tr><th>{letter}</th><td>{meaning}</td></tr>" for letter, meaning in _MEANING.items())
+    legend = "".join(f"<tr><th>{choice}</th><td>{meaning}</td></tr>" for choice, meaning in choices.items())
     save = "<div id=save><button id=download>Save ratings.jsonl</button> <span id=count></span></div>"
     scripts = f"<script type=application/json id=data>{inline}</script><script>{_SCRIPT}</script>"
-    _write(path, f"{job.name}: rate answers", f"<table>{legend}</table>{body}{save}{scripts}")
+    write_html(path, f"{job.name}: rate answers", f"<table>{legend}</table>{body}{save}{scripts}", _STYLE)
 
 
-def _choices(line: Mapping[str, Any]) -> str:
+def _choices(line: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     name = html.escape(json.dumps(line["id"]), quote=True)
     buttons = (
-        f'<label title="{meaning}"><input type=radio name="{name}" value={letter}> {letter}</label>'
-        for letter, meaning in _MEANING.items()
+        f'<label title="{meaning}"><input type=radio name="{name}" value={choice}> {choice}</label>'
+        for choice, meaning in choices.items()
     )
     return f"<div>{''.join(buttons)}</div>"
 
@@ -107,40 +99,11 @@ def _scores(job: Job, lines: Lines) -> list[list[str]]:
 
 def _shown(job: Job, processor: Any, line: Mapping[str, Any], below: str) -> str:
     sample = job.sample(line["index"])
-    media = "".join(
-        f"<figure>{figure(name, source, processor)}<figcaption>{name} {i}</figcaption></figure>"
-        for name, sources in processor.media_of(sample.messages).items()
-        for i, source in enumerate(sources)
-    )
     wanted = "".join(
         f"<div class=score>reference: {html.escape(one)}</div>" for one in dict.fromkeys(line["references"])
     )
     return (
-        f"<h2>{html.escape(sample.where)}</h2><div class=media>{media}</div>"
+        f"<h2>{html.escape(sample.where)}</h2>{figures(processor.media_of(sample.messages), processor)}"
         f"<div class=question>{html.escape(line['question'])}</div>"
         f"<div class=answer>{html.escape(line['answer']) or '<span class=wrong>(empty)</span>'}</div>{wanted}{below}"
     )
-
-
-def _write(path: Path, title: str, body: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title>"
-        f"<style>{STYLE}{_STYLE}</style><h1>{html.escape(title)}</h1>{body}",
-        encoding="utf-8",
-    )
-
-
-def write_owleval_answers(path: Path, lines: Sequence[Mapping[str, Any]], model: str) -> None:
-    """Answers as OwlEval's release has them, one system's per file."""
-    rows = (
-        {
-            "image": line["kept"].get("image"),
-            "question_id": line["id"],
-            "question": line["question"],
-            "answer": line["answer"],
-            "model_id": model,
-        }
-        for line in lines
-    )
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

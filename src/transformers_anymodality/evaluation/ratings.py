@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -17,16 +16,14 @@ from tqdm import tqdm
 
 from ..data.files import open_records
 from .answer_files import AnswerFiles
-from .scores.ratings import LETTERS
+from .tasks import Rating
 
 
-def read_ratings(path: str | Path, kind: str, lines: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
+def read_ratings(path: str | Path, rating: Rating, lines: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
     """Index of a sample -> its rating, from JSON or JSONL.
 
     Args:
-        path: each record names its sample by `question_id` or `id`, and has a letter in `rating`, or two scores (the
-            reference's first) in `scores` or `tuple`, or in the first line of `content` or `review`.
-        kind: "letter" or "pair".
+        path: each record names its sample by `question_id` or `id`, and has what the task's `rating` reads.
         lines: the answers.
 
     Raises:
@@ -41,68 +38,20 @@ def read_ratings(path: str | Path, kind: str, lines: Sequence[Mapping[str, Any]]
         if str(known) not in places:
             raise ValueError(f"{where} rates {known!r}, which no answer has for its id.")
         try:
-            found[places[str(known)]] = _letter(record) if kind == "letter" else _pair(record)
+            found[places[str(known)]] = rating.read(record)
         except ValueError as error:
             raise ValueError(f"{where} (id {known!r}): {error}") from None
     return found
 
 
-def _letter(record: Mapping[str, Any]) -> str:
-    letter = str(record.get("rating", "")).strip().upper()
-    if letter not in tuple(LETTERS):
-        raise ValueError(f"its rating is {record.get('rating')!r}, expected A, B, C or D.")
-    return letter
-
-
-def _pair(record: Mapping[str, Any]) -> list[float]:
-    scores = next((record[key] for key in ("scores", "tuple", "rating") if record.get(key) is not None), None)
-    if scores is None:
-        return parse_review(next((record[key] for key in ("content", "review") if record.get(key)), ""))
-    if not isinstance(scores, list) or len(scores) != 2 or not all(isinstance(one, (int, float)) for one in scores):
-        raise ValueError(f"its scores are {scores!r}, expected two numbers.")
-    return [float(one) for one in scores]
-
-
-def parse_review(review: str) -> list[float]:
-    """The two numbers of a review's first line.
-
-    Raises:
-        ValueError: there are other than two, or they are not from 1 to 10.
-    """
-    first = (review.strip().splitlines() or [""])[0]
-    scores = [float(one) for one in re.findall(r"\d+(?:\.\d+)?", first)]
-    if len(scores) != 2 or not all(1 <= one <= 10 for one in scores):
-        raise ValueError(f"its first line is {first!r:.80}, expected two scores from 1 to 10.")
-    return scores
-
-
-_REVIEW = """\
-Question:
-{question}
-
-What is known of the medium:
-{context}
-
-Answer 1:
-{reference}
-
-Answer 2:
-{answer}
-
-Two assistants answered the question above. Rate each answer for how helpful, relevant, accurate and detailed it is, with
-a score from 1 to 10, higher is better. The order of the answers must not matter. Write the two scores, that of answer 1
-first, separated by a space and nothing else on the first line. Then explain them.
-"""
-
-
 @dataclass(frozen=True)
 class Judge:
-    """A language model behind an endpoint that compares each answer with its reference's.
+    """A language model behind an endpoint that rates answers, as the task asks it to.
 
     Args:
         url: up to and with the version, such as `http://localhost:8000/v1`; the key is OPENAI_API_KEY's.
         model: the endpoint's name for it.
-        attempts: to get a review whose first line has two scores.
+        attempts: to get a review that can be read.
     """
 
     url: str
@@ -114,17 +63,19 @@ class Judge:
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"The judge's URL is {self.url!r}, expected http:// or https://.")
 
-    def rate(self, files: AnswerFiles, lines: Sequence[Mapping[str, Any]], *, at_once: int = 4) -> None:
+    def rate(
+        self, files: AnswerFiles, rating: Rating, lines: Sequence[Mapping[str, Any]], *, at_once: int = 4
+    ) -> None:
         """Rates the answers that have no rating yet, each kept at once, so that what was paid for is not lost."""
         done = files.ratings()
         todo = [line for line in lines if line["index"] not in done]
         with ThreadPoolExecutor(at_once) as pool:
-            reviews = pool.map(self._scores, todo)
-            for line, scores in zip(todo, tqdm(reviews, total=len(todo), desc="judge", unit="answer"), strict=True):
-                files.rate({line["index"]: scores})
+            reviews = pool.map(lambda line: self._review(rating, line), todo)
+            for line, found in zip(todo, tqdm(reviews, total=len(todo), desc="judge", unit="answer"), strict=True):
+                files.rate({line["index"]: found})
 
-    def _scores(self, line: Mapping[str, Any]) -> list[float]:
-        prompt = _REVIEW.format(
+    def _review(self, rating: Rating, line: Mapping[str, Any]) -> Any:
+        prompt = rating.prompt.format(
             question=line["question"],
             context=line["kept"].get("context", "(nothing is given)"),
             reference=line["references"][0],
@@ -133,7 +84,7 @@ class Judge:
         found = ValueError("the judge was not asked.")
         for attempt in range(self.attempts):
             try:
-                return parse_review(self._ask(prompt, seed=attempt))
+                return rating.parse(self._ask(prompt, seed=attempt))
             except ValueError as error:
                 found = error
         raise ValueError(f"The judge's review of sample {line['index']} (id {line['id']!r}): {found}")

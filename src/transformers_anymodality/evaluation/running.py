@@ -171,7 +171,7 @@ def finish(
 
     Args:
         ratings: name of a task that is rated -> file with ratings, see `read_ratings`.
-        judge: rates the answers of tasks that compare with a reference's, where no file does.
+        judge: rates the answers of tasks that say what to ask it, where no file does.
     """
     for name in ratings or {}:
         if not any(job.name == name and job.task.rating for job in jobs):
@@ -182,8 +182,8 @@ def finish(
         lines = [line for line in files.rated() if line["index"] < job.count]
         if job.task.rating and job.name in (ratings or {}):
             files.rate(read_ratings(ratings[job.name], job.task.rating, lines))
-        elif job.task.rating == "pair" and judge is not None:
-            judge.rate(files, lines)
+        elif job.task.rating and job.task.rating.prompt and judge is not None:
+            judge.rate(files, job.task.rating, lines)
         results[job.name] = _result(job, files)
     return _write(output, results)
 

@@ -1,6 +1,6 @@
 """Kinds of tasks: what a model is asked, how it answers, and which scores its answers get.
 
-A benchmark is a kind with its own prompt and columns, registered under its name: `register_task("anymal_vqav2", ...)`.
+A benchmark is a kind with its own prompt and columns, registered under its name: `register_task("vqav2", ...)`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,26 @@ from .scores import SCORES, normalize_answer
 
 Lines = Sequence[Mapping[str, Any]]
 Reader = Callable[[Lines], list[Any]]
-_QUESTIONS = ("question", "prompt", "instruction", "input")
+QUESTIONS = ("question", "prompt", "instruction", "input")
 _ANSWERS = ("references", "answers", "answer", "response", "label", "target")
 _CAPTIONS = ("references", "captions", "caption", "text", "txt")
 _TRANSCRIPTS = ("references", "transcription", "transcript", "sentence", "text", "normalized_text")
+
+
+@dataclass(frozen=True)
+class Rating:
+    """
+    Args:
+        read: a record of a file of ratings -> its rating, or ValueError.
+        choices: what people choose from on a page, and what each means; such a page is written where there are some.
+        prompt: what a judge is asked, with `{question}`, `{context}`, `{reference}` and `{answer}`; None: no judge.
+        parse: what a judge says -> the rating, or ValueError, and it is asked again.
+    """
+
+    read: Callable[[Mapping[str, Any]], Any]
+    choices: Mapping[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+    parse: Callable[[str], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,28 +54,30 @@ class Task:
         questions, references: columns that may hold the question, the right answers; the first that is there does.
         choices: those of every sample, or None for those of each record.
         needs_references: whether a sample without is an error.
-        rating: how people or a judge rate answers, None if nobody does: "letter" (A to D), or "pair" (the scores of the
-            reference's answer and of the model's). Metrics are then of those that were rated.
+        rating: how people or a judge rate answers, None if nobody does. Metrics are then of those that were rated.
         keeps: columns that are kept with the answers.
         groups: those of them whose values the metrics are also given for, each by itself.
         max_new_tokens: of an answer, unless asked for otherwise.
         expand: makes the task's records of those of the data, where each is asked about in several ways.
+        released: a line of answers and the model's name -> a line of the benchmark's own files of answers, which are then
+            written, too.
     """
 
     help: str
     prompt: str
     metrics: Mapping[str, tuple[str, Reader]] = field(default_factory=dict)
     output: str = "text"
-    questions: tuple[str, ...] = _QUESTIONS
+    questions: tuple[str, ...] = QUESTIONS
     references: tuple[str, ...] = _ANSWERS
     choices: tuple[str, ...] | None = None
     needs_choices: bool = False
     needs_references: bool = True
-    rating: str | None = None
+    rating: Rating | None = None
     keeps: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     max_new_tokens: int = 64
     expand: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+    released: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None
 
     def __post_init__(self):
         for name, _ in self.metrics.values():
@@ -73,6 +92,31 @@ TASKS: Registry[Task] = Registry("task")
 def register_task(name: str, task: Task, *, exist_ok: bool = False) -> Task:
     """Makes a task known to `evaluate` and `anymodality evaluate --tasks`."""
     return TASKS.register(name, task, exist_ok=exist_ok)
+
+
+SUITES: Registry[tuple[str, ...]] = Registry("suite")
+
+
+def register_suite(name: str, tasks: Mapping[str, Task]) -> None:
+    """Makes the benchmarks of a suite known, each as the task `<name>_<benchmark>`, and the suite by its name."""
+    for benchmark, task in tasks.items():
+        register_task(f"{name}_{benchmark}", task)
+    SUITES.register(name, tuple(tasks))
+
+
+def suite_files(name: str, folder: str | Path) -> dict[str, str]:
+    """Tasks of a suite -> their files in a folder, `<benchmark>.jsonl` (or .json, .parquet), where there are any.
+
+    Raises:
+        ValueError: the folder has none.
+    """
+    files = {}
+    for benchmark in SUITES[name]:
+        paths = [Path(folder, f"{benchmark}.{ending}") for ending in ("parquet", "json", "jsonl")]
+        files |= {f"{name}_{benchmark}": str(path) for path in paths if path.exists()}
+    if not files:
+        raise ValueError(f"{folder} has no file of the suite {name}: {', '.join(f'{b}.jsonl' for b in SUITES[name])}.")
+    return files
 
 
 def score(task: Task, lines: Lines) -> dict[str, float]:
@@ -291,31 +335,5 @@ register_task(
         prompt="{question}",
         needs_references=False,
         max_new_tokens=256,
-    ),
-)
-register_task(
-    "owleval",
-    Task(
-        help="OwlEval's questions, rated A to D by people on a page: counts, by ability (arXiv 2304.14178)",
-        prompt="{question}",
-        metrics={"owl_rating": ("owl_rating", rated)},
-        needs_references=False,
-        rating="letter",
-        keeps=("image", "ability", "category"),
-        groups=("ability",),
-        max_new_tokens=512,
-    ),
-)
-register_task(
-    "x_llm_relative",
-    Task(
-        help="answers judged against a reference's: X-LLM's relative score, by category (arXiv 2305.04160)",
-        prompt="{question}",
-        metrics={"relative_score": ("relative_score", rated)},
-        questions=(*_QUESTIONS, "text"),
-        rating="pair",
-        keeps=("context", "category"),
-        groups=("category",),
-        max_new_tokens=512,
     ),
 )

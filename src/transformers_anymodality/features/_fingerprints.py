@@ -162,11 +162,10 @@ def _weights(tower: nn.Module, dtype: torch.dtype) -> str:
 
 def preprocessing_fingerprint(processor: Any, modality: str) -> dict[str, Any]:
     """What the features of a modality depend on in the processor: the sub-processor and the options of reading."""
-    row = processor.modalities[modality]
-    part = getattr(processor, row["processor"])
+    own, part = processor.modalities[modality], processor.sub_processor(modality)
     settings = _tokenizer(part) if isinstance(part, PreTrainedTokenizerBase) else part.to_dict()
     given = {"class": type(part).__name__.removesuffix("Fast"), "spec": type(MODALITIES[modality]).__name__}
-    return plain({**settings, **given, "options": row["options"], "inputs": row["inputs"]})
+    return plain({**settings, **given, "options": own.options, "inputs": own.inputs})
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -215,7 +215,7 @@ class _Media(torch.utils.data.IterableDataset):
                     raise AugmentationError(
                         f"Media of {modality!r} are prepared at random (augmentation): the same one comes out differently "
                         "each time, so features computed once would not be those of training. Switch it off in the "
-                        f"processor ({self.processor.modalities[modality]['processor']}), or train without a store."
+                        f"processor ({self.processor.modalities[modality].processor}), or train without a store."
                     )
             self.steady.add(modality)
         return inputs

@@ -128,7 +128,7 @@ class FeatureStore:
                 read[name] = sources
                 continue
             features = [self.get(name, digest) for digest in digests]
-            if processor.modalities[name].get("num_tokens") is None:
+            if processor.modalities[name].num_tokens is None:
                 inputs[f"{name}_feature_lengths"] = torch.tensor([len(one[0]) for one in features])
             inputs[f"{name}_features"] = _padded(features)
             token_counts[name] = processor.num_tokens(name, inputs)

@@ -139,8 +139,7 @@ def inspect_model(model: Any, processor: Any = None) -> Inspection:
     for name, tensor in model.state_dict().items():
         if name not in model.all_tied_weights_keys:
             stored[name.partition(".")[0]].append((types.get(str(tensor.dtype), "I64"), tensor.numel()))
-    rows = {} if processor is None else processor.modalities
-    tokens = {name: row["token"] for name, row in rows.items()}
+    tokens = {} if processor is None else {name: own.token for name, own in processor.modalities.items()}
     parts = [_part(name, model.config, stored[name]) for name in model.config.part_names]
     return Inspection(model.name_or_path, parts, _modalities(model.config, tokens))
 

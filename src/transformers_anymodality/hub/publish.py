@@ -327,8 +327,8 @@ def check_reload(
 def made_up_inputs(processor: AnyModalityProcessor) -> BatchFeature:
     """A prompt with one made-up medium of every sense."""
     media = {}
-    for name, row in processor.modalities.items():
+    for name, own in processor.modalities.items():
         spec = MODALITIES[name]
-        media[spec.argument] = [spec.dummy(getattr(processor, row["processor"]), row["options"], 0)]
-    placeholders = [row["token"] for row in processor.modalities.values()]
+        media[spec.argument] = [spec.dummy(processor.sub_processor(name), own.options, 0)]
+    placeholders = [own.token for own in processor.modalities.values()]
     return processor(text=" ".join([*placeholders, "What is this?"]), return_tensors="pt", **media)

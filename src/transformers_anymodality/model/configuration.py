@@ -96,14 +96,14 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.text_config is None:
             self.text_config = LlamaConfig()
-        self.text_config = _as_config("text_config", self.text_config)
+        self.text_config = as_config("text_config", self.text_config)
         # config.json is written with sorted keys: sorting here keeps the order of modules, weights, optimizer state.
         self.modalities = {name: self._modality(name, row) for name, row in sorted((self.modalities or {}).items())}
         self._check_lenders()
         for key in self._part_keys():
             if key not in kwargs:
                 raise ValueError(f"The table of modalities names `{key}`, which is missing from the config.")
-            setattr(self, key, _as_config(key, kwargs.pop(key)))
+            setattr(self, key, as_config(key, kwargs.pop(key)))
         # Tools that look at the composite find the language model's flag.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         kwargs.pop("tie_word_embeddings", None)
@@ -191,7 +191,8 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         return {**super().to_dict(), "modalities": table, "auto_map": dict(CONFIG_AUTO_MAP)}
 
 
-def _as_config(key: str, value: Any) -> PreTrainedConfig:
+def as_config(key: str, value: Any) -> PreTrainedConfig:
+    """A config, or the one that its dict describes; `key` is its name in errors."""
     if isinstance(value, PreTrainedConfig):
         return value
     if not isinstance(value, dict):

@@ -256,7 +256,7 @@ class ChatMixin(MessagesMixin):
     def _stop(self, text: str, start: int, end: int) -> int:
         """Where the stop token ends that follows what was said at once; `end` if it is in there already."""
         last = re.search(rf"({self._control_tokens.pattern})\s*$", text[start:end])
-        if last is not None and last[1] not in {row["token"] for row in self.modalities.values()}:
+        if last is not None and last[1] not in {own.token for own in self.modalities.values()}:
             return end
         stop = self._control_tokens.search(text, end)
         return stop.end() if stop is not None and not text[end : stop.start()].strip() else end

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 import transformers
 from transformers import (
-    CONFIG_MAPPING,
     FeatureExtractionMixin,
     ImageProcessingMixin,
     PreTrainedConfig,
@@ -22,6 +22,7 @@ from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..media import MediaError
 from ..modalities import MODALITIES
+from ..model.configuration import as_config, main_input_first
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
 
@@ -31,12 +32,58 @@ TEXT_KWARGS = frozenset((*TextKwargs.__annotations__, "sanitize_control_tokens")
 # Ours, and what Transformers' own code gives to every processor.
 _OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
 _STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))
+_CONFIGS = ("tower", "aligner")
 _DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  # by the modality's spec
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModalityInputs:
+    """How the processor makes model inputs of a modality's media.
+
+    Args:
+        token: the placeholder token in text.
+        processor: attribute of the processor that holds the sub-processor.
+        inputs: name of a model input -> the sub-processor's name of it; the main input first.
+        options: of reading and extracting, as the modality's spec takes them.
+        num_tokens: language-model tokens of each medium; None where they depend on its length.
+        tower, aligner: their configs, which tell the number of tokens then; None where it is fixed.
+    """
+
+    token: str
+    processor: str
+    inputs: dict[str, str]
+    options: dict[str, Any] = field(default_factory=dict)
+    num_tokens: int | None = None
+    tower: PreTrainedConfig | None = None
+    aligner: PreTrainedConfig | None = None
+
+    @property
+    def main_input(self) -> str:
+        return next(iter(self.inputs))
+
+    @classmethod
+    def from_dict(cls, modality: str, given: Mapping[str, Any]) -> ModalityInputs:
+        """Of what `to_dict` gave, also by way of JSON.
+
+        Raises:
+            ValueError: the config of a tower or an aligner has a model type that is not registered.
+        """
+        configs = {key: as_config(f"{modality}: {key}", given[key]) for key in _CONFIGS if given.get(key) is not None}
+        return cls(**{**given, **configs, "inputs": main_input_first(modality, given["inputs"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        configs = {key: values.pop(key) for key in _CONFIGS}
+        return {**values, **{key: config.to_dict() for key, config in configs.items() if config is not None}}
+
+
 class MediaMixin:
-    modalities: dict[str, dict[str, Any]]
+    modalities: dict[str, ModalityInputs]
     sub_processor_names: list[str]
+
+    def sub_processor(self, modality: str) -> Any:
+        """What prepares the media of a modality: an image processor, a feature extractor, ..."""
+        return getattr(self, self.modalities[modality].processor)
 
     def process_media(
         self, media: Mapping[str, list[Any]], **kwargs
@@ -63,7 +110,7 @@ class MediaMixin:
 
     def check_media_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         """Raises TypeError for keyword arguments that nothing reads."""
-        nested = {f"{MODALITIES[name].argument}_kwargs": row["processor"] for name, row in self.modalities.items()}
+        nested = {f"{MODALITIES[name].argument}_kwargs": own.processor for name, own in self.modalities.items()}
         flat = {key for name in self.sub_processor_names for key in _valid_kwargs(getattr(self, name))}
         if unknown := [key for key in kwargs if key not in {*nested, *flat, *_OUR_KWARGS, *_STOCK_KWARGS}]:
             arguments = {MODALITIES[name].argument for name in self.modalities}
@@ -78,7 +125,7 @@ class MediaMixin:
                 raise TypeError(f"Unknown keyword arguments {unknown} in {key}.{did_you_mean(unknown[0], known)}")
 
     def _media_kwargs(self, modality: str, kwargs: dict[str, Any]) -> dict[str, Any]:
-        valid = _valid_kwargs(getattr(self, self.modalities[modality]["processor"]))
+        valid = _valid_kwargs(self.sub_processor(modality))
         nested = f"{MODALITIES[modality].argument}_kwargs"
         own = dict(kwargs.get(nested) or {})
         check_given_once(nested, own, kwargs)
@@ -86,21 +133,20 @@ class MediaMixin:
         return {key: value for key, value in {**flat, **own}.items() if key not in _DECIDED}
 
     def _read(self, modality: str, index: int, source: Any, access: dict[str, Any], rate: Any) -> Any:
-        row, spec = self.modalities[modality], MODALITIES[modality]
-        processor = getattr(self, row["processor"])
+        spec = MODALITIES[modality]
         bare = isinstance(source, list) or hasattr(source, "shape")  # files and tuples bring their rates
         if rate is not None and spec.medium == "audio" and bare:
             source = (source, rate)
         try:
-            return spec.read(source, processor, row["options"], **access)
+            return spec.read(source, self.sub_processor(modality), self.modalities[modality].options, **access)
         except (MediaError, OSError) as error:
             raise MediaError(f"{modality} {index}: {error}") from error
 
     def _extract(self, modality: str, items: list[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        row = self.modalities[modality]
-        outputs = MODALITIES[modality].extract(items, getattr(self, row["processor"]), row["options"], **kwargs)
-        inputs = {name: outputs[key] for name, key in row["inputs"].items() if key in outputs}
-        if row.get("num_tokens") is None:
+        own = self.modalities[modality]
+        outputs = MODALITIES[modality].extract(items, self.sub_processor(modality), own.options, **kwargs)
+        inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
+        if own.num_tokens is None:
             lengths = self._feature_lengths(modality, items, kwargs, outputs)
             inputs[f"{modality}_feature_lengths"] = torch.tensor(lengths)
         return inputs
@@ -109,15 +155,13 @@ class MediaMixin:
         self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: dict[str, torch.Tensor]
     ) -> list[int]:
         """Features per frame that the tower gives for each item alone, by running it without data."""
-        row = self.modalities[modality]
-        spec, processor = MODALITIES[modality], getattr(self, row["processor"])
-        main = next(iter(row["inputs"].values()))
-        config, lengths = _config(row["tower"]), []
+        own, spec, processor = self.modalities[modality], MODALITIES[modality], self.sub_processor(modality)
+        main, lengths = own.inputs[own.main_input], []
         for i, item in enumerate(items):
-            alone = spec.extract([item], processor, row["options"], **kwargs) if len(items) > 1 else batch
+            alone = spec.extract([item], processor, own.options, **kwargs) if len(items) > 1 else batch
             values = alone[main].shape[-1]
             try:
-                lengths.append(feature_length(config, alone))
+                lengths.append(feature_length(own.tower, alone))
             except (RuntimeError, ValueError) as error:
                 raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
             if not lengths[-1]:
@@ -126,11 +170,11 @@ class MediaMixin:
 
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
         """Language-model tokens that each of a modality's media in `inputs` needs."""
-        row = self.modalities[modality]
-        main = inputs.get(f"{modality}_features", inputs.get(next(iter(row["inputs"]))))
-        if row.get("num_tokens") is not None:
-            return [row["num_tokens"]] * len(main)
-        config = _config(row["aligner"])
+        own = self.modalities[modality]
+        main = inputs.get(f"{modality}_features", inputs.get(own.main_input))
+        if own.num_tokens is not None:
+            return [own.num_tokens] * len(main)
+        config = own.aligner
         return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
 
     def _get_num_multimodal_tokens(
@@ -139,8 +183,9 @@ class MediaMixin:
         """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
         data: dict[str, Any] = {}
         for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
-            if sizes is not None and (tokens := self.modalities.get(name, {}).get("num_tokens")) is not None:
-                data[f"num_{name}_tokens"] = [tokens] * len(sizes)
+            own = self.modalities.get(name)
+            if sizes is not None and own is not None and own.num_tokens is not None:
+                data[f"num_{name}_tokens"] = [own.num_tokens] * len(sizes)
                 if name == "image":
                     data["num_image_patches"] = [1] * len(sizes)
         return MultiModalData(**data)
@@ -158,10 +203,6 @@ def sub_processor_class(name: str) -> type:
     if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
         raise ValueError(f"The processor's config names {name!r}, which prepares no media.")
     return found
-
-
-def _config(serialized: dict[str, Any]) -> PreTrainedConfig:
-    return CONFIG_MAPPING[serialized["model_type"]].from_dict(dict(serialized))
 
 
 def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:

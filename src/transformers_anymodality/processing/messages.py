@@ -9,12 +9,13 @@ from typing import Any
 
 from ..modalities import MODALITIES, UnknownModalityError
 from ..utils.registry import did_you_mean
+from .media_inputs import ModalityInputs
 
 
 class MessagesMixin:
     """The part of the processor that reads messages."""
 
-    modalities: dict[str, dict[str, Any]]
+    modalities: dict[str, ModalityInputs]
 
     def _normalize_conversations(self, conversation: Any) -> tuple[list[list[dict]], bool]:
         """Chats with messages that are dicts, and whether several were given."""

@@ -7,7 +7,7 @@ the tokens that the medium needs: media never lengthen what the tokenizer sees, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -15,11 +15,10 @@ import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..modalities import MODALITIES, ModalitySpec
-from ..model.configuration import main_input_first
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 from ..utils.registry import did_you_mean
 from .chat import ChatMixin
-from .media_inputs import TEXT_KWARGS, MediaMixin, check_given_once, sub_processor_class
+from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
@@ -48,7 +47,7 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         tokenizer: the language model's, with the placeholder tokens added.
         sub_processors: attribute name -> image processor, feature extractor, ...; `image_processor`,
             `video_processor` and `feature_extractor` where Auto classes look for them, `<modality>_<kind>` for others.
-        modalities: modality -> `{"token", "processor", "inputs", "options", "num_tokens" or "tower" and "aligner"}`.
+        modalities: modality -> its `ModalityInputs` (or the dict of it); kept in alphabetical order.
         chat_template: Jinja; see `chat`.
         text_settings: `{"piecewise": True}`: text is split at special tokens and at `chat.PIECE_END`, and each piece is
             tokenised by itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first of these.
@@ -60,7 +59,7 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         self,
         tokenizer: PreTrainedTokenizerBase,
         sub_processors: dict[str, Any] | None = None,
-        modalities: dict[str, dict] | None = None,
+        modalities: Mapping[str, ModalityInputs | dict[str, Any]] | None = None,
         chat_template: str | None = None,
         text_settings: dict[str, Any] | None = None,
     ):
@@ -68,16 +67,18 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         self.text_settings = dict(text_settings or {})
         if unknown := sorted(set(self.text_settings) - {"piecewise", "stop"}):
             raise ValueError(f"Unknown settings {unknown} in `text_settings`; known: piecewise, stop.")
-        self.modalities = {name: dict(row) for name, row in sorted((modalities or {}).items())}
-        self.sub_processor_names = sorted({row["processor"] for row in self.modalities.values()})
+        self.modalities = {
+            name: own if isinstance(own, ModalityInputs) else ModalityInputs.from_dict(name, own)
+            for name, own in sorted((modalities or {}).items())
+        }
+        self.sub_processor_names = sorted({own.processor for own in self.modalities.values()})
         for name in self.sub_processor_names:
             setattr(self, name, (sub_processors or {})[name])
         self.chat_template = chat_template
-        for name, row in self.modalities.items():
+        for name, own in self.modalities.items():
             MODALITIES[name]  # raises for one that is not registered
-            row["inputs"] = main_input_first(name, row["inputs"])
-            setattr(self, f"{name}_token", row["token"])
-            setattr(self, f"{name}_token_id", _token_id(tokenizer, name, row["token"]))
+            setattr(self, f"{name}_token", own.token)
+            setattr(self, f"{name}_token_id", _token_id(tokenizer, name, own.token))
 
     # --- calling -------------------------------------------------------------------------------------------------
 
@@ -194,7 +195,7 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         return encoding
 
     def _check_counts(self, input_ids: list[list[int]], media: dict[str, tuple[list, list[int] | None]]) -> None:
-        for name, row in self.modalities.items():
+        for name, own in self.modalities.items():
             items, given = media.get(name, ([], None))
             expected = [ids.count(getattr(self, f"{name}_token_id")) for ids in input_ids]
             if given is None and not items and len(expected) > 1:
@@ -207,10 +208,10 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
             if given is not None:
                 for sample, (want, got) in enumerate(zip(expected, given, strict=True)):
                     if want != got:
-                        raise ValueError(_count_error(f"prompt {sample}", name, row["token"], want, got))
+                        raise ValueError(_count_error(f"prompt {sample}", name, own.token, want, got))
             elif sum(expected) != len(items):
                 where = f"the batch of {len(expected)} prompts" if len(expected) > 1 else "the prompt"
-                raise ValueError(_count_error(where, name, row["token"], sum(expected), len(items)))
+                raise ValueError(_count_error(where, name, own.token, sum(expected), len(items)))
 
     def _finish_text(self, encoding: dict, token_counts: dict[str, list[int]], text_kwargs: dict) -> dict[str, list]:
         """Repeats placeholders, truncates, pads."""
@@ -298,8 +299,8 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
 
     @property
     def model_input_names(self) -> list[str]:
-        names = list(chain.from_iterable(row["inputs"] for row in self.modalities.values()))
-        lengths = [f"{name}_feature_lengths" for name, row in self.modalities.items() if row.get("num_tokens") is None]
+        names = list(chain.from_iterable(own.inputs for own in self.modalities.values()))
+        lengths = [f"{name}_feature_lengths" for name, own in self.modalities.items() if own.num_tokens is None]
         return ["input_ids", "attention_mask", *names, *lengths]
 
     # --- saving and loading --------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         return {
             "processor_class": type(self).__name__,
             "auto_map": dict(PROCESSOR_AUTO_MAP),
-            "modalities": self.modalities,
+            "modalities": {name: own.to_dict() for name, own in self.modalities.items()},
             "text_settings": self.text_settings,
             **{name: part.to_dict() for name, part in parts.items() if not isinstance(part, PreTrainedTokenizerBase)},
         }

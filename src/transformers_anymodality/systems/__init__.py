@@ -2,8 +2,7 @@
 
 from transformers.utils import is_torchvision_available, is_vision_available
 
-from ..conversion import CONVERSIONS
-from ..data.formats import FORMATS
+from ..utils.registry import promise
 from ._base import SYSTEMS, register_system
 from .anymal import anymal
 from .macaw_llm import macaw_llm
@@ -18,14 +17,14 @@ if is_vision_available() and is_torchvision_available():
     from .mplug_owl import processing  # noqa: F401
     from .x_llm import video as _x_llm_video  # noqa: F401
 
-for _name in ("macaw_llm", "mplug_owl", "pandagpt", "x_llm"):
-    CONVERSIONS.promise(f"{__name__}.{_name}.convert", _name)
-CONVERSIONS.promise(f"{__name__}.x_llm.convert_cif", "cif")
-for _name in ("anymal", "macaw_llm", "mplug_owl", "pandagpt"):
-    FORMATS.promise(f"{__name__}.{_name}.data_format", _name)
-FORMATS.promise(
-    f"{__name__}.x_llm.data_format", *(f"x_llm_{_name}" for _name in ("image", "video", "asr", "masr", "vsd"))
-)
+for _kind, _modules in {
+    "conversion": ("macaw_llm.convert", "mplug_owl.convert", "pandagpt.convert", "x_llm.convert", "x_llm.convert_cif"),
+    "format": tuple(f"{_name}.data_format" for _name in ("anymal", "macaw_llm", "mplug_owl", "pandagpt", "x_llm")),
+    "suite": ("anymal.evaluation",),
+    "task": tuple(f"{_name}.evaluation" for _name in ("anymal", "mplug_owl", "pandagpt", "x_llm")),
+    "score": ("mplug_owl.evaluation", "x_llm.evaluation"),
+}.items():
+    promise(_kind, *(f"{__name__}.{_module}" for _module in _modules))
 
 __all__ = [
     "SYSTEMS",

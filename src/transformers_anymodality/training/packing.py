@@ -77,7 +77,7 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         return batch
 
     def _inputs_of(self, modality: str) -> set[str]:
-        return {*self.processor.modalities[modality]["inputs"], f"{modality}_features", f"{modality}_feature_lengths"}
+        return {*self.processor.modalities[modality].inputs, f"{modality}_features", f"{modality}_feature_lengths"}
 
     def _laid_out(self, packs: list[list[dict[str, np.ndarray]]]) -> dict[str, torch.Tensor]:
         length = max(sum(len(row["input_ids"]) for row in pack) for pack in packs)

@@ -6,8 +6,8 @@ import difflib
 import importlib
 import re
 import typing
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 
@@ -24,11 +24,14 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-@dataclass(frozen=True)
-class Promise:
-    """Stands for an entry until it is looked up."""
+# Kind of entry -> modules that register some as they are imported.
+_PROMISED: dict[str, list[str]] = defaultdict(list)
 
-    module: str
+
+def promise(kind: str, *modules: str) -> None:
+    """Names modules that register entries of a kind. They are imported once a name is looked up that is not registered
+    yet, or all names are listed."""
+    _PROMISED[kind] += modules
 
 
 class Registry(Generic[T]):
@@ -36,40 +39,36 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._entries: dict[str, T | Promise] = {}
+        self._entries: dict[str, T] = {}
 
     def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
-        if not isinstance(self._entries.get(name, Promise("")), Promise) and not exist_ok:
+        if name in self._entries and not exist_ok:
             raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
         self._entries[name] = entry
         return entry
 
-    def promise(self, module: str, *names: str) -> None:
-        """Makes names known that `module` registers as it is imported, which it is once one of them is looked up."""
-        for name in names:
-            self._entries.setdefault(name, Promise(module))
+    def _all(self) -> dict[str, T]:
+        for module in _PROMISED[self.kind]:
+            importlib.import_module(module)
+        return self._entries
 
     def __getitem__(self, name: str) -> T:
-        entry = self._entries.get(name)
-        if isinstance(entry, Promise):
-            importlib.import_module(entry.module)
-            entry = self._entries[name]
-        if entry is None or isinstance(entry, Promise):
+        if name not in self:
             known = ", ".join(self._entries) or "none"
             hint = did_you_mean(name, self._entries)
             raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {known}.")
-        return entry
+        return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._entries or name in self._all()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._all())
 
 
 def config_class_of(cls: type) -> type:

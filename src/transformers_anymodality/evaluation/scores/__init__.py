@@ -1,10 +1,13 @@
-"""Scores, each registered by its name; `evaluation/metrics` has them as modules of `evaluate`."""
+"""Scores, each registered by its name; `METRIC` is what `evaluate.load(METRIC, name)` takes for them."""
+
+from pathlib import Path
 
 from ._base import SCORES, Score, register_score
 from .answers import normalize_answer
 from .captions import Cider
-from .ratings import RelativeScore
 from .speech import Wer
 
 
-__all__ = ["SCORES", "Cider", "RelativeScore", "Score", "Wer", "normalize_answer", "register_score"]
+METRIC = str(Path(__file__).parent.with_name("metric.py"))
+
+__all__ = ["METRIC", "SCORES", "Cider", "Score", "Wer", "normalize_answer", "register_score"]

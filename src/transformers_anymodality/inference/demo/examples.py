@@ -37,8 +37,7 @@ def made_up(processor: Any) -> list[Example]:
     """One example for each sense; its medium is a pattern, a tone, a wave."""
     examples = []
     for name in senses(processor):
-        row = processor.modalities[name]
-        medium = MODALITIES[name].dummy(getattr(processor, row["processor"]), row["options"], 1)
+        medium = MODALITIES[name].dummy(processor.sub_processor(name), processor.modalities[name].options, 1)
         examples.append(Example([{"type": name, name: medium}], _QUESTION, " (made up)"))
     return examples[:MAX_EXAMPLES]
 

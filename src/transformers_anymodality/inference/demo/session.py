@@ -139,9 +139,8 @@ class Session:
         modality = part["type"]
         source = Path(part["path"]) if "path" in part else part[modality]
         name = [Path(part["path"]).name] if "path" in part else []
-        drawn = _URI.sub(self._kept, figure(modality, source, self.host.processor))
-        caption = html.escape(" · ".join([modality, *name, counted(tokens)]))
-        return f"<figure>{drawn}<figcaption>{caption}</figcaption></figure>"
+        caption = " · ".join([modality, *name, counted(tokens)])
+        return _URI.sub(self._kept, figure(modality, source, self.host.processor, caption))
 
     def _kept(self, found: re.Match) -> str:
         if len(found[2]) <= _INLINE:

@@ -1,4 +1,7 @@
-"""The base of the modules for `evaluate`."""
+"""Every score as a module of `evaluate`, offline: `evaluate.load(METRIC, "cider")`, METRIC being the path of this file.
+
+`evaluate` runs a copy of this file from a folder of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from ..scores import SCORES
+from transformers_anymodality.evaluation.scores import SCORES
 
 
 _TYPES = {"string": datasets.Value("string"), "float": datasets.Value("float64")}
@@ -16,12 +19,10 @@ _TYPES["pair"] = datasets.List(datasets.Value("float64"))
 
 
 class ScoreModule(evaluate.Metric):
-    """`compute(predictions=[...], references=[[...], ...])` is what the score of that name gives."""
-
-    score = ""
+    """`compute(predictions=[...], references=[[...], ...])` is what the score gives whose name is the config's."""
 
     def _info(self) -> evaluate.MetricInfo:
-        score = SCORES[self.score]
+        score = SCORES[self.config_name]
         features = {
             "predictions": _TYPES[score.prediction],
             "references": datasets.List(datasets.Value("string")),
@@ -34,4 +35,4 @@ class ScoreModule(evaluate.Metric):
         )
 
     def _compute(self, predictions: list[Any], references: list[list[str]]) -> dict[str, float]:
-        return SCORES[self.score](predictions, references)
+        return SCORES[self.config_name](predictions, references)

@@ -1,7 +1,0 @@
-"""Accuracy, for `evaluate.load`."""
-
-from .. import module
-
-
-class Accuracy(module.ScoreModule):
-    score = "accuracy"

@@ -1,7 +1,0 @@
-"""Character error rate, for `evaluate.load`."""
-
-from .. import module
-
-
-class Cer(module.ScoreModule):
-    score = "cer"

@@ -1,7 +1,0 @@
-"""CIDEr-D, for `evaluate.load`."""
-
-from .. import module
-
-
-class Cider(module.ScoreModule):
-    score = "cider"

@@ -1,7 +1,0 @@
-"""Word error rate, for `evaluate.load`."""
-
-from .. import module
-
-
-class Wer(module.ScoreModule):
-    score = "wer"

@@ -1,0 +1,44 @@
+"""The suite of AnyMAL's paper (https://arxiv.org/abs/2309.16058, section 5, appendix B): public benchmarks, zero-shot.
+
+The wording follows what the appendix asks for, and is not its text. SPICE and SPIDEr, which AudioCaps has besides, need a
+parser of scene graphs in Java, and are left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ...evaluation.tasks import TASKS, Task, register_suite
+
+
+_ONE_WORD = "{question}\nAnswer in one word or a short phrase."
+_LETTER = "{question}\n{choices}\nChoose the right answer. Answer with its letter only."
+# Benchmark -> (kind, prompt), in the order of the paper's tables.
+_BENCHMARKS = {
+    "coco": ("captioning", "Write a generic caption of this image, in one short sentence."),
+    "mmit_cap": ("captioning", "Write a specific caption of this image, with what can be seen in it."),
+    "hatefulmemes": (
+        "yes_no",
+        "The text on this image is: {question}\nIs this image with its text hateful? Yes or no.",
+    ),
+    "vqav2": ("vqa", _ONE_WORD),
+    "textvqa": ("vqa", "{question}\nRead the text in the image. Answer in one word or a short phrase."),
+    "scienceqa": ("multiple_choice_letter", _LETTER),
+    "vizwiz": ("vqa", f"{_ONE_WORD} If the image does not tell, answer: unanswerable"),
+    "okvqa": ("vqa", _ONE_WORD),
+    "audiocaps": ("captioning", "Describe what can be heard, in one sentence of at most 30 words."),
+    "star": ("multiple_choice_letter", _LETTER),
+    "how2qa": ("multiple_choice_letter", _LETTER),
+    "nextqa": ("multiple_choice_letter", _LETTER),
+    "imu": ("imu_captioning", "Describe the motion that the sensor recorded, in one sentence of at most 30 words."),
+}
+
+
+def _task(name: str, kind: str, prompt: str) -> Task:
+    task = TASKS[kind]
+    # The data sets of memes have the text on them in `text`.
+    questions = (*task.questions, "text") if kind == "yes_no" else task.questions
+    return replace(task, help=f"AnyMAL's {name}: {task.help}", prompt=prompt, questions=questions)
+
+
+register_suite("anymal", {name: _task(name, *asked) for name, asked in _BENCHMARKS.items()})
