@@ -13,12 +13,16 @@ from transformers import (
     AutoModelForMultimodalLM,
     AutoProcessor,
 )
-from transformers.models.auto import modeling_auto
 
 from .hub.publish import push_to_hub
 from .model.configuration import AnyModalityConfig
 from .model.modeling import AnyModalityForCausalLM, AnyModalityModel, AnyModalityPreTrainedModel
 from .processing.processor import AnyModalityProcessor
+from .utils.upstream import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 
 def register() -> None:
@@ -31,8 +35,8 @@ def register() -> None:
     AnyModalityPreTrainedModel.push_to_hub = push_to_hub
     # Serving and pipelines look classes up by name in these, not in what is registered.
     for table in (
-        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     ):
         table[AnyModalityConfig.model_type] = AnyModalityForCausalLM.__name__

@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils.attention import eager_attention_forward
+from ..utils.upstream import attention_of
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
@@ -92,7 +93,7 @@ class PerceiverResamplerAttention(nn.Module):
         context = torch.cat((self.norm_media(features), latents), dim=1)
         query = self.q_norm(self.heads(self.q_proj(latents)))
         key, value = self.k_norm(self.heads(self.k_proj(context))), self.heads(self.v_proj(context))
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         states, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.scaling)
         return self.o_proj(states.flatten(2))
 

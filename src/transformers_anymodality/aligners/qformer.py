@@ -7,6 +7,7 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from ..utils.attention import same_attention
+from ..utils.upstream import attention_of, build
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
@@ -61,8 +62,8 @@ class QFormerAligner(Aligner):
         if config.feature_norm_eps is not None:
             self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.feature_norm_eps)
         self.queries = nn.Parameter(torch.empty(1, config.num_tokens, config.qformer_hidden_size))
-        self.qformer_layers = Blip2QFormerModel._from_config(
-            config.qformer_config(), attn_implementation=config._attn_implementation
+        self.qformer_layers = build(
+            Blip2QFormerModel, config.qformer_config(), attn_implementation=attention_of(config)
         )
         self.projection = nn.Linear(config.qformer_hidden_size, config.hidden_size)
         self.post_init()

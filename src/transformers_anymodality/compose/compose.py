@@ -28,6 +28,7 @@ from ..processing.chat import extend_template
 from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
 from ..utils.registry import did_you_mean
+from ..utils.upstream import name_or_path, name_special_token
 from .find import add_aligner, add_tower, check_attributes
 from .part import Part, borrows, parse
 from .probe import drop_unread_weights, probe
@@ -151,7 +152,7 @@ def _tokenizer(tokenizer: Any, language: PreTrainedModel, hub_kwargs: dict[str, 
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         tokenizer = copy.deepcopy(tokenizer)  # placeholder tokens are added below
     else:
-        source = tokenizer or language.config._name_or_path
+        source = tokenizer or name_or_path(language.config)
         if not source:
             raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
         tokenizer = AutoTokenizer.from_pretrained(source, **hub_kwargs)
@@ -200,7 +201,7 @@ def _add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> N
     """Placeholders become special tokens with attributes (`tokenizer.image_token`)."""
     for name, token in tokens.items():
         tokenizer.add_special_tokens({"extra_special_tokens": [token]}, replace_extra_special_tokens=False)
-        tokenizer._set_model_specific_special_tokens({f"{name}_token": token})
+        name_special_token(tokenizer, f"{name}_token", token)
 
 
 # --- putting together ----------------------------------------------------------------------------------------------

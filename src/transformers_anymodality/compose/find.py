@@ -22,6 +22,7 @@ from ..towers import (
 )
 from ..towers.timm import stock_image_processor
 from ..utils.registry import did_you_mean
+from ..utils.upstream import name_or_path
 from .part import Part, borrows
 from .probe import _check_aligner
 
@@ -105,7 +106,7 @@ def _find_processor(part: Part, source: Any, load: dict[str, Any]) -> Any:
     given, kind = part.settings.get("processor"), part.spec.processor_kind
     if given is not None and not isinstance(given, (str, os.PathLike)):
         return given
-    place = given or (source if isinstance(source, (str, os.PathLike)) else part.tower.config._name_or_path)
+    place = given or (source if isinstance(source, (str, os.PathLike)) else name_or_path(part.tower.config))
     load = {key: value for key, value in load.items() if key != "dtype"}
     default = None if given else part.spec.default_processor(part.tower.config, part.options)
     problems = []

@@ -6,7 +6,6 @@ import torch
 from transformers import (
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 
 from ..towers import (
     drop_unread,
@@ -17,6 +16,7 @@ from ..towers import (
     run_tower,
     unread_weights,
 )
+from ..utils.upstream import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 from .part import Part
 
 

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from ..utils.files import write_atomically
+from ..utils.upstream import name_or_path
 from .answer_files import AnswerFiles
 from .answering import Batches, generated, likelihoods
 from .jobs import Job, model_fingerprint
@@ -102,7 +103,7 @@ def answer(
 def _settings(model: Any, weights: str, job: Job, generation: Mapping[str, Any]) -> dict[str, Any]:
     """What the answers depend on."""
     return {
-        "model": model.config._name_or_path,
+        "model": name_or_path(model.config),
         "weights": weights,
         "dtype": str(model.dtype).removeprefix("torch."),
         "task": job.kind,

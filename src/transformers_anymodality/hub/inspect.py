@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..model.configuration import AnyModalityConfig
+from ..utils.upstream import name_or_path
 
 
 # Bytes per number, by safetensors' name of the type.
@@ -154,7 +155,7 @@ def part_config(config: AnyModalityConfig, part: str) -> Any:
 def _part(name: str, config: AnyModalityConfig, stored: list[tuple[str, int]]) -> PartInfo:
     own, reference = part_config(config, name), (config.references or {}).get(name)
     is_aligner = name.endswith("_aligner")
-    source = own._name_or_path or None if reference is None else reference["id"]
+    source = name_or_path(own) or None if reference is None else reference["id"]
     sizes = {dtype: sum(count for other, count in stored if other == dtype) for dtype, _ in stored}
     return PartInfo(
         name,

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CardData, ModelCard, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
-from huggingface_hub.utils._validators import HFValidationError
 from yaml import YAMLError
 
 

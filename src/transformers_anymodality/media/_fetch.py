@@ -113,7 +113,7 @@ def fetch(url: str, limits: Limits) -> bytes:
         MediaError: refused, unreachable, too large, too slow, or answered by a status other than 200.
     """
     # The client that huggingface_hub itself uses, under the name it keeps for it across its major versions.
-    from huggingface_hub.utils import httpx
+    from ..utils.upstream import httpx
 
     deadline = time.monotonic() + DEADLINE
     previous: SplitResult | None = None

@@ -30,7 +30,7 @@ def from_file(source: Path | BytesIO, num_frames: int, name: str, limits: Limits
     """
     failures: list[str] = []
     try:
-        from transformers.utils.import_utils import is_torchcodec_usable
+        from ..utils.upstream import is_torchcodec_usable
 
         if is_torchcodec_usable("video"):
             return by_torchcodec(source, num_frames, name, limits)
@@ -102,7 +102,7 @@ def numbered_from_file(
     try:
         require("av")
     except ImportError:
-        from transformers.utils.import_utils import is_torchcodec_usable
+        from ..utils.upstream import is_torchcodec_usable
 
         if not is_torchcodec_usable("video"):
             raise

@@ -232,7 +232,7 @@ def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) 
 
 
 def _by_torchcodec(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    from transformers.utils.import_utils import is_torchcodec_usable
+    from ..utils.upstream import is_torchcodec_usable
 
     if not is_torchcodec_usable("audio"):
         raise ImportError("torchcodec is missing or does not find FFmpeg.")

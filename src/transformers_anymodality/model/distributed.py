@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..utils.upstream import without_deepspeed
+
 
 def is_trained(module: nn.Module) -> bool:
     """Whether any weight of it gets a gradient."""
@@ -42,11 +44,5 @@ def built_whole() -> Iterator[None]:
     Transformers else spreads each weight as soon as there is one, and many models cannot be built so (Whisper's positions
     are computed from a shape that is none then); nor can parts be tried, cut and grown.
     """
-    from transformers.integrations import deepspeed
-
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
+    with without_deepspeed():
         yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config

@@ -11,9 +11,9 @@ from functools import lru_cache
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..utils.registry import models_beside
+from ..utils.upstream import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, build
 
 
 def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
@@ -27,7 +27,7 @@ def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """With random weights."""
     cls = None if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else causal_class(config)
-    return AutoModelForCausalLM.from_config(config) if cls is None else cls._from_config(config)
+    return AutoModelForCausalLM.from_config(config) if cls is None else build(cls, config)
 
 
 @lru_cache

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
-from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 
 from ..modalities import MODALITIES
 from ..towers import load_tower
+from ..utils.upstream import extract_commit_hash, get_checkpoint_shard_files
 
 
 def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.utils import can_return_tuple
 
 from ..towers import build_tower, drop_unread
 from ..utils.upstream import CACHE_NAMES, cache_of

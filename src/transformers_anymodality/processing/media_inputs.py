@@ -15,9 +15,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
-from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
-from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..media import MediaError
@@ -25,6 +22,9 @@ from ..modalities import MODALITIES
 from ..model.configuration import as_config, main_input_first
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
+from ..utils.upstream import (
+    registered_processors,
+)
 
 
 # The tokenizer's keyword arguments; all others are a sub-processor's. The last is Transformers' own since 5.23.
@@ -194,11 +194,9 @@ class MediaMixin:
 def sub_processor_class(name: str) -> type:
     """The class of that name, which must be one that prepares media. Transformers' own look-up stumbles over those that
     were registered for images or videos, which the Auto classes keep by backend."""
-    for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
-        for entry in table._extra_content.values():
-            for cls in entry.values() if isinstance(entry, dict) else [entry]:
-                if getattr(cls, "__name__", None) == name:
-                    return cls
+    for cls in registered_processors():
+        if getattr(cls, "__name__", None) == name:
+            return cls
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
         raise ValueError(f"The processor's config names {name!r}, which prepares no media.")

@@ -6,9 +6,10 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..utils.registry import Registry
+from ..utils.upstream import name_or_path
 
 
 # What the templates of the systems begin with: the words of a message, whose media they place themselves.
@@ -39,7 +40,7 @@ def load_tokenizer(tokenizer: Any, language_model: Any) -> PreTrainedTokenizerBa
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return copy.deepcopy(tokenizer)
     config = getattr(language_model, "config", language_model)
-    source = tokenizer or getattr(config, "_name_or_path", config)
+    source = tokenizer or (name_or_path(config) if isinstance(config, PreTrainedConfig) else config)
     if not source:
         raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
     return AutoTokenizer.from_pretrained(source)

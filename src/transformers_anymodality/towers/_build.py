@@ -17,9 +17,9 @@ from functools import lru_cache
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from ..utils.registry import config_class_of, models_beside
+from ..utils.upstream import MODEL_MAPPING, build, name_or_path, set_name_or_path
 from ._features import main_input, match_arguments, read_features
 
 
@@ -170,7 +170,7 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """A tower with random weights, built by `config` alone. Safe on the meta device."""
-    return tower_class(config)._from_config(config)
+    return build(tower_class(config), config)
 
 
 def load_tower(
@@ -236,7 +236,7 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(sources[name].requires_grad)
     _share_buffers(tower, module)
-    tower.config._name_or_path = whole.config._name_or_path
+    set_name_or_path(tower.config, name_or_path(whole.config))
     return tower.train(whole.training)
 
 

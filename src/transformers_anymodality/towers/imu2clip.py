@@ -14,10 +14,9 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from ..utils.attention import eager_attention_forward
+from ..utils.upstream import attention_of, capture_outputs, merge_with_config_defaults
 from ._build import register_tower
 
 
@@ -186,7 +185,7 @@ class Imu2ClipAttention(nn.Module):
             projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         dropout = self.config.dropout if self.training else 0.0
         states, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
         return self.out_proj(states.flatten(2)), weights

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers.utils.generic import is_flash_attention_requested
 
 from ..data.collator import AnyModalityDataCollator
+from ..utils.upstream import attention_of, is_flash_attention_requested, set_attention
 from .parts import composite_of
 
 
@@ -134,19 +134,19 @@ def check_packing(model: nn.Module, max_length: int) -> None:
                 "AnyModalityDataCollator."
             )
     language, was_training = composite.language_model, composite.training
-    implementation, composite_device = language.config._attn_implementation, next(language.parameters()).device
+    implementation, composite_device = attention_of(language.config), next(language.parameters()).device
     borrowed = is_flash_attention_requested(language.config) and composite_device.type == "cpu"
     try:
         composite.eval()
         if borrowed:  # it reads the same position ids, but runs on accelerators only
-            language.config._attn_implementation = "sdpa"
+            set_attention(language.config, "sdpa")
         reason = _difference(composite, _lengths(language.config, max_length))
     except Exception as error:  # whatever a language model makes of position ids
         reason = f"it fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     finally:
         composite.train(was_training)
         if borrowed:
-            language.config._attn_implementation = implementation
+            set_attention(language.config, implementation)
     if reason is not None:
         raise ValueError(
             f"Packing is not exact for {type(language).__name__}: {reason}. Use AnyModalityDataCollator, which pads."

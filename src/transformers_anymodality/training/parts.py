@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..model.modeling import AnyModalityPreTrainedModel
+from ..utils import upstream
 from ..utils.registry import did_you_mean
 
 
@@ -80,11 +81,9 @@ def parameter_groups(
     Raises:
         ValueError: a name that is unknown, or of which nothing is trained.
     """
-    from transformers.trainer_pt_utils import get_parameter_names
-
     composite = composite_of(model)
     _check_parts(composite, learning_rates)
-    decayed = set(get_parameter_names(composite, [nn.LayerNorm], _NOT_DECAYED))
+    decayed = set(upstream.get_parameter_names(composite, [nn.LayerNorm], _NOT_DECAYED))
     groups: dict[tuple[str | None, bool], list[nn.Parameter]] = {}
     for name, parameter in composite.named_parameters():
         if parameter.requires_grad:
@@ -145,7 +144,7 @@ def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwarg
         )
     for name, part in children.items():
         if part.supports_gradient_checkpointing and _covering(name, wanted):
-            part.activation_checkpointing_enable(**kwargs)
+            upstream.checkpoint_activations(part, **kwargs)
         elif part.supports_gradient_checkpointing:
             part.activation_checkpointing_disable()
 

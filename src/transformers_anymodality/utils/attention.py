@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..utils.upstream import attention_of, set_attention
+
 
 def eager_attention_forward(
     module: nn.Module,
@@ -34,5 +36,5 @@ def same_attention(inner: PreTrainedModel, config: PreTrainedConfig) -> PreTrain
 
     Transformers sets an aligner's attention by its config, and knows nothing of models inside.
     """
-    inner.config._attn_implementation_internal = config._attn_implementation
+    set_attention(inner.config, attention_of(config))
     return inner

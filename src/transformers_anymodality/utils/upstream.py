@@ -1,24 +1,124 @@
-"""What we use of Transformers and its kin that is private, unstable, or differs between the versions that we support."""
+"""Every private or unstable name of other libraries that we use, and why; from here alone it is taken.
+
+The imports and `HOOKS` below are the list. Without a version, a name is in all that we support. What the server and the
+demo need beside is in `upstream_serving` and `upstream_demo`, as it needs their extras.
+"""
+
+from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+# The client of the Hub's own library, under the name that it keeps for it across its major versions.
+from huggingface_hub.utils import httpx
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# DeepSpeed's settings, which say that weights are spread over processes as soon as there are any.
+from transformers.integrations import deepspeed
+
+# The cache's argument has another name since 5.24.
+from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.utils import chat_template_utils
+
+# Which classes there are for a config. Pipelines and `transformers serve` look up names in `*_NAMES`: we write there.
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_MAPPING,
+)
+from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
+
+# Merges of a tokenizer whose file has none.
+from transformers.tokenization_utils_base import generate_merges
+
+# Which weights an optimizer lets decay, as the Trainer chooses.
+from transformers.trainer_pt_utils import get_parameter_names
+
+# A chat's template: what it reads, and how typed control tokens are told from its own.
+from transformers.utils.chat_template_utils import (
+    _encode_chat_piece,
+    _get_control_token_patterns,
+    _get_template_variables,
+    mark_control_tokens,
+    render_jinja_template,
+)
+
+# How forwards of Transformers' style read their flags, and give tuples or hidden states where asked.
+from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
+
+# Of which commit a cached file is, and the files of a checkpoint in shards.
+from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
+from transformers.utils.import_utils import is_torchcodec_available
+from transformers.utils.output_capturing import capture_outputs
 
 
-try:
-    from transformers.cache_utils import DummyLayer  # since 5.23: a layer of a cache that is not asked for its length
+# Supplied where they lack.
+try:  # since 5.23: a layer of a cache that keeps no keys, and is not asked how long the cache is
+    from transformers.cache_utils import DummyLayer
 except ImportError:
 
     class DummyLayer:
-        """A layer of a cache that keeps no keys."""
+        supports_early_init = False
 
 
-# The cache's name in forwards, outputs, `generate` and masks: `cache` since Transformers 5.24; before that
-# `past_key_values`, and `cache_params` of recurrent models.
+try:  # since 5.23: whether torchcodec loads, and finds FFmpeg
+    from transformers.utils.import_utils import is_torchcodec_usable
+except ImportError:
+
+    def is_torchcodec_usable(decode: str) -> bool:
+        try:
+            import torchcodec
+        except Exception:  # whatever a library without its own libraries raises
+            return False
+        return decode == "image" or getattr(torchcodec, "ffmpeg_major_version", 0) is not None
+
+
+# Private names of classes: which we override, read of ourselves, or pass on to the language model. Class -> name -> why.
+HOOKS: dict[str, dict[str, str]] = {
+    "transformers.GenerationMixin": {
+        "_expand_multimodal_outputs": "beams and several answers repeat what was encoded",
+        "_get_logits_processor": "placeholders are never generated",
+        "_get_stopping_criteria": "the server gives the processor for the tokenizer",
+        "_maybe_prepare_encoder_kwargs_for_generation": "media are encoded once, before the first step",
+        "_prepare_cache_for_generation": "the cache is the language model's",
+        "_prepare_position_ids_for_generation": "positions are the language model's",
+        "_validate_model_kwargs": "media are known arguments",
+    },
+    "transformers.PreTrainedModel": {
+        "_can_compile_fullgraph": "what is traced breaks nowhere",
+        "_can_record_outputs": "which modules give hidden states and attentions",
+        "_init_weights": "fills weights that no checkpoint brings",
+        "_initialize_weights": "fills modules without weights, which are passed over below foreign classes",
+        "_is_stateful": "assisted decoding asks whether a cache can be cut",
+        "_keys_to_ignore_on_load_missing": "weights that a part alone does not need",
+        "_keys_to_ignore_on_load_unexpected": "weights of a checkpoint that a part alone does not need",
+        "_no_split_modules": "what device maps and FSDP keep in one piece",
+        "_skip_keys_device_placement": "the cache stays where it is",
+        "_supports_attention_backend": "attention is looked up by name",
+        "_supports_flash_attn": "whether this attention may be asked for",
+        "_supports_flex_attn": "whether this attention may be asked for",
+        "_supports_sdpa": "whether this attention may be asked for",
+        "_tied_weights_keys": "aligners may share modules",
+        "_upload_modified_files": "no file of ours is copied into repositories on the Hub",
+    },
+    "transformers.ProcessorMixin": {
+        "_get_arguments_from_pretrained": "sub-processors are named by the table of modalities",
+    },
+    "transformers.BaseVideoProcessor": {"_preprocess": "how a video's frames become pixels"},
+}
+
+
+# --- the language model's cache --------------------------------------------------------------------------------------
+
+# Its name in forwards, outputs, `generate` and masks: `cache` since 5.24; before that `past_key_values`, and
+# `cache_params` of recurrent models.
 CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 # The name to write.
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
@@ -42,17 +142,85 @@ def cache_length(cache: Any | None) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
-encode_chat_piece = chat_template_utils._encode_chat_piece
-render_jinja_template = chat_template_utils.render_jinja_template
-template_variables = chat_template_utils._get_template_variables
+# --- configs and models ----------------------------------------------------------------------------------------------
+
+
+def attention_of(config: PreTrainedConfig) -> str | None:
+    """The name of the attention that a model of this config runs with."""
+    return config._attn_implementation
+
+
+def set_attention(config: PreTrainedConfig, name: str | None) -> None:
+    """Of this config and those in it."""
+    config._attn_implementation = name
+
+
+def name_or_path(config: PreTrainedConfig) -> str:
+    """Where a config was loaded from; empty if it was not."""
+    return config._name_or_path
+
+
+def set_name_or_path(config: PreTrainedConfig, source: str) -> None:
+    config._name_or_path = source
+
+
+def build(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
+    """A model of this class with random weights, in the config's dtype and attention."""
+    return cls._from_config(config, **kwargs)
+
+
+def is_initialized(module: Any) -> bool:
+    """Whether a module's weights are filled; only Transformers' models say so."""
+    return getattr(module, "_is_hf_initialized", False)
+
+
+def set_initialized(module: Any, value: bool = True) -> None:
+    module._is_hf_initialized = value
+
+
+@contextmanager
+def without_deepspeed() -> Iterator[None]:
+    """Within, models are built as if DeepSpeed were not to spread their weights."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+
+
+def checkpoint_activations(model: PreTrainedModel, **kwargs: Any) -> None:
+    """Lets the backward pass compute activations again. `activation_checkpointing_enable` since 5.23."""
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(**kwargs)
+    else:
+        model.gradient_checkpointing_enable(**kwargs)
+
+
+def registered_processors() -> Iterator[type]:
+    """Classes that were registered to prepare media. Only they are in `_extra_content`, by backend or bare."""
+    for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
+        for entry in table._extra_content.values():
+            yield from entry.values() if isinstance(entry, dict) else [entry]
+
+
+# --- tokenizers and chats --------------------------------------------------------------------------------------------
+
+template_variables = _get_template_variables
+encode_chat_piece = _encode_chat_piece
+
+
+def name_special_token(tokenizer: PreTrainedTokenizerBase, name: str, token: str) -> None:
+    """Makes `token` the tokenizer's attribute `name`, which is saved with it."""
+    tokenizer._set_model_specific_special_tokens({name: token})
 
 
 def mark_chat(tokenizer: PreTrainedTokenizerBase, template: str, *given: Any) -> tuple[Any, ...]:
     """What a template is given (messages, tools, ...), with marks around the control tokens in its texts."""
-    pattern, _ = chat_template_utils._get_control_token_patterns(tokenizer._get_control_tokens(template))
-    return tuple(chat_template_utils.mark_control_tokens(one, pattern) for one in given)
+    pattern, _ = _get_control_token_patterns(tokenizer._get_control_tokens(template))
+    return tuple(mark_control_tokens(one, pattern) for one in given)
 
 
 def mark_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
     """Finds what `mark_chat` marked in a rendered chat: group 1 is the control token, None for a mark alone."""
-    return chat_template_utils._get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))[1]
+    return _get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))[1]

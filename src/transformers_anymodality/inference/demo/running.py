@@ -11,13 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
 from ...utils.loopback import ADDRESSES, HOSTS
+from ...utils.upstream_demo import get_upload_folder, save_bytes_to_cache
 
 
 _MAX_SESSIONS = 32  # whose chats are kept, each with its cache; the one that was used least recently goes first

@@ -18,13 +18,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import ProcessorMixin
-from transformers.cli.serving.chat_completion import ChatCompletionHandler
-from transformers.cli.serving.response import ResponseHandler
-from transformers.cli.serving.server import build_server
-from transformers.cli.serving.utils import BaseHandler
-from transformers.utils.chat_template_utils import _get_template_variables
 
 from ...utils.loopback import HOSTS
+from ...utils.upstream import template_variables as read_by
+from ...utils.upstream_serving import TAKES_TOOLS, BaseHandler, ChatCompletionHandler, ResponseHandler, build_server
 from ..conversation import context_length
 from .requests import Policy, check_sampling, read_messages, template_variables
 from .stops import CutState
@@ -70,8 +67,10 @@ class _Served:
     def longest_prompt(self) -> int:
         return context_length(self.model.config) or self.policy.max_prompt_tokens
 
-    def get_gen_models(self) -> list[dict[str, Any]]:
+    def list_models(self) -> list[dict[str, Any]]:
         return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "anymodality"}]
+
+    get_gen_models = list_models  # its name before 5.24
 
     def shutdown(self) -> None:
         self.preparing.shutdown(wait=False, cancel_futures=True)
@@ -81,7 +80,7 @@ def _template_variables(processor: Any) -> frozenset[str]:
     """What the chat template reads besides the chat: `enable_thinking` and the like."""
     arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
     own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
-    return frozenset(_get_template_variables(processor._resolve_chat_template(None)) - arguments - own)
+    return read_by(processor._resolve_chat_template(None)) - arguments - own
 
 
 class _CheckedHandler(BaseHandler):
@@ -103,9 +102,10 @@ class _CheckedHandler(BaseHandler):
         config.max_new_tokens = min(config.max_new_tokens, served.policy.max_new_tokens, room)
         manager = self.generation_state.get_manager(model_id)
         arguments = (request_id, model, processor, model_id, *self._rest(body), inputs, config)
+        known = {"gen_manager": manager, **({"tools": tools} if TAKES_TOOLS else {})}
         if body.get("stream"):
-            return self._streaming(*arguments, gen_manager=manager, tools=tools)
-        return await self._non_streaming(*arguments, gen_manager=manager, tools=tools)
+            return self._streaming(*arguments, **known)
+        return await self._non_streaming(*arguments, **known)
 
     async def _prepare(self, *request: Any) -> dict[str, Any]:
         loop, served = asyncio.get_running_loop(), self.model_manager

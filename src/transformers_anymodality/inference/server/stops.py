@@ -7,9 +7,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from transformers.cli.serving.utils import GenerateManager, GenerationState
-
 from ...processing.processor import until_stop
+from ...utils.upstream_serving import GenerateManager, GenerationState
 from ..conversation import GrowingAnswer
 
 

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners._base import Aligner, AlignerConfig, register_aligner
 from ...utils.attention import eager_attention_forward
+from ...utils.upstream import attention_of
 
 
 class MacawAlignerConfig(AlignerConfig):
@@ -110,7 +111,7 @@ class MacawAttention(nn.Module):
             heads.append(self._split(states))
         if mask is not None:
             mask = nn.functional.pad(mask, (0, 2), value=True)[:, None, None]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         states, _ = attend(self, *heads, mask, dropout=self._dropout, scaling=self.scaling)
         return states.transpose(1, 2)
 

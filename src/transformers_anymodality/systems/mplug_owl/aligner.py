@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners._base import Aligner, AlignerConfig, register_aligner
 from ...utils.attention import eager_attention_forward
+from ...utils.upstream import attention_of
 
 
 class VisualAbstractorAlignerConfig(AlignerConfig):
@@ -89,7 +90,7 @@ class VisualAbstractorAttention(nn.Module):
         queries = self.norm1(queries)
         context = torch.cat((queries, self.normk(features)), dim=1)
         query, key, value = (self.heads(x) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context)))
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         states, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
         return queries + self.out_proj(states.flatten(2))

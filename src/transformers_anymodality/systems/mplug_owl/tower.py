@@ -14,10 +14,9 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPPreTrainedModel, CLIPVisionEmbeddings
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
 from ...towers._build import register_tower
+from ...utils.upstream import capture_outputs, merge_with_config_defaults
 
 
 class MplugOwlVisionConfig(CLIPVisionConfig):

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel
 
 from ...aligners._base import Aligner, AlignerConfig, register_aligner
 from ...utils.attention import same_attention
+from ...utils.upstream import attention_of, build
 from .cif import CifConfig, CifModel
 
 
@@ -83,8 +84,8 @@ class SpeechInterfaceAligner(Aligner):
             self.cif = CifModel(config.cif_config())
         if config.bert:
             self.bert_projection = nn.Linear(config.token_size, config.bert_hidden_size)
-            self.bert = BertModel._from_config(
-                config.bert_config(), add_pooling_layer=False, attn_implementation=config._attn_implementation
+            self.bert = build(
+                BertModel, config.bert_config(), add_pooling_layer=False, attn_implementation=attention_of(config)
             )
             del self.bert.embeddings.word_embeddings
         self.projection = nn.Linear(config.bert_hidden_size if config.bert else config.token_size, config.hidden_size)

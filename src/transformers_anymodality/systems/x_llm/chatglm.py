@@ -23,16 +23,24 @@ from transformers import (
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_neox.modeling_gpt_neox import eager_attention_forward, rotate_half
-from transformers.utils import can_return_tuple
-from transformers.utils.generic import merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
-from ...utils.upstream import CACHE_NAME, CACHE_NAMES, DummyLayer, cache_length, cache_of, take_cache
+from ...utils.upstream import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    DummyLayer,
+    attention_of,
+    cache_length,
+    cache_of,
+    can_return_tuple,
+    capture_outputs,
+    create_causal_mask,
+    merge_with_config_defaults,
+    take_cache,
+)
 
 
 class ChatGLMConfig(PreTrainedConfig):
@@ -167,7 +175,7 @@ class ChatGLMAttention(nn.Module):
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         states, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
         return self.dense(states.reshape(batch, length, -1).contiguous()), weights
 

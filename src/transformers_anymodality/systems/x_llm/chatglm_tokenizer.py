@@ -14,7 +14,8 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers.tokenization_utils_base import generate_merges
+
+from ...utils.upstream import generate_merges
 
 
 _LONGEST_BLANK = 80

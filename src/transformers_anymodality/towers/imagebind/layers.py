@@ -11,6 +11,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...utils.attention import eager_attention_forward
+from ...utils.upstream import attention_of
 from .configuration import ImageBindTextConfig, ImageBindTowerConfig
 
 
@@ -43,7 +44,7 @@ class ImageBindAttention(nn.Module):
         if self.bias_k is not None:
             key = torch.cat((key, self.bias_k.expand(len(key), -1, -1)), dim=1)
             value = torch.cat((value, self.bias_v.expand(len(value), -1, -1)), dim=1)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         states, weights = attend(
             self,
             self.heads(self.q_proj(hidden_states)),

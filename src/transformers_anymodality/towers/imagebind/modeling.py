@@ -11,12 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
 
+from ...utils.upstream import can_return_tuple, capture_outputs, create_causal_mask, merge_with_config_defaults
 from .._build import build_tower, register_tower
 from .configuration import (
     SENSES,

@@ -1,0 +1,29 @@
+"""As `upstream`, of Transformers' server: no page of its documentation names these, and each release changes some."""
+
+import inspect
+
+from transformers.cli.serving.chat_completion import ChatCompletionHandler
+from transformers.cli.serving.response import ResponseHandler
+from transformers.cli.serving.server import build_server
+from transformers.cli.serving.utils import BaseHandler, GenerateManager, GenerationState
+
+
+HOOKS: dict[str, dict[str, str]] = {
+    "transformers.cli.serving.utils.BaseHandler": {
+        "_build_generation_config": "what a request asks for is checked, and stops are added",
+        "_resolve_model": "there is one model",
+        "_validate_request": "fields that the stock server does not know are refused",
+    },
+    "transformers.cli.serving.chat_completion.ChatCompletionHandler": {
+        "_non_streaming": "answers at once",
+        "_streaming": "answers piece by piece",
+    },
+    "transformers.cli.serving.response.ResponseHandler": {
+        "_non_streaming": "answers at once",
+        "_normalize_input": "messages of the Responses API",
+        "_normalize_tools": "tools of the Responses API",
+        "_streaming": "answers piece by piece",
+    },
+}
+# Handlers are told of a request's tools since 5.23, by which an answer's calls are read.
+TAKES_TOOLS = "tools" in inspect.signature(ChatCompletionHandler._streaming).parameters
