@@ -12,13 +12,25 @@ from transformers import GenerationConfig, PreTrainedModel, initialization
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
 from .distributed import built_whole
-from .quantization import QuantizedPartMixin, skip_towers_and_aligners
+from .quantization import reversible_conversions, skip_towers_and_aligners
 
 
-class CheckpointMixin(QuantizedPartMixin):
+class CheckpointMixin:
     """`from_pretrained` and `save_pretrained` of the composites."""
 
     part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
+
+    @property
+    def is_quantized(self) -> bool:
+        """Always False: what is quantised is the language model, `model.language_model`, and with it what is frozen.
+
+        The Trainer refuses models that are quantised and have no adapter of PEFT's; here aligners can learn beside.
+        """
+        return False
+
+    @is_quantized.setter
+    def is_quantized(self, value: bool) -> None:
+        """Transformers sets it while it loads."""
 
     @classmethod
     @built_whole()
@@ -101,7 +113,7 @@ class CheckpointMixin(QuantizedPartMixin):
             if light:
                 state_dict, self.config.references = light_checkpoint.split(self, state_dict or self.state_dict())
                 kwargs["save_original_format"] = False  # references are by our names
-            with self._reversible_conversions():
+            with reversible_conversions(self):
                 return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         finally:
             self.config.references = references

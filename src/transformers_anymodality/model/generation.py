@@ -9,9 +9,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
+import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from ..utils.upstream import cache_length, cache_of
+from ..utils.upstream import CHUNKS_MEDIA, cache_length, cache_of
 from .media_encoding import EncodedMedia, MediaInputs, split_media
 from .placeholders import hide, placeholder_mask
 
@@ -67,6 +68,11 @@ class AnyModalityGenerationMixin(GenerationMixin):
             modality: EncodedMedia(pooler_output=output) if isinstance(output, torch.Tensor) else output
             for modality, output in encoded.items()
         }
+        if encoded and generation_config.prefill_chunk_size is not None and not CHUNKS_MEDIA:
+            raise ValueError(
+                "`prefill_chunk_size` with media needs Transformers 5.23 or newer, which gives each chunk its own media: "
+                f"upgrade from {transformers.__version__}, or leave it out."
+            )
         rest["mm_encoder_outputs"] = encoded
         embeds = rest.get("inputs_embeds") if input_ids is None else None
         if self._hides_places(encoded) and (input_ids is not None or embeds is not None):

@@ -18,34 +18,20 @@ _SKIP_FIELDS = ("llm_int8_skip_modules", "modules_to_not_convert")
 _MARKS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method")
 
 
-class QuantizedPartMixin:
-    @property
-    def is_quantized(self) -> bool:
-        """Always False: what is quantised is the language model, `model.language_model`, and with it what is frozen.
-
-        The Trainer refuses models that are quantised and have no adapter of PEFT's; here aligners can learn beside.
-        """
-        return False
-
-    @is_quantized.setter
-    def is_quantized(self, value: bool) -> None:
-        """Transformers sets it while it loads."""
-
-    @contextmanager
-    def _reversible_conversions(self) -> Iterator[None]:
-        """Leaves out how quantised weights were read, which Transformers would undo to save them, and cannot.
-
-        They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
-        """
-        conversions = self.__dict__.get("_weight_conversions")
-        if conversions is None or getattr(self, "hf_quantizer", None) is None:
-            yield
-            return
-        try:
-            self._weight_conversions = [one for one in conversions if _is_reversible(one)]
-            yield
-        finally:
-            self._weight_conversions = conversions
+@contextmanager
+def reversible_conversions(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model does not know how its quantised weights were read, which Transformers would undo to save them, and
+    cannot. They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
+    """
+    conversions = model.__dict__.get("_weight_conversions")
+    if conversions is None or getattr(model, "hf_quantizer", None) is None:
+        yield
+        return
+    try:
+        model._weight_conversions = [one for one in conversions if _is_reversible(one)]
+        yield
+    finally:
+        model._weight_conversions = conversions
 
 
 def _is_reversible(conversion: Any) -> bool:

@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import transformers
+
 # The client of the Hub's own library, under the name that it keeps for it across its major versions.
 from huggingface_hub.utils import httpx
+from packaging.version import Version
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 # DeepSpeed's settings, which say that weights are spread over processes as soon as there are any.
@@ -140,6 +143,10 @@ def take_cache(kwargs: dict[str, Any]) -> Any | None:
 def cache_length(cache: Any | None) -> int:
     """How many tokens a cache holds; 0 without one, or for one that keeps no tokens."""
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+
+
+# Whether a prefill in chunks (`prefill_chunk_size`) gives each chunk the media of its own placeholders.
+CHUNKS_MEDIA = Version(transformers.__version__) >= Version("5.23")
 
 
 # --- configs and models ----------------------------------------------------------------------------------------------
