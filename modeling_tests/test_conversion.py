@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -16,13 +18,15 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from anymodality import cli
 from modeling_tests import tiny
+from modeling_tests.parity.recordings import load_converted
 from modeling_tests.tiny_systems import byte_tokenizer
-from transformers_anymodality.conversion import convert
+from transformers_anymodality.conversion import CONVERSIONS, convert
 from transformers_anymodality.conversion._release import Release
 from transformers_anymodality.systems.x_llm import CHATGLM_TAIL
 
 
-RECORDED = Path(__file__).parent / "parity" / "pandagpt"
+RECORDINGS = Path(__file__).parent / "parity"
+RECORDED = RECORDINGS / "pandagpt"
 
 
 @pytest.fixture
@@ -186,7 +190,7 @@ def test_fresh_processes_chat_with_media_from_files(tmp_path):
     byte_tokenizer(CHATGLM_TAIL).save_pretrained(tmp_path / "tokenizer")
     for folder, system in SYSTEMS.items():
         named = {} if folder == "pandagpt" else {"tokenizer": str(tmp_path / "tokenizer")}
-        convert(system, RECORDED.parent / folder, tmp_path / folder, **named)
+        convert(system, RECORDINGS / folder, tmp_path / folder, **named)
     Image.fromarray(tiny.medium("image")).save(tmp_path / "photo.png")
     script = """
 import sys
@@ -203,3 +207,71 @@ for name in sys.argv[1:]:
     command = [sys.executable, "-c", script, *SYSTEMS]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert [line.split()[0] for line in done.stdout.splitlines() if "answers:" in line] == list(SYSTEMS), done.stderr
+
+
+# --- every conversion ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_every_conversion_is_compared_and_says_what_it_reads(name, tmp_path):
+    assert callable(importlib.import_module(f"modeling_tests.parity.replays.{name}").replay)
+    assert CONVERSIONS[name].help
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty holds none of .*; it holds nothing"):
+        convert(name, tmp_path / "empty", tmp_path / "output")
+
+
+def changed(folder: Path, recorded: str, file: str, drop: str = "", config=None, **added: torch.Tensor) -> Path:
+    """A recorded release with one file of its weights alone changed, by a pattern for names and with tensors added."""
+    shutil.copytree(RECORDINGS / recorded, folder)
+    for other in ("src_encoder", "best_ckpt_state_dict") if file == "patch_transformer" else ():
+        (folder / f"{other}.safetensors").unlink()
+    kept = {
+        name: value
+        for name, value in load_file(folder / f"{file}.safetensors").items()
+        if not (drop and re.search(drop, name))
+    }
+    save_file({**kept, **{name.replace("__", "."): v for name, v in added.items()}}, folder / f"{file}.safetensors")
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, **(config or {})}))
+    return folder
+
+
+PLAIN = {"speech_feat_proj__weight": torch.ones(48, 512), "speech_feat_proj__bias": torch.ones(48)}
+
+
+@pytest.mark.parametrize(
+    "conversion, recorded, file, change, said",
+    [
+        ("imagebind", "imagebind", "weights", {"drop": r"postprocessors\.(depth|text)"}, ""),
+        ("imu2clip", "imu2clip", "patch_transformer", {"drop": "^cls$"}, ""),
+        (
+            "imu2clip",
+            "imu2clip",
+            "patch_transformer",
+            {"config": {"patch_transformer": {"nhead": 4, "cls_token": False}}},
+            "the mean of all states is read",
+        ),
+        ("macaw_llm", "macaw", "weights", {"drop": "^(temporal_|logit_scale|layer_norm)"}, ""),
+        ("mplug_owl", "mplug_owl_bloom", "weights", {"drop": "lm_head"}, ""),
+        ("pandagpt", "pandagpt", "pytorch_model", {"drop": "lora"}, ""),
+        ("pandagpt", "pandagpt", "pytorch_model", {"drop": r"[ko]_proj\.lora"}, "kept as an adapter"),
+        ("x_llm", "xllm", "xllm", {"drop": "video_proj"}, ""),
+        ("x_llm", "xllm", "xllm", {"drop": "pre_bert|post_bert|speech_bert", **PLAIN}, ""),
+        ("x_llm", "xllm", "xllm", PLAIN, "of a speech interface without BERT"),
+    ],
+)
+def test_optional_tensors_may_be_there_or_not(conversion, recorded, file, change, said, tmp_path):
+    report = convert(conversion, changed(tmp_path / "release", recorded, file, **change), tmp_path / "ours")
+    assert not said or any(said in reason for reason in report.unused.values())
+    load_converted(tmp_path / "ours")
+
+
+def test_lora_is_merged_where_there_is_any(tmp_path):
+    """With two of four modules changed, the others stay as they are."""
+    release = changed(tmp_path / "release", "pandagpt", "pytorch_model", drop=r"[ko]_proj\.lora")
+    convert("pandagpt", release, tmp_path / "ours", merge=True)
+    before, after = load_file(release / "vicuna.safetensors"), weights(tmp_path / "ours")
+    for name, tensor in before.items():
+        if "self_attn" in name and name.endswith("weight"):
+            assert torch.equal(tensor, after[f"language_model.{name}"]) == ("k_proj" in name or "o_proj" in name)

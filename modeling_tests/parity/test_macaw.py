@@ -82,6 +82,8 @@ def test_release_graph_equals_its_steps(recording, tmp_path):
     rec = recording("macaw")
     weights = rec.weights("weights")
     weights = {name: value for name, value in weights.items() if not name.startswith("video_long_self_attention")}
+    if "temporal_position_embeddings.weight" not in weights:
+        pytest.skip("the recorded file has no weights of the older graph")
     config = {"model_type": "mm_llms", **rec.config["mm_config"], "llm_config": rec.config["llm_config"]}
     config |= {"image_config": rec.config["clip_config"], "audio_config": rec.config["whisper_config"]}
     (tmp_path / "released").mkdir()

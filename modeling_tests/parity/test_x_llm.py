@@ -13,7 +13,7 @@ from modeling_tests.parity.recordings import load_converted, write_release
 from transformers_anymodality.conversion import convert
 
 
-_SPEECH = ("pre_bert_proj", "speech_bert_adaptor", "post_bert_proj")
+_BERT = ("pre_bert_proj", "speech_bert_adaptor", "post_bert_proj")
 _PLAIN = re.compile(r"(?:.*\.)?(?:speech_feat_proj|asr_fc)\.(weight|bias)")  # the speech interface without BERT
 
 
@@ -27,20 +27,22 @@ def test_equals_the_original(recording, converted):
 
 
 def compare_without_bert(rec, converted) -> None:
-    """The original's other speech interface, of which a recording may hold weights and cases beside the first."""
-    found = {
+    """The original's option "fc": a recording may hold its weights and cases beside those of the usual interface."""
+    cases = r"m?asr_fc\..*"
+    if not any(re.fullmatch(cases, name) for name in rec.outputs):
+        return
+    plain = {
         f"speech_feat_proj.{part[1]}": tensor
         for file in sorted(rec.folder.glob("*.safetensors"))
         if file.stem != "outputs"
         for name, tensor in load_file(file).items()
         if (part := _PLAIN.fullmatch(name))
     }
-    if not found:
-        rec.skip(r"m?asr_fc\..*", "of a speech interface without BERT, whose weights were not recorded")
+    if not plain:
+        rec.skip(cases, "of a speech interface without BERT, whose weights were not recorded")
         return
-    others = {name: value for name, value in rec.weights("xllm").items() if not name.startswith(_SPEECH)}
-    others = {name: value for name, value in others.items() if not _PLAIN.fullmatch(name)}
-    rec.replay("x_llm", converted("x_llm", config=rec.config, files={"xllm": others | found}, faithful=True))
+    own = {name: v for name, v in rec.weights("xllm").items() if not name.startswith((*_BERT, "asr_fc", *plain))}
+    rec.replay("x_llm", converted("x_llm", config=rec.config, files={"xllm": own | plain}, faithful=True), "_fc")
 
 
 def converted_cif(rec, index, converted):

@@ -20,6 +20,7 @@ def replay(model: Any, recording: Recording) -> Iterator[tuple[str, torch.Tensor
         yield "patch_transformer.tokens", output.last_hidden_state
         yield "patch_transformer.embedding", output.pooler_output
         return
+    model.config.context_length = imu.shape[-1]  # which no file of the original need say
     stages = (model.input_norm, *model.blocks, model.norm)
     with watch(**{f"stage.{number}": stage for number, stage in enumerate(stages)}) as seen:
         output = model(imu)

@@ -29,7 +29,8 @@ def replay(model: Any, recording: Recording) -> Iterator[tuple[str, torch.Tensor
         yield f"demo.feature.{name}", output.pooler_output
     if tokens:
         yield "demo.sum_embeds", torch.stack(tokens).sum(0)
-    for case in sorted(found[1] for name in recording.outputs if (found := re.fullmatch(r"demo\.logits_(\w+)", name))):
+    prompts = (re.fullmatch(r"demo\.(?:inputs_embeds|logits|greedy)_(\w+)", name) for name in recording.outputs)
+    for case in sorted({found[1] for found in prompts if found}):
         chosen = media if case == "all" else {case: media[case]}
         places = torch.tensor([[placeholder(model, name) for name in chosen]])
         ids = torch.cat([start, places, inputs["demo.prompt_ids"]], 1)

@@ -1,6 +1,5 @@
 """X-LLM: each step of its interfaces, then answers to prompts with their media: an image, a video, speech, and an image
-with speech. Where speech passes no BERT (the original's option "fc"), the cases with speech are called `asr_fc` and so
-on."""
+with speech."""
 
 from __future__ import annotations
 
@@ -24,21 +23,20 @@ _INPUTS = {"image": "image", "video": "video", "speech": "speech_input"}
 
 
 @torch.no_grad()
-def replay(model: Any, recording: Recording) -> Iterator[tuple[str, torch.Tensor]]:
-    plain = "speech" in model.config.modalities and not model.speech_aligner.config.bert
-    if plain or "speech" in model.config.modalities:
+def replay(model: Any, recording: Recording, suffix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """`suffix`: of the cases with speech, which alone are given then, where a second speech interface was recorded."""
+    if "speech" in model.config.modalities:
         # Recorded without filling it up to the release's rows.
         model.speech_aligner.config.num_tokens = recording.inputs["speech_input"].shape[1]
     for case, media in _CASES.items():
         known = all(name in model.config.modalities and _INPUTS[name] in recording.inputs for name in media)
-        if not known or (plain and "speech" not in media):
+        if not known or (suffix and "speech" not in media):
             continue
-        label = f"{case}_fc" if plain else case
         encoded = {}
         for name in media:
             encoded[name], steps = _steps(model, name, recording.inputs[_INPUTS[name]])
-            yield from ((f"{label}.{step}", value) for step, value in steps.items() if case != "masr")
-        yield from _answers(model, recording, case, label, encoded)
+            yield from ((f"{case}{suffix}.{step}", value) for step, value in steps.items() if case != "masr")
+        yield from _answers(model, recording, case, f"{case}{suffix}", encoded)
 
 
 def _steps(model: Any, name: str, values: torch.Tensor) -> tuple[Any, dict[str, torch.Tensor]]:
@@ -51,7 +49,9 @@ def _steps(model: Any, name: str, values: torch.Tensor) -> tuple[Any, dict[str, 
     if name == "speech":
         if "pre" in steps:
             steps["pre"] = steps["pre"].relu()
-        return encoded, {**steps, "post": encoded.pooler_output}
+        # Without a BERT, the projection is the only step.
+        last = ("post",) if aligner.config.bert else ("proj", "post")
+        return encoded, {**steps, **dict.fromkeys(last, encoded.pooler_output)}
     return encoded, {"vit": encoded.last_hidden_state, **steps, "proj": encoded.pooler_output}
 
 

@@ -42,7 +42,17 @@ class Tensors(Mapping[str, torch.Tensor]):
         return tensors
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._readers[name][name]
+        return self._reader(name)[name]
+
+    def _reader(self, name: str) -> Any:
+        if name not in self._readers:
+            raise ValueError(
+                f"{self.files[0].name} lacks {name!r}, which this system cannot do without. Another release?"
+            )
+        return self._readers[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._readers
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._readers)
@@ -51,7 +61,7 @@ class Tensors(Mapping[str, torch.Tensor]):
         return len(self._readers)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        reader = self._readers[name]
+        reader = self._reader(name)
         return reader.shape(name) if hasattr(reader, "shape") else tuple(reader[name].shape)
 
     def count(self, pattern: str) -> int:

@@ -53,8 +53,10 @@ def tower_config(tensors: Tensors, sense: str, spec: dict[str, Any], **settings:
     }
     if heads := spec.get(f"{sense}_num_heads"):
         sizes["num_attention_heads"] = heads
-    if (scale := f"modality_postprocessors.{sense}.1.log_logit_scale") in tensors:
-        sizes["logit_scale"] = round(tensors[scale].double().exp().item(), 4)
+    scale = f"modality_postprocessors.{sense}.1.log_logit_scale"
+    # As precise as float32, which the file has.
+    sizes["logit_scale"] = float(f"{tensors[scale].double().exp().item():.7g}") if scale in tensors else None
+    sizes["learn_logit_scale"] = sense == "text" and scale in tensors
     return config_class(**{**sizes, **_input_sizes(tensors, sense, spec), **settings})
 
 
@@ -64,9 +66,10 @@ def _input_sizes(tensors: Tensors, sense: str, spec: dict[str, Any]) -> dict[str
         rows, length = tensors.shape(f"{parts}.token_embedding.weight")[0], tensors.shape(f"{parts}.pos_embed")[1]
         return {"vocab_size": rows, "max_position_embeddings": length}
     if sense == "imu":
-        patch = ImageBindConfig.sub_configs["imu_config"].patch_size
+        patch = spec.get("imu_kernel_size", ImageBindConfig.sub_configs["imu_config"].patch_size)
+        channels = tensors.shape(f"{parts}.imu_stem.proj.weight")[1] // patch
         length = (tensors.shape(f"{parts}.pos_embed")[1] - 1) * patch
-        return {"num_channels": tensors.shape(f"{parts}.imu_stem.proj.weight")[1] // patch, "context_length": length}
+        return {"patch_size": patch, "num_channels": channels, "context_length": length}
     places = tensors.shape(f"{parts}.pos_embedding_helper.pos_embed")[1] - 1
     if sense == "vision":
         _, channels, tubelet, patch, _ = tensors.shape(f"{parts}.rgbt_stem.proj.1.weight")

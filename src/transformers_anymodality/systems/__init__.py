@@ -18,7 +18,7 @@ if is_vision_available() and is_torchvision_available():
     from .x_llm import video as _x_llm_video  # noqa: F401
 
 for _kind, _modules in {
-    "conversion": ("macaw_llm.convert", "mplug_owl.convert", "pandagpt.convert", "x_llm.convert", "x_llm.convert_cif"),
+    "conversion": ("macaw_llm.convert", "mplug_owl.convert", "pandagpt.convert", "x_llm.convert"),
     "format": tuple(f"{_name}.data_format" for _name in ("anymal", "macaw_llm", "mplug_owl", "pandagpt", "x_llm")),
     "suite": ("anymal.evaluation",),
     "task": tuple(f"{_name}.evaluation" for _name in ("anymal", "mplug_owl", "pandagpt", "x_llm")),

@@ -48,15 +48,19 @@ class Imu2ClipConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        steps = self.context_length
-        for kernel in _KERNELS:
-            steps = (steps - (kernel - 1) * _DILATION) // _POOL
-        if steps != self.conv_channels:
+        if (steps := self.steps(self.context_length)) != self.conv_channels:
             raise ValueError(
                 f"context_length {self.context_length} leaves {steps} steps of time, and conv_channels is "
                 f"{self.conv_channels}; the two must be equal, as the encoder's GRU takes each channel's steps as its "
                 "features. 1000 samples leave 32."
             )
+
+    @staticmethod
+    def steps(length: int) -> int:
+        """Steps of time that the convolutions leave of so many samples; below 1, they cannot read them."""
+        for kernel in _KERNELS:
+            length = (length - (kernel - 1) * _DILATION) // _POOL
+        return length
 
     @staticmethod
     def shortest(conv_channels: int) -> int:

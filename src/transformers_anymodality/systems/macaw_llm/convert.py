@@ -18,7 +18,7 @@ from ...conversion import (
     llama_rules,
     register_conversion,
 )
-from .preset import SENSES, chat_template, modalities, with_delimiters
+from .preset import SENSES, modalities, prompts, with_delimiters
 
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -40,18 +40,14 @@ def plan(release: Release, options: Options) -> Plan:
     rows = tensors.shape("llm.model.embed_tokens.weight")[0]
     towers = {
         "image": vision_config(tensors, "image", release.config),
-        "video": vision_config(tensors, "video", release.config),
+        "video": {"tower": vision_config(tensors, "video", release.config), **_frames(tensors, release.config)},
         "audio": whisper_config(tensors, release.config),
     }
-    frames = tensors.shape("temporal_position_embeddings.weight")[0]
-    towers["video"] = {"tower": towers["video"], "num_frames": frames}
     arguments = {
         # Configs of LLaMA's time say other ids for begin and end than its tokenizer.
         "language_model": llama_config(tensors, "llm.", {**_part(release.config, "llm_config"), **_ENDS}),
         "modalities": modalities(graph, towers, {"attended_rows": rows, **aligners(tensors, release.config, graph)}),
-        "chat_template": chat_template(options.faithful),
-        "text": {"piecewise": True},
-        "generation": {"do_sample": False, "max_new_tokens": 128},
+        **prompts(options.faithful),
     }
     if (tokenizer := find_tokenizer(release, options)) is not None:
         arguments["tokenizer"] = with_delimiters(tokenizer, None)
@@ -70,6 +66,14 @@ def _part(config: dict[str, Any], *names: str) -> dict[str, Any]:
     found = next((config[name] for name in names if isinstance(config.get(name), dict)), {})
     strange = ("_name_or_path", "architectures", "model_type", "torch_dtype", "transformers_version")
     return {key: value for key, value in found.items() if key not in strange}
+
+
+def _frames(tensors: Tensors, config: dict[str, Any]) -> dict[str, int]:
+    """Frames of a video: as many as there are embeddings of their positions, which only one graph needs."""
+    if (table := "temporal_position_embeddings.weight") in tensors:
+        return {"num_frames": tensors.shape(table)[0]}
+    told = {**config, **config.get("mm_config", {})}
+    return {"num_frames": told["n_frames"]} if "n_frames" in told else {}
 
 
 def vision_config(tensors: Tensors, sense: str, config: dict[str, Any]) -> CLIPVisionConfig:

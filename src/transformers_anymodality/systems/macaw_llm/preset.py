@@ -109,6 +109,13 @@ def macaw_llm(
         "language_model": LlamaConfig(rms_norm_eps=1e-6) if language_model is None else language_model,
         "tokenizer": tokenizer,
         "modalities": modalities(graph, towers or {}, {"attended_rows": len(tokenizer), **(aligners or {})}),
+        **prompts(faithful),
+    }
+
+
+def prompts(faithful: bool = False) -> dict[str, Any]:
+    """How the system is spoken to and answers, as arguments of `compose`."""
+    return {
         "chat_template": chat_template(faithful),
         "text": {"piecewise": True},
         "generation": {"do_sample": False, "max_new_tokens": 128},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -12,8 +13,7 @@ from ...conversion.imagebind import tower_config, unused
 from .preset import SENSES, pandagpt
 
 
-_LORA = r"llama_model\.base_model\.model\.(model\.layers\.\d+\.self_attn\.[qkvo]_proj)\.lora_([AB])\.default\.weight"
-_PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj"]
+_LORA = r"llama_model\.base_model\.model\.(.+)\.lora_([AB])\.default\.weight"
 # What ImageBind calls the towers; images and videos have one.
 _THEIRS = {"image": "vision", "audio": "audio", "depth": "depth", "thermal": "thermal", "imu": "imu"}
 
@@ -55,11 +55,11 @@ def _vicuna(release: Release) -> tuple[Tensors, dict[str, Any]]:
     return _Sum(release.open("llama"), release.open("vicuna-delta", "delta")), told or release.config_of("llama")
 
 
-def _lora(release: Release, tensors: Tensors) -> dict[str, Any]:
+def _lora(release: Release, tensors: Tensors, modules: list[str]) -> dict[str, Any]:
     """Fields of a `LoraConfig`; the rank is in the weights, the scale is not."""
     told = release.config.get("lora", {})
-    rank = next(tensors.shape(name)[0] for name in tensors if "lora_A" in name)
-    targets = "|".join(_PROJECTIONS)
+    rank = tensors.shape(f"llama_model.base_model.model.{modules[0]}.lora_A.default.weight")[0]
+    targets = "|".join(sorted({module.rpartition(".")[2] for module in modules}))
     return {
         "r": rank,
         "lora_alpha": told.get("lora_alpha", rank),
@@ -74,39 +74,46 @@ def _lora(release: Release, tensors: Tensors) -> dict[str, Any]:
     help="imagebind_huge, vicuna/ (or llama/ and vicuna-delta/), pytorch_model (PandaGPT's own)",
 )
 def plan(release: Release, options: Options) -> Plan:
-    senses, own = release.open("imagebind_huge"), release.open("pytorch_model", "pandagpt")
+    imagebind, own = release.open("imagebind_huge"), release.open("pytorch_model", "pandagpt")
     told = release.config.get("imagebind_spec", {})
-    towers = {name: tower_config(senses, theirs, told) for name, theirs in _THEIRS.items()}
+    towers = {name: tower_config(imagebind, theirs, told) for name, theirs in _THEIRS.items()}
     towers["audio"].logit_scale = None
     arguments = pandagpt(towers=towers, faithful=options.faithful)
     rules = [rule for name, theirs in _THEIRS.items() for rule in imagebind_rules(theirs, f"{name}_tower.")]
     rules.append(unused(["text"], "PandaGPT reads no text by ImageBind"))
     aligner = [Rule(r"llama_proj\.(weight|bias)", r"image_aligner.projection.\1")]
-    weights: list[tuple[Tensors, list[Rule]]] = [(senses, rules)]
+    weights: list[tuple[Tensors, list[Rule]]] = [(imagebind, rules)]
     if options.language_model is not None:
         arguments["language_model"] = options.language_model
         aligner.append(Rule(r"llama_model\..*", reason="it changes Vicuna, and another language model was chosen"))
         return _plan(arguments, [*weights, (own, aligner)])
     language, llama = _vicuna(release)
     arguments["language_model"] = llama_config(language, "", llama)
-    lora = _lora(release, own)
-    if not options.merge:
-        kept = [
-            Rule(_LORA, r"base_model.model.language_model.\1.lora_\2.weight"),
-            Rule(r"llama_proj\..*", reason="in the model itself"),
-        ]
-        aligner.append(Rule(_LORA, reason="kept as an adapter beside the model"))
-        return _plan(arguments, [*weights, (language, llama_rules("")), (own, aligner)], adapter=(lora, [(own, kept)]))
-    scale = lora["lora_alpha"] / lora["r"]
+    modules = [found[1] for name in own if (found := re.fullmatch(_LORA, name)) and found[2] == "A"]
+    if not modules:
+        return _plan(arguments, [*weights, (language, llama_rules("")), (own, aligner)])
+    lora = _lora(release, own, modules)
+    if options.merge:
+        merging = [_merging(modules, lora["lora_alpha"] / lora["r"]), Rule(_LORA, reason="merged")]
+        ours = [*merging, *aligner, *llama_rules("")]
+        return _plan(arguments, [*weights, (Tensors.joined(language, own), ours)])
+    kept = [
+        Rule(_LORA, r"base_model.model.language_model.\1.lora_\2.weight"),
+        Rule(r"llama_proj\..*", reason="in the model itself"),
+    ]
+    aligner.append(Rule(_LORA, reason="kept as an adapter beside the model"))
+    return _plan(arguments, [*weights, (language, llama_rules("")), (own, aligner)], adapter=(lora, [(own, kept)]))
+
+
+def _merging(modules: list[str], scale: float) -> Rule:
+    """Adds the product of its two LoRA matrices to the weight of each module."""
 
     def merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
 
-    found = "llama_model.base_model.model.{}.lora_{}.default.weight"
-    pair = tuple(found.format(r"\1", side) for side in "AB")
-    merging = Rule(r"(model\.layers\.\d+\.self_attn\.[qkvo]_proj)\.weight", r"language_model.\1.weight", merged, pair)
-    ours = [merging, Rule(_LORA, reason="merged"), *aligner, *llama_rules("")]
-    return _plan(arguments, [*weights, (Tensors.joined(language, own), ours)])
+    pair = tuple(rf"llama_model.base_model.model.\1.lora_{side}.default.weight" for side in "AB")
+    changed = "|".join(map(re.escape, modules))
+    return Rule(rf"({changed})\.weight", r"language_model.\1.weight", merged, pair)
 
 
 def _plan(arguments: dict[str, Any], weights: list, adapter: Any = None) -> Plan:

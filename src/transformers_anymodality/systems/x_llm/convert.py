@@ -6,9 +6,8 @@ BLIP-2's file, EVA's and ChatGLM-6B's folder beside it give the rest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
 from math import isqrt
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,22 +15,22 @@ from transformers import Blip2VisionConfig
 
 from ...conversion import Options, Plan, Release, Rule, Tensors, register_conversion
 from ...towers import PrecomputedConfig
-from .chatglm import ChatGLMConfig
-from .chatglm_tokenizer import chatglm_tokenizer
+from .cif import CifConfig
+from .convert_chatglm import language_model
 from .preset import x_llm
 
 
 # Where a checkpoint leaves parts out that were frozen, they are in files of others.
 _BLIP2 = ("blip2_pretrained_opt6.7b", "blip2_pretrained")
 _EVA = ("eva_vit_g",)
-_CHATGLM = ("chatglm-6b", "chatglm_6b", "chatglm")
 _COUNTED = "computed from the config"
 _TEXT = "of the Q-Former's text branch, which X-LLM takes out"
 _WORDS = "speech takes the place of words, and the pooler is not read"
 _OWN = "the checkpoint has its own"
-_OTHER = "another language model was chosen"
-_WORD_TABLE = "transformer.word_embeddings.weight"
-_NOTES = ["ChatGLM-6B's licence holds for the language model."]
+_OTHER = "of a speech interface without BERT; the checkpoint has one with BERT"
+_BERT = "pre_bert_proj.weight"  # is there, if speech passes a BERT
+# The speech interface without BERT, the original's option "fc".
+_PLAIN = r"(?:asr_fc|(?:asr_fc\.)?speech_feat_proj)\.(weight|bias)"
 
 
 # --- the system ------------------------------------------------------------------------------------------------------
@@ -100,11 +99,13 @@ class _Parts:
                 f"{self.own.files[0].name} has no {', '.join(missing)}, which was frozen in that stage of training. Put "
                 f"{_BLIP2[0]}.pth, or {_EVA[0]}.pth for the vision alone, beside it."
             )
-        self.video = "video_query_tokens" in self.own
+        self.queries, self.projection = ("video_query_tokens" in self.own, "video_proj.weight" in self.own)
+        plain = (name for name in self.own if name.endswith("weight") and re.fullmatch(_PLAIN, name))
+        self.bert = _BERT in self.own
         # What reads features of speech first.
-        firsts = ("pre_bert_proj.weight", "speech_feat_proj.weight")
-        self.speech = next((name for name in firsts if name in self.own), None)
-        self.notes = [] if self.video else ["Videos have the queries and the projection of images: none were trained."]
+        self.speech = _BERT if self.bert else next(plain, None)
+        lacking = [name for name in ("queries", "projection") if not getattr(self, name)]
+        self.notes = [f"Videos have the {' and the '.join(lacking)} of images: none were trained."] if lacking else []
 
     def needs(self, tensors: Tensors) -> bool:
         return any(owner is tensors for owner in self.owners.values())
@@ -113,23 +114,29 @@ class _Parts:
         rules = []
         for part, (pattern, made) in self._rules(tensors).items():
             rules += made if self.owners[part] is tensors else [Rule(pattern, reason=_OWN)]
-        return [*rules, *_RULES] if tensors is self.own else [*rules, Rule(r".*", reason="not of X-LLM")]
+        if tensors is not self.own:
+            return [*rules, Rule(r".*", reason="not of X-LLM")]
+        plain = Rule(_PLAIN, r"speech_aligner.projection.\1")
+        return [*rules, *_RULES, Rule(r"asr_fc\..*|speech_feat_proj\..*", reason=_OTHER) if self.bert else plain]
 
     def _rules(self, tensors: Tensors) -> dict[str, tuple[str, list[Rule]]]:
         """Part -> what it is called, and where that goes."""
         prefix = "visual_encoder." if "visual_encoder.cls_token" in tensors else ""
-        both = None if self.video else lambda tensor: (tensor, tensor.clone())
-
-        def to(rest: str) -> Any:
-            return f"image_aligner.{rest}" if both is None else (f"image_aligner.{rest}", f"video_aligner.{rest}")
-
         return {
             "vision": (r"visual_encoder\..*", _vision_rules(prefix, _depth(tensors, prefix))),
             "norm": (r"ln_vision\..*", [Rule(r"ln_vision\.(.*)", r"image_aligner.feature_norm.\1")]),
             "qformer": (r"Qformer\..*", _QFORMER),
-            "queries": (r"query_tokens", [Rule(r"query_tokens", to("queries"), both)]),
-            "projection": (r"opt_proj\..*", [Rule(r"opt_proj\.(.*)", to(r"projection.\1"), both)]),
+            "queries": (r"query_tokens", [_image_rule(r"query_tokens", "queries", self.queries)]),
+            "projection": (r"opt_proj\..*", [_image_rule(r"opt_proj\.(.*)", r"projection.\1", self.projection)]),
         }
+
+
+def _image_rule(source: str, target: str, video_has_own: bool) -> Rule:
+    """For what videos share with images, unless they have their own."""
+    if video_has_own:
+        return Rule(source, f"image_aligner.{target}")
+    targets = (f"image_aligner.{target}", f"video_aligner.{target}")
+    return Rule(source, targets, lambda tensor: (tensor, tensor.clone()))
 
 
 def _depth(tensors: Tensors, prefix: str) -> int:
@@ -179,7 +186,7 @@ _RULES = [
     Rule(r"video_query_tokens", "video_aligner.queries"),
     Rule(r"video_proj\.(.*)", r"video_aligner.projection.\1"),
     Rule(r"pre_bert_proj\.(.*)", r"speech_aligner.bert_projection.\1"),
-    Rule(r"(?:post_bert_proj|speech_feat_proj)\.(.*)", r"speech_aligner.projection.\1"),
+    Rule(r"post_bert_proj\.(.*)", r"speech_aligner.projection.\1"),
     Rule(r"speech_bert_adaptor\.embeddings\.position_ids", reason=_COUNTED),
     Rule(r"speech_bert_adaptor\.(?:embeddings\.word_embeddings|pooler)\..*", reason=_WORDS),
     Rule(r"speech_bert_adaptor\.(.*)", r"speech_aligner.bert.\1"),
@@ -217,84 +224,55 @@ def aligners(parts: _Parts, own: Tensors, config: dict[str, Any]) -> dict[str, d
         "intermediate_size": tensors.shape(f"{layers}.0.intermediate_query.dense.weight")[0],
         "cross_attention_frequency": cross[0] if cross else depth,
     }
-    fields = {"image": image, "speech": {"bert": "pre_bert_proj.weight" in own, "num_tokens": 20}}
-    if parts.video:
+    fields: dict[str, dict[str, Any]] = {"image": image, "speech": {"bert": parts.bert, "num_tokens": 20}}
+    if parts.queries:
         fields["video"] = {"num_tokens": own.shape("video_query_tokens")[1]}
-    if "pre_bert_proj.weight" in own:
-        bert = "speech_bert_adaptor"
-        width, places = (
-            own.shape("pre_bert_proj.weight")[0],
-            own.shape(f"{bert}.embeddings.position_embeddings.weight"),
-        )
+    if parts.bert:
+        bert, width = "speech_bert_adaptor", own.shape(_BERT)[0]
+        places = own.shape(f"{bert}.embeddings.position_embeddings.weight")[0]
         fields["speech"] |= {
-            "num_tokens": min(20, places[0]),
+            "num_tokens": min(20, places),
             "bert_hidden_size": width,
             "depth": own.count(f"{bert}.encoder.layer.{{}}.attention.self.query.weight"),
             "num_heads": config.get("bert", {}).get("num_attention_heads", max(1, width // 64)),
             "intermediate_size": own.shape(f"{bert}.encoder.layer.0.intermediate.dense.weight")[0],
-            "max_positions": places[0],
+            "max_positions": places,
         }
     return fields
 
 
-# --- the language model ----------------------------------------------------------------------------------------------
+# --- the CIF of a speech encoder ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Language:
-    """What `compose` takes, what becomes of `opt_model` in the checkpoint, and files of its own."""
-
-    source: Any
-    rule: Rule
-    weights: list[tuple[Tensors, list[Rule]]] = field(default_factory=list)
-    tokenizer: Any = None
-    notes: list[str] = field(default_factory=list)
-
-
-def language_model(own: Tensors, folder: Release, options: Options) -> _Language:
-    """The one that the user chose, or the checkpoint's, or that of a folder of ChatGLM-6B beside it."""
-    chosen, absent = options.language_model, Rule(r"opt_model\..*", reason=_OTHER)
-    if chosen is not None and not _is_published(Path(chosen)):
-        return _Language(chosen, absent, notes=["The interfaces were not trained with this language model."])
-    if chosen is None and f"opt_model.{_WORD_TABLE}" in own:
-        config = chatglm_config(own, "opt_model.", folder.config.get("glm", {}))
-        return _Language(config, Rule(r"opt_model\.(.*)", r"language_model.\1"), notes=_NOTES)
-    places = [Path(chosen)] if chosen is not None else [folder.folder / name for name in _CHATGLM]
-    place = next((place for place in places if _is_published(place)), None)
-    if place is None:
-        raise ValueError(
-            f"{own.files[0].name} holds no language model, and no folder {_CHATGLM[0]} with the published files is beside "
-            "it. Give such a folder by --language-model, or another language model of the width that was trained for."
-        )
-    published = Release(place)
-    tensors = published.open(".")
-    rules = [Rule(r".*rotary_emb\.inv_freq", reason=_COUNTED), Rule(r"(.*)", r"language_model.\1")]
-    config = chatglm_config(tensors, "", published.config)
-    file, tokenizer = place / "ice_text.model", None
-    if file.is_file() and options.tokenizer is None:
-        tokenizer = chatglm_tokenizer(file, config.gmask_token_id)
-    return _Language(config, absent, [(tensors, rules)], tokenizer, _NOTES)
+@register_conversion("cif", help="weights of a CifMiddleware, and its settings in config.json")
+def cif_plan(release: Release, options: Options) -> Plan:
+    tensors = release.open(".", "cif")
+    rules = [
+        Rule(r"(?:cif\.)?conv\.(.*)", r"conv.\1"),
+        Rule(r"(?:cif\.)?dense_proj\.(.*)", r"dense.\1"),
+        Rule(r"(?:cif\.)?weight_proj\.(.*)", r"weight.\1"),
+        Rule(r"(?:cif\.)?cif_output_proj\.(.*)", r"projection.\1"),
+    ]
+    config = cif_config(tensors, release.config, options.faithful)
+    return Plan(tower=config, weights=[(tensors, rules)], licence="apache-2.0")
 
 
-def _is_published(folder: Path) -> bool:
-    """Whether it is a folder of ChatGLM-6B as published, whose model type three later models share."""
-    config = Release(folder).config if folder.is_dir() else {}
-    return config.get("model_type") == "chatglm" and "inner_hidden_size" in config
-
-
-def chatglm_config(tensors: Tensors, prefix: str, given: dict[str, Any]) -> ChatGLMConfig:
-    """Sizes by the tensors, ids by the config; of those that a config does not say, the published ones."""
-    rows, size = tensors.shape(f"{prefix}{_WORD_TABLE}")
-    layers = f"{prefix}transformer.layers"
-    ids = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
-    kept = {key: given[key] for key in ids if key in given}
-    return ChatGLMConfig(
-        vocab_size=rows,
-        hidden_size=size,
-        num_hidden_layers=tensors.count(f"{layers}.{{}}.input_layernorm.weight"),
-        num_attention_heads=given.get("num_attention_heads", max(1, size // 128)),
-        intermediate_size=tensors.shape(f"{layers}.0.mlp.dense_h_to_4h.weight")[0],
-        max_position_embeddings=given.get("max_sequence_length", 2048),
-        layer_norm_eps=given.get("layernorm_epsilon", 1e-5),
-        **kept,
+def cif_config(tensors: Tensors, config: dict[str, Any], faithful: bool = False) -> CifConfig:
+    """Sizes by the tensors, thresholds by the config; those that it does not say, as the code has them."""
+    names = {name.removeprefix("cif."): name for name in tensors}
+    width = tensors.shape(names["weight_proj.weight"])[1]
+    kind = next(
+        (kind for kind, name in (("conv", "conv.weight"), ("dense", "dense_proj.weight")) if name in names), "linear"
+    )
+    tails = config.get("apply_tail_handling", True)
+    return CifConfig(
+        feature_size=width,
+        hidden_size=tensors.shape(names["cif_output_proj.weight"])[0] if "cif_output_proj.weight" in names else width,
+        weights=kind,
+        conv_width=tensors.shape(names["conv.weight"])[2] if kind == "conv" else 3,
+        conv_dropout=config.get("conv_cif_dropout", 0.0),
+        threshold=config.get("cif_threshold", 0.99),
+        scale_weights=config.get("apply_scaling", True),
+        tail_threshold=config.get("tail_handling_firing_threshold", 0.5) if tails else None,
+        faithful=faithful,
     )
