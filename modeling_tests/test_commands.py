@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
 
 from anymodality import cli
 from modeling_tests import tiny
-from transformers_anymodality.hub.inspect import inspect_checkpoint, read_header
+from transformers_anymodality.hub.inspect import inspect_checkpoint
+from transformers_anymodality.utils.files import read_header
 
 
 @pytest.fixture(scope="module")

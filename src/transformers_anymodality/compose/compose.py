@@ -27,6 +27,7 @@ from ..model.quantization import adopt_quantization
 from ..processing.chat import extend_template
 from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
+from ..utils.hub import HUB_KWARGS
 from ..utils.registry import did_you_mean
 from ..utils.upstream import name_or_path, name_special_token
 from .find import add_aligner, add_tower, check_attributes
@@ -34,11 +35,7 @@ from .part import Part, borrows, parse
 from .probe import drop_unread_weights, probe
 
 
-# What says where files are and how they are fetched, for everything that is loaded.
-_HUB_KWARGS = frozenset(
-    ("cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-    + ("trust_remote_code",)
-)
+_HUB_KWARGS = frozenset((*HUB_KWARGS, "code_revision", "trust_remote_code"))  # for everything that is loaded
 _ROLES = {"bos": "begin", "eos": "end", "pad": "padding", "unk": "unknown"}
 
 

@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from ..utils.files import json_lines
+from ..utils.processes import read_ahead
 from .files import open_records
 from .reading import MEDIA_ROOT, Chat, is_missing, read_chat
 
@@ -100,21 +101,16 @@ def check(
     """
     records = open_records(source) if isinstance(source, (str, Path)) else source
     checked = _Checked(records, processor, max_length, media_root)
-    loader = torch.utils.data.DataLoader(checked, batch_size=None, num_workers=workers, collate_fn=_same)
-    report = Report()
-    for i, (problems, tokens, media) in enumerate(
-        tqdm(loader, total=len(checked), disable=not progress, unit="sample")
-    ):
+    report, bar = Report(), tqdm(total=len(checked), disable=not progress, unit="sample")
+    for i, (problems, tokens, media) in enumerate(read_ahead(checked, workers)):
         report.samples += 1
         report.media += media
         report.problems += problems
         if tokens is not None:
             report.lengths.append((i, tokens))
+        bar.update()
+    bar.close()
     return report
-
-
-def _same(value: Any) -> Any:
-    return value
 
 
 class _Checked(torch.utils.data.Dataset):

@@ -25,12 +25,13 @@ class _Lines(Sequence):
             raise ValueError(f"Line {number} is no JSON ({error}).") from error
 
 
-def open_records(file: str | Path) -> Sequence[Any]:
+def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
     """The records of a file.
 
     Args:
         file: JSON (a list, or an object whose one list it is), JSONL, or what `datasets` reads (Parquet, WebDataset
-            shards).
+            shards, a folder, a Hub id).
+        split: of what `datasets` reads.
 
     Returns:
         A sequence; of JSONL, a line that is no JSON raises ValueError when it is asked for.
@@ -39,7 +40,7 @@ def open_records(file: str | Path) -> Sequence[Any]:
     if path.suffix not in (".json", ".jsonl"):
         from .datasets import load_raw
 
-        return load_raw(file)
+        return load_raw(str(file), split=split)
     content = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".jsonl":
         return _Lines(content)

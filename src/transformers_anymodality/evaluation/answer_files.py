@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import json_lines, write_atomically
+from ..utils.files import json_lines, read_json, write_json
 
 
 class AnswerFiles:
@@ -36,9 +36,9 @@ class AnswerFiles:
         place = self.folder / f"{self.task}.json"
         if not place.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(place, json.dumps(settings, indent=1) + "\n")
+            write_json(place, settings)
             return
-        before = json.loads(place.read_text(encoding="utf-8"))
+        before = read_json(place)
         for name in (settings | before).keys() - {"model"}:  # a folder has many names; the weights tell models apart
             if settings.get(name) != before.get(name):
                 raise ValueError(
@@ -47,7 +47,7 @@ class AnswerFiles:
                 )
 
     def settings(self) -> dict[str, Any]:
-        return json.loads((self.folder / f"{self.task}.json").read_text(encoding="utf-8"))
+        return read_json(self.folder / f"{self.task}.json")
 
     def append(self, rank: int | str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes lines so that they survive this process."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..data.datasets import load_raw
 from ..data.files import open_records
+from ..utils.tensors import tensors_hash
 from .samples import Sample, read_sample
 from .tasks import TASKS, Task
 
@@ -58,10 +58,8 @@ class Job:
         Raises:
             ValueError: there are none.
         """
-        records = self.data
-        if isinstance(records, (str, Path)):
-            is_json = Path(records).suffix in (".json", ".jsonl")
-            records = open_records(records) if is_json else load_raw(str(records), split=self.split)
+        is_file = isinstance(self.data, (str, Path))
+        records = open_records(self.data, split=self.split) if is_file else self.data
         if self.task.expand is not None:
             records = self.task.expand(records)
         if not len(records):
@@ -94,10 +92,11 @@ class Job:
 
 def model_fingerprint(model: Any) -> str:
     """Of the weights: some of each, so that a model that was trained further is another."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta and tensor.numel():
-            some = tensor.detach().reshape(-1)[:: max(1, tensor.numel() // 16)][:16]
-            digest.update(some.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    state = sorted(model.state_dict().items())
+    return tensors_hash((f"{name} {tuple(tensor.shape)}", _some(tensor)) for name, tensor in state)[:16]
+
+
+def _some(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:  # weights that are kept on disk
+        return torch.empty(0, dtype=tensor.dtype)
+    return tensor.detach().reshape(-1)[:: max(1, tensor.numel() // 16)][:16]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from ..utils.files import write_atomically
+from ..utils.files import read_json, write_json
+from ..utils.processes import place_among, read_ahead
 from ..utils.upstream import name_or_path
 from .answer_files import AnswerFiles
 from .answering import Batches, generated, likelihoods
@@ -76,8 +75,7 @@ def answer(
         ValueError, MediaError: a sample that lacks something, by its name; or answers are there of another model, or
             under other settings.
     """
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    rank, world_size = place_among(rank, world_size)
     check_jobs(jobs)
     model.eval()
     weights = model_fingerprint(model)
@@ -133,18 +131,12 @@ def _answered(
     generation: Mapping[str, Any],
 ) -> Iterator[list[dict[str, Any]]]:
     batches = Batches(job, processor, [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)])
-    for samples, inputs in torch.utils.data.DataLoader(
-        batches, batch_size=None, num_workers=workers, collate_fn=_as_it_is
-    ):
+    for samples, inputs in read_ahead(batches, workers):
         if job.task.output == "text":
             answers = generated(model, processor, inputs, do_sample=False, **generation)
         else:
             answers = likelihoods(model, samples, inputs)
         yield [{**_line(sample), **answer} for sample, answer in zip(samples, answers, strict=True)]
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 def _line(sample: Sample) -> dict[str, Any]:
@@ -219,7 +211,7 @@ def _write(output: str | os.PathLike, results: dict[str, dict[str, Any]]) -> dic
     (model,) = models.values()
     found = {"model": model, "tasks": {**tasks, **results}}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(found, indent=2) + "\n")
+    write_json(path, found)
     return found
 
 
@@ -230,7 +222,7 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
         ValueError: another file.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(path)
     except ValueError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("tasks"), dict):

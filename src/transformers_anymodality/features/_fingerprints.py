@@ -20,6 +20,7 @@ from ..media._limits import describe
 from ..media._source import open_source
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.media_encoding import compute_dtype
+from ..utils.tensors import tensors_hash
 
 
 # What a config or a processor says besides what it computes.
@@ -150,14 +151,8 @@ def all_dtypes(model: Any, modality: str) -> tuple[torch.dtype, ...]:
 
 @torch.no_grad()
 def _weights(tower: nn.Module, dtype: torch.dtype) -> str:
-    digest = _hash()
-    for name, tensor in sorted(tower.state_dict().items()):
-        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        if tensor.numel():
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    state = sorted(tower.state_dict().items())
+    return tensors_hash(((name, t.to(dtype) if t.is_floating_point() else t) for name, t in state), _hash())
 
 
 def preprocessing_fingerprint(processor: Any, modality: str) -> dict[str, Any]:

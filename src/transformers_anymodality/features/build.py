@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import zlib
@@ -22,8 +21,10 @@ from ..data.reading import located, name_of, read_chat
 from ..media import MediaError
 from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
+from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM
-from ..utils.files import read_json, write_atomically
+from ..utils.files import read_json, write_json
+from ..utils.processes import place_among, read_ahead
 from ._fingerprints import Contents, all_dtypes, changes, path_of, preprocessing_fingerprint, tower_fingerprint
 from .store import FORMAT, ShardWriter, finished_shards, tower_difference
 
@@ -83,8 +84,7 @@ def build_features(
     names = list(model.config.modalities if modalities is None else modalities)
     if unknown := sorted(set(names) - set(model.config.modalities)):
         raise ValueError(f"This model has no {', '.join(unknown)}; it has {', '.join(model.config.modalities)}.")
-    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
-    world_size = int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+    rank, world_size = place_among(rank, world_size)
     was_training = model.training
     model.eval()
     writers, done, files = {}, {}, {}
@@ -111,8 +111,8 @@ def build_features(
 
 def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None) -> None:
     """Writes down what features depend on, or raises ValueError if those that are there depend on something else."""
-    tower, index = model.tower(name), place / "index.json"
-    kept = dtype or next((p.dtype for p in tower.parameters() if p.is_floating_point()), torch.float32)
+    index = place / "index.json"
+    kept = dtype or compute_dtype(model.tower(name))
     now = {
         "format": FORMAT,
         "dtype": str(kept).removeprefix("torch."),
@@ -121,7 +121,7 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
     }
     if not index.exists():
         place.mkdir(parents=True, exist_ok=True)
-        write_atomically(index, _json(now))
+        write_json(index, now, sort_keys=True)
         return
     stored = read_json(index)
     own = {**now["tower"], "weights": dict([next(iter(now["tower"]["weights"].items()))])}
@@ -134,10 +134,6 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
         raise ValueError(
             f"{place} holds features that would not be the same: {found}. Choose another folder, or delete it."
         )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=1, sort_keys=True) + "\n"
 
 
 # --- media -----------------------------------------------------------------------------------------------------------
@@ -243,8 +239,7 @@ def _run(model: Any, media: _Media, writers: dict[str, ShardWriter], batch_size:
     """Encodes, and gives how many media could not be read."""
     waiting: dict[tuple, list] = {}
     skipped, seen = 0, {name: set() for name in writers}
-    loader = torch.utils.data.DataLoader(media, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-    for found, failed in loader:
+    for found, failed in read_ahead(media, workers):
         skipped += failed
         for name, digest, inputs, files in found:
             if digest in seen[name]:  # another worker had it, too
@@ -271,10 +266,6 @@ def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[st
     for (digest, inputs, files), one in zip(batch, features, strict=True):
         length = inputs.get(f"{modality}_feature_lengths")
         writer.add(digest, one if length is None else one[:, : int(length)], files)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 # --- loading towers without their language model -----------------------------------------------------------------------

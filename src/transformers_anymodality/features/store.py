@@ -22,7 +22,7 @@ from transformers.utils import logging
 from ..media import MediaError
 from ..media._limits import describe
 from ..modalities import MODALITIES
-from ..utils.files import read_json
+from ..utils.files import read_header, read_json, written_whole
 from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint
 
 
@@ -191,9 +191,7 @@ def tower_difference(index: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def finished_shards(folder: Path) -> Iterator[tuple[Path, list[str], dict[str, list]]]:
     """Of each shard: its file, the hashes in it, and what is known of the files that they are of."""
     for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        metadata = header.pop("__metadata__", {})
+        header, metadata = read_header(path)
         yield path, list(header), json.loads(metadata.get("files", "{}"))
 
 
@@ -223,10 +221,6 @@ class ShardWriter:
         if not self.tensors:
             return
         name = hashlib.blake2b("".join(sorted(self.tensors)).encode(), digest_size=8).hexdigest()
-        # One name per process, so that what was killed leaves one file at most, written over by the next.
-        temporary = self.folder / f".{self.name}.tmp"
-        save_file(self.tensors, temporary, {"files": json.dumps(self.files)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / f"{name}.safetensors")
+        with written_whole(self.folder / f"{name}.safetensors", self.name) as file:
+            save_file(self.tensors, file, {"files": json.dumps(self.files)})
         self.tensors, self.files, self.size = {}, {}, 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..utils.files import read_json
 from .licenses import is_hub_id
 
 
@@ -31,7 +31,7 @@ def read_history(folder: Path, rows: int = 8) -> History | None:
     states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
     if not states:
         return None
-    state = max((json.loads(file.read_text(encoding="utf-8")) for file in states), key=lambda one: one["global_step"])
+    state = max(map(read_json, states), key=lambda one: one["global_step"])
     steps: dict[int, dict[str, float]] = {}
     for entry in state.get("log_history", []):
         known = {key: entry[key] for key in ("loss", "eval_loss", "learning_rate") if entry.get(key) is not None}
@@ -76,7 +76,7 @@ def read_results(file: Path) -> list[EvalResult]:
     if not file.is_file():
         return []
     try:
-        tasks = json.loads(file.read_text(encoding="utf-8"))["tasks"]
+        tasks = read_json(file)["tasks"]
         return [
             EvalResult(
                 task_type=task.get("task", name),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -15,6 +15,7 @@ from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..model.configuration import AnyModalityConfig
+from ..utils.files import read_header, read_json
 from ..utils.upstream import name_or_path
 
 
@@ -184,7 +185,7 @@ def _modalities(config: AnyModalityConfig, placeholders: dict[str, str]) -> list
 def _placeholders(source: str, hub: dict[str, Any]) -> dict[str, str]:
     """The placeholder tokens by modality, if there is a processor."""
     file = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
-    rows = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8")).get("modalities", {})
+    rows = {} if file is None else read_json(file).get("modalities", {})
     return {name: row["token"] for name, row in rows.items()}
 
 
@@ -201,11 +202,8 @@ def _headers(source: str, hub: dict[str, Any]) -> Iterator[tuple[str, tuple[str,
                 yield name, (info.dtype, info.parameter_count)
         return
     for file in files:
-        for name, info in read_header(file).items():
-            count = 1
-            for size in info["shape"]:
-                count *= size
-            yield name, (info["dtype"], count)
+        for name, info in read_header(file)[0].items():
+            yield name, (info["dtype"], math.prod(info["shape"]))
 
 
 def _local_files(source: str, hub: dict[str, Any]) -> list[Path] | None:
@@ -220,36 +218,11 @@ def _local_files(source: str, hub: dict[str, Any]) -> list[Path] | None:
         cached = try_to_load_from_cache(source, name, revision=hub["revision"])
         if isinstance(cached, str):
             files = sorted(Path(cached).parent.glob("model*.safetensors"))
-            if name == SAFE_WEIGHTS_NAME or len(files) == len(set(_index(cached).values())):
+            if name == SAFE_WEIGHTS_NAME or len(files) == len(set(read_json(cached)["weight_map"].values())):
                 return files
     if is_offline_mode():
         raise FileNotFoundError(f"The weights of {source} are not on this machine, and it is offline.")
     return None
-
-
-def _index(file: str | Path) -> dict[str, str]:
-    return json.loads(Path(file).read_text(encoding="utf-8"))["weight_map"]
-
-
-def read_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> `{"dtype", "shape", "data_offsets"}` of a safetensors file.
-
-    Raises:
-        ValueError: it is none, or cut off.
-    """
-    with open(file, "rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        total = file.stat().st_size
-        if not 2 <= size <= min(total - 8, 100_000_000):
-            raise ValueError(f"{file} is no safetensors file.")
-        try:
-            header = json.loads(stream.read(size))
-        except ValueError as error:
-            raise ValueError(f"{file} is no safetensors file ({error}).") from error
-    header.pop("__metadata__", None)
-    if total != 8 + size + max((info["data_offsets"][1] for info in header.values()), default=0):
-        raise ValueError(f"{file} is damaged: it has another length than its header says.")
-    return header
 
 
 def _columns(rows: list[tuple[str, ...]], right: int) -> list[str]:

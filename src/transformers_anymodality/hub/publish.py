@@ -23,9 +23,9 @@ from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
+from ..utils.files import read_header, read_json
 from . import write_card
 from .history import data_name
-from .inspect import read_header
 from .licenses import is_hub_id
 
 
@@ -205,11 +205,11 @@ def _stored(folder: Path, files: list[str]) -> set[str]:
     """Names of the stored tensors; ValueError if a file is missing or damaged."""
     weights = [SAFE_WEIGHTS_NAME]
     if SAFE_WEIGHTS_INDEX_NAME in files:
-        index = json.loads((folder / SAFE_WEIGHTS_INDEX_NAME).read_text(encoding="utf-8"))["weight_map"]
+        index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME)["weight_map"]
         weights = sorted(set(index.values()))
     if missing := [name for name in weights if name not in files]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}.")
-    return {name for file in weights for name in read_header(folder / file)}
+    return {name for file in weights for name in read_header(folder / file)[0]}
 
 
 def _complete(stage: Path, repo_id: str, card: dict[str, Any] | None) -> None:
@@ -227,7 +227,7 @@ def _complete(stage: Path, repo_id: str, card: dict[str, Any] | None) -> None:
 
 def _replace(file: Path, change: Callable[[Any], Any]) -> None:
     """Puts a changed document in the place of a link to the folder's own."""
-    found = json.loads(file.read_text(encoding="utf-8"))
+    found = read_json(file)
     if (public := change(found)) != found:
         file.unlink()
         file.write_text(f"{json.dumps(public, indent=2, sort_keys=True)}\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, initialization
 
+from ..utils.hub import hub_kwargs
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
 from .distributed import built_whole
@@ -130,12 +131,6 @@ def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tupl
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     if not own and not getattr(module, "_is_hf_initialized", False) and not owner.is_custom_code():
         yield owner, module
-
-
-def hub_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments that say where and how files are fetched."""
-    names = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
-    return {name: kwargs[name] for name in names if name in kwargs}
 
 
 def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_allowed: bool, source: Any) -> None:

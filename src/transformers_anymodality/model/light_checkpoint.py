@@ -7,7 +7,6 @@ puts the stored tensors on top; the result is the same as that of a full checkpo
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any
 
@@ -19,6 +18,8 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ..modalities import MODALITIES
 from ..towers import load_tower
+from ..utils.hub import FETCHING, hub_kwargs
+from ..utils.tensors import tensors_hash
 from ..utils.upstream import extract_commit_hash, get_checkpoint_shard_files
 
 
@@ -27,8 +28,7 @@ def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str
     if not isinstance(source, (str, os.PathLike)):
         return None
     source = os.fspath(source)
-    names = ("cache_dir", "token", "local_files_only", "subfolder")
-    file = cached_file(source, "config.json", revision=revision, **{k: load[k] for k in names if k in load})
+    file = cached_file(source, "config.json", revision=revision, **hub_kwargs(load))
     return {"id": source, "revision": extract_commit_hash(file, None) or revision}
 
 
@@ -68,25 +68,29 @@ def split(model: nn.Module, state: dict[str, torch.Tensor]) -> tuple[dict[str, t
                     stored[key] = ours[len(tensor) :].clone()
                     grown.append(name)
         if kept:
-            references[part] = {**source, "sha256": tensors_hash(kept), "tensors": len(kept), "grown": sorted(grown)}
+            references[part] = {
+                **source,
+                "sha256": tensors_hash(sorted(kept.items())),
+                "tensors": len(kept),
+                "grown": sorted(grown),
+            }
             references[part]["kept"] = None if len(kept) == len(reference) else sorted(kept)
     return stored, references
 
 
-def assemble(source: Any, config: Any, **hub_kwargs: Any) -> dict[str, torch.Tensor]:
+def assemble(source: Any, config: Any, **hub: Any) -> dict[str, torch.Tensor]:
     """The whole state dict of a light checkpoint.
 
     Raises:
         OSError: a reference cannot be had; the message names it and the part.
         ValueError: it is not what it was when the checkpoint was saved.
     """
-    stored, state = _stored(source, hub_kwargs), {}
-    trust = {key: value for key, value in hub_kwargs.items() if key in ("cache_dir", "token", "local_files_only")}
+    stored, state = _stored(source, hub), {}
     for part, reference in config.references.items():
-        tensors = _load_reference(config, part, reference, **trust)
+        tensors = _load_reference(config, part, reference, **hub_kwargs(hub, FETCHING))
         kept = reference["kept"] or list(tensors)
         missing = sorted(set(kept) - set(tensors))
-        if missing or tensors_hash({name: tensors[name] for name in kept}) != reference["sha256"]:
+        if missing or tensors_hash((name, tensors[name]) for name in sorted(kept)) != reference["sha256"]:
             raise ValueError(
                 f"`{part}` of this light checkpoint refers to {_where(reference)}, which has changed since: its "
                 f"weights hash differently{' or are missing: ' + ', '.join(missing[:3]) if missing else ''}. Restore "
@@ -98,18 +102,8 @@ def assemble(source: Any, config: Any, **hub_kwargs: Any) -> dict[str, torch.Ten
     return {**state, **stored}
 
 
-def tensors_hash(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, independent of order and of files."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
-
-
-def _load_reference(config: Any, part: str, reference: dict[str, Any], **hub_kwargs: Any) -> dict[str, torch.Tensor]:
-    load = {"revision": reference["revision"], "dtype": reference["dtype"], **hub_kwargs}
+def _load_reference(config: Any, part: str, reference: dict[str, Any], **hub: Any) -> dict[str, torch.Tensor]:
+    load = {"revision": reference["revision"], "dtype": reference["dtype"], **hub}
     load = {key: value for key, value in load.items() if value is not None}
     try:
         if part == "language_model":
@@ -127,9 +121,7 @@ def _where(reference: dict[str, Any]) -> str:
     return reference["id"] + (f" at revision {reference['revision']}" if reference["revision"] else "")
 
 
-def _stored(source: Any, hub_kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    names = ("cache_dir", "token", "local_files_only", "revision", "subfolder", "force_download")
-    hub = {key: hub_kwargs[key] for key in names if key in hub_kwargs}
+def _stored(source: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
     if index is None:
         return load_file(cached_file(source, SAFE_WEIGHTS_NAME, **hub))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..data.reading import parts_of, read_chat
 from ..model.distributed import is_sharded
+from ..utils.files import json_lines
 
 
 class ThroughputCallback(TrainerCallback):
@@ -100,7 +100,7 @@ class AnswersCallback(TrainerCallback):
                 entry = {"step": state.global_step, "question": asked, "answer": said, "expected": expected}
                 print(f"  {asked}\n    -> {said}   (expected: {expected})", flush=True)
                 with Path(args.output_dir, "answers.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+                    file.write(json_lines([entry]))
         model.train(was_training)
 
 

@@ -1,23 +1,63 @@
-"""JSON, and files that are written whole or not at all."""
+"""JSON, headers of weights, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+def read_json(file: str | Path) -> Any:
+    return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def json_lines(rows: Iterable[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+def write_json(path: Path, content: Any, **settings: Any) -> None:
+    """Writes a JSON document, whole or not at all; `settings` are those of `json.dumps`."""
+    with written_whole(path) as file:
+        file.write_text(json.dumps(content, **{"indent": 2, **settings}) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place at the end; nothing of it is left if that fails.
+
+    Args:
+        writer: in its name, so that of what killed writers leave behind, each has one file at most; the process's id by
+            default.
+    """
+    temporary = path.with_name(f".{os.getpid() if writer is None else writer}.{path.suffix[1:]}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Tensor name -> `{"dtype", "shape", "data_offsets"}` of a safetensors file, and its metadata.
+
+    Raises:
+        ValueError: it is none, or cut off.
+    """
+    with open(file, "rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        total = file.stat().st_size
+        if not 2 <= size <= min(total - 8, 100_000_000):
+            raise ValueError(f"{file} is no safetensors file.")
+        try:
+            header = json.loads(stream.read(size))
+        except ValueError as error:
+            raise ValueError(f"{file} is no safetensors file ({error}).") from error
+    metadata = header.pop("__metadata__", {})
+    if total != 8 + size + max((info["data_offsets"][1] for info in header.values()), default=0):
+        raise ValueError(f"{file} is damaged: it has another length than its header says.")
+    return header, metadata

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ...utils.files import json_lines, written_whole
 from ...utils.registry import Registry
 from ..files import open_records
 from ..records import normalize
@@ -82,16 +82,11 @@ def convert_file(
         raise FileExistsError(f"{output} exists already: name another, or remove it.")
     records, count = open_records(source), 0
     output.parent.mkdir(parents=True, exist_ok=True)
-    part = output.with_name(output.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            bar = tqdm((records[i] for i in range(len(records))), total=len(records), disable=not progress, unit="rec")
-            for chat in convert_records(name, bar, media_root=media_root):
-                file.write(json.dumps(chat, ensure_ascii=False) + "\n")
-                count += 1
-        os.replace(part, output)
-    finally:
-        part.unlink(missing_ok=True)
+    bar = tqdm((records[i] for i in range(len(records))), total=len(records), disable=not progress, unit="rec")
+    with written_whole(output) as part, part.open("w", encoding="utf-8") as file:
+        for chat in convert_records(name, bar, media_root=media_root):
+            file.write(json_lines([chat]))
+            count += 1
     return count
 
 

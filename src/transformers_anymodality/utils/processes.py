@@ -1,0 +1,23 @@
+"""Work that several processes share: those of a launcher, and those that read for one of them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+def place_among(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """This process's rank and how many there are: as told, or as `accelerate launch` and `torchrun` say."""
+    rank = int(os.environ.get("RANK", 0)) if rank is None else rank
+    return rank, int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
+
+
+def read_ahead(dataset: Any, workers: int) -> DataLoader:
+    """The entries of a data set, as they are, read by `workers` processes; 0: by this one."""
+    return DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
