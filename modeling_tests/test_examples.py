@@ -72,6 +72,7 @@ def options(recipe: str, *more: str) -> list[str]:
     return ["--config", str(EXAMPLES / "recipes" / "small" / f"{recipe}.yaml"), "--disable_tqdm", "true", *more]
 
 
+@pytest.mark.slow
 def test_small_recipes_run_one_after_the_other(world, scripts, monkeypatch):
     """Two steps of each system and stage; what comes out is what is loaded next, and by the Auto classes."""
     monkeypatch.chdir(world)
@@ -92,6 +93,7 @@ def test_small_recipes_run_one_after_the_other(world, scripts, monkeypatch):
         assert not any(p.isnan().any() for p in AutoModelForCausalLM.from_pretrained(whole).parameters())
 
 
+@pytest.mark.slow
 def test_features_packing_and_four_bits_are_settings(world, scripts, monkeypatch):
     """Stage 1 on a language model in 4 bits, features of its towers instead of media, packed: it learns as without."""
     pytest.importorskip("bitsandbytes")
@@ -117,6 +119,7 @@ def test_features_packing_and_four_bits_are_settings(world, scripts, monkeypatch
     assert losses["packed"] == pytest.approx(losses["media"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_adapter_says_where_its_base_is(world, scripts, monkeypatch):
     """Composed within the script, there is none before; the base and its adapter give what was merged."""
     from peft import AutoPeftModelForCausalLM
@@ -129,7 +132,8 @@ def test_an_adapter_says_where_its_base_is(world, scripts, monkeypatch):
         torch.testing.assert_close(again.state_dict()[name], value, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("script", ["align", *(pytest.param(s, marks=[pytest.mark.slow]) for s in SCRIPTS[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_is_a_command_that_goes_on_where_it_was(world, scripts, script, monkeypatch):
     """Stopped after two steps of four and called again, by its command, with `last`, it does the other two."""
     recipe = {"align": "anymal_align", "instruct": "macaw_llm_instruct", "x2l": "x_llm_interface"}[script]

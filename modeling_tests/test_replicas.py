@@ -21,6 +21,7 @@ def replicas():
     sys.path.remove(str(EXAMPLES))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_replica_runs(replicas, system, tmp_path_factory):
     folder = tmp_path_factory.getbasetemp() / "replicas"  # one world for all
