@@ -238,6 +238,7 @@ def test_nothing_to_refer_to_is_an_error(saved, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes-4", "bitsandbytes-8", "torchao"])
+@pytest.mark.usefixtures("plain_four_bits")
 def test_quantised_language_models_leave_towers_and_aligners_alone(saved, method):
     folder, model, processor = saved
     if method == "torchao":
@@ -247,7 +248,6 @@ def test_quantised_language_models_leave_towers_and_aligners_alone(saved, method
 
         quantization = TorchAoConfig(Int8WeightOnlyConfig())
     else:
-        pytest.importorskip("bitsandbytes")
         from transformers import BitsAndBytesConfig
 
         quantization = BitsAndBytesConfig(load_in_4bit=method.endswith("4"), load_in_8bit=method.endswith("8"))

@@ -167,9 +167,8 @@ def test_parts_that_cannot_compute_activations_again():
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["aligners", "aligners and LoRA"])
-def test_a_language_model_in_four_bits_teaches_its_aligners(tmp_path, lora):
+def test_a_language_model_in_four_bits_teaches_its_aligners(tmp_path, plain_four_bits, lora):
     """As AnyMAL was trained: the language model frozen in 4 bits, aligners in full precision."""
-    pytest.importorskip("bitsandbytes")
     tiny.language_model().save_pretrained(tmp_path)
     quantization = BitsAndBytesConfig(
         load_in_4bit=True,
