@@ -19,7 +19,7 @@ from transformers_anymodality.towers._build import _FeatureCounter
 def _document():
     register_document()
     yield
-    del MODALITIES._entries["document"]
+    del MODALITIES["document"]
 
 
 @pytest.mark.parametrize("name", tiny.swept([name for name in NAMES if name not in REFUSED]))

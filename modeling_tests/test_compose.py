@@ -46,10 +46,10 @@ IMAGE = {"processor": tiny.image_processor(), "aligner": "linear", "num_tokens":
 @pytest.fixture
 def modality():
     """Registers modalities for one test."""
-    known = dict(MODALITIES._entries)
+    known = dict(MODALITIES)
     yield register_modality
-    MODALITIES._entries.clear()
-    MODALITIES._entries.update(known)
+    MODALITIES.clear()
+    MODALITIES.update(known)
 
 
 @pytest.fixture(scope="module")
@@ -521,7 +521,7 @@ def test_a_modality_of_ones_own_in_forty_lines(modality, tmp_path, monkeypatch):
     torch.testing.assert_close(
         torch.tensor(json.loads(run.stdout.strip().splitlines()[-1])), expected, atol=1e-5, rtol=1e-4
     )
-    monkeypatch.delitem(MODALITIES._entries, "ecg")  # as in a process that does not import the definition
+    monkeypatch.delitem(MODALITIES, "ecg")  # as in a process that does not import the definition
     with pytest.raises(ValueError, match="Unknown modality 'ecg'"):
         AutoProcessor.from_pretrained(tmp_path / "saved")
 

@@ -265,7 +265,7 @@ def test_a_format_of_ones_own_is_listed(capsys):
         assert "pairs of mine" in capsys.readouterr().out
         assert len(list(convert_records("my_format", [{"q": "a", "a": "b"}]))) == 1
     finally:
-        del FORMATS._entries["my_format"]
+        del FORMATS["my_format"]
 
 
 def texts(chat: dict) -> list[tuple[str, str]]:

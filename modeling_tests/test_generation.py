@@ -103,7 +103,7 @@ def test_from_embeddings(shared):
     rest = dict(inputs)
     embeds = model.get_input_embeddings()(rest.pop("input_ids"))
     assert model.generate(inputs_embeds=embeds, **rest, **NEW).tolist() == plain.tolist()
-    media, _ = split_media(model.config, rest)
+    media, _ = split_media(model.config.media_arguments, rest)
     finished = model.place_media(inputs["input_ids"], None, model.encode_media(media)[0]).inputs_embeds
     output = model.generate(inputs_embeds=finished.detach(), attention_mask=rest["attention_mask"], **NEW)
     assert output.tolist() == plain.tolist()

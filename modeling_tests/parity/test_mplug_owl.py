@@ -11,7 +11,7 @@ from transformers import AutoProcessor, LlamaConfig
 
 from transformers_anymodality import compose
 from transformers_anymodality.conversion import Options, Release
-from transformers_anymodality.conversion._convert import find_tokenizer
+from transformers_anymodality.conversion._tokenizer import find_tokenizer
 from transformers_anymodality.systems.mplug_owl import MplugOwlVisionConfig, mplug_owl
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from ..utils.registry import Registry
+from ..utils.registry import LazyRegistry
 from ._release import Release, Tensors
 
 
@@ -90,7 +90,7 @@ class Conversion:
     help: str
 
 
-CONVERSIONS: Registry[Conversion] = Registry("conversion")
+CONVERSIONS: LazyRegistry[Conversion] = LazyRegistry("conversion")
 
 
 def register_conversion(name: str, *, help: str):

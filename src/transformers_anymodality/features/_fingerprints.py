@@ -15,9 +15,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..media import MediaError
-from ..media._arrays import is_array, to_numpy
-from ..media._limits import describe
-from ..media._source import open_source
+from ..media._arrays import to_numpy
+from ..media._source import describe, is_array, open_source
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.media_encoding import compute_dtype
 from ..utils.tensors import tensors_hash

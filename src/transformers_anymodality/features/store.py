@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..media import MediaError
-from ..media._limits import describe
+from ..media._source import describe
 from ..modalities import MODALITIES
 from ..utils.files import read_header, read_json, written_whole
 from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint

@@ -4,8 +4,7 @@ Decoders are imported when first needed: importing this package costs numpy only
 """
 
 from ._frames import frame_times
-from ._limits import DEFAULT_LIMITS, Limits, MediaError
-from ._source import open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
 from .audio import read_audio, read_waveform
 from .image import read_image, read_map
 from .signal import read_signal

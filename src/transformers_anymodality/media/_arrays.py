@@ -10,15 +10,10 @@ from typing import Any
 import numpy as np
 
 from ._containers import opened
-from ._limits import Limits, MediaError
+from ._source import Limits, MediaError
 
 
 NPY_MAGIC = b"\x93NUMPY"
-
-
-def is_array(source: Any) -> bool:
-    """Whether the source is a numpy array, a tensor or alike (anything with a shape and a dtype)."""
-    return hasattr(source, "shape") and hasattr(source, "dtype")
 
 
 def to_numpy(source: Any, name: str) -> np.ndarray:

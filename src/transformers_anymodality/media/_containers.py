@@ -9,7 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ._limits import MediaError
+from ._source import MediaError
 
 
 # Demuxers that read one file. FFmpeg knows others that follow references to further files and addresses (HLS, DASH,

@@ -8,15 +8,28 @@ import time
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from ._limits import Limits, MediaError, describe
-
 
 MAX_REDIRECTS = 5
+SHOWN = 120  # characters of a source that an error message repeats
 TIMEOUT = 20.0  # seconds for each of connecting, reading and writing
 DEADLINE = 300.0  # seconds for the whole transfer, so that a slow drip ends
 _CHUNK = 1 << 16
 _IPV6_UNICAST = ipaddress.ip_network("2000::/3")  # the part of IPv6 given out to hosts of the public internet
 _IPV6_TO_IPV4 = ipaddress.ip_network("2002::/16")
+
+
+class FetchError(ValueError):
+    """A URL is refused, or gives nothing; the message names it."""
+
+
+def url_name(url: str) -> str:
+    """Names a URL for an error message: short, and without the parts that may hold secrets."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+        return f"URL {parts.scheme}://{parts.hostname or ''}{port}{parts.path}"[: SHOWN + 4]
+    except ValueError:
+        return f"URL {url.partition('://')[0]}://(malformed)"
 
 
 def _is_public(address: str) -> bool:
@@ -36,11 +49,11 @@ def _resolve(parts: SplitResult, name: str) -> str:
     try:
         answers = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise MediaError(f"{name}: the host cannot be resolved ({error}).") from error
+        raise FetchError(f"{name}: the host cannot be resolved ({error}).") from error
     addresses = [str(answer[4][0]) for answer in answers]
     private = [address for address in addresses if not _is_public(address)]
     if private or not addresses:
-        raise MediaError(
+        raise FetchError(
             f"{name} is refused: its host resolves to {', '.join(private) or 'nothing'}, which is no public address. "
             "Download it yourself and pass the local path."
         )
@@ -48,18 +61,18 @@ def _resolve(parts: SplitResult, name: str) -> str:
 
 
 def _split(url: str, previous: SplitResult | None) -> SplitResult:
-    name = describe(url)
+    name = url_name(url)
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018  (raises on a port that is no number)
     except ValueError as error:
-        raise MediaError(f"{name} is no valid URL ({error}).") from error
+        raise FetchError(f"{name} is no valid URL ({error}).") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise MediaError(f"{name}: expected an http or https URL with a host.")
+        raise FetchError(f"{name}: expected an http or https URL with a host.")
     if parts.username is not None or parts.password is not None:
-        raise MediaError(f"{name}: a user name or password inside a URL is refused; download it yourself.")
+        raise FetchError(f"{name}: a user name or password inside a URL is refused; download it yourself.")
     if previous is not None and previous.scheme == "https" and parts.scheme == "http":
-        raise MediaError(f"{name}: a redirect from https to http is refused.")
+        raise FetchError(f"{name}: a redirect from https to http is refused.")
     return parts
 
 
@@ -80,23 +93,23 @@ def _request(client: Any, url: str, parts: SplitResult, address: str) -> Any:
     return client.build_request("GET", dialled, headers=headers, extensions={"sni_hostname": server_name})
 
 
-def _read_body(response: Any, name: str, limits: Limits, deadline: float) -> bytes:
+def _read_body(response: Any, name: str, max_bytes: int, deadline: float) -> bytes:
     if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-        raise MediaError(f"{name}: the server compressed its answer unasked, which is refused (it could be a bomb).")
+        raise FetchError(f"{name}: the server compressed its answer unasked, which is refused (it could be a bomb).")
     length = response.headers.get("Content-Length", "")
-    if length.isdigit() and int(length) > limits.max_bytes:
-        raise MediaError(f"{name} holds {length} bytes, more than the limit of {limits.max_bytes}.")
+    if length.isdigit() and int(length) > max_bytes:
+        raise FetchError(f"{name} holds {length} bytes, more than the limit of {max_bytes}.")
     data = bytearray()
     for chunk in response.iter_raw(_CHUNK):
         data += chunk
-        if len(data) > limits.max_bytes:
-            raise MediaError(f"{name} holds more than the limit of {limits.max_bytes} bytes.")
+        if len(data) > max_bytes:
+            raise FetchError(f"{name} holds more than the limit of {max_bytes} bytes.")
         if time.monotonic() > deadline:
-            raise MediaError(f"{name}: the transfer took longer than {DEADLINE:g} s.")
+            raise FetchError(f"{name}: the transfer took longer than {DEADLINE:g} s.")
     return bytes(data)
 
 
-def fetch(url: str, limits: Limits) -> bytes:
+def fetch(url: str, max_bytes: int) -> bytes:
     """Fetch a URL.
 
     Every host on the way, redirects included, must resolve to public addresses only; proxies and credentials from
@@ -104,35 +117,35 @@ def fetch(url: str, limits: Limits) -> bytes:
 
     Args:
         url: http or https URL.
-        limits: `max_bytes` caps the body.
+        max_bytes: caps the body.
 
     Returns:
         The body.
 
     Raises:
-        MediaError: refused, unreachable, too large, too slow, or answered by a status other than 200.
+        FetchError: refused, unreachable, too large, too slow, or answered by a status other than 200.
     """
     # The client that huggingface_hub itself uses, under the name it keeps for it across its major versions.
     from ..utils.upstream import httpx
 
     deadline = time.monotonic() + DEADLINE
     previous: SplitResult | None = None
-    name = describe(url)
+    name = url_name(url)
     try:
         with httpx.Client(timeout=TIMEOUT, trust_env=False, follow_redirects=False) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 parts = _split(url, previous)
-                request = _request(client, url, parts, _resolve(parts, describe(url)))
+                request = _request(client, url, parts, _resolve(parts, url_name(url)))
                 response = client.send(request, stream=True)
                 try:
                     if response.status_code in (301, 302, 303, 307, 308) and "Location" in response.headers:
                         previous, url = parts, urljoin(url, response.headers["Location"])
                         continue
                     if response.status_code != 200:
-                        raise MediaError(f"{name}: the server answered with status {response.status_code}, not 200.")
-                    return _read_body(response, name, limits, deadline)
+                        raise FetchError(f"{name}: the server answered with status {response.status_code}, not 200.")
+                    return _read_body(response, name, max_bytes, deadline)
                 finally:
                     response.close()
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        raise MediaError(f"{name} cannot be fetched ({type(error).__name__}: {error}).") from error
-    raise MediaError(f"{name} redirects more than {MAX_REDIRECTS} times.")
+        raise FetchError(f"{name} cannot be fetched ({type(error).__name__}: {error}).") from error
+    raise FetchError(f"{name} redirects more than {MAX_REDIRECTS} times.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ._limits import Limits, MediaError
+from ._source import Limits, MediaError
 from .image import check_pixels
 
 

@@ -13,7 +13,61 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from ._limits import _SCHEME, DEFAULT_LIMITS, Limits, MediaError, describe
+from ._fetch import SHOWN, FetchError, fetch, url_name
+
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+
+
+class MediaError(ValueError):
+    """A medium cannot be read. The message names the source, what was expected, what came and the likely fix."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Ceilings that keep a hostile or mistaken file from exhausting the machine.
+
+    Attributes:
+        max_bytes: bytes of an encoded source, and of the array decoded from it.
+        max_pixels: pixels of one image or video frame. The default is the figure beyond which Pillow refuses an
+            image by itself; to go further, raise `PIL.Image.MAX_IMAGE_PIXELS` too.
+        max_seconds: duration of a recording or video.
+        max_frames: frames of a video or animation.
+    """
+
+    max_bytes: int = 2 * 1024**3
+    max_pixels: int = 178_956_970
+    max_seconds: float = 3600.0
+    max_frames: int = 100_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def describe(source: Any) -> str:
+    """Name a source for an error message: short, and without the parts of a URL that may hold secrets."""
+    if isinstance(source, (str, Path)):
+        text = str(source)
+        if text[:5].lower() == "data:":
+            return f"data: URI ({text[5:].partition(',')[0][:40]}, {len(text)} characters)"
+        if _SCHEME.match(text):
+            return url_name(text)
+        return f"'{text if len(text) <= SHOWN else text[:SHOWN] + '...'}'"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"bytes object of length {len(source)}"
+    if isinstance(source, Mapping):
+        if source.get("bytes") is None and isinstance(source.get("path"), (str, Path)):
+            return describe(source["path"])
+        return f"dict with keys {sorted(map(str, source))}"
+    if hasattr(source, "shape"):
+        return f"array of shape {tuple(source.shape)}"
+    name = getattr(source, "name", None)
+    return f"{type(source).__name__} object" + (f" '{name}'" if isinstance(name, str) else "")
+
+
+def is_array(source: Any) -> bool:
+    """Whether the source is a numpy array, a tensor or alike (anything with a shape and a dtype)."""
+    return hasattr(source, "shape") and hasattr(source, "dtype")
 
 
 def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Path | BytesIO:
@@ -124,9 +178,11 @@ def _from_url(url: str, scheme: str, allow_urls: bool, limits: Limits) -> BytesI
             f"{name} is not fetched, as URLs are off by default. Pass allow_urls=True if you trust whoever wrote it, "
             "or download it and pass the local path."
         )
-    from ._fetch import fetch
-
-    return _in_memory(fetch(url, limits), url, limits)
+    try:
+        body = fetch(url, limits.max_bytes)
+    except FetchError as error:
+        raise MediaError(str(error)) from error
+    return _in_memory(body, url, limits)
 
 
 def _from_file_object(source: Any, limits: Limits) -> BytesIO:

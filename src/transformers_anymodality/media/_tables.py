@@ -15,7 +15,7 @@ import numpy as np
 
 from ..utils.imports import require
 from ._containers import opened
-from ._limits import Limits, MediaError
+from ._source import Limits, MediaError
 
 
 # Name of a time column -> seconds per unit.

@@ -14,7 +14,7 @@ from ..utils.imports import require
 from ._arrays import to_numpy
 from ._containers import FFMPEG_OPTIONS
 from ._frames import check_duration, check_frame_count, check_output, query_times
-from ._limits import Limits, MediaError
+from ._source import Limits, MediaError
 
 
 class _NotDecoded(Exception):

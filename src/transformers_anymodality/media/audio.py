@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..utils.imports import require
-from ._arrays import first_bad, is_array, to_numpy
+from ._arrays import first_bad, to_numpy
 from ._containers import FFMPEG_OPTIONS, check_recording
-from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
-from ._source import open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 
 
 MAX_CHANNELS = 8

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.imports import require
-from ._arrays import NPY_MAGIC, first_bad, is_array, load_npy, to_numpy
+from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._containers import head
-from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
-from ._source import open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import NPY_MAGIC, first_bad, is_array, load_npy, to_numpy
+from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._containers import head
-from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
-from ._source import open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 from ._tables import Table, read_csv, read_parquet
 
 

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import is_array, to_numpy
+from ._arrays import to_numpy
 from ._containers import check_recording, head
-from ._limits import DEFAULT_LIMITS, Limits, MediaError, describe
-from ._source import open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 from .image import open_image, pixels_to_uint8, read_image, to_rgb
 
 

@@ -10,7 +10,7 @@ import torch
 
 from ..media import MediaError, open_source
 from ..media._containers import opened
-from ..media._limits import describe
+from ..media._source import describe
 from ._base import ModalitySpec, as_inputs
 
 

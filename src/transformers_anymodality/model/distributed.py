@@ -1,30 +1,13 @@
-"""Which parts must run in every process at every step, and how parts come to be before they are spread over processes."""
+"""Parts whose weights are spread over processes: how they are known, and built before."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from ..utils.upstream import without_deepspeed
-
-
-def is_trained(module: nn.Module) -> bool:
-    """Whether any weight of it gets a gradient."""
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def must_take_part(module: nn.Module) -> bool:
-    """Whether `module` runs at every step, also where a batch holds none of its modality.
-
-    Trained parts do: other processes wait for their gradients, and a batch without any media still has a loss that
-    can be differentiated. So do parts whose weights are spread over processes: others wait for their shards.
-    """
-    trained = module.training and torch.is_grad_enabled() and is_trained(module)
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return trained or (distributed and torch.distributed.get_world_size() > 1 and is_sharded(module))
 
 
 def is_sharded(module: nn.Module) -> bool:

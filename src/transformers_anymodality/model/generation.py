@@ -13,8 +13,7 @@ import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from ..utils.upstream import CHUNKS_MEDIA, cache_length, cache_of
-from .media_encoding import EncodedMedia, MediaInputs, split_media
-from .placeholders import hide, placeholder_mask
+from .media_encoding import EncodedMedia, MediaInputs, hide, placeholder_mask, split_media
 
 
 class AnyModalityGenerationMixin(GenerationMixin):
@@ -58,7 +57,7 @@ class AnyModalityGenerationMixin(GenerationMixin):
         if mask is None:  # it was all ones, and dropped; how long it was says whether `input_ids` are new or all
             length = getattr(generation_config, "_mask_length", inputs_tensor.shape[1])
             mask = torch.ones(len(inputs_tensor), length, dtype=torch.long, device=inputs_tensor.device)
-        media, rest = split_media(self.config, model_kwargs)
+        media, rest = split_media(self._media_arguments, model_kwargs)
         cache = cache_of(rest)
         # Going on from a cache, `input_ids` and media are either the whole conversation's, or only what is new.
         if (past := cache_length(cache)) and input_ids is not None and mask.shape[1] == input_ids.shape[1]:
@@ -82,10 +81,7 @@ class AnyModalityGenerationMixin(GenerationMixin):
         return rest
 
     def _hides_places(self, encoded: dict[str, EncodedMedia]) -> bool:
-        return any(
-            output.token_mask is not None or self.config.aligner_config(modality).sum_neighbours
-            for modality, output in encoded.items()
-        )
+        return any(output.token_mask is not None or modality in self._summing for modality, output in encoded.items())
 
     def _new_media(self, media: dict[str, MediaInputs], input_ids: torch.Tensor, past: int) -> dict[str, MediaInputs]:
         """The media of a whole conversation whose placeholders are not among the first `past` tokens."""
@@ -129,7 +125,7 @@ class AnyModalityGenerationMixin(GenerationMixin):
 
     def _validate_model_kwargs(self, model_kwargs):
         """Media are the composite's; about all else the language model knows best."""
-        _, rest = split_media(self.config, model_kwargs)
+        _, rest = split_media(self._media_arguments, model_kwargs)
         self.language_model._validate_model_kwargs(rest)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):

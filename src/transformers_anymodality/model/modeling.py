@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import make_dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -22,12 +24,18 @@ from ..towers import build_tower, drop_unread
 from ..utils.upstream import CACHE_NAMES, cache_of
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
-from .distributed import is_trained
 from .generation import AnyModalityGenerationMixin
 from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
-from .media_encoding import MediaEncodingMixin, split_media
-from .placeholders import Placed, hide, place_media, without_placeholders
-from .supervised_logits import only_supervised
+from .media_encoding import (
+    MediaEncodingMixin,
+    Placed,
+    hide,
+    is_trained,
+    place_media,
+    split_media,
+    without_placeholders,
+)
+from .shared_modules import share, trained_copies
 
 
 class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrainedModel):
@@ -66,6 +74,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         if parts:
             raise ValueError(f"Parts {sorted(parts)} have no place in a model of {', '.join(config.modalities)}.")
         self.input_modalities = (*config.modalities, "text")
+        self._media_arguments = config.media_arguments
+        self._summing = [name for name in config.modalities if config.aligner_config(name).sum_neighbours]
         self.post_init()
         # Classes name all that may be in them (an encoder's text half); Accelerate's FSDP wants what there is.
         there = {type(module).__name__ for module in self.modules()}
@@ -79,17 +89,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         self._shared_weights: dict[str, str] = {}
         for name in self.config.owners("aligner"):
             for module, lender in (self.config.aligner_config(name).shares or {}).items():
-                own, lent = self.aligner(name).get_submodule(module), self.aligner(lender).get_submodule(module)
-                weights = {key: tensor.shape for key, tensor in lent.state_dict().items()}
-                if weights != {key: tensor.shape for key, tensor in own.state_dict().items()}:
-                    raise ValueError(
-                        f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but they have other shapes."
-                    )
-                for adapter, copied in _trained_copies(self.aligner(name)).items():
-                    lenders = _trained_copies(self.aligner(lender))
-                    copied.set_submodule(module, lenders.get(adapter, lenders[None]).get_submodule(module))
+                keys = share(module, (name, self.aligner(name)), (lender, self.aligner(lender)))
                 source = f"{self.config.modalities[lender].aligner}_aligner.{module}"
-                self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in weights}
+                self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in keys}
         if self._shared_weights:
             self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared_weights}
 
@@ -99,7 +101,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
             return
         if self.__dict__.get("_shared_weights"):
             self._share_modules()  # PEFT replaces aligners by copies of them, one by one
-        if isinstance(value, nn.Module) and len(_trained_copies(value)) > 1:
+        if isinstance(value, nn.Module) and len(trained_copies(value)) > 1:
             self.config.note_trained([name, "language_model"])  # which may be merged, and leave no other trace
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
@@ -169,7 +171,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
             The language model's own output, with `modality_hidden_states`: modality -> the tokens that replaced its
             placeholders, `(items, tokens, hidden)`.
         """
-        media, arguments = split_media(self.config, kwargs)
+        media, arguments = split_media(self._media_arguments, kwargs)
         cache = cache_of(arguments)
         # While tokens are generated one by one, there is nothing to encode.
         decoding = cache is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
@@ -195,7 +197,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: dict[str, Any]
     ) -> Placed:
         """Embeddings of ids `(batch, sequence)`, or those given, with encoded media in their places; see `Placed`."""
-        return place_media(self.config, self.get_input_embeddings(), input_ids, inputs_embeds, encoded)
+        embedding = self.get_input_embeddings()
+        return place_media(self.config, embedding, input_ids, inputs_embeds, encoded, self._summing)
 
     def _run_language_model(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, **arguments: Any
@@ -281,7 +284,7 @@ class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMi
         if not self.training or chosen or torch.compiler.is_compiling():
             return run(labels=labels, **arguments)
         sliceable = "logits_to_keep" in forward_parameters(type(self.language_model))
-        with only_supervised(self.language_model, labels, sliceable) as keep:
+        with _only_supervised(self.language_model, labels, sliceable) as keep:
             return run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))
 
 
@@ -303,11 +306,57 @@ def _with_weight_zero(inputs_embeds: torch.Tensor, dummies: list[torch.Tensor]) 
     return inputs_embeds
 
 
-def _trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
-    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
-    if "modules_to_save" not in dict(aligner.named_children()):
-        return {None: aligner}
-    return {None: aligner.original_module, **dict(aligner.modules_to_save.items())}
+@contextmanager
+def _only_supervised(language: PreTrainedModel, labels: torch.Tensor, sliceable: bool) -> Iterator[int | torch.Tensor]:
+    """Within, the language model computes its logits, and so its loss, only at positions whose next token is supervised.
+
+    Of a vocabulary of 128 thousand, one position's logits and their gradient weigh a megabyte in float32; most positions
+    are prompt, media or padding. In two steps, as each language model allows: positions that no row supervises are left
+    out (`logits_to_keep`); of those left, the head gets each row's own alone, as one row `(1, supervised, hidden)`. The
+    loss is the same sum.
+
+    Args:
+        labels: `(batch, sequence)`, -100 where not supervised.
+        sliceable: whether its forward takes `logits_to_keep`.
+
+    Yields:
+        `logits_to_keep` for its forward, 0 for all.
+    """
+    targets = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+    supervised, keep = targets != -100, 0
+    positions = supervised.any(0).nonzero().squeeze(-1)
+    if sliceable and 0 < len(positions) < labels.shape[1]:
+        keep, targets, supervised = positions, targets[:, positions], supervised[:, positions]
+    if not len(positions) or (supervised.all() and isinstance(keep, int)):
+        yield 0
+        return
+    whole, rows = labels.shape, targets[supervised][None]
+
+    def narrow(module: nn.Module, arguments: tuple) -> tuple | None:
+        states = arguments[0] if arguments else None
+        if getattr(states, "ndim", 0) != 3 or states.shape[:2] != supervised.shape:
+            return None  # not the states, or of fewer places than were asked for
+        return (states[supervised.to(states.device)][None], *arguments[1:])
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, *arguments: Any, **kwargs: Any) -> torch.Tensor:
+        for shifted in (rows, targets):
+            if labels.shape == whole and logits.shape[:2] == shifted.shape:
+                kwargs["shift_labels"] = shifted
+                break
+        return usual(logits, labels, *arguments, **kwargs)
+
+    usual, own = language.loss_function, language.__dict__.get("_loss_function")
+    head = None if supervised.all() else language.get_output_embeddings()
+    handle = None if head is None else head.register_forward_pre_hook(narrow)
+    language.loss_function = loss
+    try:
+        yield keep
+    finally:
+        if handle is not None:
+            handle.remove()
+        del language._loss_function
+        if own is not None:
+            language.loss_function = own
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from importlib import metadata
 from types import ModuleType
 
@@ -25,6 +26,7 @@ def _version(distribution: str) -> str:
         return "not installed"
 
 
+@cache
 def require(module: str, extra: str | None = None) -> ModuleType:
     """Import an optional module.
 

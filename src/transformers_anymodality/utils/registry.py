@@ -8,7 +8,7 @@ import re
 import typing
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 
 if TYPE_CHECKING:
@@ -24,51 +24,63 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+class Registry(dict[str, T]):
+    """Maps exact names to entries; `kind` is the word that errors use for an entry ("aligner", "modality")."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
+        if dict.__contains__(self, name) and not exist_ok:
+            raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
+        self[name] = entry
+        return entry
+
+    def __missing__(self, name: str) -> T:
+        hint = did_you_mean(name, self)
+        raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
+
+
 # Kind of entry -> modules that register some as they are imported.
 _PROMISED: dict[str, list[str]] = defaultdict(list)
 
 
 def promise(kind: str, *modules: str) -> None:
-    """Names modules that register entries of a kind. They are imported once a name is looked up that is not registered
-    yet, or all names are listed."""
+    """Names modules that register entries in a `LazyRegistry` of that kind."""
     _PROMISED[kind] += modules
 
 
-class Registry(Generic[T]):
-    """Maps exact names to entries; `kind` is the word that errors use for an entry ("aligner", "modality")."""
+class LazyRegistry(Registry[T]):
+    """One that is filled by modules which are imported once a name is looked up that is not there yet, or all are listed."""
 
-    def __init__(self, kind: str):
-        self.kind = kind
-        self._entries: dict[str, T] = {}
-
-    def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
-        if name in self._entries and not exist_ok:
-            raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
-        self._entries[name] = entry
-        return entry
-
-    def _all(self) -> dict[str, T]:
+    def load(self) -> LazyRegistry[T]:
         for module in _PROMISED[self.kind]:
             importlib.import_module(module)
-        return self._entries
+        return self
 
-    def __getitem__(self, name: str) -> T:
-        if name not in self:
-            known = ", ".join(self._entries) or "none"
-            hint = did_you_mean(name, self._entries)
-            raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {known}.")
-        return self._entries[name]
+    def __missing__(self, name: str) -> T:
+        return self[name] if dict.__contains__(self.load(), name) else super().__missing__(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries or name in self._all()
+        return super().__contains__(name) or dict.__contains__(self.load(), name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return dict.__iter__(self.load())
 
     def __len__(self) -> int:
-        return len(self._all())
+        return dict.__len__(self.load())
+
+    def keys(self):
+        return dict.keys(self.load())
+
+    def values(self):
+        return dict.values(self.load())
+
+    def items(self):
+        return dict.items(self.load())
 
 
 def config_class_of(cls: type) -> type:

@@ -16,7 +16,7 @@ from typing import Any
 from ...data.figures import figure
 from ...data.showing import counted
 from ...media import Limits
-from ...media._limits import describe
+from ...media._source import describe
 from ..conversation import Conversation
 
 

@@ -11,8 +11,8 @@ from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ...media import MediaError, open_source
-from ...media._arrays import first_bad, is_array, load_npy, to_numpy
-from ...media._limits import DEFAULT_LIMITS, Limits, describe
+from ...media._arrays import first_bad, load_npy, to_numpy
+from ...media._source import DEFAULT_LIMITS, Limits, describe, is_array
 from ...modalities import ModalitySpec, register_modality
 
 
