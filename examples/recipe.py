@@ -54,7 +54,6 @@ class ModelArguments:
     load_in_4bit: bool = setting(False, "quantise the language model, frozen, to 4 bits (NF4) when it is loaded")
     dtype: str | None = setting(None, "of what is loaded: float32, bfloat16, ...; as the checkpoints say if left out")
     attn_implementation: str | None = setting(None, "sdpa, eager, flash_attention_2, flex_attention")
-    module: str | None = setting(None, "Python module that registers modalities and towers of your own")
 
 
 @dataclass
@@ -98,6 +97,7 @@ def parse(description: str, stage: type, arguments: list[str] | None = None, **d
         formatter_class=_Help,
     )
     parser.add_argument("--config", help="YAML file with any of these arguments; the command line goes first")
+    parser.add_argument("--import", help="module that registers modalities and towers of your own")
     parser.set_defaults(remove_unused_columns=False, **defaults)
     arguments = sys.argv[1:] if arguments is None else arguments
     file = parser.parse_known_args(arguments)[0].config
@@ -106,7 +106,10 @@ def parse(description: str, stage: type, arguments: list[str] | None = None, **d
         if unknown := sorted(set(settings) - {action.dest for action in parser._actions}):
             raise ValueError(f"{file} has settings that no argument is called: {', '.join(unknown)}.")
         parser.set_defaults(**settings)
-    chosen, model, data, training, _ = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    chosen, model, data, training, rest = parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    if module := getattr(rest, "import"):
+        sys.path.insert(0, os.getcwd())
+        importlib.import_module(module)
     for part in (model, data, chosen):
         for name, value in vars(part).items():
             if isinstance(value, str) and value.lstrip().startswith("{"):  # from the command line
@@ -118,9 +121,6 @@ def parse(description: str, stage: type, arguments: list[str] | None = None, **d
 
 def load_model(arguments: ModelArguments) -> tuple[Any, Any]:
     """The model and its processor, loaded or composed."""
-    if arguments.module:
-        sys.path.insert(0, os.getcwd())
-        importlib.import_module(arguments.module)
     model, processor = _load_or_compose(arguments)
     if arguments.attn_implementation:
         model.set_attn_implementation(arguments.attn_implementation)

@@ -23,32 +23,47 @@ Import = Annotated[
     typer.Option("--import", metavar="MODULE", help="Module that registers modalities and towers of your own."),
 ]
 DType = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of all weights; auto: the checkpoint's.")
+    Literal["auto", "float32", "bfloat16", "float16"],
+    typer.Option(help="Dtype of the weights; auto: as they were saved."),
+]
+OwnDType = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option(help="Dtype of the weights; default: as they were saved."),
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
+    str | None, typer.Option(metavar="NAME", help="Device: cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
 ]
 Source = Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder or Hub id.", show_default=False)]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Of an image or a frame.")]
-MaxSeconds = Annotated[float, typer.Option(min=0.001, help="Of sound, video and signals.")]
-SystemPrompt = Annotated[str | None, typer.Option(metavar="TEXT", help="What the model is told first.")]
+MaxPixels = Annotated[int, typer.Option(min=1, help="Most pixels of an image or a frame.")]
+MaxSeconds = Annotated[float, typer.Option(min=0.001, help="Longest audio, video or signal, in seconds.")]
+SystemPrompt = Annotated[str | None, typer.Option(metavar="TEXT", help="Text that the model is told first.")]
 MaxNewTokens = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="At most; default: as the checkpoint says, or 256.")
+    int | None,
+    typer.Option(metavar="N", min=1, help="Most tokens of an answer; default: as the checkpoint says, or 256."),
 ]
 Temperature = Annotated[
-    float | None, typer.Option(metavar="T", min=0, help="0: the likeliest answer; default: as the checkpoint says.")
+    float | None,
+    typer.Option(
+        metavar="T", min=0, help="Temperature of sampling, 0 = greedy decoding; default: as the checkpoint says."
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="For sampling.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of sampling.")]
 AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch media that are given by URL.")]
+MediaRoot = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder that relative paths are in; default: here.")
+]
+Split = Annotated[str, typer.Option(help="Split of a Hub data set.")]
+Workers = Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read media; 0: the command's own.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, for scripts.")]
 
 
 class Command(TyperCommand):
-    """Runs with the package loaded; errors that a user can mend are one line, and exit status 1."""
+    """Loads the package and the module of `--import`, then runs. Errors that a user can mend are one line, exit status 1."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             load_package()
+            import_module(ctx.params.get("module"))
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever read the output has seen enough
@@ -81,7 +96,7 @@ def load_package() -> None:
 
 
 def import_module(name: str | None) -> None:
-    """Imports the module that `--import` names, from the working directory, too."""
+    """Imports a module, from the working directory, too."""
     if name:
         sys.path.insert(0, os.getcwd())
         importlib.import_module(name)
@@ -103,13 +118,19 @@ def load_processor(source: str) -> AnyModalityProcessor:
 
 
 def load_model(source: str, dtype: str = "auto", device: str | None = None) -> AnyModalityForCausalLM:
-    """A checkpoint's model in eval mode, on a GPU if there is one."""
-    import torch
+    """A checkpoint's model in eval mode."""
     from transformers import AutoModelForCausalLM
 
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device).eval()
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device or own_device()).eval()
+
+
+def own_device() -> str:
+    """A GPU if there is one; of several, that of this process."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
 def media_part(modality: str, path: str) -> dict[str, str]:

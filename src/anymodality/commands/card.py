@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Import, import_module
+from anymodality.commands._base import Import
 
 
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="The checkpoint.", show_default=False)]
@@ -15,7 +15,7 @@ Licence = Annotated[
     list[str] | None,
     typer.Option(
         metavar="[PART=]NAME",
-        help="Of a part (language_model, image_tower), or of the whole; found beside the parts if left out; repeatable.",
+        help="Licence of a part (language_model, image_tower) or the whole; default: found beside the parts; repeatable.",
     ),
 ]
 
@@ -25,17 +25,23 @@ def card(
     name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Hub id; default: the folder's name.")] = None,
     licence: Licence = None,
     base_model: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="What it was made from; default: of its parts; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="ID", help="Model that it was made from; default: those of its parts; repeatable."),
     ] = None,
     language: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="ISO 639, such as en; repeatable.")
+        list[str] | None, typer.Option(metavar="CODE", help="Language, ISO 639, such as en; repeatable.")
     ] = None,
-    dataset: Annotated[list[str] | None, typer.Option(metavar="ID", help="It was trained on; repeatable.")] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="FILE", help="The YAML it was trained by.")] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Data set that it was trained on; repeatable.")
+    ] = None,
+    recipe: Annotated[str | None, typer.Option(metavar="FILE", help="YAML file that it was trained by.")] = None,
     results: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Of `anymodality evaluate`; default: results.json in DIR.")
+        str | None,
+        typer.Option(metavar="FILE", help="Results of `anymodality evaluate`; default: results.json in DIR."),
     ] = None,
-    limit: Annotated[list[str] | None, typer.Option(metavar="TEXT", help="What it cannot do; repeatable.")] = None,
+    limit: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Limit, something it cannot do; repeatable.")
+    ] = None,
     stdout: Annotated[bool, typer.Option("--stdout", help="Print it instead of writing DIR/README.md.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a card that is there.")] = False,
     module: Import = None,
@@ -52,7 +58,6 @@ def card(
     """
     from transformers_anymodality.hub import make_card
 
-    import_module(module)
     place = Path(folder) / "README.md"
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json.")

@@ -20,7 +20,6 @@ from anymodality.commands._base import (
     Source,
     SystemPrompt,
     Temperature,
-    import_module,
     load_model,
     load_processor,
     media_part,
@@ -57,7 +56,6 @@ def chat(
 
     from transformers_anymodality.inference.conversation import Conversation
 
-    import_module(module)
     processor = load_processor(source)
     model = load_model(source, dtype, device)
     if seed is not None:

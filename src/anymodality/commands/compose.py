@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from anymodality.commands._base import Import, Json, ListingCommand, import_module, print_json
+from anymodality.commands._base import Import, Json, ListingCommand, OwnDType, print_json
 
 
 class CLASS(ListingCommand):
@@ -21,26 +21,23 @@ class CLASS(ListingCommand):
 
 
 def compose(
-    output: Annotated[str, typer.Option(metavar="DIR", help="Where the checkpoint goes; must not exist.")],
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder of the checkpoint; must not exist.")],
     config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Settings, see below.")] = None,
     language_model: Annotated[str | None, typer.Option(metavar="ID_OR_DIR", help="Any causal language model.")] = None,
     modality: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=TOWER", help="A sense and its tower, or {tower: ..., aligner: ...}; repeatable."),
+        typer.Option(metavar="NAME=TOWER", help="Modality and its tower, or {tower: ..., aligner: ...}; repeatable."),
     ] = None,
     system: Annotated[
         str | None, typer.Option(metavar="NAME", help="A published system, instead of --modality.")
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Of the system's preset; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the system's preset; repeatable.")
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="ID_OR_DIR", help="Found with the language model if left out.")
+        str | None, typer.Option(metavar="ID_OR_DIR", help="Tokenizer; default: the language model's.")
     ] = None,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="Of what is loaded; as the checkpoints say if left out."),
-    ] = None,
+    dtype: OwnDType = None,
     light: Annotated[
         bool, typer.Option("--light", help="Refer to unchanged parts at their source instead of storing them.")
     ] = False,
@@ -62,7 +59,6 @@ def compose(
     """
     from transformers_anymodality.hub.inspect import inspect_checkpoint
 
-    import_module(module)
     if Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
         raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
     given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}

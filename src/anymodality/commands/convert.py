@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import ListingCommand
+from anymodality.commands._base import ListingCommand, OwnDType
 
 
 class CLASS(ListingCommand):
@@ -17,25 +17,23 @@ class CLASS(ListingCommand):
 
 
 def convert(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="Which of those below.", show_default=False)],
+    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="One of those below.", show_default=False)],
     source: Annotated[str, typer.Option("--from", metavar="DIR", help="The released files.")],
-    output: Annotated[str, typer.Option(metavar="DIR", help="Where the checkpoint goes; must not exist.")],
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder of the checkpoint; must not exist.")],
     language_model: Annotated[
         str | None,
-        typer.Option(metavar="ID_OR_DIR", help="Instead of the release's own (the width must be the same)."),
+        typer.Option(metavar="ID_OR_DIR", help="Language model instead of the release's own (of the same width)."),
     ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(metavar="ID_OR_DIR", help="Where none lies beside the release.")
+        str | None, typer.Option(metavar="ID_OR_DIR", help="Tokenizer, where none lies beside the release.")
     ] = None,
     light: Annotated[bool, typer.Option("--light", help="Refer to --language-model instead of storing it.")] = False,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge LoRA weights; else they become an adapter beside.")
     ] = False,
     faithful: Annotated[bool, typer.Option("--faithful", help="Reproduce the release's known bugs, too.")] = False,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None, typer.Option(help="Of all weights; default: as released.")
-    ] = None,
-    max_shard_size: Annotated[float, typer.Option(metavar="GB", help="Per file.")] = 1.0,
+    dtype: OwnDType = None,
+    max_shard_size: Annotated[float, typer.Option(metavar="GB", help="Size of a file of weights.")] = 1.0,
 ) -> None:
     """Write a released checkpoint as one that the Auto classes load.
 

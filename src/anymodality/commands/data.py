@@ -8,16 +8,13 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Command, Import, ListingCommand, group, import_module, load_processor
+from anymodality.commands._base import Command, Import, ListingCommand, MediaRoot, Workers, group, load_processor
 
 
 app = group("Convert, check and look at training data.")
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="The data.", show_default=False)]
 Processor = Annotated[str, typer.Option(metavar="ID_OR_DIR", help="The model that is to learn from it.")]
-MediaRoot = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder that relative paths are in; default: here.")
-]
 
 
 class ConvertCommand(ListingCommand):
@@ -29,10 +26,12 @@ class ConvertCommand(ListingCommand):
 
 @app.command(cls=ConvertCommand)
 def convert(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="Which of those below.", show_default=False)],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="One of those below.", show_default=False)],
     source: Annotated[str, typer.Option("--from", metavar="FILE", help="JSON or JSONL.")],
     output: Annotated[str, typer.Option(metavar="FILE", help="JSONL; must not exist.")],
-    media_root: Annotated[str | None, typer.Option(metavar="DIR", help="Put in front of relative paths.")] = None,
+    media_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder to put in front of relative paths.")
+    ] = None,
 ) -> None:
     """Write data of a published format as JSONL of chats.
 
@@ -56,9 +55,9 @@ def check_file(
     processor: Processor,
     media_root: MediaRoot = None,
     max_length: Annotated[int | None, typer.Option(metavar="N", help="Tokens per sample, media included.")] = None,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read; 0: this one.")] = 0,
+    workers: Workers = 0,
     report: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write every problem, one JSON object per line.")
+        str | None, typer.Option(metavar="FILE", help="File for every problem, one JSON object per line.")
     ] = None,
     module: Import = None,
 ) -> None:
@@ -75,7 +74,6 @@ def check_file(
     """
     from transformers_anymodality.data import check
 
-    import_module(module)
     found = check(
         file,
         load_processor(processor),
@@ -96,8 +94,8 @@ def show(
     file: File,
     processor: Processor,
     media_root: MediaRoot = None,
-    index: Annotated[list[int], typer.Option(metavar="N", help="Which, from 0; may be given several times.")] = [0],  # noqa: B006
-    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page with the media in it.")] = None,
+    index: Annotated[list[int], typer.Option(metavar="N", help="Index of a sample, from 0; repeatable.")] = [0],  # noqa: B006
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="HTML page to write, with the media in it.")] = None,
     module: Import = None,
 ) -> None:
     """Print a sample as the model gets it, and its media as a page.
@@ -111,7 +109,6 @@ def show(
     from transformers_anymodality.data.page import write_page
     from transformers_anymodality.data.showing import as_text, look
 
-    import_module(module)
     reads, records = load_processor(processor), open_records(file)
     if beyond := [place for place in index if not 0 <= place < len(records)]:
         raise ValueError(f"{file} has {len(records)} samples, so none of index {beyond[0]}.")

@@ -16,7 +16,6 @@ from anymodality.commands._base import (
     MaxSeconds,
     Source,
     SystemPrompt,
-    import_module,
     load_model,
     load_processor,
     name_of,
@@ -29,22 +28,25 @@ def demo(
         str | None, typer.Option(help="Address to listen on; default: this machine alone.", show_default=False)
     ] = None,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Default: the first free one from 7860.", show_default=False)
+        int | None,
+        typer.Option(min=1, max=65535, help="Port; default: the first free one from 7860.", show_default=False),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="On the page; default: the folder's name or the Hub id.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name on the page; default: the folder's name or the Hub id.")
+    ] = None,
     examples: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSONL of chats whose first messages are offered; default: made-up media."),
+        typer.Option(metavar="FILE", help="JSONL of chats whose first messages are offered; default: dummy inputs."),
     ] = None,
     export: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a Space that runs the page, instead of running it.")
     ] = None,
     system_prompt: SystemPrompt = None,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a file, decoded too.")] = 64,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Most megabytes of a file, also decoded.")] = 64,
     max_pixels: MaxPixels = 25_000_000,
     max_seconds: MaxSeconds = 120.0,
-    max_media: Annotated[int, typer.Option(min=1, help="Attached to one message.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer, at most.")] = 1024,
+    max_media: Annotated[int, typer.Option(min=1, help="Most media in one message.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 1024,
     dtype: DType = "auto",
     device: Device = None,
     module: Import = None,
@@ -66,7 +68,6 @@ def demo(
     from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch
     from transformers_anymodality.media import Limits
 
-    import_module(module)
     if export is not None:
         for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
             print(file)

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anymodality.commands._base import Import, Json, ListingCommand, import_module, load_processor, print_json
-from anymodality.commands._processes import run_in_processes
+from anymodality.commands._base import (
+    DType,
+    Import,
+    Json,
+    ListingCommand,
+    MediaRoot,
+    Split,
+    Workers,
+    load_model,
+    load_processor,
+    print_json,
+)
+from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
 
 if TYPE_CHECKING:
@@ -51,26 +61,21 @@ Tasks = Annotated[
 ]
 Data = Annotated[
     list[str] | None,
-    typer.Option(metavar="FILES", help="As many files (or Hub ids) as tasks, in their order, or one for all."),
+    typer.Option(metavar="FILES", help="One file or Hub id per task, in order, or one for all."),
 ]
 Output = Annotated[str | None, typer.Option(metavar="FILE", help="Results, JSON; answers go beside it.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Samples per run of the model.")]
-NumProcesses = Annotated[int, typer.Option(metavar="N", min=1, help="1, or as launched.")]
-Workers = Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read media, each.")]
-Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The first samples only.")]
-MaxNewTokens = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of an answer; default: the task's.")]
-NumBeams = Annotated[int, typer.Option(metavar="N", min=1, help="1 is greedy.")]
+BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Batch size.")]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of samples; default: all.")]
+MaxNewTokens = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Most tokens of an answer; default: the task's.")
+]
+NumBeams = Annotated[int, typer.Option(metavar="N", min=1, help="Beams; 1 = greedy decoding.")]
 Prompt = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Instead of the task's, with {question} and {choices}.")
+    str | None, typer.Option(metavar="TEXT", help="Prompt instead of the task's, with {question} and {choices}.")
 ]
 Labels = Annotated[
     str | None, typer.Option(metavar="NAMES", help="Choices of samples that have none, separated by commas.")
 ]
-MediaRoot = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder that relative paths are in; default: here.")
-]
-Split = Annotated[str, typer.Option(help="Of a Hub data set.")]
-Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the model.")]
 Page = Annotated[
     int, typer.Option(metavar="N", min=0, help="Samples on the HTML page of each task, with their media.")
 ]
@@ -83,7 +88,7 @@ JudgeUrl = Annotated[
 JudgeModel = Annotated[str, typer.Option(metavar="NAME", help="The judge's name at its endpoint.")]
 Compare = Annotated[
     tuple[str, str] | None,
-    typer.Option(metavar="A.json B.json", help="Compare two results instead: paired bootstrap over samples."),
+    typer.Option(metavar="A.json B.json", help="Results to compare instead: paired bootstrap over samples."),
 ]
 OnlyAnswer = Annotated[bool, typer.Option("--only-answer", hidden=True)]
 
@@ -104,7 +109,7 @@ def evaluate(
     labels: Labels = None,
     media_root: MediaRoot = None,
     split: Split = "test",
-    dtype: Dtype = "auto",
+    dtype: DType = "auto",
     page: Page = 50,
     ratings: Ratings = None,
     judge: JudgeUrl = None,
@@ -136,7 +141,6 @@ def evaluate(
         return _compare(compare, as_json)
     if not (directory and tasks and data and output):
         raise typer.BadParameter("Give DIR, --tasks, --data and --output; or --compare A.json B.json.", ctx)
-    import_module(module)
     from transformers_anymodality.evaluation import Judge, finish
 
     jobs = _jobs(
@@ -146,8 +150,8 @@ def evaluate(
     )
     given = _ratings(ratings or [], jobs)
     rater = None if judge is None else Judge(judge, judge_model)
-    if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        run_in_processes(_arguments(ctx), num_processes)
+    if num_processes > 1 and is_alone():
+        run_in_processes(ctx, "--only-answer", without=("as_json", "ratings", "judge"))
     else:
         sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
         complete = _answer(directory, jobs, output, dtype, sizes)
@@ -188,29 +192,10 @@ def _ratings(given: Sequence[str], jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def _arguments(ctx: typer.Context) -> list[str]:
-    """This command as its processes get it."""
-    words = ["evaluate", ctx.params["directory"], "--only-answer"]
-    for option in ctx.command.params:
-        value = ctx.params.get(option.name)
-        if option.name in ("directory", "num_processes", "only_answer", "as_json", "ratings", "judge") or not value:
-            continue
-        for one in value if isinstance(value, (list, tuple)) else [value]:
-            words += [option.opts[0], str(one)]
-    return words
-
-
 def _answer(directory: str, jobs: Sequence[Job], output: str, dtype: str, sizes: dict[str, Any]) -> bool:
-    import torch
-    from transformers import AutoModelForCausalLM
-
     from transformers_anymodality.evaluation import answer
 
-    processor = load_processor(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype)
-    if torch.cuda.is_available():
-        model.to(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
-    return answer(model, processor, jobs, output, **sizes)
+    return answer(load_model(directory, dtype), load_processor(directory), jobs, output, **sizes)
 
 
 def _write_pages(directory: str, jobs: Sequence[Job], output: str, count: int) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from anymodality.commands._base import Command, Import, group, import_module
-from anymodality.commands._processes import run_in_processes
+from anymodality.commands._base import (
+    Command,
+    Import,
+    MediaRoot,
+    OwnDType,
+    Split,
+    Workers,
+    group,
+    load_processor,
+    own_device,
+)
+from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
 
 app = group("Features of frozen towers, computed once and read in training.")
@@ -27,21 +36,18 @@ def build(
     model: Annotated[str, typer.Option(metavar="DIR", help="The composite; its language model is not loaded.")],
     output: Annotated[str, typer.Option(metavar="DIR", help="The store, new or of an earlier build.")],
     modalities: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Separated by commas; default: all of the model's.")
+        str | None, typer.Option(metavar="NAMES", help="Modalities, separated by commas; default: all of the model's.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Media per run of a tower.")] = 16,
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"] | None,
-        typer.Option(help="That towers compute in and features are kept in; default: the checkpoint's."),
-    ] = None,
-    num_processes: Annotated[int, typer.Option(metavar="N", help="1, or as launched.")] = 1,
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes that read media, each.")] = 0,
-    shard_size: Annotated[int, typer.Option(metavar="MB", help="Per file.")] = 256,
-    media_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder that relative paths are in; default: here.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="Of a Hub data set.")] = "train",
-    on_error: Annotated[Literal["error", "skip"], typer.Option(help="For media that cannot be read.")] = "error",
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Batch size of a tower.")] = 16,
+    dtype: OwnDType = None,
+    num_processes: NumProcesses = 1,
+    workers: Workers = 0,
+    shard_size: Annotated[int, typer.Option(metavar="MB", help="Size of a file of features.")] = 256,
+    media_root: MediaRoot = None,
+    split: Split = "train",
+    on_error: Annotated[
+        Literal["error", "skip"], typer.Option(help="What happens to media that cannot be read.")
+    ] = "error",
     module: Import = None,
 ) -> None:
     """Run the frozen towers once over the media of a data set, so that training reads features instead.
@@ -57,26 +63,18 @@ def build(
     ones are added by running it again. A store belongs to its towers and to the preparation of its media: changed ones
     are refused. Media that are prepared at random (augmentation) cannot be stored.
     """
-    if num_processes > 1 and "WORLD_SIZE" not in os.environ:
-        run_in_processes(_words(ctx), num_processes)
+    if num_processes > 1 and is_alone():
+        run_in_processes(ctx)
         return check(output)
     import torch
-    from transformers import AutoProcessor
 
-    from transformers_anymodality.data.datasets import load_raw
     from transformers_anymodality.data.files import open_records
     from transformers_anymodality.features.build import build_features, load_towers
 
-    import_module(module)
-    is_json = Path(data).suffix in (".json", ".jsonl")
-    records = open_records(data) if is_json else load_raw(data, split=split)
-    towers = load_towers(model)
-    if torch.cuda.is_available():
-        towers.to(f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}")
     counts = build_features(
-        towers,
-        AutoProcessor.from_pretrained(model),
-        records,
+        load_towers(model).to(own_device()),
+        load_processor(model),
+        open_records(data, split),
         output,
         modalities=None if modalities is None else modalities.split(","),
         batch_size=batch_size,
@@ -86,16 +84,14 @@ def build(
         media_root=media_root,
         on_error=on_error,
     )
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if is_alone():
         print(_table(output, counts))
 
 
 @app.command(cls=Command)
 def check(
     store: Annotated[str, typer.Argument(metavar="DIR", help="The store.", show_default=False)],
-    model: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Compare its towers and processor with those of the store.")
-    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="DIR", help="Composite to compare with the store.")] = None,
     module: Import = None,
 ) -> None:
     """Say what is in a feature store; and with --model, whether it is that model's.
@@ -107,26 +103,13 @@ def check(
 
     towers = processor = None
     if model is not None:
-        from transformers import AutoProcessor
-
         from transformers_anymodality.features.build import load_towers
 
-        import_module(module)
-        towers, processor = load_towers(model), AutoProcessor.from_pretrained(model)
+        towers, processor = load_towers(model), load_processor(model)
     found = FeatureStore(store, towers)
     if processor is not None:
         found.check_processor(processor)
     print(_table(store, {name: len(shards) for name, shards in found._shards.items()}))
-
-
-def _words(ctx: typer.Context) -> list[str]:
-    """The command line of this call, for one process."""
-    words = ["features", "build", ctx.params["data"]]
-    for option in ctx.command.params:
-        value = ctx.params.get(option.name)
-        if option.name not in ("data", "num_processes") and value is not None:
-            words += [option.opts[0], str(value)]
-    return words
 
 
 def _table(folder: str, counts: dict[str, int]) -> str:

@@ -18,7 +18,6 @@ from anymodality.commands._base import (
     Seed,
     SystemPrompt,
     Temperature,
-    import_module,
     load_model,
     load_processor,
     media_part,
@@ -67,7 +66,6 @@ def generate(
     """
     from transformers import set_seed
 
-    import_module(module)
     (source, prompt), media = _split(words)
     processor = load_processor(source)
     _check(ctx, source, media, processor)

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Import, Json, import_module, print_json
+from anymodality.commands._base import Import, Json, print_json
 
 
 def inspect(
     source: Annotated[
         str, typer.Argument(metavar="DIR", help="A checkpoint: a folder or Hub id.", show_default=False)
     ],
-    revision: Annotated[str | None, typer.Option(help="Of a repository on the Hub: branch, tag or commit.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository on the Hub.")] = None,
     json: Json = False,
     module: Import = None,
 ) -> None:
@@ -29,6 +29,5 @@ def inspect(
     """
     from transformers_anymodality.hub.inspect import inspect_checkpoint
 
-    import_module(module)
     found = inspect_checkpoint(source, revision=revision)
     print_json(found.to_dict()) if json else print(found)

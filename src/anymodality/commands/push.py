@@ -6,19 +6,21 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Import, Json, import_module, print_json
+from anymodality.commands._base import Import, Json, print_json
 
 
 def push(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Model and processor.", show_default=False)],
-    repo_id: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to; made if need be.", show_default=False)],
+    repo_id: Annotated[
+        str, typer.Argument(metavar="ORG/NAME", help="Repository; made if need be.", show_default=False)
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but upload.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="If the repository is new.")] = False,
-    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Default: main.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="As a pull request.")] = False,
-    message: Annotated[str | None, typer.Option(metavar="TEXT", help="Of the commit.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Branch; default: main.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="HF_TOKEN", show_envvar=True, help="Default: that of `hf auth login`.")
+        str | None, typer.Option(envvar="HF_TOKEN", show_envvar=True, help="Token; default: that of `hf auth login`.")
     ] = None,
     json: Json = False,
     module: Import = None,
@@ -36,7 +38,6 @@ def push(
     """
     from transformers_anymodality.hub.publish import publish
 
-    import_module(module)
     done = publish(
         folder,
         repo_id,

@@ -14,7 +14,6 @@ from anymodality.commands._base import (
     MaxPixels,
     MaxSeconds,
     Source,
-    import_module,
     load_model,
     load_processor,
     name_of,
@@ -26,9 +25,9 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; others than this machine's are for trusted nets.")
     ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="Of the model in requests; default: the folder's name or the Hub id.")
+        str | None, typer.Option(help="Name of the model in requests; default: the folder's name or the Hub id.")
     ] = None,
     allow_urls: Annotated[
         bool, typer.Option("--allow-urls", help="Fetch media by http(s), from public addresses.")
@@ -36,13 +35,16 @@ def serve(
     media_root: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Let requests name files in it; default: none.")
     ] = None,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Of a medium, decoded too; of a request half more.")] = 64,
+    max_megabytes: Annotated[
+        int,
+        typer.Option(min=1, help="Most megabytes of a medium, also decoded; a request may hold 1.5 times as many."),
+    ] = 64,
     max_pixels: MaxPixels = 25_000_000,
     max_seconds: MaxSeconds = 120.0,
-    max_frames: Annotated[int, typer.Option(min=1, help="Of a video.")] = 4000,
-    max_media: Annotated[int, typer.Option(min=0, help="In a request.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 1024,
-    max_requests: Annotated[int, typer.Option(min=1, help="At once; more are told to come again.")] = 64,
+    max_frames: Annotated[int, typer.Option(min=1, help="Most frames of a video.")] = 4000,
+    max_media: Annotated[int, typer.Option(min=0, help="Most media in a request.")] = 16,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 1024,
+    max_requests: Annotated[int, typer.Option(min=1, help="Most requests at once; more are told to come again.")] = 64,
     dtype: DType = "auto",
     device: Device = None,
     module: Import = None,
@@ -68,7 +70,6 @@ def serve(
     from transformers_anymodality.inference.server import Policy, build_app, run_app
     from transformers_anymodality.media import Limits
 
-    import_module(module)
     if media_root is not None and not media_root.is_dir():
         raise NotADirectoryError(f"{media_root} is no folder.")
     limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)

@@ -111,10 +111,15 @@ def _video(source: Any, frames: np.ndarray) -> str:
     if (encoded := _playable(source)) is not None:
         player = f"<video controls src='{uri(*encoded)}'></video>"
     else:
-        buffer = io.BytesIO()
-        images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=300, loop=0)
-        player = f"<img alt='' src='{uri('image/gif', buffer.getvalue())}'>"
+        player = animation(images)
     return player + picture(strip, "strip")
+
+
+def animation(images: Sequence[Any]) -> str:
+    """Images one after another, over and over."""
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=300, loop=0)
+    return f"<img alt='' src='{uri('image/gif', buffer.getvalue())}'>"
 
 
 def _playable(source: Any) -> tuple[str, bytes] | None:
