@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modeling_tests import tiny
+from modeling_tests.tiny_own_towers import own_tower_types
 from modeling_tests.tiny_towers import tiny_encoder
 from modeling_tests.tower_cases import KNOWN, NAMES, REFUSED, Case, config_of, register_document, run_checks
 from transformers_anymodality.modalities import MODALITIES
@@ -24,6 +25,15 @@ def _document():
 
 @pytest.mark.parametrize("name", tiny.swept([name for name in NAMES if name not in REFUSED]))
 def test_any_tower(name, tmp_path):
+    check_tower(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in own_tower_types() if name not in REFUSED])
+def test_every_tower_of_this_package(name, tmp_path):
+    check_tower(name, tmp_path)
+
+
+def check_tower(name, tmp_path):
     if name == "dinat":
         pytest.importorskip("natten")
     _, failures = run_checks(name, tmp_path)
@@ -37,7 +47,7 @@ def test_any_tower(name, tmp_path):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_towers_that_cannot_be_read_are_refused(name):
-    with pytest.raises(ValueError, match="The tower of '(image|audio|imu)'"):
+    with pytest.raises(ValueError, match="The tower of '(image|audio|imu|speech)'"):
         Case(name, *config_of(name)).compose()
 
 

@@ -183,6 +183,8 @@ def medium(modality: str, seed: int = 0) -> Any:
         return rng.uniform(1, 9, (40, 48)).astype(np.float32)
     if modality == "audio":
         return rng.standard_normal(6000 + 500 * (seed % 8)).astype(np.float32)
+    if modality == "speech":
+        return rng.standard_normal((5 + seed % 3, 24)).astype(np.float32)
     return rng.standard_normal((40 + seed % 20, 6)).astype(np.float32)
 
 
