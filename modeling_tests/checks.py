@@ -1,13 +1,25 @@
-"""What tests of composites compare: logits, new tokens, what is supervised, how often a part runs."""
+"""What tests of composites compare: logits, new tokens, what is supervised, how often a part runs; and the tiny settings
+of what is registered."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
 import torch
 
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor
 
 
 TIGHT = dict(atol=2e-5, rtol=1e-4)
+
+
+def tiny_setting(table: Mapping[str, Any], name: str, place: str) -> Any:
+    """The table's entry for a registered name. Registering is enough to be tested, where a tiny setting is given."""
+    if name not in table:
+        pytest.fail(f"{name!r} is registered, but has no tiny setting: add one to {place}.")
+    return table[name]
 
 
 def last_logits(model, inputs) -> torch.Tensor:

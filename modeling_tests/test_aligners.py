@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel
 
 from modeling_tests import tiny
+from modeling_tests.checks import tiny_setting
 from transformers_anymodality.aligners import ALIGNERS
 
 
@@ -42,7 +43,7 @@ CASES = [(name, i) for name in ALIGNERS for i in range(len(SMALL.get(name, [{}])
 
 
 def make(name: str, case: int = 0, length: int | None = 7, frames: int = 2, **kwargs):
-    settings = {**SMALL.get(name, [{}])[case], **kwargs}
+    settings = {**tiny_setting(SMALL, name, "SMALL in test_aligners.py")[case], **kwargs}
     config = ALIGNERS[name].config_class(
         feature_size=12, hidden_size=20, feature_length=length, num_frames=frames, **settings
     )

@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from anymodality import cli
 from modeling_tests import tiny
-from modeling_tests.parity.recordings import load_converted
+from modeling_tests.checks import tiny_setting
+from modeling_tests.parity.recordings import load_converted, write_release
 from modeling_tests.tiny_systems import byte_tokenizer
 from transformers_anymodality.conversion import CONVERSIONS, convert
 from transformers_anymodality.conversion._release import Release
@@ -210,6 +211,45 @@ for name in sys.argv[1:]:
 
 
 # --- every conversion ----------------------------------------------------------------------------------------------
+
+
+# Conversion -> the recorded release that it converts; or the recording, where in its config the release's is, and the
+# file of weights.
+RELEASES: dict[str, str | tuple[str, tuple, str]] = {
+    "cif": ("xllm", ("cif", 0), "cif.0"),
+    "imagebind": "imagebind",
+    "imu2clip": "imu2clip",
+    "macaw_llm": "macaw",
+    "mplug_owl": "mplug_owl",
+    "pandagpt": "pandagpt",
+    "perceiver_resampler": ("perceiver_resampler", ("flamingo_pytorch",), "flamingo_pytorch"),
+    "x_llm": "xllm",
+}
+
+
+def release_of(name: str, folder: Path) -> Path:
+    recorded = tiny_setting(RELEASES, name, "RELEASES in test_conversion.py")
+    if isinstance(recorded, str):
+        return RECORDINGS / recorded
+    place, keys, stem = recorded
+    config = json.loads((RECORDINGS / place / "config.json").read_text())
+    for key in keys:
+        config = config[key]
+    return write_release(folder, config, weights=load_file(RECORDINGS / place / f"{stem}.safetensors"))
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_every_conversion_makes_a_checkpoint_of_a_release(name, tmp_path):
+    """Which loads without a missing weight, with a card that says what was left out; and is not written over."""
+    release = release_of(name, tmp_path / "release")
+    report = convert(name, release, tmp_path / "ours")
+    saved = weights(tmp_path / "ours")
+    assert 0 < report.used and report.parameters == sum(tensor.numel() for tensor in saved.values())
+    assert all(tensor.isfinite().all() for tensor in load_converted(tmp_path / "ours").state_dict().values())
+    card = (tmp_path / "ours" / "README.md").read_text()
+    assert f"anymodality convert {name}" in card and all(reason in card for reason in report.unused.values())
+    with pytest.raises(FileExistsError):
+        convert(name, release, tmp_path / "ours")
 
 
 @pytest.mark.parametrize("name", CONVERSIONS)

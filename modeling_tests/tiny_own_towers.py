@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from transformers import CLIPImageProcessor, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
 
+from modeling_tests.checks import tiny_setting
 from transformers_anymodality import Aligner
 from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
 from transformers_anymodality.systems.x_llm.cif import CifConfig
@@ -83,6 +83,4 @@ def own_tower_types() -> list[str]:
 
 
 def own_tower(name: str) -> OwnTower:
-    if name not in OWN_TOWERS:
-        pytest.fail(f"The tower {name!r} has no tiny configuration: add one to OWN_TOWERS in tiny_own_towers.py.")
-    return OWN_TOWERS[name]
+    return tiny_setting(OWN_TOWERS, name, "OWN_TOWERS in tiny_own_towers.py")

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Blip2VisionConfig, ClapAudioConfig, PreTrainedTokenizerFast, VideoMAEConfig
 
 from modeling_tests import tiny
+from modeling_tests.checks import tiny_setting
 from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor, compose
 from transformers_anymodality.systems import SYSTEMS
 from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
@@ -46,8 +47,9 @@ def system(name: str, model_type: str = "llama", **settings) -> tuple[AnyModalit
     """A tiny one, seeded, none of its weights zero, whose answers have six tokens."""
     tokenizer = byte_tokenizer()
     language = tiny.language_model(model_type, vocab_size=len(tokenizer))
+    arguments = tiny_setting(TINY, name, "tiny_systems.py, by @register_tiny")
     torch.manual_seed(0)
-    model, processor = compose(**SYSTEMS[name](**{**TINY[name](language, tokenizer), **settings}))
+    model, processor = compose(**SYSTEMS[name](**{**arguments(language, tokenizer), **settings}))
     tiny.spread(model)
     return model.eval(), processor
 
