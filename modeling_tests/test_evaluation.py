@@ -115,6 +115,45 @@ def test_every_kind_from_end_to_end(kind, folder, shared, tmp_path):
         assert found["groups"] == {"answer_type": {"other": {"samples": 5, **found["metrics"]}}}
 
 
+def record_of(task: Task, index: int) -> dict:
+    """A record with all that a task asks for, by its own table of columns."""
+    choices = list(task.choices or ["big", "small"])
+    several = [" ".join(tiny.WORDS[14 + 4 * index : 19 + 4 * index])]
+    answers = choices[index % 2] if task.choices or task.needs_choices else several
+    record = {"id": index, "image": f"{index}.png", task.questions[0]: "what is this ?", task.references[0]: answers}
+    return {**dict.fromkeys(task.keeps, "some"), **record, **({"choices": choices} if task.needs_choices else {})}
+
+
+def as_if(lines: list[dict], right: bool) -> list[dict]:
+    """The lines of a run, with answers that are right, or that are not."""
+    made = []
+    for line in lines:
+        likely = [float((choice == line["references"][0]) is right) for choice in line.get("choices") or ()]
+        said = line["references"][0] if right else "nonsense of many other words"
+        made.append({**line, "answer": said, **({"log_likelihoods": likely} if "log_likelihoods" in line else {})})
+    return made
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_every_task_from_end_to_end(name, folder, shared, tmp_path):
+    """From records with its columns to answers, and to metrics that tell right ones from wrong ones."""
+    task = TASKS[name]
+    records = write(tmp_path, "records", [record_of(task, i) for i in range(4)])
+    chosen = Job(name, records, media_root=str(folder))
+    found = run(shared, [chosen], tmp_path / "results.json")["tasks"][name]
+    lines = read_answers(tmp_path / "results.json", name)
+    assert found["samples"] == len(lines) >= 4 and task.help and all("answer" in line for line in lines)
+    assert all(set(line["kept"]) <= set(task.keeps) for line in lines if "kept" in line)
+    if task.rating is not None:
+        assert not found["metrics"] and found["rated"] == 0
+        with pytest.raises(ValueError):
+            task.rating.read({"rating": "nonsense"})
+        return
+    assert score(task, lines) == found["metrics"] and set(found["metrics"]) >= set(task.metrics)
+    right, wrong = (score(task, as_if(lines, right)) for right in (True, False))
+    assert all(right[metric] != wrong[metric] for metric in task.metrics)
+
+
 def test_answers_are_those_of_one_sample_at_a_time(folder, shared):
     model, processor = shared
     chosen = job(folder, "multimodal_asr")
