@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from ..utils.part_model import PartModel
 from ..utils.registry import Registry, config_class_of
 
 
@@ -50,7 +50,7 @@ class AlignerConfig(PreTrainedConfig):
         return self.num_tokens if self.num_tokens is not None else frames * length
 
 
-class Aligner(PreTrainedModel):
+class Aligner(PartModel):
     """Base class. Subclasses implement `forward(features, mask) -> (items, tokens, hidden)`.
 
     An aligner with `reads_token_embeddings` is also given `token_embeddings=`, the language model's `(vocab, hidden)`
@@ -58,14 +58,8 @@ class Aligner(PreTrainedModel):
     """
 
     config: AlignerConfig
-    base_model_prefix = ""
     main_input_name = "features"
-    input_modalities = ()
     reads_token_embeddings = False
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
 
     def forward(
         self, features: torch.Tensor, mask: torch.Tensor | None = None
@@ -81,17 +75,6 @@ class Aligner(PreTrainedModel):
             model does not see the places of the others.
         """
         raise NotImplementedError
-
-    def get_input_embeddings(self):
-        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        for name, parameter in module.named_parameters(recurse=False):
-            # Bare parameters (latents, queries, learned embeddings) are drawn like embedding tables.
-            if name not in ("weight", "bias"):
-                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
 
 
 def register_aligner(name: str, *, exist_ok: bool = False):

@@ -11,10 +11,8 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils.attention import eager_attention_forward
-from ..utils.upstream import attention_of
+from ..utils.attention import Attention
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
@@ -63,17 +61,11 @@ class PerceiverResamplerAlignerConfig(AlignerConfig):
         return self.num_tokens * (frames if self.per_frame else 1)
 
 
-class PerceiverResamplerAttention(nn.Module):
+class PerceiverResamplerAttention(Attention):
     """Latents attend over media features and themselves (keys and values of both, media first)."""
 
     def __init__(self, config: PerceiverResamplerAlignerConfig):
-        super().__init__()
-        self.config = config
-        self.is_causal = False
-        self.head_dim = config.head_dim
-        self.num_key_value_groups = 1
-        self.scaling = config.head_dim**-0.5
-        self.attention_dropout = 0.0
+        super().__init__(config, config.head_dim)
         dim, inner = config.feature_size, config.head_dim * config.num_heads
         self.norm_media = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.norm_latents = nn.LayerNorm(dim, eps=config.layer_norm_eps)
@@ -84,18 +76,13 @@ class PerceiverResamplerAttention(nn.Module):
         self.q_norm = nn.LayerNorm(config.head_dim, eps=config.layer_norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(config.head_dim, eps=config.layer_norm_eps) if config.qk_norm else nn.Identity()
 
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
     def forward(self, features: torch.Tensor, latents: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`features (b, n, dim)`, `latents (b, k, dim)`, additive-ready bool `mask (b, 1, 1, n + k)` -> `(b, k, dim)`."""
+        """`features (b, n, dim)`, `latents (b, k, dim)`, bool `mask (b, 1, 1, n + k)` -> `(b, k, dim)`."""
         latents = self.norm_latents(latents)
         context = torch.cat((self.norm_media(features), latents), dim=1)
-        query = self.q_norm(self.heads(self.q_proj(latents)))
-        key, value = self.k_norm(self.heads(self.k_proj(context))), self.heads(self.v_proj(context))
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        states, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.scaling)
-        return self.o_proj(states.flatten(2))
+        query = self.q_norm(self.split_heads(self.q_proj(latents)))
+        key, value = self.k_norm(self.split_heads(self.k_proj(context))), self.split_heads(self.v_proj(context))
+        return self.o_proj(self.attend(query, key, value, mask)[0])
 
 
 class PerceiverResamplerLayer(GradientCheckpointingLayer):

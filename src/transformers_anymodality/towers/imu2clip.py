@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils.attention import eager_attention_forward
-from ..utils.upstream import attention_of, capture_outputs, merge_with_config_defaults
+from ..utils.attention import Attention
+from ..utils.part_model import PartModel
+from ..utils.upstream import capture_outputs, merge_with_config_defaults
 from ._build import register_tower
 
 
@@ -71,29 +71,6 @@ class Imu2ClipConfig(PreTrainedConfig):
         return steps
 
 
-class Imu2ClipPreTrainedModel(PreTrainedModel):
-    base_model_prefix = ""
-    main_input_name = "input_values"
-    input_modalities = ()
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-
-    def get_input_embeddings(self):
-        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, nn.GRU):
-                bound = module.hidden_size**-0.5
-                init.uniform_(parameter, -bound, bound)
-            elif name not in ("weight", "bias"):
-                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
-
-
 class Imu2ClipBlock(nn.Module):
     """A convolution over time, and of each three steps the greatest."""
 
@@ -107,10 +84,11 @@ class Imu2ClipBlock(nn.Module):
 
 
 @register_tower
-class Imu2ClipModel(Imu2ClipPreTrainedModel):
+class Imu2ClipModel(PartModel):
     """The encoder that the original trains by default: norm, three convolutions without non-linearity, norm, GRU."""
 
     config: Imu2ClipConfig
+    main_input_name = "input_values"
 
     def __init__(self, config: Imu2ClipConfig):
         super().__init__(config)
@@ -123,6 +101,14 @@ class Imu2ClipModel(Imu2ClipPreTrainedModel):
         self.norm = nn.GroupNorm(4, channels)
         self.gru = nn.GRU(channels, config.hidden_size, batch_first=True)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.GRU):  # as torch does
+            bound = module.hidden_size**-0.5
+            for parameter in module.parameters():
+                init.uniform_(parameter, -bound, bound)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -172,27 +158,17 @@ class Imu2ClipPatchTransformerConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
 
-class Imu2ClipAttention(nn.Module):
+class Imu2ClipAttention(Attention):
     def __init__(self, config: Imu2ClipPatchTransformerConfig):
-        super().__init__()
-        self.config = config
-        self.is_causal = False
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.num_key_value_groups = 1
-        self.scaling = self.head_dim**-0.5
+        super().__init__(config, config.hidden_size // config.num_attention_heads)
         for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
             setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size))
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(b, n, dim)` -> `(b, n, dim)` and the weights, if the implementation gives them."""
-        query, key, value = (
-            projection(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        dropout = self.config.dropout if self.training else 0.0
-        states, weights = attend(self, query, key, value, None, dropout=dropout, scaling=self.scaling)
-        return self.out_proj(states.flatten(2)), weights
+        heads = (self.split_heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        states, weights = self.attend(*heads, dropout=self.config.dropout)
+        return self.out_proj(states), weights
 
 
 class Imu2ClipLayer(GradientCheckpointingLayer):
@@ -215,10 +191,11 @@ class Imu2ClipLayer(GradientCheckpointingLayer):
 
 
 @register_tower
-class Imu2ClipPatchTransformerModel(Imu2ClipPreTrainedModel):
+class Imu2ClipPatchTransformerModel(PartModel):
     """The original's other encoder: a transformer over patches, which it is not told the order of."""
 
     config: Imu2ClipPatchTransformerConfig
+    main_input_name = "input_values"
     supports_gradient_checkpointing = True
     _no_split_modules = ["Imu2ClipLayer"]
     _can_record_outputs = {"hidden_states": Imu2ClipLayer, "attentions": Imu2ClipAttention}

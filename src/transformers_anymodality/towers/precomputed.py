@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
+from ..utils.part_model import PartModel
 from ._build import register_tower
 
 
@@ -23,12 +24,10 @@ class PrecomputedConfig(PreTrainedConfig):
 
 
 @register_tower
-class PrecomputedModel(PreTrainedModel):
+class PrecomputedModel(PartModel):
     config: PrecomputedConfig
     main_input_name = "input_values"
     input_modalities = ("signal",)
-    # There is no attention in it, so none is wrong.
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: PrecomputedConfig):
         super().__init__(config)

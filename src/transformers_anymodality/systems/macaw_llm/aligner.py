@@ -12,11 +12,9 @@ import math
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners._base import Aligner, AlignerConfig, register_aligner
-from ...utils.attention import eager_attention_forward
-from ...utils.upstream import attention_of
+from ...utils.attention import Attention
 
 
 class MacawAlignerConfig(AlignerConfig):
@@ -64,7 +62,7 @@ class MacawAlignerConfig(AlignerConfig):
         return max(0, frames * length - self.conv_kernel) // self.conv_stride + 1
 
 
-class MacawAttention(nn.Module):
+class MacawAttention(Attention):
     """torch's `nn.MultiheadAttention` with `add_bias_kv` and `add_zero_attn`, its weights by their names: behind the
     keys and values stand a learned pair, and a pair of zeros.
 
@@ -76,13 +74,10 @@ class MacawAttention(nn.Module):
     """
 
     def __init__(self, config: MacawAlignerConfig, size: int, heads: int):
-        super().__init__()
         if size % heads:
             raise ValueError(f"Attention of width {size} cannot have {heads} heads; its heads must divide the width.")
-        self.config, self.heads = config, heads
-        self.is_causal = False
-        self.num_key_value_groups = 1
-        self.scaling = (size // heads) ** -0.5
+        super().__init__(config, size // heads)
+        self.heads = heads
         # Not linear layers of their own: a sharded parameter is whole only while the module that owns it runs.
         self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * size))
@@ -96,9 +91,6 @@ class MacawAttention(nn.Module):
         states = (self._absorb if few else self._form)(query, context, mask)
         return self.out_proj(states.transpose(1, 2).flatten(2))
 
-    def _split(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
     def _form(self, query: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """By keys and values: `(b, heads, n, head size)`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
@@ -108,12 +100,10 @@ class MacawAttention(nn.Module):
             states = nn.functional.linear(source, weight, bias)
             if tail is not None:
                 states = torch.cat((states, tail.expand(len(states), -1, -1), torch.zeros_like(states[:, :1])), dim=1)
-            heads.append(self._split(states))
+            heads.append(self.split_heads(states))
         if mask is not None:
             mask = nn.functional.pad(mask, (0, 2), value=True)[:, None, None]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        states, _ = attend(self, *heads, mask, dropout=self._dropout, scaling=self.scaling)
-        return states.transpose(1, 2)
+        return self.split_heads(self.attend(*heads, mask, dropout=self.config.attention_dropout)[0])
 
     def _absorb(self, query: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """By the context itself: `(b, heads, n, head size)`."""
@@ -123,7 +113,7 @@ class MacawAttention(nn.Module):
         key_bias, value_bias, key, value = (
             bias.view(self.heads, 1, -1) for bias in (*biases, self.bias_k, self.bias_v)
         )
-        query = self._split(nn.functional.linear(query, to_query, query_bias)) * self.scaling
+        query = self.split_heads(nn.functional.linear(query, to_query, query_bias)) * self.scaling
         # Heads behind each other: a product that is broadcast over them would copy the context for each.
         scores = torch.einsum("bhnd,hdc->bhnc", query, to_key).flatten(1, 2) @ context.transpose(1, 2)
         scores = scores.unflatten(1, (self.heads, -1)) + (query * key_bias).sum(-1, keepdim=True)
@@ -132,15 +122,11 @@ class MacawAttention(nn.Module):
         learned = (query * key).sum(-1, keepdim=True)
         scores = torch.cat((scores, learned, torch.zeros_like(learned)), dim=-1)
         shares = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-        shares = nn.functional.dropout(shares, p=self._dropout)
+        shares = nn.functional.dropout(shares, p=self.config.attention_dropout, training=self.training)
         read, learned = shares[..., :-2], shares[..., -2:-1]
         states = (read.flatten(1, 2) @ context).unflatten(1, (self.heads, -1))
         states = torch.einsum("bhnc,hdc->bhnd", states, to_value)
         return states + read.sum(-1, keepdim=True) * value_bias + learned * value
-
-    @property
-    def _dropout(self) -> float:
-        return self.config.attention_dropout if self.training else 0.0
 
 
 def sinusoids(length: int, size: int) -> torch.Tensor:

@@ -11,11 +11,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners._base import Aligner, AlignerConfig, register_aligner
-from ...utils.attention import eager_attention_forward
-from ...utils.upstream import attention_of
+from ...utils.attention import Attention
 
 
 class VisualAbstractorAlignerConfig(AlignerConfig):
@@ -64,17 +62,12 @@ class VisualAbstractorAlignerConfig(AlignerConfig):
         return self.num_tokens * (1 if self.temporal else self.split_frames(frames, length)[0])
 
 
-class VisualAbstractorAttention(nn.Module):
+class VisualAbstractorAttention(Attention):
     """Queries attend over themselves and the features (keys and values of both, queries first)."""
 
     def __init__(self, config: VisualAbstractorAlignerConfig):
-        super().__init__()
-        self.config = config
-        self.is_causal = False
         dim = config.feature_size
-        self.head_dim = dim // config.num_heads
-        self.num_key_value_groups = 1
-        self.scaling = self.head_dim**-0.5
+        super().__init__(config, dim // config.num_heads)
         self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.normk = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.q_proj = nn.Linear(dim, dim)
@@ -82,18 +75,13 @@ class VisualAbstractorAttention(nn.Module):
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
     def forward(self, queries: torch.Tensor, features: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """`queries (b, k, dim)`, `features (b, n, dim)`, bool `mask (b, 1, 1, k + n)` -> `(b, k, dim)`, with residual."""
         queries = self.norm1(queries)
         context = torch.cat((queries, self.normk(features)), dim=1)
-        query, key, value = (self.heads(x) for x in (self.q_proj(queries), self.k_proj(context), self.v_proj(context)))
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        dropout = self.config.attention_dropout if self.training else 0.0
-        states, _ = attend(self, query, key, value, mask, dropout=dropout, scaling=self.scaling)
-        return queries + self.out_proj(states.flatten(2))
+        states = (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
+        attended, _ = self.attend(*map(self.split_heads, states), mask, dropout=self.config.attention_dropout)
+        return queries + self.out_proj(attended)
 
 
 class VisualAbstractorLayer(GradientCheckpointingLayer):

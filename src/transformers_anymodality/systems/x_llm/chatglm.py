@@ -25,14 +25,12 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gpt_neox.modeling_gpt_neox import eager_attention_forward, rotate_half
 
+from ...utils.attention import Attention
 from ...utils.upstream import (
     CACHE_NAME,
     CACHE_NAMES,
     DummyLayer,
-    attention_of,
     cache_length,
     cache_of,
     can_return_tuple,
@@ -154,35 +152,34 @@ class ChatGLMRotaryEmbedding(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-class ChatGLMAttention(nn.Module):
+class ChatGLMAttention(Attention):
+    is_causal = True
+
     def __init__(self, config: ChatGLMConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.is_causal = True
         # The published code divides scores by the layer's number and multiplies them with it again, for float16's sake.
-        self.scaling = config.head_dim**-0.5
+        super().__init__(config, config.head_dim)
+        self.layer_idx = layer_idx
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states, position_embeddings, attention_mask, **kwargs):
         """`hidden_states (batch, length, hidden)` -> the same, and attention weights."""
         cache = take_cache(kwargs)
-        batch, length, _ = hidden_states.shape
-        states = self.query_key_value(hidden_states)
-        states = states.view(batch, length, -1, 3 * self.config.head_dim).transpose(1, 2)
-        query, key, value = states.chunk(3, dim=-1)
+        # A head's query, key and value stand beside each other.
+        joined = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
+        query, key, value = joined.chunk(3, dim=-1)
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        states, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
-        return self.dense(states.reshape(batch, length, -1).contiguous()), weights
+        states, weights = self.attend(query, key, value, attention_mask, **kwargs)
+        return self.dense(states), weights
 
     @staticmethod
     def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotates each half of a head `(b, heads, n, head_dim)` by its own position."""
         halves = states.unflatten(-1, (2, -1))
-        return (halves * cos + rotate_half(halves) * sin).flatten(-2)
+        first, second = halves.chunk(2, dim=-1)
+        return (halves * cos + torch.cat((-second, first), dim=-1) * sin).flatten(-2)
 
 
 class ChatGLMMLP(nn.Module):

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
 from ...towers._build import register_tower
+from ...utils.part_model import PartModel
 
 
 # Weights that were scaled to sum up to the wanted number of tokens miss the last threshold by rounding alone.
@@ -76,12 +77,10 @@ class CifOutput(ModelOutput):
 
 
 @register_tower
-class CifModel(PreTrainedModel):
+class CifModel(PartModel):
     config: CifConfig
     main_input_name = "input_values"
     input_modalities = ("signal",)
-    # There is no attention in it, so none is wrong.
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: CifConfig):
         super().__init__(config)

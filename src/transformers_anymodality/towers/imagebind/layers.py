@@ -8,23 +8,17 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...utils.attention import eager_attention_forward
-from ...utils.upstream import attention_of
+from ...utils.attention import Attention
 from .configuration import ImageBindTextConfig, ImageBindTowerConfig
 
 
-class ImageBindAttention(nn.Module):
+class ImageBindAttention(Attention):
     """Self-attention; with `kv_bias` over one learned key and value more, which are not projected."""
 
     def __init__(self, config: ImageBindTowerConfig):
-        super().__init__()
-        self.config = config
+        super().__init__(config, config.hidden_size // config.num_attention_heads)
         self.is_causal = isinstance(config, ImageBindTextConfig)
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.num_key_value_groups = 1
-        self.scaling = self.head_dim**-0.5
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -32,9 +26,6 @@ class ImageBindAttention(nn.Module):
         for name in ("bias_k", "bias_v"):
             bias = nn.Parameter(torch.empty(1, 1, config.hidden_size)) if config.kv_bias else None
             self.register_parameter(name, bias)
-
-    def heads(self, states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
@@ -44,18 +35,9 @@ class ImageBindAttention(nn.Module):
         if self.bias_k is not None:
             key = torch.cat((key, self.bias_k.expand(len(key), -1, -1)), dim=1)
             value = torch.cat((value, self.bias_v.expand(len(value), -1, -1)), dim=1)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        states, weights = attend(
-            self,
-            self.heads(self.q_proj(hidden_states)),
-            self.heads(key),
-            self.heads(value),
-            attention_mask,
-            dropout=0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.out_proj(states.flatten(2)), weights
+        heads = (self.split_heads(states) for states in (self.q_proj(hidden_states), key, value))
+        states, weights = self.attend(*heads, attention_mask, **kwargs)
+        return self.out_proj(states), weights
 
 
 class ImageBindMLP(nn.Module):

@@ -5,15 +5,16 @@ Each sense is a tower of its own; `ImageBindModel` is all of them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from ...utils.part_model import PartModel
 from ...utils.upstream import can_return_tuple, capture_outputs, create_causal_mask, merge_with_config_defaults
 from .._build import build_tower, register_tower
 from .configuration import (
@@ -39,27 +40,16 @@ from .layers import (
 )
 
 
-class ImageBindPreTrainedModel(PreTrainedModel):
-    base_model_prefix = ""
+class ImageBindPreTrainedModel(PartModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["ImageBindLayer"]
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": ImageBindLayer, "attentions": ImageBindAttention}
-
-    def get_input_embeddings(self):
-        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        for name, parameter in module.named_parameters(recurse=False):
-            if name == "log_logit_scale":
-                init.constant_(parameter, torch.tensor(module.start).log().item())
-            elif name not in ("weight", "bias"):
-                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        if isinstance(module, ImageBindScale) and module.log_logit_scale is not None:
+            init.constant_(module.log_logit_scale, math.log(module.start))
 
 
 class ImageBindTower(ImageBindPreTrainedModel):
@@ -157,9 +147,7 @@ class ImageBindTextModel(ImageBindTower):
         self.embeddings.token_embedding = value
 
     def attention_mask(self, tokens: torch.Tensor) -> torch.Tensor | None:
-        mask = create_causal_mask(self.config, tokens, None, None)
-        # Scores to add, for the eager implementation.
-        return mask == 0 if isinstance(mask, torch.Tensor) and mask.is_floating_point() else mask
+        return create_causal_mask(self.config, tokens, None, None)
 
     def read_token(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return tokens[torch.arange(len(rows), device=rows.device), rows.argmax(-1)]
@@ -219,7 +207,6 @@ class ImageBindThermalModel(ImageBindMapTower):
 class ImageBindImuModel(ImageBindTower):
     config: ImageBindImuConfig
     main_input_name = "input_values"
-    input_modalities = ()
 
     def make_embeddings(self) -> nn.Module:
         return ImageBindImuEmbeddings(self.config)
