@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from ..utils.files import shard_names
+
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # What a folder's own weights are called, by those who released it.
@@ -149,6 +151,5 @@ def _model_files(stem: Path) -> list[Path]:
         if (file := stem.with_name(stem.name + suffix)).is_file():
             return [file]
         if (index := stem.with_name(f"{stem.name}{suffix}.index.json")).is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return [index.parent / shard for shard in shards]
+            return [index.parent / shard for shard in shard_names(index)]
     return []

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..model.configuration import AnyModalityConfig
-from ..utils.files import read_header, read_json
+from ..utils.files import read_header, read_json, shard_names
 from ..utils.upstream import name_or_path
 
 
@@ -218,7 +218,7 @@ def _local_files(source: str, hub: dict[str, Any]) -> list[Path] | None:
         cached = try_to_load_from_cache(source, name, revision=hub["revision"])
         if isinstance(cached, str):
             files = sorted(Path(cached).parent.glob("model*.safetensors"))
-            if name == SAFE_WEIGHTS_NAME or len(files) == len(set(read_json(cached)["weight_map"].values())):
+            if name == SAFE_WEIGHTS_NAME or len(files) == len(shard_names(cached)):
                 return files
     if is_offline_mode():
         raise FileNotFoundError(f"The weights of {source} are not on this machine, and it is offline.")

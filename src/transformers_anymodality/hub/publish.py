@@ -23,7 +23,7 @@ from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
-from ..utils.files import read_header, read_json
+from ..utils.files import read_header, read_json, shard_names
 from . import write_card
 from .history import data_name
 from .licenses import is_hub_id
@@ -203,10 +203,8 @@ def _check_whole(folder: Path, files: list[str]) -> None:
 
 def _stored(folder: Path, files: list[str]) -> set[str]:
     """Names of the stored tensors; ValueError if a file is missing or damaged."""
-    weights = [SAFE_WEIGHTS_NAME]
-    if SAFE_WEIGHTS_INDEX_NAME in files:
-        index = read_json(folder / SAFE_WEIGHTS_INDEX_NAME)["weight_map"]
-        weights = sorted(set(index.values()))
+    sharded = SAFE_WEIGHTS_INDEX_NAME in files
+    weights = shard_names(folder / SAFE_WEIGHTS_INDEX_NAME) if sharded else [SAFE_WEIGHTS_NAME]
     if missing := [name for name in weights if name not in files]:
         raise ValueError(f"{folder} lacks {', '.join(missing)}.")
     return {name for file in weights for name in read_header(folder / file)[0]}

@@ -35,6 +35,19 @@ def register_system(preset: Callable[..., dict[str, Any]]) -> Callable[..., dict
     return SYSTEMS.register(preset.__name__, preset)
 
 
+def register_processor(auto_class: Any, model_type: str, processor: type | None = None, **kinds: Any) -> None:
+    """Makes a sub-processor loadable by an Auto class, whose table has configs for keys: by one that stands for it.
+
+    Args:
+        auto_class: `AutoVideoProcessor`, `AutoFeatureExtractor`, ...
+        model_type: a name that no model has.
+        processor: the class.
+        kinds: instead of it, what `auto_class.register` takes by name.
+    """
+    stand_in = type(f"{model_type}_config", (PreTrainedConfig,), {"model_type": model_type})
+    auto_class.register(stand_in, *([] if processor is None else [processor]), **kinds, exist_ok=True)
+
+
 def load_tokenizer(tokenizer: Any, language_model: Any) -> PreTrainedTokenizerBase:
     """For presets that read or add to the tokenizer: a copy of the one given, or found with the language model."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):

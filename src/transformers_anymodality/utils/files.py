@@ -42,6 +42,11 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
         temporary.unlink(missing_ok=True)
 
 
+def shard_names(index: str | Path) -> list[str]:
+    """The files that an index (`model.safetensors.index.json`) spreads tensors over."""
+    return sorted(set(read_json(index)["weight_map"].values()))
+
+
 def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Tensor name -> `{"dtype", "shape", "data_offsets"}` of a safetensors file, and its metadata.
 

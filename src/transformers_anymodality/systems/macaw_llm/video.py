@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from transformers import AutoVideoProcessor, PreTrainedConfig
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
-from transformers.video_processing_utils import BaseVideoProcessor
+from transformers import AutoVideoProcessor
+
+from .._base import register_processor
+from .._video import ClipFramesProcessor
 
 
 # Its videos were cut into so many files beforehand, of which the model reads some.
 EXTRACTED_FRAMES = 120
 
 
-class MacawVideoProcessor(BaseVideoProcessor):
+class MacawVideoProcessor(ClipFramesProcessor):
     """CLIP's transform of each frame; `num_frames` of the 120 frames that were extracted of each video."""
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-    do_sample_frames = False
     num_frames = 6
-    model_input_names = ["pixel_values_videos"]
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
         """Frames that are read, of `total`.
@@ -44,10 +32,4 @@ class MacawVideoProcessor(BaseVideoProcessor):
         return [*(place * (total // EXTRACTED_FRAMES) for place in chosen[:-1]), total - 1]
 
 
-class MacawVideoConfig(PreTrainedConfig):
-    """Stands for `MacawVideoProcessor` in the table of AutoVideoProcessor, whose keys are configs."""
-
-    model_type = "macaw_video"
-
-
-AutoVideoProcessor.register(MacawVideoConfig, MacawVideoProcessor, exist_ok=True)
+register_processor(AutoVideoProcessor, "macaw_video", MacawVideoProcessor)

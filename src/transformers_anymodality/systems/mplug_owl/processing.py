@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from transformers import AutoImageProcessor, AutoVideoProcessor, BaseVideoProcessor, PreTrainedConfig
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
+from transformers import AutoImageProcessor, AutoVideoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from .._base import register_processor
+from .._video import ClipFramesProcessor
 
 
 class MplugOwlImageProcessor(CLIPImageProcessorPil):
@@ -15,20 +17,14 @@ class MplugOwlImageProcessor(CLIPImageProcessorPil):
     do_center_crop = False
 
 
-class MplugOwlVideoProcessor(BaseVideoProcessor):
+class MplugOwlVideoProcessor(ClipFramesProcessor):
     """Squashes frames as images are, and says which are read.
 
     The release has frames scaled by the video decoder, for which there is no exact equal.
     """
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
     size = {"height": 224, "width": 224}
-    do_resize = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
+    do_center_crop = False
     num_frames = 4
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
@@ -37,13 +33,6 @@ class MplugOwlVideoProcessor(BaseVideoProcessor):
         return [int(step / 2) + round(step * i) for i in range(self.num_frames)]
 
 
-class MplugOwlProcessorConfig(PreTrainedConfig):
-    """Stands for the classes above in the tables of the Auto classes, whose keys are configs."""
-
-    model_type = "mplug_owl_processor"
-
-
-AutoImageProcessor.register(
-    MplugOwlProcessorConfig, image_processor_classes={"pil": MplugOwlImageProcessor}, exist_ok=True
-)
-AutoVideoProcessor.register(MplugOwlProcessorConfig, MplugOwlVideoProcessor, exist_ok=True)
+_NAME = "mplug_owl_processor"
+register_processor(AutoImageProcessor, _NAME, image_processor_classes={"pil": MplugOwlImageProcessor})
+register_processor(AutoVideoProcessor, _NAME, MplugOwlVideoProcessor)

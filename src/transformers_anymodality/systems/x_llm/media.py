@@ -14,6 +14,7 @@ from ...media import MediaError, open_source
 from ...media._arrays import first_bad, load_npy, to_numpy
 from ...media._source import DEFAULT_LIMITS, Limits, describe, is_array
 from ...modalities import ModalitySpec, register_modality
+from .._base import register_processor
 
 
 class TokenFeatureExtractor(FeatureExtractionMixin):
@@ -55,12 +56,6 @@ class TokenFeatureExtractor(FeatureExtractionMixin):
             raise MediaError(f"{name} holds {rows[bad]} at row {bad[0]}, column {bad[1]}: expected finite numbers.")
 
 
-class TokenFeatureConfig(PreTrainedConfig):
-    """Stands for `TokenFeatureExtractor` in the table of AutoFeatureExtractor, whose keys are configs."""
-
-    model_type = "x_llm_speech"
-
-
 @dataclass(frozen=True, kw_only=True)
 class TokenFeatureSpec(ModalitySpec):
     """Speech as the features of a speech encoder with one row per spoken token: `.npy`, or an array `(rows, width)`."""
@@ -100,4 +95,4 @@ class TokenFeatureSpec(ModalitySpec):
 
 
 register_modality(TokenFeatureSpec(name="speech"), exist_ok=True)
-AutoFeatureExtractor.register(TokenFeatureConfig, TokenFeatureExtractor, exist_ok=True)
+register_processor(AutoFeatureExtractor, "x_llm_speech", TokenFeatureExtractor)

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import torch
-from transformers import AutoVideoProcessor, BatchFeature, PreTrainedConfig
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD, PILImageResampling
-from transformers.video_processing_utils import BaseVideoProcessor
+from transformers import AutoVideoProcessor, BatchFeature
+
+from .._base import register_processor
+from .._video import ClipFramesProcessor
 
 
-class XLlmVideoProcessor(BaseVideoProcessor):
+class XLlmVideoProcessor(ClipFramesProcessor):
     """One frame of each second from the first on, `num_frames` in all, each like an image of CLIP's.
 
     A video of fewer seconds gives frames that are spread over it. With `fill_with_zeros`, it gives those of its seconds,
     and zeros behind them, as the original does.
     """
 
-    resample = PILImageResampling.BICUBIC
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-    do_sample_frames = False
     num_frames = 5
     max_seconds = 60
     fill_with_zeros = False
-    model_input_names = ["pixel_values_videos"]
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
         """Frames that are read, of `total`."""
@@ -47,15 +35,9 @@ class XLlmVideoProcessor(BaseVideoProcessor):
         return BatchFeature({"pixel_values_videos": frames}, tensor_type=return_tensors)
 
 
-class XLlmVideoConfig(PreTrainedConfig):
-    """Stands for `XLlmVideoProcessor` in the table of AutoVideoProcessor, whose keys are configs."""
-
-    model_type = "x_llm_video"
-
-
-AutoVideoProcessor.register(XLlmVideoConfig, XLlmVideoProcessor, exist_ok=True)
-
-
 def _filled(frames: torch.Tensor, count: int) -> torch.Tensor:
     """`(frames, ...)` -> `(count, ...)`, at least."""
     return torch.cat((frames, frames.new_zeros(max(0, count - len(frames)), *frames.shape[1:])))
+
+
+register_processor(AutoVideoProcessor, "x_llm_video", XLlmVideoProcessor)
