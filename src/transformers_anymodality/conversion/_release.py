@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from ..utils.files import shard_names
+from ..utils.files import read_json, shard_names
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -111,8 +110,7 @@ class Release:
         self.folder = Path(folder)
         if not self.folder.exists():
             raise FileNotFoundError(f"{self.folder} does not exist; give the folder with the released files.")
-        file = self.folder / "config.json"
-        self.config: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+        self.config: dict[str, Any] = self.config_of(".")
 
     def has(self, name: str) -> bool:
         return bool(self._files(name))
@@ -132,9 +130,9 @@ class Release:
         )
 
     def config_of(self, name: str) -> dict[str, Any]:
-        """`config.json` of a sub-folder."""
+        """`config.json` of a sub-folder, or of the folder itself ("."); empty where there is none."""
         file = self.folder / name / "config.json"
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     def _files(self, name: str) -> list[Path]:
         if name == "." and self.folder.is_file():

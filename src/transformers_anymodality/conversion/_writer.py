@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from ..utils.files import write_json
 
 
 class ShardWriter:
@@ -51,4 +52,4 @@ class ShardWriter:
             where |= dict.fromkeys(names, file)
         if count > 1:
             index = {"metadata": {"total_size": self.total}, "weight_map": dict(sorted(where.items()))}
-            (self.folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+            write_json(self.folder / SAFE_WEIGHTS_INDEX_NAME, index)
