@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DynamicCache, TextIteratorStreamer
+from transformers import (
+    DynamicCache,
+    LogitsProcessorList,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TextIteratorStreamer,
+)
 
 from modeling_tests import tiny
-from modeling_tests.checks import Calls, new_tokens, padded
+from modeling_tests.checks import Calls, last_logits, new_tokens, padded
 from transformers_anymodality.model.media_encoding import split_media
 from transformers_anymodality.utils.upstream import CHUNKS_MEDIA
 
@@ -158,7 +165,20 @@ def test_missing_media_and_wrong_counts_raise(shared):
         model.generate(**inputs, max_new_tokens=1, pixel_valuess=1)
 
 
-def test_repetition_penalty_and_other_processors_meet_placeholders(shared):
+def test_logits_processors_meet_placeholders(shared):
+    """What penalises or forbids tokens by the prompt's ids gives what it gives on the logits of whole forward passes."""
     model, processor = shared
-    inputs = tiny.inputs(processor, tiny.CHATS[2])
-    model.generate(**inputs, **NEW, repetition_penalty=1.3, no_repeat_ngram_size=2, bad_words_ids=[[5]])
+    inputs = dict(tiny.inputs(processor, tiny.CHATS[2]))
+    settings = dict(repetition_penalty=1.3, no_repeat_ngram_size=2, bad_words_ids=[[5]])
+    found = model.generate(**inputs, **NEW, eos_token_id=None, **settings)
+    processors = LogitsProcessorList(
+        [RepetitionPenaltyLogitsProcessor(1.3), NoRepeatNGramLogitsProcessor(2), NoBadWordsLogitsProcessor([[5]])]
+    )
+    placeholders, expected = [row.token_id for row in model.config.modalities.values()], inputs["input_ids"]
+    for _ in range(NEW["max_new_tokens"]):
+        scores = last_logits(model, {**inputs, "input_ids": expected, "attention_mask": torch.ones_like(expected)})
+        scores = processors(expected, scores)
+        scores[:, placeholders] = -torch.inf
+        expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
+    assert found.tolist() == expected.tolist()
+    assert found.tolist() != model.generate(**inputs, **NEW, eos_token_id=None).tolist()
