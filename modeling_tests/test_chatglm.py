@@ -14,6 +14,7 @@ from modeling_tests.tiny_systems import system
 from transformers_anymodality.systems.x_llm import chat_template
 from transformers_anymodality.systems.x_llm.chatglm import ChatGLMConfig, ChatGLMForCausalLM, positions
 from transformers_anymodality.systems.x_llm.chatglm_tokenizer import chatglm_tokenizer
+from transformers_anymodality.utils.upstream import CACHE_NAME, cache_of
 
 
 PAD, BOS, EOS, GMASK, MASK = 0, 1, 2, 3, 4
@@ -96,17 +97,17 @@ def test_cached_equals_uncached_by_any_cache(model):
     for cache in (None, DynamicCache(), DynamicCache(config=model.config), StaticCache(model.config, 12)):
         found = []
         for piece in (ids[:, :7], ids[:, 7:8], ids[:, 8:]):
-            output = model(input_ids=piece, past_key_values=cache, use_cache=True)
-            cache, found = output.past_key_values, [*found, output.logits]
+            output = model(input_ids=piece, **{CACHE_NAME: cache}, use_cache=True)
+            cache, found = cache_of(output), [*found, output.logits]
         torch.testing.assert_close(torch.cat(found, dim=1), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_cropped_and_reordered_caches_go_on(model):
     ids = torch.tensor([LONG, [30, 31, 32, 33, GMASK, BOS, 34, 35]])
-    cache = model(input_ids=ids, use_cache=True).past_key_values
+    cache = cache_of(model(input_ids=ids, use_cache=True))
     cache.crop(-1)
     cache.reorder_cache(torch.tensor([1, 0]))
-    output = model(input_ids=ids[[1, 0], -1:], past_key_values=cache)
+    output = model(input_ids=ids[[1, 0], -1:], **{CACHE_NAME: cache})
     torch.testing.assert_close(output.logits[:, -1], model(input_ids=ids[[1, 0]]).logits[:, -1], atol=1e-5, rtol=1e-4)
 
 
@@ -120,7 +121,7 @@ def test_a_cache_of_another_model_is_refused(model):
     for layer in range(2):
         cache.update(torch.randn(1, 2, 3, 16), torch.randn(1, 2, 3, 16), layer)
     with pytest.raises(ValueError, match="holds 3 tokens, but not their ids"):
-        model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+        model(input_ids=torch.tensor([[5]]), **{CACHE_NAME: cache})
     with pytest.raises(ValueError, match="finds positions by `input_ids`"):
         model(inputs_embeds=torch.randn(1, 3, 32))
 

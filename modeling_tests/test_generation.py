@@ -16,7 +16,7 @@ from transformers import (
 from modeling_tests import tiny
 from modeling_tests.checks import Calls, last_logits, new_tokens, padded
 from transformers_anymodality.model.media_encoding import split_media
-from transformers_anymodality.utils.upstream import CHUNKS_MEDIA
+from transformers_anymodality.utils.upstream import CACHE_NAME, CHUNKS_MEDIA
 
 
 NEW = dict(max_new_tokens=6, do_sample=False)
@@ -148,7 +148,7 @@ def test_several_turns_on_one_cache(model_type):
         pixels = processor.process_media({"image": images})[0]["pixel_values"]
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels}
         calls.items.clear()
-        cached = model.generate(**inputs, **NEW, past_key_values=cache)
+        cached = model.generate(**inputs, **NEW, **{CACHE_NAME: cache})
         assert sum(calls.items) == new
         assert cached.tolist() == model.generate(**inputs, **NEW).tolist()
         ids = cached

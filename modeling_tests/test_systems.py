@@ -13,6 +13,7 @@ from modeling_tests.checks import TIGHT, last_logits, new_tokens, padded
 from modeling_tests.tiny_systems import system
 from transformers_anymodality import AnyModalityDataCollator
 from transformers_anymodality.systems import SYSTEMS
+from transformers_anymodality.utils.upstream import CACHE_NAME
 
 
 NEW = dict(max_new_tokens=6, do_sample=False)
@@ -109,14 +110,14 @@ def test_several_turns_on_one_cache(named):
     first = next(iter(processor.modalities))
     chat = [user(*processor.modalities, "What are they?")]
     inputs, cache = tiny.inputs(processor, chat), DynamicCache(config=model.config.get_text_config())
-    model.generate(**inputs, **GREEDY, past_key_values=cache)
+    model.generate(**inputs, **GREEDY, **{CACHE_NAME: cache})
     chat += [{"role": "assistant", "content": "A dog."}, user(first, "And this?", seed=5)]
     longer = tiny.inputs(processor, chat)
     shared_ids = int((longer["input_ids"][0, : inputs["input_ids"].shape[1]] == inputs["input_ids"][0]).sum())
     if shared_ids < inputs["input_ids"].shape[1]:
         pytest.skip("this system's media all stand in front, so a later turn changes what was cached")
     cache.crop(inputs["input_ids"].shape[1] - cache.get_seq_length())
-    cached = model.generate(**longer, **GREEDY, past_key_values=cache)
+    cached = model.generate(**longer, **GREEDY, **{CACHE_NAME: cache})
     assert cached.tolist() == model.generate(**longer, **GREEDY).tolist()
 
 

@@ -12,6 +12,7 @@ import torch
 from transformers import TextStreamer
 
 from ..processing.processor import until_stop
+from ..utils.upstream import CACHE_NAME, cache_of
 
 
 class Conversation:
@@ -124,13 +125,13 @@ class Conversation:
                 input_ids=torch.tensor([turn.ids[turn.past :]], device=device),
                 attention_mask=torch.ones(1, len(turn.ids), dtype=torch.long, device=device),
                 **{name: value.to(device) for name, value in turn.features.items()},
-                past_key_values=cache,
+                **{CACHE_NAME: cache},
                 streamer=streamer,
                 return_dict_in_generate=True,
                 **{"num_beams": 1, **self.generation},
             )
         answer = output.sequences[0, len(turn.ids) - turn.past :].tolist()
-        cache = output.past_key_values
+        cache = cache_of(output)
         if cache is not None and not self.model._is_stateful:  # a recurrent state goes on by single tokens only
             self._cache, self._counts = cache, turn.counts
             self._cached = [*turn.ids, *answer][: cache.get_seq_length()]

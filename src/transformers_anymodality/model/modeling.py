@@ -232,7 +232,7 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
         return {**kwargs, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
 
 
-class AnyModalityForCausalLM(AnyModalityPreTrainedModel, AnyModalityGenerationMixin):
+class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedModel):
     """A whole causal language model with senses."""
 
     def _build_language_model(self) -> PreTrainedModel:
