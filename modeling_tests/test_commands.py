@@ -88,7 +88,9 @@ def test_inspect(composed, parts, capsys):
 
 def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
     assert cli.main(["inspect", str(parts / "lm")]) == 1
-    assert capsys.readouterr().err.strip().endswith("is no any-modality model, but a 'llama'.")
+    assert (
+        capsys.readouterr().err.strip().endswith("is not a transformers-anymodality checkpoint (model_type 'llama').")
+    )
     assert cli.main(["inspect", str(tmp_path / "gone")]) == 1
     broken = tmp_path / "model.safetensors"
     broken.write_bytes((composed / "model.safetensors").read_bytes()[:-8])

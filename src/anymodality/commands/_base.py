@@ -113,7 +113,9 @@ def load_processor(source: str) -> AnyModalityProcessor:
 
     processor = AutoProcessor.from_pretrained(source)
     if not hasattr(processor, "encode_chat"):
-        raise ValueError(f"{source} is no any-modality model, but has a {type(processor).__name__}.")
+        raise ValueError(
+            f"{source} is not a transformers-anymodality checkpoint, but has a {type(processor).__name__}."
+        )
     return processor
 
 

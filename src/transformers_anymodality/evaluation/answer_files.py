@@ -72,11 +72,13 @@ class AnswerFiles:
         path = self.folder / f"{self.task}.ratings.jsonl"
         return {line["index"]: line["rating"] for line in _lines(path)} if path.exists() else {}
 
-    def rated(self) -> list[dict[str, Any]]:
-        """The lines in order, with `rating` where there is one."""
+    def rated(self, count: int | None = None) -> list[dict[str, Any]]:
+        """The lines of the first `count` samples in order, with `rating` where there is one."""
         ratings = self.ratings()
         return [
-            {**line, "rating": ratings[index]} if index in ratings else line for index, line in self.read().items()
+            {**line, "rating": ratings[index]} if index in ratings else line
+            for index, line in self.read().items()
+            if count is None or index < count
         ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.tables import columns
 from .running import read_answers, read_results
 from .scores import SCORES
 from .tasks import TASKS, rows_of
@@ -100,15 +101,11 @@ def _summary(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def as_table(differences: Sequence[Difference]) -> str:
-    head = f"{'task':<24} {'metric':<24} {'a':>9} {'b':>9} {'b - a':>9} {'95 % interval':>21} {'p':>7}"
-    rows: list[str] = []
+    rows = [("task", "metric", "a", "b", "b - a", "95 % interval", "p")]
     for one in differences:
-        interval = f"[{one.low:.4f}, {one.high:.4f}]"
-        rows.append(
-            f"{one.task:<24} {one.metric:<24} {one.a:>9.4f} {one.b:>9.4f} {one.b - one.a:>+9.4f} {interval:>21} "
-            f"{one.p:>7.3f}"
-        )
-    return "\n".join([head, *rows])
+        numbers = (f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", f"[{one.low:.4f}, {one.high:.4f}]")
+        rows.append((one.task, one.metric, *numbers, f"{one.p:.3f}"))
+    return "\n".join(columns(rows, right=range(2, 7)))
 
 
 def as_json(differences: Sequence[Difference]) -> list[dict[str, Any]]:

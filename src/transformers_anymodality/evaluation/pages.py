@@ -50,7 +50,7 @@ show();
 
 def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles, count: int) -> None:
     """The first answers with their media, their references, and what each metric says of them."""
-    lines = [line for line in files.rated() if line["index"] < job.count]
+    lines = files.rated(job.count)
     scores = _scores(job, lines)
     body = "".join(
         _shown(job, processor, line, "".join(f"<div class=score>{html.escape(text)}</div>" for text in scores[i]))

@@ -172,7 +172,7 @@ def finish(
     results = {}
     for job in jobs:
         files = AnswerFiles(samples_folder(output), job.name)
-        lines = [line for line in files.rated() if line["index"] < job.count]
+        lines = files.rated(job.count)
         if job.task.rating and job.name in (ratings or {}):
             files.rate(read_ratings(ratings[job.name], job.task.rating, lines))
         elif job.task.rating and job.task.rating.prompt and judge is not None:
@@ -183,7 +183,7 @@ def finish(
 
 def _result(job: Job, files: AnswerFiles) -> dict[str, Any]:
     settings, task = files.settings(), job.task
-    lines = [line for line in files.rated() if line["index"] < job.count]
+    lines = files.rated(job.count)
     rated = {"rated": sum("rating" in line for line in lines)} if task.rating else {}
     return {
         **settings,
@@ -232,4 +232,4 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 
 def read_answers(path: str | os.PathLike, name: str) -> list[dict[str, Any]]:
     """The answers to a task of a results file, in the order of samples, with their ratings."""
-    return AnswerFiles(samples_folder(path), name).rated()[: read_results(path)["tasks"][name]["samples"]]
+    return AnswerFiles(samples_folder(path), name).rated(read_results(path)["tasks"][name]["samples"])

@@ -16,13 +16,13 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import read_header, read_json, shard_names
+from ..utils.tables import columns
 from ..utils.upstream import name_or_path
 
 
-# Bytes per number, by safetensors' name of the type.
-_SIZES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8"} | (
-    {"I64": "int64", "I32": "int32"}
+# Safetensors' names of types.
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16} | (
+    {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
 )
 
 
@@ -109,7 +109,7 @@ class Inspection:
             senses.append((sense.name, sense.token or "", tokens, *names))
         kind = "light checkpoint, stores" if self.light else "checkpoint of"
         head = f"{self.source}: {kind} {self.parameters:,} parameters, {self.bytes / 1e6:,.1f} MB"
-        return "\n".join([head, "", *_columns(parts, right=2), "", *_columns(senses, right=2)])
+        return "\n".join([head, "", *columns(parts, right={2}), "", *columns(senses, right={2})])
 
 
 def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Inspection:
@@ -121,12 +121,10 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
 
     Raises:
         OSError: there is no such checkpoint, or it has no safetensors.
-        ValueError: it is no any-modality model, or damaged.
+        ValueError: it is another model, or damaged.
     """
     source, hub = str(source), {"revision": revision, "token": token}
-    config = AutoConfig.from_pretrained(source, **hub)
-    if not isinstance(config, AnyModalityConfig):
-        raise ValueError(f"{source} is no any-modality model, but a {config.model_type!r}.")
+    config = composite_config(source, **hub)
     stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for name, header in _headers(source, hub):
         stored[name.partition(".")[0]].append(header)
@@ -134,13 +132,21 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
     return Inspection(source, parts, _modalities(config, _placeholders(source, hub)))
 
 
+def composite_config(source: str | Path, **hub: Any) -> AnyModalityConfig:
+    """The config of a checkpoint; ValueError if it is another model's."""
+    config = AutoConfig.from_pretrained(source, **hub)
+    if not isinstance(config, AnyModalityConfig):
+        raise ValueError(f"{source} is not a transformers-anymodality checkpoint (model_type {config.model_type!r}).")
+    return config
+
+
 def inspect_model(model: Any, processor: Any = None) -> Inspection:
     """The same of a model in memory; its weights may be on the meta device."""
-    types = {str(getattr(torch, dtype)): name for name, dtype in _DTYPES.items()}
+    types = {dtype: name for name, dtype in _TYPES.items()}
     stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
     for name, tensor in model.state_dict().items():
         if name not in model.all_tied_weights_keys:
-            stored[name.partition(".")[0]].append((types.get(str(tensor.dtype), "I64"), tensor.numel()))
+            stored[name.partition(".")[0]].append((types.get(tensor.dtype, "I64"), tensor.numel()))
     tokens = {} if processor is None else {name: own.token for name, own in processor.modalities.items()}
     parts = [_part(name, model.config, stored[name]) for name in model.config.part_names]
     return Inspection(model.name_or_path, parts, _modalities(model.config, tokens))
@@ -165,8 +171,8 @@ def _part(name: str, config: AnyModalityConfig, stored: list[tuple[str, int]]) -
         revision=reference and reference["revision"],
         referenced=reference is not None,
         parameters=sum(sizes.values()),
-        bytes=sum(count * _SIZES.get(dtype, 1) for dtype, count in sizes.items()),
-        dtypes=sorted(_DTYPES.get(dtype, dtype) for dtype in sizes),
+        bytes=sum(count * getattr(_TYPES.get(dtype), "itemsize", 1) for dtype, count in sizes.items()),
+        dtypes=sorted(str(_TYPES.get(dtype, dtype)).removeprefix("torch.") for dtype in sizes),
         trained=None if config.trained is None else name in config.trained,
     )
 
@@ -223,15 +229,3 @@ def _local_files(source: str, hub: dict[str, Any]) -> list[Path] | None:
     if is_offline_mode():
         raise FileNotFoundError(f"The weights of {source} are not on this machine, and it is offline.")
     return None
-
-
-def _columns(rows: list[tuple[str, ...]], right: int) -> list[str]:
-    """Rows of a table as lines; column `right` is a number."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if i == right else f"{cell:<{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]

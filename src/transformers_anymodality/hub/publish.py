@@ -16,23 +16,23 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, BatchFeature, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoProcessor, BatchFeature, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..modalities import MODALITIES
-from ..model.configuration import AnyModalityConfig
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
 from ..utils.files import read_header, read_json, shard_names
-from . import write_card
+from . import make_card
 from .history import data_name
+from .inspect import composite_config
 from .licenses import is_hub_id
 
 
 # What a training leaves in its folder that is no part of the model: states of optimizers and loaders, which are pickled,
-# logs, and checkpoints, which are models by themselves.
+# the Trainer's, which names folders of this machine, logs, and checkpoints, which are models by themselves.
 _LEFT_OUT = ("checkpoint-*", "runs", "logs", "wandb", "*.bin", "*.pt", "*.pth", "*.pkl", "*.log", "*.samples") + (
-    (".*", "__pycache__", "*.partial", "global_step*", "latest")
+    (".*", "__pycache__", "*.partial", "global_step*", "latest", "trainer_state.json")
 )
 
 
@@ -106,12 +106,7 @@ def publish(
         for name in files:
             (stage / name).parent.mkdir(parents=True, exist_ok=True)
             (stage / name).symlink_to((folder / name).resolve())
-        _complete(stage, repo_id, card)
-        if (
-            state := stage / "trainer_state.json"
-        ).exists():  # the card has read it, and it names folders of this machine
-            state.unlink()
-            left_out = sorted([*left_out, state.name])
+        _complete(stage, folder, repo_id, card)
         difference = check_reload(folder if model is None else model, stage, Path(scratch), module, token)
         sizes = {
             str(file.relative_to(stage)): file.stat().st_size for file in sorted(stage.rglob("*")) if file.is_file()
@@ -186,9 +181,7 @@ def _check_whole(folder: Path, files: list[str]) -> None:
         if name not in files:
             what = "model" if name == "config.json" else "processor"
             raise ValueError(f"{folder} has no {name}: save the {what} there, too ({what}.save_pretrained).")
-    config = AutoConfig.from_pretrained(folder)
-    if not isinstance(config, AnyModalityConfig):
-        raise ValueError(f"{folder} is no any-modality model, but a {config.model_type!r}.")
+    config = composite_config(folder)
     stored = _stored(folder, files)
     kept = set(config.references or ())
     if lost := sorted(set(config.trained or ()) - kept - {name.partition(".")[0] for name in stored}):
@@ -210,13 +203,14 @@ def _stored(folder: Path, files: list[str]) -> set[str]:
     return {name for file in weights for name in read_header(folder / file)[0]}
 
 
-def _complete(stage: Path, repo_id: str, card: dict[str, Any] | None) -> None:
+def _complete(stage: Path, folder: Path, repo_id: str, card: dict[str, Any] | None) -> None:
     """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts came
     from. The folder itself stays as it is."""
     if not (stage / f"{MODULE}.py").exists():
         write_module(stage)
     if not (stage / "README.md").exists():
-        write_card(stage, **{"name": repo_id, **(card or {})})
+        made = make_card(folder, **{"name": repo_id, **(card or {})})
+        (stage / "README.md").write_text(f"{made}\n", encoding="utf-8")
     if (stage / "results.json").exists():
         _replace(stage / "results.json", lambda results: _public_results(results, repo_id))
     for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):

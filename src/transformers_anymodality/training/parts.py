@@ -10,6 +10,7 @@ from torch import nn
 from ..model.modeling import AnyModalityPreTrainedModel
 from ..utils import upstream
 from ..utils.registry import did_you_mean
+from ..utils.tables import columns
 
 
 _GROUPS = {"aligners": "_aligner", "towers": "_tower"}
@@ -23,10 +24,7 @@ def parts_table(model: nn.Module) -> str:
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
         lines.append((name, f"{sum(p.numel() for p in parameters):,}", f"{trained:,}", ", ".join(dtypes)))
-    widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join(
-        f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}".rstrip() for a, b, c, d in lines
-    )
+    return "\n".join(columns(lines, right={1, 2}))
 
 
 def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool = True) -> str:
@@ -154,4 +152,4 @@ def composite_of(model: nn.Module) -> AnyModalityPreTrainedModel:
     for module in model.modules():
         if isinstance(module, AnyModalityPreTrainedModel):
             return module
-    raise TypeError(f"{type(model).__name__} holds no any-modality model.")
+    raise TypeError(f"{type(model).__name__} is not a transformers-anymodality model, nor is one inside it.")
