@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -89,27 +89,22 @@ def mixture(
             `interleave_datasets`.
     """
     datasets = require("datasets", "train")
-    names = list(sources) if isinstance(sources, Mapping) else None
-    loaded = [load(source, media_root=media_root, streaming=streaming) for source in _values(sources)]
-    if isinstance(weights, Mapping) and (names is None or set(weights) != set(names)):
-        raise ValueError(f"Weights are for {sorted(weights)}, sources are {names or 'without names'}.")
-    shares = [1.0] * len(loaded) if weights is None else [float(weight) for weight in _by_name(weights, names)]
-    if len(shares) != len(loaded) or min(shares) < 0 or not sum(shares):
-        raise ValueError(f"{len(loaded)} sources need as many weights, none negative and not all zero; not {shares}.")
-    loaded = [_for_mixing(one, None if names is None else names[i]) for i, one in enumerate(loaded)]
-    loaded = _aligned(loaded)
-    probabilities = [share / sum(shares) for share in shares]
+    named = sources if isinstance(sources, Mapping) else dict(enumerate(sources))
+    weights = [1] * len(named) if weights is None else weights
+    given = weights if isinstance(weights, Mapping) else dict(zip(named, weights, strict=False))
+    shares = [float(given.get(name, -1)) for name in named]
+    if len(weights) != len(named) or min(shares) < 0 or not sum(shares):
+        raise ValueError(f"{len(named)} sources need as many weights, none negative and not all zero; not {weights}.")
+    loaded = [
+        _for_mixing(load(source, media_root=media_root, streaming=streaming), name if isinstance(name, str) else None)
+        for name, source in named.items()
+    ]
     return datasets.interleave_datasets(
-        loaded, probabilities=probabilities, seed=seed, stopping_strategy=stopping_strategy
+        _aligned(loaded),
+        probabilities=[share / sum(shares) for share in shares],
+        seed=seed,
+        stopping_strategy=stopping_strategy,
     )
-
-
-def _values(sources: Mapping[str, Any] | Sequence[Any]) -> Iterable[Any]:
-    return sources.values() if isinstance(sources, Mapping) else sources
-
-
-def _by_name(weights: Mapping[str, float] | Sequence[float], names: list[str] | None) -> Iterable[float]:
-    return [weights[name] for name in names] if isinstance(weights, Mapping) and names else weights
 
 
 # --- columns -----------------------------------------------------------------------------------------------------------
@@ -144,25 +139,20 @@ def _as_chats(dataset: Any, media_root: Any) -> Any:
         row = partial(_row, media_root=media_root, columns=list(features))
         return dataset.map(row, remove_columns=list(dataset.features), features=features)
     features, kept = _features(dataset.features)
-    row = partial(_row, media_root=media_root, columns=list(features), kept=kept)
+    dataset = dataset.rename_columns({old: new for old, new in kept.items() if old != new})
+    types = {name: dataset.features[name] for name in kept.values()}
+    others = [name for name in dataset.features if name not in types]
+    row = partial(_row, media_root=media_root, columns=list(features), kept=types)
     if isinstance(dataset, datasets.IterableDataset):
-        types = {new: dataset.features[old] for old, new in kept.items()}
-        features = datasets.Features({**features, **types})
-        return dataset.map(row, remove_columns=list(dataset.features), features=features)
+        return dataset.map(row, remove_columns=others, features=datasets.Features({**features, **types}))
     # What is kept may hold many bytes, so it is neither read nor written again.
-    rest = dataset.select_columns([name for name in dataset.features if name not in kept])
-    row = partial(_row, media_root=media_root, columns=list(features))
-    chats = rest.map(row, remove_columns=rest.column_names, features=features)
-    kept_columns = dataset.select_columns(list(kept)).rename_columns(kept) if kept else None
-    return chats if kept_columns is None else datasets.concatenate_datasets([chats, kept_columns], axis=1)
+    chats = dataset.select_columns(others).map(row, remove_columns=others, features=features)
+    return datasets.concatenate_datasets([chats, dataset.select_columns(list(types))], axis=1) if types else chats
 
 
-def _row(
-    record: Mapping[str, Any], media_root: Any, columns: list[str], kept: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    kept = kept or {}
+def _row(record: Mapping[str, Any], media_root: Any, columns: list[str], kept: Collection[str] = ()) -> dict[str, Any]:
     made = normalize({name: value for name, value in record.items() if name not in kept}, media_root=media_root)
-    return {**{name: made.get(name) for name in columns}, **{new: record[old] for old, new in kept.items()}}
+    return {name: made.get(name) for name in columns}
 
 
 def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:

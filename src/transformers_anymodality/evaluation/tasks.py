@@ -239,27 +239,20 @@ def _named(answer: str, labels: Sequence[str]) -> str:
 _CAPTION_METRICS = {name: (name, first_line) for name in ("cider", "bleu", "rouge_l")}
 _SPEECH_METRICS = {"wer": ("wer", said), "cer": ("cer", said)}
 
-register_task(
-    "captioning",
-    Task(
+_KINDS = {
+    "captioning": Task(
         help="captions of images, videos or sounds: CIDEr-D, BLEU, ROUGE-L",
         prompt="Describe this in one short sentence.",
         metrics=_CAPTION_METRICS,
         references=_CAPTIONS,
     ),
-)
-register_task(
-    "imu_captioning",
-    Task(
+    "imu_captioning": Task(
         help="what the wearer of motion sensors does: CIDEr-D, BLEU, ROUGE-L",
         prompt="Describe in one short sentence what the person who wears this motion sensor is doing.",
         metrics=_CAPTION_METRICS,
         references=_CAPTIONS,
     ),
-)
-register_task(
-    "vqa",
-    Task(
+    "vqa": Task(
         help="short answers to questions, by several people: the official VQA accuracy",
         prompt="{question}\nAnswer with a single word or phrase.",
         metrics={"vqa_accuracy": ("vqa_accuracy", first_line)},
@@ -267,73 +260,54 @@ register_task(
         groups=("question_type", "answer_type"),
         max_new_tokens=16,
     ),
-)
-register_task(
-    "multiple_choice",
-    Task(
+    "multiple_choice": Task(
         help="the likeliest of the choices, as a whole and per token: accuracy",
         prompt="{question}",
         metrics={"accuracy": ("accuracy", likeliest), "accuracy_per_token": ("accuracy", likeliest_per_token)},
         output="likelihood",
         needs_choices=True,
     ),
-)
-register_task(
-    "multiple_choice_letter",
-    Task(
+    "multiple_choice_letter": Task(
         help="the letter of a choice, generated: accuracy",
         prompt="{question}\n{choices}\nAnswer with the letter of the right choice.",
         metrics={"accuracy": ("accuracy", lettered)},
         needs_choices=True,
         max_new_tokens=16,
     ),
-)
-register_task(
-    "classification",
-    Task(
+    "classification": Task(
         help="the one label that an answer names: accuracy",
         prompt="{question}",
         metrics={"accuracy": ("accuracy", named)},
         references=("label", *_ANSWERS),
         max_new_tokens=16,
     ),
-)
-register_task(
-    "asr",
-    Task(
+    "asr": Task(
         help="transcripts of speech: WER, CER",
         prompt="Write down what is said.",
         metrics=_SPEECH_METRICS,
         references=_TRANSCRIPTS,
         max_new_tokens=200,
     ),
-)
-register_task(
-    "multimodal_asr",
-    Task(
+    "multimodal_asr": Task(
         help="transcripts of speech about a picture or video that is given, too: WER, CER",
         prompt="Look at what is shown, and write down what is said about it.",
         metrics=_SPEECH_METRICS,
         references=_TRANSCRIPTS,
         max_new_tokens=200,
     ),
-)
-register_task(
-    "yes_no",
-    Task(
+    "yes_no": Task(
         help="P(Yes) against P(No) by likelihood: area under the ROC curve, accuracy",
         prompt="{question}",
         metrics={"auc": ("auc", probability_of_first), "accuracy": ("accuracy", likeliest)},
         output="likelihood",
         choices=("Yes", "No"),
     ),
-)
-register_task(
-    "open",
-    Task(
+    "open": Task(
         help="answers without a score, to be looked at, or to be judged",
         prompt="{question}",
         needs_references=False,
         max_new_tokens=256,
     ),
-)
+}
+for _name, _task in _KINDS.items():
+    register_task(_name, _task)
