@@ -11,7 +11,8 @@ import torch
 from modeling_tests import chat_templates, tiny
 from modeling_tests.checks import supervised
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
-from transformers_anymodality.processing.chat import extend_template
+from transformers_anymodality.processing.chat import _Chat, _marking, _only_places, _unmarked, extend_template
+from transformers_anymodality.utils.upstream import render_jinja_template
 
 
 # The same words with and without tags, in three ways of tagging.
@@ -114,6 +115,86 @@ def test_tool_calls_are_what_the_assistant_said(style):
         both = supervised(chat_templates.processor(style), said, tools=tools)[0]
         assert both.startswith("yes, so\n<tool_call>") and both.endswith("</tool_call><|im_end|>")
     assert supervised(chat_templates.processor(style), messages[:2], tools=tools) == [first]
+
+
+def random_chat(seed: int) -> list[dict]:
+    """Words that templates write themselves, spaces around them, control tokens: whatever hides where a message ends."""
+    words = ["yes", "no", " ", "\n", "assistant", "user", "<|im_end|>", "</s>", "[/INST]", "[assistant]", "é", "  "]
+    rng = np.random.default_rng(seed)
+    return chat(*["".join(rng.choice(words, size=rng.integers(0, 6))) for _ in range(2 * rng.integers(1, 6))])
+
+
+def written(style: str, messages: list[dict]) -> _Chat:
+    processor = chat_templates.processor(style)
+    return _Chat(processor.resolve_chat_template(), processor.prompt_tokenizer, messages, None, None, {}, {})
+
+
+@pytest.mark.parametrize("style", chat_templates.STYLES)
+def test_messages_found_together_stand_where_each_is_found_alone(style):
+    found = 0
+    for messages in [*CHATS.values(), *map(random_chat, range(30))]:
+        chat = written(style, messages)
+        text, turns = chat.render(), range(1, len(messages), 2)
+        together = chat._aligned(list(turns), text)
+        found += len(together)
+        for turn, span in together.items():
+            assert chat._alone(turn, text) == span, messages
+    assert found > 60
+
+
+@pytest.mark.parametrize("parts", [["", "a", "ba", "b"], ["", "", "b"], ["c", "", "b"], ["", "ab", "b", ""]])
+def test_what_could_stand_elsewhere_is_not_found(parts):
+    """Every place of every part in a text is tried."""
+    text = "cababab"
+
+    def ways(start: int, left: list[str]) -> list[list[int]]:
+        if not left:
+            return [[]]
+        places = range(start, len(text) + 1) if len(left) > 1 else [len(text) - len(left[0])]
+        fits = [place for place in places if place >= start and text.startswith(left[0], place)]
+        return [[place, *rest] for place in fits for rest in ways(place + len(left[0]), left[1:])]
+
+    possible = [way for way in ways(0, parts) if way[0] == 0]
+    expected = [{way[i] for way in possible} for i in range(len(parts))]
+    assert _only_places(text, parts) == [next(iter(s)) if len(s) == 1 else None for s in expected]
+
+
+@pytest.mark.parametrize("tags", TAGGED)
+def test_generation_tags_are_read_as_transformers_reads_them(tags):
+    processor = chat_templates.processor("chatml", template=TAGGED[tags])
+    for messages in [*CHATS.values(), *map(random_chat, range(10))]:
+        source = processor.resolve_chat_template()
+        (text,), (spans,) = render_jinja_template(
+            [messages],
+            chat_template=source,
+            return_assistant_tokens_mask=True,
+            **processor.tokenizer.special_tokens_map,
+        )
+        chat = _Chat(source, processor.prompt_tokenizer, messages, None, None, {}, {})
+        assert _unmarked(chat.render(source=_marking(source))) == (text, spans)
+
+
+@pytest.mark.parametrize("style", [*chat_templates.STYLES, "tags", "tools"])
+def test_long_chats_are_written_no_more_often_than_short_ones(style, monkeypatch):
+    template = TAGGED["with the stop token"] if style == "tags" else None
+    processor = chat_templates.processor(style if style in chat_templates.STYLES else "chatml", template=template)
+    turns = chat("what is this?", "yes, it is", "and that?", "no")
+    if style == "tools":
+        call = {"type": "function", "function": {"name": "look", "arguments": {"at": "that"}}}
+        turns[3:] = [
+            {"role": "assistant", "tool_calls": [call]},
+            {"role": "tool", "content": "5"},
+            *chat("so", "no")[1:],
+        ]
+    renders = []
+    monkeypatch.setattr(
+        "transformers_anymodality.processing.chat.render_jinja_template",
+        lambda **kwargs: renders.append(0) or render_jinja_template(**kwargs),
+    )
+    for times in (1, 20):
+        renders.clear()
+        ids, said = processor.encode_chat(turns * times)
+        assert len(renders) == (1 if style == "tags" else 2) and any(said)
 
 
 def test_media_are_never_supervised(processor):

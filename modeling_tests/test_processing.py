@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import json
 from fractions import Fraction
 
 import numpy as np
@@ -18,11 +19,13 @@ from transformers import (
     AutoVideoProcessor,
     VideoMAEConfig,
     VideoMAEVideoProcessor,
+    Wav2Vec2FeatureExtractor,
 )
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import AnyModalityProcessor
 from transformers_anymodality.processing.chat import extend_template
+from transformers_anymodality.processing.media_inputs import ModalityInputs
 
 
 SENSES = ("audio", "depth", "image", "imu", "thermal", "video")
@@ -463,6 +466,19 @@ def test_round_trip_in_a_fresh_folder(processor, tmp_path):
     assert {file.name for file in (tmp_path / "one").iterdir()} == names
 
 
+def test_what_is_known_of_a_modality_passes_through_json():
+    wave = {"tower": tiny.wav2vec2_config(), "processor": Wav2Vec2FeatureExtractor(return_attention_mask=True)}
+    _, processor = tiny.composite(settings={"audio": {**wave, "aligner": "linear"}, **tiny.modalities("image")})
+    assert (processor.modalities["audio"].num_tokens, processor.modalities["image"].num_tokens) == (None, 3)
+    for name, own in processor.modalities.items():
+        assert own.main_input == {"audio": "input_values", "image": "pixel_values"}[name]
+        again = ModalityInputs.from_dict(name, json.loads(json.dumps(own.to_dict())))
+        assert type(again.tower) is type(own.tower) and again.to_dict() == own.to_dict()
+    fields = {**processor.modalities["audio"].to_dict(), "tower": {"model_type": "unheard_of"}}
+    with pytest.raises(ValueError, match="`audio: tower` has an unknown model type 'unheard_of'"):
+        ModalityInputs.from_dict("audio", fields)
+
+
 def test_sub_processors_load_by_their_own_auto_classes(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     assert AutoImageProcessor.from_pretrained(tmp_path).to_dict() == processor.image_processor.to_dict()
@@ -606,6 +622,19 @@ def test_token_types_offsets_and_assistant_masks_follow_the_expanded_media(proce
     assert sum(inputs["assistant_masks"][0]) == 3 and sum(inputs["assistant_masks"][1]) == 0
     types = {processor.image_token_id: 1, processor.imu_token_id: 4}
     assert inputs["mm_token_type_ids"] == [[types.get(i, 0) for i in row] for row in inputs["input_ids"]]
+
+
+@pytest.mark.parametrize("style", chat_templates.STYLES)
+def test_assistant_masks_need_no_generation_tags(style):
+    processor = chat_templates.processor(style)
+    chats = [[*words("what is this ?"), {"role": "assistant", "content": said}] for said in ("yes", "no, yes and no")]
+    settings = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True, "return_tensors": "pt"}
+    inputs = processor.apply_chat_template(chats, **settings)
+    for i, chat in enumerate(chats):
+        kept = inputs["attention_mask"][i].bool()
+        found = inputs["input_ids"][i][kept].tolist(), inputs["assistant_masks"][i][kept].bool().tolist()
+        assert found == processor.encode_chat(chat)
+        assert not inputs["assistant_masks"][i][~kept].any()
 
 
 def test_token_counts_for_serving_are_those_of_the_processor(processor):

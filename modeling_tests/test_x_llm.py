@@ -13,7 +13,7 @@ from modeling_tests import tiny
 from modeling_tests.checks import last_logits
 from modeling_tests.tiny_systems import TINY, byte_tokenizer, system
 from transformers_anymodality import MediaError, compose
-from transformers_anymodality.processing.chat import PIECE_END
+from transformers_anymodality.processing.tokenization import PIECE_END
 from transformers_anymodality.systems import SYSTEMS
 from transformers_anymodality.systems.x_llm import (
     CifConfig,

@@ -129,11 +129,12 @@ class _Checked(torch.utils.data.Dataset):
         except ValueError as error:
             return [Problem(index, "broken_record", str(error))], None, 0
         chat = read_chat(index, record, self.processor, self.media_root)
-        ids, _ = chat.encode(self.processor)
+        prompt = chat.encode(self.processor)
         counts = {name: [self._tokens(chat, name, i) for i in range(len(media))] for name, media in chat.media.items()}
         tokens = None
-        if ids and not any(problem.modality for problem in chat.problems):
-            tokens = int(self.processor.placeholder_repeats([ids], counts)[0].sum())
+        if prompt is not None and not any(problem.modality for problem in chat.problems):
+            self.processor.prompt_tokenizer.place_media([prompt], counts)
+            tokens = len(prompt)
             if self.max_length is not None and tokens > self.max_length:
                 chat.add(f"has {tokens} tokens; max_length is {self.max_length}.", "too_long")
         known = record.get("id") if isinstance(record, Mapping) else None

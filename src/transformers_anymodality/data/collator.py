@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..media import MediaError
 from ..processing.processor import AnyModalityProcessor
+from ..processing.prompt import Prompt, pad
 from .reading import located, name_of, read_chat
 
 
@@ -95,7 +96,7 @@ class AnyModalityDataCollator:
     def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `input_ids`, `attention_mask`, `labels` `(batch, sequence)` int64 and the media's model inputs."""
         try:
-            rows, inputs = self._prepare(samples)
+            prompts, inputs = self._prepare(samples)
         except _NOT_ITS_FAULT:
             raise
         except Exception as error:
@@ -105,34 +106,32 @@ class AnyModalityDataCollator:
                 raise self._located(samples, error) from error
             raise
         if self.on_error == "skip":
-            good = (sample for sample, row in zip(samples, rows, strict=True) if row is not None)
+            good = (sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None)
             self._last_good = next(good, self._last_good)
-        if any(row is None for row in rows):
-            kept = [sample for sample, row in zip(samples, rows, strict=True) if row is not None]
+        if any(prompt is None for prompt in prompts):
+            kept = [sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None]
             if not kept:
                 raise ValueError(f"Every sample of the batch is longer than max_length={self.max_length}.")
             self._dropped.add(len(samples) - len(kept))
             logger.warning_once("Samples longer than max_length are dropped; `collator.dropped` counts them.")
             return self(kept)
-        return self._batch([row for row in rows if row is not None], inputs)
+        return self._batch([prompt for prompt in prompts if prompt is not None], inputs)
 
     def _prepare(
         self, samples: list[Mapping[str, Any]], first: int = 0
-    ) -> tuple[list[dict[str, np.ndarray] | None], dict[str, torch.Tensor]]:
-        """Rows of ids and labels, None for samples to be dropped, and the media's model inputs."""
+    ) -> tuple[list[Prompt | None], dict[str, torch.Tensor]]:
+        """The samples' tokens, None for those to be dropped, and the media's model inputs."""
         chats = [self._chat(first + i, sample) for i, sample in enumerate(samples)]
         media = {
-            name: [item for _, _, found in chats for item in found.get(name, [])] for name in self.processor.modalities
+            name: [item for _, found in chats for item in found.get(name, [])] for name in self.processor.modalities
         }
         if self.features is None:
             inputs, token_counts = self.processor.process_media(media)
         else:
             inputs, token_counts = self.features.inputs(self.processor, media)
-        repeats = self.processor.placeholder_repeats([ids for ids, _, _ in chats], token_counts)
-        rows = []
-        for i, ((ids, said, _), counts) in enumerate(zip(chats, repeats, strict=True)):
-            rows.append(self._row(first + i, np.asarray(ids), np.asarray(said), counts))
-        return rows, inputs
+        prompts = [prompt for prompt, _ in chats]
+        self.processor.prompt_tokenizer.place_media(prompts, token_counts)
+        return [self._fitted(first + i, prompt) for i, prompt in enumerate(prompts)], inputs
 
     def _usable(self, samples: list[Mapping[str, Any]], error: Exception) -> list[Mapping[str, Any]]:
         """The samples without those that cannot be used; `error` is what all together raised."""
@@ -163,45 +162,39 @@ class AnyModalityDataCollator:
                 return located(name_of(i, sample), found)
         return error
 
-    def _chat(self, index: int, sample: Mapping[str, Any]) -> tuple[list[int], list[bool], dict[str, list[Any]]]:
-        """Token ids, which the assistant said, and the media of one sample."""
+    def _chat(self, index: int, sample: Mapping[str, Any]) -> tuple[Prompt, dict[str, list[Any]]]:
+        """The tokens and the media of one sample."""
         chat = read_chat(index, sample, self.processor, self.media_root)
-        ids, said = chat.encode(self.processor)
-        return ids, said, chat.checked().media
+        prompt = chat.encode(self.processor)
+        return prompt, chat.checked().media
 
-    def _row(self, index: int, ids: np.ndarray, said: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray] | None:
-        """One sample's ids and labels with placeholders expanded, or None if it is to be dropped."""
-        placeholders = [getattr(self.processor, f"{name}_token_id") for name in self.processor.modalities]
-        is_medium = np.isin(ids, placeholders)
-        excess = int(counts.sum()) - self.max_length if self.max_length is not None else 0
-        if excess > 0:
-            text = np.flatnonzero(~is_medium)
-            if self.on_overlong == "drop":
-                return None
-            keep = np.ones(len(ids), dtype=bool)
-            keep[text[-excess:]] = False
-            learnable = (said & ~is_medium)[keep].any()
-            if self.on_overlong == "error" or excess > len(text) or not learnable:
-                raise ValueError(
-                    f"Sample {index} has {int(counts.sum())} tokens, {int(counts[is_medium].sum())} of them media; "
-                    f"max_length is {self.max_length}. Raise it, set on_overlong, or give fewer or smaller media."
-                )
-            ids, said, counts, is_medium = ids[keep], said[keep], counts[keep], is_medium[keep]
-        labels = np.where(said & ~is_medium, ids, -100)
-        return {"input_ids": np.repeat(ids, counts), "labels": np.repeat(labels, counts)}
+    def _fitted(self, index: int, prompt: Prompt) -> Prompt | None:
+        """One sample with `max_length` tokens at most, or None if it is to be dropped."""
+        excess = 0 if self.max_length is None else len(prompt) - self.max_length
+        if excess <= 0:
+            return prompt
+        if self.on_overlong == "drop":
+            return None
+        cut = prompt.without_last_words(excess) if self.on_overlong == "truncate_text" else None
+        if cut is None:
+            raise ValueError(
+                f"Sample {index} has {len(prompt)} tokens, {prompt.repeats[prompt.is_medium].sum()} of them media; "
+                f"max_length is {self.max_length}. Raise it, set on_overlong, or give fewer or smaller media."
+            )
+        return cut
 
-    def _batch(self, rows: list[dict[str, np.ndarray]], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {**self._pad(rows), **inputs}
+    def _batch(self, prompts: list[Prompt], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        rows = [{"attention_mask": np.ones(len(prompt), dtype=np.int64), **self._row(prompt)} for prompt in prompts]
+        return {**self._padded(rows), **inputs}
 
-    def _pad(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
-        length = max(len(row["input_ids"]) for row in rows)
-        if self.pad_to_multiple_of:
-            length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        fill = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": -100}
-        batch = {name: torch.full((len(rows), length), value) for name, value in fill.items()}
-        batch["attention_mask"] = torch.zeros(len(rows), length, dtype=torch.long)
-        for i, row in enumerate(rows):
-            for name, values in row.items():
-                batch[name][i, : len(values)] = torch.from_numpy(values)
-            batch["attention_mask"][i, : len(row["input_ids"])] = 1
+    def _row(self, prompt: Prompt) -> dict[str, np.ndarray]:
+        whole = prompt.expanded()
+        return {"input_ids": whole.ids, "labels": whole.labels}
+
+    def _padded(self, rows: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+        """Columns of the rows `(rows, sequence)`, padded on the right."""
+        values, batch = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": -100}, {}
+        for name in rows[0]:
+            column = pad([row[name] for row in rows], values.get(name, 0), multiple=self.pad_to_multiple_of)
+            batch[name] = torch.from_numpy(np.stack(column))
         return batch

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..media import MediaError
 from ..modalities import MODALITIES, UnknownModalityError
-from ..processing.messages import part_source
+from ..processing.messages import part_source, read_chats
+from ..processing.prompt import Prompt, count_error
 from .records import items_of, media_columns, normalize
 
 
@@ -47,23 +48,23 @@ class Chat:
             raise problem
         return self
 
-    def encode(self, processor: Any) -> tuple[list[int], list[bool]]:
-        """Token ids, one per placeholder, and which of them the assistant said. What is wrong becomes a problem, also what
-        a template raises."""
+    def encode(self, processor: Any) -> Prompt | None:
+        """The chat's tokens, with what the assistant said. What is wrong becomes a problem, also what a template raises;
+        None if there are no tokens then."""
         if not self.messages:
-            return [], []
+            return None
         try:
-            ids, said = processor.encode_chat(_without_media(self.messages), tools=self.tools)
+            prompt = processor.tokenize_chat(self.messages, self.tools, said=True)
         except (ImportError, MemoryError):
             raise
         except Exception as error:  # templates raise what they like
             self.fail(error)
-            return [], []
-        for name, own in processor.modalities.items():
-            self.count(name, own.token, ids.count(getattr(processor, f"{name}_token_id")))
-        if not any(said):
+            return None
+        for name, token_id in processor.prompt_tokenizer.placeholders.items():
+            self.count(name, processor.modalities[name].token, prompt.count(token_id))
+        if not prompt.said.any():
             self.add("has no words of the assistant to learn from.", "no_answer")
-        return ids, said
+        return prompt
 
     def add(self, problem: str, kind: str, modality: str | None = None) -> None:
         message = f"{self.where}{' ' if problem.startswith('has ') else ': '}{problem}"
@@ -78,20 +79,8 @@ class Chat:
     def count(self, modality: str, token: str, places: int) -> None:
         """Makes a problem of it if there are more or fewer media than placeholders."""
         given = len(self.media.get(modality, ()))
-        if places == given or any(problem.modality == modality for problem in self.problems):
-            return
-        spec = MODALITIES[modality]
-        fix = (
-            f'Each content part of type "{modality}" needs one medium, in the part or in the column {spec.argument!r}.'
-        )
-        if given > places and any(spec.token in (part.get("text") or "") for part in parts_of(self.messages)):
-            fix += (
-                f" A {spec.token} typed into `messages` is text: write parts, or convert the file by `anymodality data "
-                "convert markers`."
-            )
-        self.add(
-            f"has {places} {token} placeholders, but {given} media of {modality!r}. {fix}", "wrong_count", modality
-        )
+        if places != given and not any(problem.modality == modality for problem in self.problems):
+            self.add(count_error(modality, token, places, given), "wrong_count", modality)
 
 
 def read_chat(
@@ -133,7 +122,7 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
     columns = {name: list(sample[column]) for name, column in media_columns(sample).items()}
     tokens = {name: MODALITIES[name].token for name in MODALITIES}
     if processor is not None:
-        (messages,), _ = processor._normalize_conversations(messages)
+        (messages,), _ = read_chats(messages)
         processor.media_of(messages)  # raises for parts that make no sense
         tokens = {name: own.token for name, own in processor.modalities.items()}
         if lacking := [name for name in columns if name not in tokens]:
@@ -167,18 +156,6 @@ def _medium(part: Any) -> Any:
     """The medium of a content part; None for a bare place, or words."""
     name = part.get("type") if isinstance(part, Mapping) else None
     return part_source(name, part) if name in MODALITIES else None
-
-
-def _without_media(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose media are bare places: templates need no more, and copy what they are given."""
-    bare = []
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, (list, tuple)):
-            content = [part if _medium(part) is None else {"type": part["type"]} for part in content]
-            message = {**message, "content": content}
-        bare.append(message)
-    return bare
 
 
 def parts_of(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

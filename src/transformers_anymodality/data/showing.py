@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..media import MediaError
 from ..modalities import MODALITIES
+from ..processing.prompt import Prompt
 from .reading import located, name_of, read_chat
 
 
@@ -53,30 +56,22 @@ def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_roo
     from .collator import AnyModalityDataCollator  # which imports this package
 
     try:
-        (row,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
+        (prompt,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
     except MediaError as error:
         raise located(name_of(index, record), error) from error
     chat = read_chat(index, record, processor, media_root)
-    where, media, counts = chat.where, chat.media, {}
-    for name, items in media.items():
-        counts[name] = [processor.process_media({name: [item]})[1][name][0] for item in items]
-    pieces = _pieces(processor, row["input_ids"].tolist(), (row["labels"] != -100).tolist(), counts)
-    return Shown(where, pieces, media)
+    return Shown(chat.where, _pieces(processor, prompt), chat.media)
 
 
-def _pieces(processor: Any, ids: list[int], labelled: list[bool], counts: dict[str, list[int]]) -> list[Piece]:
-    placeholders = {getattr(processor, f"{name}_token_id"): name for name in processor.modalities}
-    lengths = {name: iter(found) for name, found in counts.items()}
-    pieces, start, i = [], 0, 0
-    while i < len(ids):
-        if (name := placeholders.get(ids[i])) is not None:
-            tokens = next(lengths[name])
-            pieces += _words(processor.tokenizer, ids, labelled, start, i)
-            pieces.append(Piece(MODALITIES[name].token, tokens, False, name))
-            i += tokens
-            start = i
-        else:
-            i += 1
+def _pieces(processor: Any, prompt: Prompt) -> list[Piece]:
+    names = {token_id: name for name, token_id in processor.prompt_tokenizer.placeholders.items()}
+    ids, labelled, start = prompt.ids.tolist(), (prompt.labels != -100).tolist(), 0
+    pieces: list[Piece] = []
+    for place in np.flatnonzero(prompt.is_medium).tolist():
+        pieces += _words(processor.tokenizer, ids, labelled, start, place)
+        name = names[ids[place]]
+        pieces.append(Piece(MODALITIES[name].token, int(prompt.repeats[place]), False, name))
+        start = place + 1
     return pieces + _words(processor.tokenizer, ids, labelled, start, len(ids))
 
 

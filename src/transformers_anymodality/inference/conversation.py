@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TextStreamer
 
@@ -86,9 +85,9 @@ class Conversation:
         new = messages if self._cache is None else messages[len(self.messages) :]
         features, added = self.processor.process_media(self.processor.media_of(new), **self.access)
         counts = {name: self._counts.get(name, []) + added.get(name, []) for name in self.processor.modalities}
-        prompt = self.processor.encode_prompt(messages)
-        (repeats,) = self.processor.placeholder_repeats([prompt], counts)
-        ids = np.repeat(prompt, repeats).tolist()
+        prompt = self.processor.tokenize_chat(messages, add_generation_prompt=True)
+        self.processor.prompt_tokenizer.place_media([prompt], counts)
+        ids = prompt.expanded().ids.tolist()
         longest = context_length(self.model.config)
         if longest is not None and len(ids) >= longest:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Chats: the template that also writes media placeholders, and which tokens of a chat the assistant said.
+"""Chats as text: the template that also writes media placeholders, and what of the text the assistant said.
 
 A language model's own template is kept word for word; what is put in front of it only turns content parts into one
 string, so a chat of plain strings renders as before.
@@ -9,20 +9,16 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
-from functools import cached_property
+import secrets
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
-from ..utils.upstream import (
-    encode_chat_piece,
-    mark_chat,
-    mark_pattern,
-    render_jinja_template,
-    template_variables,
-)
-from .messages import MessagesMixin
+from ..utils.upstream import mark_chat, render_jinja_template
+from .messages import without_media
+from .prompt import Span, Text
+from .tokenization import PromptTokenizer
 
 
 # For language models that bring no template.
@@ -39,6 +35,7 @@ FALLBACK_TEMPLATE = """\
 
 _EXTENSION = """\
 {%- set media_tokens = MEDIA_TOKENS -%}
+{%- if messages | rejectattr('content', 'string') | list -%}
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
 {%- if message.content is sequence and message.content is not string and message.content is not mapping -%}
@@ -54,14 +51,17 @@ _EXTENSION = """\
 {%- else -%}{%- set flat.messages = flat.messages + [message] -%}
 {%- endif -%}
 {%- endfor -%}
-{%- set messages = flat.messages %}
+{%- set messages = flat.messages -%}
+{%- endif %}
 """
 
-# Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
-PIECE_END = "\ufdd2"
-_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Stands for what an assistant said, to see where a template puts it. No template has a reason to change it.
-_SENTINEL = "\ufdd0\ufdd1\ufdd0"
+# Written into texts to see where a template puts them. No template has a reason to change these, and nobody can type what
+# every process draws anew.
+_SECRET = f"\ufdd0{secrets.randbelow(10**12)}"
+_BEGIN, _END = f"{_SECRET}\ufdd1", f"{_SECRET}\ufdd3"
+_STAND_IN = f"{_SECRET}\ufdd4{{}}\ufdd4"
+_STAND_INS = re.compile(_STAND_IN.format("([0-9]+)"))
+_GENERATION_TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str]) -> Any:
@@ -76,292 +76,201 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
     return _EXTENSION.replace("MEDIA_TOKENS", json.dumps(tokens, sort_keys=True)) + (template or FALLBACK_TEMPLATE)
 
 
-class ChatMixin(MessagesMixin):
-    """The part of the processor that writes and encodes chats."""
+@lru_cache
+def _marking(template: str) -> str | None:
+    """The template, with marks where generation tags are; None for one without. A tag is a call block, and so is this."""
+    if _GENERATION_TAG.search(template) is None:
+        return None
+    macro = f"{{%- macro mark_said() -%}}{_BEGIN}{{{{- caller() -}}}}{_END}{{%- endmacro %}}\n"
+    return macro + _GENERATION_TAG.sub(
+        lambda tag: f"{tag[1]}{'endcall' if tag[2] else 'call mark_said()'}{tag[3]}", template
+    )
 
-    tokenizer: Any
-    text_settings: dict[str, Any]
 
-    def apply_chat_template(
+class ChatTemplate:
+    """Writes chats, and knows what of them the assistant said.
+
+    Args:
+        source: Jinja.
+        tokenizer: tells control tokens.
+        tools, documents, variables: what the template is given beside messages.
+    """
+
+    def __init__(
         self,
-        conversation: list,
-        chat_template: str | None = None,
+        source: str,
+        tokenizer: PromptTokenizer,
         tools: list | None = None,
         documents: list[dict] | None = None,
-        add_generation_prompt: bool = False,
-        continue_final_message: bool | str = False,
-        return_assistant_tokens_mask: bool = False,
-        tokenize: bool = False,
-        return_tensors: str | None = None,
-        return_dict: bool = False,
-        processor_kwargs: dict[str, Any] | None = None,
-        sanitize_control_tokens: bool | None = None,
-        **variables,
-    ) -> Any:
-        """As Transformers' own, for parts of every modality: `{"type": "imu", "path": "walk.csv"}` (or `"url"`,
-        `"base64"`, or the medium itself under the modality's name).
+        variables: dict[str, Any] | None = None,
+    ):
+        self.source, self.tokenizer = source, tokenizer
+        self.tools, self.documents, self.variables = tools, documents, variables or {}
 
-        Control tokens that a user typed, placeholders among them, are text (`sanitize_control_tokens`, by default
-        whenever there are any; not together with `return_assistant_tokens_mask`).
+    def write(self, messages: list[dict], said: bool = False, sanitize: bool | None = None, **options: Any) -> Text:
+        """
+        Args:
+            messages: dicts; of media, only their types are read.
+            said: whether to find what the assistant said: by the template's generation tags where it has them, else by
+                where it puts the assistant's words.
+            sanitize: whether typed control tokens are marked; if there are any, unless told.
+            options: `add_generation_prompt`, `continue_final_message`.
 
         Raises:
-            ValueError: no chat, a part that makes no sense, or options that exclude each other.
-            TypeError: what neither the template nor the processor reads.
+            ValueError: the assistant's words cannot be found, as the template does not write them as they are.
         """
-        mask = return_assistant_tokens_mask
-        if continue_final_message and (add_generation_prompt or mask):
-            raise ValueError("`continue_final_message` goes with neither a generation prompt nor an assistant's mask.")
-        if sanitize_control_tokens and (mask or not tokenize):
-            raise ValueError("`sanitize_control_tokens` needs `tokenize`, and no assistant's mask.")
-        if mask and not self.tokenizer.is_fast:
-            raise ValueError("This tokenizer does not tell where its tokens stand, so there is no assistant's mask.")
-        template = self._resolve_chat_template(chat_template)
-        read = template_variables(template)
-        # What the template does not read is the processor's, as in Transformers, where it once stood here.
-        settings = {**{key: variables.pop(key) for key in set(variables) - read}, **(processor_kwargs or {})}
-        chats, several = self._normalize_conversations(conversation)
-        media = self._media_of_all(chats) if tokenize else {}
-        if sanitize_control_tokens is None:
-            given = [chats, tools, documents]
-            sanitize_control_tokens = tokenize and not mask and self._types_control_tokens(given)
-        if sanitize_control_tokens:
-            chats, tools, documents, variables = mark_chat(
-                self.tokenizer, template, chats, tools, documents, variables
-            )
-        prompts, spans = render_jinja_template(
-            conversations=chats,
-            tools=tools,
-            documents=documents,
-            chat_template=template,
-            return_assistant_tokens_mask=mask,
-            continue_final_message=continue_final_message,
-            add_generation_prompt=add_generation_prompt,
-            **{**self.tokenizer.special_tokens_map, **variables},
+        given = (without_media(messages), self.tools, self.documents, self.variables)
+        if sanitize is None:
+            sanitize = self.tokenizer.types_control_tokens(given[:3])
+        if sanitize:
+            given = mark_chat(self.tokenizer.tokenizer, self.source, *given)
+        chat = _Chat(self.source, self.tokenizer, *given, options)
+        text, spans = chat.with_said() if said else (chat.render(), [])
+        return Text(text, spans, sanitize, complete=self.tokenizer.begins(text))
+
+
+@dataclass
+class _Chat:
+    """What a template writes."""
+
+    source: str
+    tokenizer: PromptTokenizer
+    messages: list[dict]
+    tools: list | None
+    documents: list[dict] | None
+    variables: dict[str, Any]
+    options: dict[str, Any]
+
+    def render(self, messages: list[dict] | None = None, source: str | None = None, **options: Any) -> str:
+        (text,), _ = render_jinja_template(
+            conversations=[self.messages if messages is None else messages],
+            tools=self.tools,
+            documents=self.documents,
+            chat_template=source or self.source,
+            **{**self.options, **options},
+            **{**self.tokenizer.tokenizer.special_tokens_map, **self.variables},
         )
-        if not tokenize:
-            return prompts if several else prompts[0]
-        settings = {"return_tensors": return_tensors, **settings}
-        if self._begins(prompts[0]):
-            settings["add_special_tokens"] = False
-        if sanitize_control_tokens:
-            settings["sanitize_control_tokens"] = True
-        if mask:
-            settings |= {"return_offsets_mapping": True, "return_tensors": None}
-        inputs = self(text=prompts if several else prompts[0], **media, **settings)
-        if mask:
-            places = inputs.pop("offset_mapping")
-            inputs["assistant_masks"] = [
-                _within(spans, row).tolist() for spans, row in zip(spans, places, strict=True)
-            ]
-            inputs.convert_to_tensors(tensor_type=return_tensors)
-        return inputs if return_dict else inputs["input_ids"]
+        return text
 
-    def _resolve_chat_template(self, name: str | None) -> str:
-        """The template of that name; a template as it is; the processor's own for None."""
-        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
-        if name is not None:
-            return own.get(name, name)
-        if own.get("default") is None:
-            names = ", ".join(key for key in own if own[key])
-            raise ValueError(
-                "This processor does not have a chat template to take by itself; give one as chat_template=..."
-                + (f", or the name of one: {names}." if names else ".")
-            )
-        return own["default"]
+    def with_said(self) -> tuple[str, list[Span]]:
+        """The text, and what of it the assistant said."""
+        marking = _marking(self.source)
+        if marking is None:
+            text = self.render()
+            spans = self._written(text)
+        else:
+            text, spans = _unmarked(self.render(source=marking))
+        return text, [(start, self._stop(text, start, end)) for start, end in spans]
 
-    def _types_control_tokens(self, given: Any) -> bool:
-        """Whether a text in chats, tools or documents holds a special token."""
-        if isinstance(given, str):
-            return self._control_tokens.search(given) is not None
-        if isinstance(given, dict):
-            medium = given.get("type") in self.modalities
-            return not medium and any(self._types_control_tokens(value) for value in given.values())
-        if isinstance(given, (list, tuple)):
-            return any(self._types_control_tokens(entry) for entry in given)
-        return False
+    def _written(self, text: str) -> list[Span]:
+        """Where the assistant's messages stand in `text`."""
+        turns = [turn for turn, message in enumerate(self.messages) if message.get("role") == "assistant"]
+        words = [turn for turn in turns if not self.messages[turn].get("tool_calls")]
+        found = self._aligned(turns, text)
+        if len(found) < len(turns) > len(words):  # a template may refuse tools that nobody called
+            found = {**self._aligned(words, text), **found}
+        return [found[turn] if turn in found else self._alone(turn, text) for turn in turns]
 
-    @cached_property
-    def _control_tokens(self) -> re.Pattern:
-        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+    def _aligned(self, turns: list[int], text: str) -> dict[int, Span]:
+        """Where messages of the assistant stand, by one text in which stand-ins take the places of them all.
 
-    def encode_prompt(self, messages: list[dict], tools: list | None = None, **template_kwargs) -> list[int]:
-        """Token ids of a chat that is to be answered, one per placeholder; its media are not read."""
-        render, messages, marked = self._renderer(messages, tools, template_kwargs)
-        text = render(messages, add_generation_prompt=True)
-        first, last = ([], []) if self._begins(text) else self._added_tokens
-        return [*first, *self._encode(text, [], marked)[0], *last]
-
-    def _renderer(
-        self, messages: list[dict], tools: list | None, variables: dict[str, Any]
-    ) -> tuple[_Renderer, list[dict], bool]:
-        """What renders a chat, the chat, and whether control tokens that were typed are marked in it."""
-        template = self._resolve_chat_template(None)
-        (messages,), _ = self._normalize_conversations(messages)
-        marked = self._types_control_tokens([messages, tools])
-        if marked:
-            messages, tools, variables = mark_chat(self.tokenizer, template, messages, tools, variables)
-        return _Renderer(template, {**self.tokenizer.special_tokens_map, **variables}, tools), messages, marked
-
-    # --- what the assistant said ---------------------------------------------------------------------------------
-
-    def encode_chat(
-        self, messages: list[dict], tools: list | None = None, **template_kwargs
-    ) -> tuple[list[int], list[bool]]:
-        """Token ids of a whole chat, one per placeholder, and which of them the assistant said (with its stop token).
-
-        By the template's generation tags where it has them, else by where it puts the assistant's words.
+        What is between these is in `text`, too. A message whose neighbours could also be found elsewhere (because it has
+        their words in it) is left out; so are all if the template writes something else around the stand-ins.
         """
-        render, messages, marked = self._renderer(messages, tools, template_kwargs)
-        text, spans = render.with_tags(messages)
-        if spans is None:
-            turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-            spans = [self._said(render, messages, turn, text) for turn in turns]
-        spans = [(start, self._stop(text, start, end)) for start, end in spans]
-        ids, places = self._encode(text, spans, marked)
-        said = _within(spans, places)
-        first, last = ([], []) if self._begins(text) else self._added_tokens
-        return [*first, *ids, *last], [False] * len(first) + said.tolist() + [False] * len(last)
+        messages = list(self.messages)
+        for turn in turns:
+            message = {key: value for key, value in messages[turn].items() if key != "tool_calls"}
+            messages[turn] = {**message, "content": _STAND_IN.format(turn)}
+        try:
+            between = _STAND_INS.split(self.render(messages))
+        except Exception:  # templates raise what they like
+            return {}
+        parts, found = between[::2], between[1::2]
+        if not turns or found != list(map(str, turns)):
+            return {}
+        places = _only_places(text, parts)
+        spans = {}
+        for turn, start, part, end in zip(turns, places, parts, places[1:], strict=False):
+            if start is not None and end is not None:
+                spans[turn] = (start + len(part), end)
+        return spans
 
-    def _said(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int]:
-        """Where in `text` the assistant's message `turn` stands."""
-        if messages[turn].get("tool_calls") and (span := self._called(render, messages, turn, text)) is not None:
+    def _alone(self, turn: int, text: str) -> Span:
+        """Where the message `turn` of the assistant stands, by texts that are written for it alone."""
+        messages, calls = self.messages, self.messages[turn].get("tool_calls")
+        if calls and (span := self._called(turn, text)) is not None:
             return span
-        probe = render(messages[:turn] + [{**messages[turn], "content": _SENTINEL}] + messages[turn + 1 :])
-        start, behind = probe.find(_SENTINEL), len(probe) - probe.find(_SENTINEL) - len(_SENTINEL)
-        end = len(text) - behind
-        if start < 0 or end < start or text[:start] != probe[:start] or text[end:] != probe[len(probe) - behind :]:
+        stand_in = {**messages[turn], "content": _STAND_IN.format(turn)}
+        before, found, behind = self.render([*messages[:turn], stand_in, *messages[turn + 1 :]]).partition(
+            stand_in["content"]
+        )
+        start, end = len(before), len(text) - len(behind)
+        if not found or end < start or not text.startswith(before) or not text.endswith(behind):
             raise ValueError(
                 f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be "
                 "placed. Put {% generation %} tags into the template."
             )
-        if messages[turn].get("tool_calls") and (stop := self._control_tokens.search(text, end)) is not None:
+        if calls and (stop := self.tokenizer.control_tokens.search(text, end)) is not None:
             end = stop.end()
         return start, end
 
-    def _called(self, render: _Renderer, messages: list[dict], turn: int, text: str) -> tuple[int, int] | None:
+    def _called(self, turn: int, text: str) -> Span | None:
         """Where a message with tool calls stands, which no template writes as they are: between what precedes it and
         its last control token. None if the template writes what precedes it otherwise at the end of a chat."""
         if turn == 0:
             return None
-        before = render(messages[:turn], add_generation_prompt=True)
+        before = self.render(self.messages[:turn], add_generation_prompt=True)
         # What ends the chat, but not the message, makes way for a generation prompt.
-        through = [render(messages[: turn + 1], add_generation_prompt=prompt) for prompt in (False, True)]
+        through = [self.render(self.messages[: turn + 1], add_generation_prompt=prompt) for prompt in (False, True)]
         shared = os.path.commonprefix([text, *through])
         if not shared.startswith(before):
             return None
-        tokens = list(self._control_tokens.finditer(shared, len(before)))
+        tokens = list(self.tokenizer.control_tokens.finditer(shared, len(before)))
         return len(before), tokens[-1].end() if tokens else len(shared)
 
     def _stop(self, text: str, start: int, end: int) -> int:
         """Where the stop token ends that follows what was said at once; `end` if it is in there already."""
-        last = re.search(rf"({self._control_tokens.pattern})\s*$", text[start:end])
-        if last is not None and last[1] not in {own.token for own in self.modalities.values()}:
+        within, behind = self._stops
+        last = within.search(text, start, end)
+        if last is not None and last[1] not in self.tokenizer.tokens.values():
             return end
-        stop = self._control_tokens.search(text, end)
-        return stop.end() if stop is not None and not text[end : stop.start()].strip() else end
-
-    def _begins(self, text: str) -> bool:
-        """Whether a text brings its begin token itself."""
-        bos = self.tokenizer.bos_token
-        return bos is not None and text.startswith(bos)
+        stop = behind.match(text, end)
+        return end if stop is None else stop.end()
 
     @cached_property
-    def _added_tokens(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer puts in front of and behind every text; in front of pieces always stands its begin token."""
-        if self.text_settings.get("piecewise"):
-            return [] if self.tokenizer.bos_token_id is None else [self.tokenizer.bos_token_id], []
-        ids, plain = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
-        places = range(len(ids) - len(plain) + 1)
-        start = next((i for i in places if ids[i : i + len(plain)] == plain), 0)
-        return ids[:start], ids[start + len(plain) :]
-
-    def _encode(self, text: str, spans: list[tuple[int, int]], marked: bool) -> tuple[list[int], np.ndarray]:
-        """Ids of a rendered chat, as Transformers' `encode_marked_chat` gives them, and the first and last character
-        of each `(tokens, 2)`. A tokenizer that does not tell these reads each of the spans by itself."""
-        ids: list[int] = []
-        places = [np.zeros((0, 2), dtype=np.int64)]
-        for start, end, typed in self._pieces(text, spans, marked):
-            found, offsets = self._encode_piece(text[start:end], start == 0, typed)
-            ids += found
-            places.append(np.tile((start, end), (len(found), 1)) if offsets is None else offsets + start)
-        return ids, np.concatenate(places)
-
-    def _pieces(self, text: str, spans: list[tuple[int, int]], marked: bool) -> Iterator[tuple[int, int, bool]]:
-        """Stretches of a chat that are encoded by themselves, and whether each is a control token that was typed."""
-        markers = mark_pattern(self.tokenizer)
-        edges = [] if self.tokenizer.is_fast else sorted(edge for span in spans for edge in span)
-        start = 0
-        for match in [*(markers.finditer(text) if marked else ()), None]:
-            end = len(text) if match is None else match.start()
-            cuts = [start, *(edge for edge in edges if start < edge < end), end]
-            for a, b in zip(cuts, cuts[1:], strict=False):
-                yield from ((*piece, False) for piece in self._split(text, a, b))
-            if match is not None:
-                start = match.end()
-                if match.group(1) is not None:
-                    yield *match.span(1), True
-
-    def _split(self, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-        """A stretch in pieces: special tokens and what is between them, if text is tokenised piecewise; else as it is."""
-        if self.text_settings.get("piecewise"):
-            for match in self._piece_ends.finditer(text, start, end):
-                yield from ((start, match.start()),) if start < match.start() else ()
-                yield from (match.span(),) if match.group() != PIECE_END else ()
-                start = match.end()
-        if start < end:
-            yield start, end
-
-    @cached_property
-    def _piece_ends(self) -> re.Pattern:
-        return re.compile(f"{PIECE_END}|{self._control_tokens.pattern}")
-
-    def _encode_piece(self, piece: str, first: bool, typed: bool) -> tuple[list[int], np.ndarray | None]:
-        """Ids of a piece, and the first and last character of each, if the tokenizer tells."""
-        tokenizer = self.tokenizer
-        newline = tokenizer.encode("\n", add_special_tokens=False)
-        first = first or bool(self.text_settings.get("piecewise"))
-        if typed or not tokenizer.is_fast:
-            if first and not typed:
-                return tokenizer.encode(piece, add_special_tokens=False), None
-            ids = encode_chat_piece(tokenizer, piece, typed, newline)
-            if typed and tokenizer.convert_tokens_to_ids(piece) in ids:
-                raise ValueError(f"{piece!r} was typed, but the tokenizer cannot write it as plain text.")
-            return ids, None
-        # Behind a line end, a tokenizer does not put the space that it puts in front of a text.
-        for lead in [""] if first else ["\n", ""]:
-            encoding = tokenizer(lead + piece, add_special_tokens=False, return_offsets_mapping=True)
-            ids, skip = encoding["input_ids"], len(newline) if lead else 0
-            if ids[:skip] == newline[:skip]:
-                break
-        return ids[skip:], np.asarray(encoding["offset_mapping"]).reshape(-1, 2)[skip:] - len(lead)
+    def _stops(self) -> tuple[re.Pattern, re.Pattern]:
+        control_tokens = self.tokenizer.control_tokens.pattern
+        return re.compile(rf"({control_tokens})\s*$"), re.compile(rf"\s*?(?:{control_tokens})")
 
 
-class _Renderer:
-    """Renders messages by one template, with what else the template is given."""
-
-    def __init__(self, template: str, variables: dict[str, Any], tools: list | None):
-        self.template, self.variables, self.tools = template, variables, tools
-
-    def __call__(self, messages: list[dict], **kwargs) -> str:
-        return self._render(messages, **kwargs)[0][0]
-
-    def with_tags(self, messages: list[dict]) -> tuple[str, list[tuple[int, int]] | None]:
-        """The text, and the spans between generation tags, or None for a template without."""
-        tags = _GENERATION_TAG.search(self.template) is not None
-        (text,), spans = self._render(messages, return_assistant_tokens_mask=tags)
-        return text, [tuple(span) for span in spans[0]] if tags else None
-
-    def _render(self, messages: list[dict], **kwargs):
-        return render_jinja_template(
-            conversations=[messages], tools=self.tools, chat_template=self.template, **self.variables, **kwargs
-        )
+def _only_places(text: str, parts: list[str]) -> list[int | None]:
+    """Where each of `parts` stands in `text`, which begins with the first, ends with the last, and has the others between
+    in their order; None for one that could stand elsewhere, or if `text` is none of their making."""
+    nowhere: list[int | None] = [None] * len(parts)
+    last = len(text) - len(parts[-1])
+    earliest, latest = [0], [last]
+    for part, following in pairwise(parts[:-1]):
+        earliest.append(text.find(following, earliest[-1] + len(part), last))
+        if earliest[-1] < 0:
+            return nowhere
+    if not text.startswith(parts[0]) or earliest[-1] + len(parts[-2]) > last or not text.endswith(parts[-1]):
+        return nowhere
+    for part in parts[-2:0:-1]:
+        latest.append(text.rfind(part, 0, latest[-1]))
+    pairs = zip([*earliest, last], [0, *latest[::-1]], strict=True)
+    return [early if early == late else None for early, late in pairs]
 
 
-def _within(spans: list[tuple[int, int]], places: Any) -> np.ndarray:
-    """Which tokens, by their first and last characters `(tokens, 2)`, are in one of the spans: `(tokens,)` bool."""
-    places = np.asarray(places).reshape(-1, 2)
-    inside = np.zeros(len(places), dtype=bool)
-    for start, end in spans:
-        inside |= (places[:, 0] < end) & (places[:, 1] > start)
-    return inside
+def _unmarked(marked: str) -> tuple[str, list[Span]]:
+    """A text without the marks of generation tags, and the spans between these."""
+    pieces: list[str] = []
+    spans, begun, length = [], [], 0
+    for piece in re.split(f"({_BEGIN}|{_END})", marked):
+        if piece == _BEGIN:
+            begun.append(length)
+        elif piece == _END:
+            spans.append((begun.pop(), length))
+        else:
+            pieces.append(piece)
+            length += len(piece)
+    return "".join(pieces), spans

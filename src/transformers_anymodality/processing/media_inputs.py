@@ -27,8 +27,8 @@ from ..utils.upstream import (
 )
 
 
-# The tokenizer's keyword arguments; all others are a sub-processor's. The last is Transformers' own since 5.23.
-TEXT_KWARGS = frozenset((*TextKwargs.__annotations__, "sanitize_control_tokens"))
+# The tokenizer's keyword arguments; all others are a sub-processor's.
+TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
 # Ours, and what Transformers' own code gives to every processor.
 _OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
 _STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))

@@ -1,8 +1,4 @@
-"""The processor: text, chat messages and media of every modality to model inputs.
-
-Text holds one placeholder token per medium. It is tokenised so, and only then is each placeholder's id repeated for
-the tokens that the medium needs: media never lengthen what the tokenizer sees, and their spans are known exactly.
-"""
+"""The processor: text, chat messages and media of every modality to model inputs."""
 
 from __future__ import annotations
 
@@ -13,19 +9,26 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils import PaddingStrategy
 
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 from ..utils.registry import did_you_mean
-from .chat import ChatMixin
+from ..utils.upstream import template_variables
+from .chat import ChatTemplate
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
+from .messages import media_of, read_chats
+from .prompt import Prompt, Text, pad
+from .tokenization import PromptTokenizer
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
 _UNSUPPORTED = frozenset(
     ("text_pair", "text_target", "text_pair_target", "stride", "is_split_into_words", "return_token_type_ids")
-    + ("return_overflowing_tokens", "return_special_tokens_mask", "return_length")
+    + ("return_overflowing_tokens", "return_special_tokens_mask", "return_length", "sanitize_control_tokens")
 )
+# A tokenizer that knows no limit has a larger one.
+_NO_LIMIT = 10**9
 
 
 class _Attributes:
@@ -41,7 +44,7 @@ def until_stop(text: str, stops: Sequence[str]) -> str:
     return text[: min(ends)].rstrip() if ends else text
 
 
-class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixin):
+class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
     """
     Args:
         tokenizer: the language model's, with the placeholder tokens added.
@@ -49,8 +52,9 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
             `video_processor` and `feature_extractor` where Auto classes look for them, `<modality>_<kind>` for others.
         modalities: modality -> its `ModalityInputs` (or the dict of it); kept in alphabetical order.
         chat_template: Jinja; see `chat`.
-        text_settings: `{"piecewise": True}`: text is split at special tokens and at `chat.PIECE_END`, and each piece is
-            tokenised by itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first of these.
+        text_settings: `{"piecewise": True}`: text is split at special tokens and at `tokenization.PIECE_END`, and each
+            piece is tokenised by itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first
+            of these.
     """
 
     get_attributes = _Attributes()
@@ -75,10 +79,13 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         for name in self.sub_processor_names:
             setattr(self, name, (sub_processors or {})[name])
         self.chat_template = chat_template
-        for name, own in self.modalities.items():
+        tokens = {name: own.token for name, own in self.modalities.items()}
+        self.prompt_tokenizer = PromptTokenizer(tokenizer, tokens, bool(self.text_settings.get("piecewise")))
+        for name in self.modalities:
             MODALITIES[name]  # raises for one that is not registered
-            setattr(self, f"{name}_token", own.token)
-            setattr(self, f"{name}_token_id", _token_id(tokenizer, name, own.token))
+            # By these names Transformers looks for placeholders.
+            setattr(self, f"{name}_token", tokens[name])
+            setattr(self, f"{name}_token_id", self.prompt_tokenizer.placeholders[name])
 
     # --- calling -------------------------------------------------------------------------------------------------
 
@@ -107,25 +114,134 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
             TypeError: an unknown keyword argument.
             MediaError: a medium that cannot be read.
         """
-        media = self._take_media(kwargs, images=images, videos=videos, audio=audio)
+        texts = [text] if isinstance(text, str) else text
+        if texts is not None:
+            if not (isinstance(texts, (list, tuple)) and all(isinstance(text, str) for text in texts)):
+                raise ValueError("`text` must be a string or a list of strings.")
+            texts = [Text(text) for text in texts]
+        return self._inputs(texts, {"images": images, "videos": videos, "audio": audio, **kwargs})
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: list | None = None,
+        documents: list[dict] | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool | str = False,
+        return_assistant_tokens_mask: bool = False,
+        tokenize: bool = False,
+        return_tensors: str | None = None,
+        return_dict: bool = False,
+        load_audio_from_video: bool = False,
+        processor_kwargs: dict[str, Any] | None = None,
+        sanitize_control_tokens: bool | None = None,
+        **variables,
+    ) -> Any:
+        """As Transformers' own, for parts of every modality: `{"type": "imu", "path": "walk.csv"}` (or `"url"`,
+        `"base64"`, or the medium itself under the modality's name).
+
+        Control tokens that a user typed, placeholders among them, are text (`sanitize_control_tokens`, by default
+        whenever there are any; not together with `return_assistant_tokens_mask`). The sound of a video is a medium of its
+        own: `load_audio_from_video` is what Transformers' server says, and is not read.
+
+        Returns:
+            The text, or, with `tokenize`, its ids, or, with `return_dict`, model inputs as of a call and
+            `assistant_masks` `(batch, sequence)`, if these are asked for: 1 for what the assistant said, with what ends it.
+
+        Raises:
+            ValueError: no chat, a part that makes no sense, or options that exclude each other.
+            TypeError: what neither the template nor the processor reads.
+        """
+        mask = return_assistant_tokens_mask
+        if continue_final_message and (add_generation_prompt or mask):
+            raise ValueError("`continue_final_message` goes with neither a generation prompt nor an assistant's mask.")
+        if sanitize_control_tokens and (mask or not tokenize):
+            raise ValueError("`sanitize_control_tokens` needs `tokenize`, and no assistant's mask.")
+        if mask or not tokenize:
+            sanitize_control_tokens = False
+        source = self.resolve_chat_template(chat_template)
+        # What the template does not read is the processor's, as in Transformers, where it once stood here.
+        others = {key: variables.pop(key) for key in variables.keys() - template_variables(source)}
+        template = ChatTemplate(source, self.prompt_tokenizer, tools, documents, variables)
+        chats, several = read_chats(conversation)
+        media = [self.media_of(chat) for chat in chats] if tokenize else []
+        options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+        texts = [template.write(chat, mask, sanitize_control_tokens, **options) for chat in chats]
+        if not tokenize:
+            return [text.text for text in texts] if several else texts[0].text
+        named = {MODALITIES[name].argument: [found.get(name, []) for found in media] for name in self.modalities}
+        named = {argument: found for argument, found in named.items() if any(found)}
+        settings = {"return_tensors": return_tensors, **named, **others, **(processor_kwargs or {})}
+        inputs = self._inputs(texts, settings, mask)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def resolve_chat_template(self, name: str | None = None) -> str:
+        """The chat template of that name; a template as it is; the processor's own for None."""
+        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        if name is not None:
+            return own.get(name, name)
+        if own.get("default") is None:
+            names = ", ".join(key for key in own if own[key])
+            raise ValueError(
+                "This processor does not have a chat template to take by itself; give one as chat_template=..."
+                + (f", or the name of one: {names}." if names else ".")
+            )
+        return own["default"]
+
+    def tokenize_chat(
+        self,
+        messages: Any,
+        tools: list | None = None,
+        add_generation_prompt: bool = False,
+        said: bool = False,
+        **template_kwargs,
+    ) -> Prompt:
+        """A chat's tokens, one per placeholder; its media are not read. Control tokens that were typed are text.
+
+        Args:
+            said: whether to find which tokens the assistant said, with what ends it: by the template's generation tags
+                where it has them, else by where it puts the assistant's words.
+            template_kwargs: what else the template reads.
+
+        Raises:
+            ValueError: the assistant's words cannot be found.
+        """
+        (chat,), _ = read_chats(messages)
+        template = ChatTemplate(self.resolve_chat_template(), self.prompt_tokenizer, tools, variables=template_kwargs)
+        text = template.write(chat, said, add_generation_prompt=add_generation_prompt)
+        return self.prompt_tokenizer.encode([text])[0]
+
+    def encode_chat(self, messages: Any, tools: list | None = None, **template_kwargs) -> tuple[list[int], list[bool]]:
+        """The ids of `tokenize_chat` for a whole chat, and which of them the assistant said."""
+        prompt = self.tokenize_chat(messages, tools, said=True, **template_kwargs)
+        return prompt.ids.tolist(), prompt.said.tolist()
+
+    def encode_prompt(self, messages: Any, tools: list | None = None, **template_kwargs) -> list[int]:
+        """The ids of `tokenize_chat` for a chat that is to be answered."""
+        return self.tokenize_chat(messages, tools, add_generation_prompt=True, **template_kwargs).ids.tolist()
+
+    def media_of(self, messages: list[dict]) -> dict[str, list[Any]]:
+        """Modality -> the media of one chat, in their order. Raises ValueError for a part that makes no sense."""
+        return media_of(messages, self.modalities)
+
+    # --- what calls and chats share ----------------------------------------------------------------------------------
+
+    def _inputs(self, texts: list[Text] | None, kwargs: dict[str, Any], mask: bool = False) -> BatchFeature:
+        media = self._take_media(kwargs)
         text_kwargs, media_kwargs = self._split_kwargs(kwargs)
-        return_tensors = text_kwargs.pop("return_tensors", None)
-        samples = [text] if isinstance(text, str) else text
-        if not samples and not any(items for items, _ in media.values()):
+        if not texts and not any(items for items, _ in media.values()):
             raise ValueError("Give text, media, or both.")
-        if samples is not None and not (
-            isinstance(samples, (list, tuple)) and all(isinstance(s, str) for s in samples)
-        ):
-            raise ValueError("`text` must be a string or a list of strings.")
-        encoding = {} if samples is None else self._tokenize(samples, text_kwargs)
-        if samples is not None:
-            self._check_counts(encoding["input_ids"], media)
+        prompts = self.prompt_tokenizer.encode(texts or (), text_kwargs.get("add_special_tokens") is not False)
+        if texts is not None:
+            self._check_counts(prompts, media)
         inputs, token_counts = self.process_media({name: items for name, (items, _) in media.items()}, **media_kwargs)
-        if samples is not None:
-            encoding = self._finish_text(encoding, token_counts, text_kwargs)
-        return BatchFeature(
-            {**encoding, **inputs}, tensor_type=return_tensors, skip_tensor_conversion=["text_replacement_offsets"]
-        )
+        encoding = {}
+        if texts is not None:
+            self.prompt_tokenizer.place_media(prompts, token_counts)
+            encoding = self._laid_out(prompts, text_kwargs, mask)
+        tensor_type, skipped = text_kwargs.get("return_tensors"), ["text_replacement_offsets"]
+        return BatchFeature({**encoding, **inputs}, tensor_type=tensor_type, skip_tensor_conversion=skipped)
 
     def _split_kwargs(self, kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         own, common = kwargs.pop("text_kwargs", None) or {}, kwargs.pop("common_kwargs", None) or {}
@@ -147,138 +263,86 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         saved = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in TEXT_KWARGS and v is not None}
         return {"padding": True, **{key: getattr(self.tokenizer, key, value) for key, value in saved.items()}}
 
-    def _take_media(self, kwargs: dict[str, Any], **named: Any) -> dict[str, tuple[list, list[int] | None]]:
+    def _take_media(self, kwargs: dict[str, Any]) -> dict[str, tuple[list, list[int] | None]]:
         """Media out of the arguments: modality -> (items over the batch, items per prompt or None if given flat)."""
-        media = {}
-        for name in self.modalities:
-            spec = MODALITIES[name]
-            value = named.pop(spec.argument, None) if spec.argument in named else kwargs.pop(spec.argument, None)
-            if value is not None:
-                media[name] = _flatten(spec, value)
-        lacking = [name for name, value in named.items() if value is not None]
-        lacking += [spec.argument for spec in map(MODALITIES.__getitem__, MODALITIES) if spec.argument in kwargs]
-        if lacking:
+        taken = {name: kwargs.pop(MODALITIES[name].argument, None) for name in MODALITIES}
+        if lacking := [name for name, value in taken.items() if value is not None and name not in self.modalities]:
             raise ValueError(
-                f"{', '.join(lacking)} given, but this model has no such modality; it has "
-                f"{', '.join(self.modalities) or 'none'}. Compose it with one, or leave the media out."
+                f"{', '.join(MODALITIES[name].argument for name in lacking)} given, but this model has no such "
+                f"modality; it has {', '.join(self.modalities) or 'none'}. Compose it with one, or leave the media out."
             )
-        return media
+        return {name: _flatten(MODALITIES[name], taken[name]) for name in self.modalities if taken[name] is not None}
 
-    # --- text ----------------------------------------------------------------------------------------------------
-
-    def _tokenize(self, samples: list[str], text_kwargs: dict[str, Any]) -> dict[str, list]:
-        """Token ids (and offsets, if asked for) with one id per placeholder, neither padded nor truncated."""
-        if self.text_settings.get("piecewise") or text_kwargs.get("sanitize_control_tokens"):
-            return self._tokenize_pieces(samples, **text_kwargs)
-        names = ("add_special_tokens", "return_offsets_mapping")
-        kwargs = {name: text_kwargs[name] for name in names if text_kwargs.get(name) is not None}
-        silent = dict.fromkeys(("padding", "truncation", "return_attention_mask", "return_token_type_ids"), False)
-        return dict(self.tokenizer(samples, **silent, **kwargs))
-
-    def _tokenize_pieces(
-        self,
-        samples: list[str],
-        add_special_tokens: bool = True,
-        sanitize_control_tokens: bool = False,
-        return_offsets_mapping: bool = False,
-        **others,
-    ) -> dict[str, list]:
-        encoding: dict[str, list] = {"input_ids": [], "offset_mapping": []}
-        for sample in samples:
-            ids, places = self._encode(sample, [], sanitize_control_tokens)
-            first, last = self._added_tokens if add_special_tokens and not self._begins(sample) else ([], [])
-            encoding["input_ids"].append([*first, *ids, *last])
-            added = [[[0, 0]] * len(tokens) for tokens in (first, last)]
-            encoding["offset_mapping"].append([*added[0], *places.tolist(), *added[1]])
-        if not return_offsets_mapping:
-            del encoding["offset_mapping"]
-        return encoding
-
-    def _check_counts(self, input_ids: list[list[int]], media: dict[str, tuple[list, list[int] | None]]) -> None:
-        for name, own in self.modalities.items():
+    def _check_counts(self, prompts: list[Prompt], media: dict[str, tuple[list, list[int] | None]]) -> None:
+        for name in self.modalities:
             items, given = media.get(name, ([], None))
-            expected = [ids.count(getattr(self, f"{name}_token_id")) for ids in input_ids]
-            if given is None and not items and len(expected) > 1:
-                given = [0] * len(expected)
-            if given is not None and len(given) != len(expected):
+            if given is None and (items or len(prompts) == 1):
+                self.prompt_tokenizer.check_count(prompts, name, len(items))
+                continue
+            given = [0] * len(prompts) if given is None else given
+            if len(given) != len(prompts):
                 raise ValueError(
-                    f"{name}: {len(given)} lists of media for {len(expected)} prompts. Give one list per prompt "
+                    f"{name}: {len(given)} lists of media for {len(prompts)} prompts. Give one list per prompt "
                     "(empty where there are none), or one flat list."
                 )
-            if given is not None:
-                for sample, (want, got) in enumerate(zip(expected, given, strict=True)):
-                    if want != got:
-                        raise ValueError(_count_error(f"prompt {sample}", name, own.token, want, got))
-            elif sum(expected) != len(items):
-                where = f"the batch of {len(expected)} prompts" if len(expected) > 1 else "the prompt"
-                raise ValueError(_count_error(where, name, own.token, sum(expected), len(items)))
+            for i, count in enumerate(given):
+                self.prompt_tokenizer.check_count(prompts[i : i + 1], name, count, f"prompt {i}")
 
-    def _finish_text(self, encoding: dict, token_counts: dict[str, list[int]], text_kwargs: dict) -> dict[str, list]:
-        """Repeats placeholders, truncates, pads."""
-        input_ids, offsets = encoding["input_ids"], encoding.get("offset_mapping")
-        repeats = self.placeholder_repeats(input_ids, token_counts)
-        limit = None
+    def _laid_out(self, prompts: list[Prompt], text_kwargs: dict[str, Any], mask: bool) -> dict[str, Any]:
+        """Truncated, with a token for each of a medium's, and padded: `input_ids` and what is asked for beside them."""
         if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
             limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
-        kept = [self._keep(i, ids, reps, limit) for i, (ids, reps) in enumerate(zip(input_ids, repeats, strict=True))]
-        expand = [
-            (np.repeat(np.asarray(ids)[keep], reps[keep])).tolist()
-            for ids, reps, keep in zip(input_ids, repeats, kept, strict=True)
-        ]
-        pad = {k: text_kwargs[k] for k in ("padding", "pad_to_multiple_of", "padding_side") if k in text_kwargs}
-        if pad.get("padding") == "max_length":
-            pad["max_length"] = text_kwargs.get("max_length")
-        padded = dict(self.tokenizer.pad({"input_ids": expand}, return_attention_mask=True, **pad))
-        if text_kwargs.get("return_attention_mask") is False:
-            padded.pop("attention_mask")
-        if offsets is not None:
-            side = pad.get("padding_side") or self.tokenizer.padding_side
-            rows = (
-                np.repeat(np.asarray(o).reshape(-1, 2)[k], r[k], axis=0).tolist()
-                for o, r, k in zip(offsets, repeats, kept, strict=True)
-            )
-            padded["offset_mapping"] = [
-                _pad(row, len(ids), side) for row, ids in zip(rows, padded["input_ids"], strict=True)
-            ]
-        if text_kwargs.get("return_text_replacement_offsets"):
-            padded["text_replacement_offsets"] = [[] for _ in expand]  # offsets are those of the text as it was given
+            side = self.tokenizer.truncation_side
+            prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
+        prompts = [prompt.expanded() for prompt in prompts]
+        columns = {"input_ids": [prompt.ids for prompt in prompts]}
+        if text_kwargs.get("return_attention_mask") is not False:
+            columns["attention_mask"] = [prompt.repeats for prompt in prompts]
+        if text_kwargs.get("return_offsets_mapping"):
+            if not self.tokenizer.is_fast:
+                raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
+            columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
+        if mask:
+            columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
+        rows = self._padded(columns, **text_kwargs)
         if text_kwargs.get("return_mm_token_type_ids"):
-            padded["mm_token_type_ids"] = self.create_mm_token_type_ids(padded["input_ids"])
-        return padded
+            rows["mm_token_type_ids"] = self.create_mm_token_type_ids(rows["input_ids"])
+        if text_kwargs.get("return_text_replacement_offsets"):
+            rows["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
+        if text_kwargs.get("return_tensors") is not None:
+            return rows
+        return {name: [np.asarray(row).tolist() for row in column] for name, column in rows.items()}
 
-    def placeholder_repeats(self, input_ids: list[list[int]], token_counts: dict[str, list[int]]) -> list[np.ndarray]:
-        """How often each id is repeated, `(tokens,)` int64 per sample: 1, or a placeholder's token count."""
-        counts = {getattr(self, f"{name}_token_id"): iter(values) for name, values in token_counts.items()}
-        repeats = []
-        for ids in input_ids:
-            row = np.ones(len(ids), dtype=np.int64)
-            for place in np.flatnonzero(np.isin(ids, list(counts))) if counts else ():
-                row[place] = next(counts[ids[place]])
-            repeats.append(row)
-        return repeats
-
-    def _keep(self, sample: int, ids: list[int], repeats: np.ndarray, limit: int | None) -> slice:
-        """What truncation to `limit` tokens leaves of a sample; never part of a medium's span."""
-        total = int(repeats.sum())
-        if limit is None or total <= limit:
-            return slice(None)
-        left = self.tokenizer.truncation_side == "left"
-        ends = np.cumsum(repeats[::-1] if left else repeats)
-        count = int(np.searchsorted(ends, limit, side="right"))
-        lost = repeats[: len(ids) - count] if left else repeats[count:]
-        placeholders = {getattr(self, f"{name}_token_id") for name in self.modalities}
-        lost_ids = ids[: len(ids) - count] if left else ids[count:]
-        if placeholders & set(lost_ids):
-            raise ValueError(
-                f"Prompt {sample} has {total} tokens; truncation to max_length={limit} would cut a medium of "
-                f"{int(lost.max())} tokens. Raise max_length, shorten the text, or give fewer media."
-            )
-        return slice(len(ids) - count, None) if left else slice(0, count)
+    def _padded(
+        self,
+        columns: dict[str, list[np.ndarray]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        **others,
+    ) -> dict[str, list[np.ndarray]]:
+        strategy = {True: PaddingStrategy.LONGEST, False: PaddingStrategy.DO_NOT_PAD}.get(padding, padding)
+        length = None
+        if PaddingStrategy(strategy) == PaddingStrategy.MAX_LENGTH:
+            length = max_length or self.tokenizer.model_max_length
+        if PaddingStrategy(strategy) == PaddingStrategy.DO_NOT_PAD or (length or 0) > _NO_LIMIT:
+            return columns
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no padding token: set `tokenizer.pad_token`, or pass padding=False.")
+        values, side = {"input_ids": self.tokenizer.pad_token_id}, padding_side or self.tokenizer.padding_side
+        return {
+            name: pad(rows, values.get(name, 0), length, pad_to_multiple_of, side) for name, rows in columns.items()
+        }
 
     def create_mm_token_type_ids(self, input_ids: Any) -> list[list[int]]:
         """0 for text; else the modality's place in the registry, from 1: image, video, audio, ..."""
-        types = {getattr(self, f"{name}_token_id"): 1 + list(MODALITIES).index(name) for name in self.modalities}
-        return [[types.get(int(token), 0) for token in ids] for ids in input_ids]
+        rows = [np.asarray(ids) for ids in input_ids]
+        types = [np.zeros_like(row) for row in rows]
+        for name, token_id in self.prompt_tokenizer.placeholders.items():
+            for row, own in zip(rows, types, strict=True):
+                own[row == token_id] = 1 + [*MODALITIES].index(name)
+        return [own.tolist() for own in types]
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -339,13 +403,6 @@ class AnyModalityProcessor(RemoteCodeMixin, ChatMixin, MediaMixin, ProcessorMixi
         return [tokenizer, parts]
 
 
-def _token_id(tokenizer: PreTrainedTokenizerBase, modality: str, token: str) -> int:
-    token_id = tokenizer.convert_tokens_to_ids(token)
-    if token_id is None or (token_id == tokenizer.unk_token_id and token != tokenizer.unk_token):
-        raise ValueError(f"The placeholder {token!r} of {modality!r} is not in the tokenizer's vocabulary.")
-    return token_id
-
-
 def _flatten(spec: ModalitySpec, value: Any) -> tuple[list[Any], list[int] | None]:
     """Media as a flat list, and how many each prompt has if they were given per prompt."""
     if spec.is_item(value):
@@ -354,18 +411,3 @@ def _flatten(spec: ModalitySpec, value: Any) -> tuple[list[Any], list[int] | Non
         per_prompt = [[] if entry is None else list(entry) for entry in value]
         return list(chain.from_iterable(per_prompt)), [len(entry) for entry in per_prompt]
     return list(value), None
-
-
-def _count_error(where: str, modality: str, token: str, expected: int, given: int) -> str:
-    cause = (
-        "A placeholder is missing from the text: media are placed by their token, which the chat template writes for "
-        f'content parts of type "{modality}"'
-        if given > expected
-        else f"Was {token} typed into the text? Give one medium for each, in their order"
-    )
-    return f"{where} has {expected} {token} placeholders, but {given} media of {modality!r} were given. {cause}."
-
-
-def _pad(row: list, length: int, side: str) -> list:
-    padding = [[0, 0]] * (length - len(row))
-    return padding + row if side == "left" else row + padding

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..data.collator import AnyModalityDataCollator
+from ..processing.prompt import Prompt
 from ..utils.upstream import attention_of, is_flash_attention_requested, set_attention
 from .parts import composite_of
 
@@ -54,51 +55,32 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         # Flash attention has no mask to tell rows by; and no need of rows, as it costs no more in a long one.
         self.one_row = is_flash_attention_requested(composite_of(model).language_model.config)
 
-    def _row(self, index: int, ids: np.ndarray, said: np.ndarray, counts: np.ndarray) -> dict[str, np.ndarray] | None:
-        row = super()._row(index, ids, said, counts)
-        if row is not None:
-            row["labels"][0] = -100
-            tokens = [getattr(self.processor, f"{name}_token_id") for name in self.processor.modalities]
-            row["media"] = np.array([(ids == token).sum() for token in tokens], dtype=np.int64)
-        return row
-
-    def _batch(self, rows: list[dict[str, np.ndarray]], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _batch(self, prompts: list[Prompt], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`input_ids`, `labels`, `position_ids` `(rows, sequence)`, and the media in the order of their placeholders."""
-        lengths = [len(row["input_ids"]) for row in rows]
-        packs = [list(range(len(rows)))] if self.one_row else first_fit(lengths, self.max_length)
-        batch = self._laid_out([[rows[i] for i in pack] for pack in packs])
-        order = [i for pack in packs for i in pack]
-        for place, name in enumerate(self.processor.modalities):
-            ends = np.cumsum([row["media"][place] for row in rows])
-            items = [np.arange(ends[i] - rows[i]["media"][place], ends[i]) for i in order]
-            items = torch.from_numpy(np.concatenate(items))
+        lengths = [len(prompt) for prompt in prompts]
+        packs = [list(range(len(prompts)))] if self.one_row else first_fit(lengths, self.max_length)
+        rows = [self._row(prompt) for prompt in prompts]
+        joined = [{name: np.concatenate([rows[i][name] for i in pack]) for name in rows[0]} for pack in packs]
+        batch = self._padded(joined)
+        for row, positions in zip(joined, batch["position_ids"], strict=True):
+            padding = positions[len(row["position_ids"]) :]  # a sample of its own
+            padding.copy_(torch.arange(len(padding)))
+        for name, token_id in self.processor.prompt_tokenizer.placeholders.items():
+            counts = [prompt.count(token_id) for prompt in prompts]
+            ends = np.cumsum(counts)
+            items = [np.arange(ends[i] - counts[i], ends[i]) for pack in packs for i in pack]
+            order = torch.from_numpy(np.concatenate(items))
             for key in inputs.keys() & self._inputs_of(name):
-                batch[key] = inputs[key][items]
+                batch[key] = inputs[key][order]
         return batch
+
+    def _row(self, prompt: Prompt) -> dict[str, np.ndarray]:
+        row = super()._row(prompt)
+        row["labels"][0] = -100
+        return {**row, "position_ids": np.arange(len(prompt))}
 
     def _inputs_of(self, modality: str) -> set[str]:
         return {*self.processor.modalities[modality].inputs, f"{modality}_features", f"{modality}_feature_lengths"}
-
-    def _laid_out(self, packs: list[list[dict[str, np.ndarray]]]) -> dict[str, torch.Tensor]:
-        length = max(sum(len(row["input_ids"]) for row in pack) for pack in packs)
-        if self.pad_to_multiple_of:
-            length = -(-length // self.pad_to_multiple_of) * self.pad_to_multiple_of
-        shape = (len(packs), length)
-        batch = {
-            "input_ids": torch.full(shape, self.processor.tokenizer.pad_token_id),
-            "labels": torch.full(shape, -100),
-            "position_ids": torch.zeros(shape, dtype=torch.long),
-        }
-        for i, pack in enumerate(packs):
-            start = 0
-            for row in pack:
-                end = start + len(row["input_ids"])
-                for name in ("input_ids", "labels"):
-                    batch[name][i, start:end] = torch.from_numpy(row[name])
-                batch["position_ids"][i, start:end] = torch.arange(end - start)
-                start = end
-            batch["position_ids"][i, start:] = torch.arange(length - start)  # padding is a sample of its own
-        return batch
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

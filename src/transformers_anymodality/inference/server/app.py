@@ -80,7 +80,7 @@ def _template_variables(processor: Any) -> frozenset[str]:
     """What the chat template reads besides the chat: `enable_thinking` and the like."""
     arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
     own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
-    return read_by(processor._resolve_chat_template(None)) - arguments - own
+    return read_by(processor.resolve_chat_template()) - arguments - own
 
 
 class _CheckedHandler(BaseHandler):

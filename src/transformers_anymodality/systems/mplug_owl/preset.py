@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from ...processing.chat import PIECE_END
+from ...processing.tokenization import PIECE_END
 from ...utils.imports import require
 from .._base import register_system
 from .bloom import MplugOwlBloomConfig

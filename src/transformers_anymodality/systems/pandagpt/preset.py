@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import LlamaConfig
 
-from ...processing.chat import PIECE_END
+from ...processing.tokenization import PIECE_END
 from ...towers.imagebind import (
     ImageBindAudioConfig,
     ImageBindAudioFeatureExtractor,

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 
-from ...processing.chat import PIECE_END
+from ...processing.tokenization import PIECE_END
 from ...towers import PrecomputedConfig
 from .._base import WORDS, register_system
 from . import media  # noqa: F401 (registers speech that was encoded elsewhere)
