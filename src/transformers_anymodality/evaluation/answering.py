@@ -26,16 +26,21 @@ class Batches(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[Sequence[Sample], Any]:
         samples = [self.job.sample(i) for i in self.batches[index]]
-        prepare = _prompts if self.job.task.output == "text" else _choices
+        prepare = _asked if self.job.task.output == "text" else _choices
         try:
             return samples, prepare(self.processor, samples)
         except (ValueError, OSError) as error:
             raise _located(prepare, self.processor, samples, error) from error
 
 
-def _prompts(processor: Any, samples: Sequence[Sample]) -> Any:
+def _asked(processor: Any, samples: Sequence[Sample]) -> Any:
+    return prompts(processor, [sample.messages for sample in samples])
+
+
+def prompts(processor: Any, chats: Sequence[list[dict[str, Any]]]) -> Any:
+    """Model inputs of chats that are to be answered, padded on the left."""
     return processor.apply_chat_template(
-        [sample.messages for sample in samples],
+        chats,
         add_generation_prompt=True,
         tokenize=True,
         return_dict=True,

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from ..data.reading import located, name_of, read_chat
+from ..data.reading import RecordError, located, read_chat
 from ..media import MediaError
 from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
@@ -26,7 +26,7 @@ from ..model.modeling import AnyModalityForCausalLM
 from ..utils.files import read_json, write_json
 from ..utils.processes import place_among, read_ahead
 from ._fingerprints import Contents, all_dtypes, changes, path_of, preprocessing_fingerprint, tower_fingerprint
-from .store import FORMAT, ShardWriter, finished_shards, tower_difference
+from .store import FORMAT, ShardWriter, stored, tower_difference
 
 
 logger = logging.get_logger(__name__)
@@ -92,10 +92,9 @@ def build_features(
         place = Path(folder, name)
         _open_store(place, model, processor, name, dtype)
         writers[name] = ShardWriter(place, shard_bytes, f"{rank}")
-        done[name] = set()
-        for _, digests, known in finished_shards(place):
-            done[name].update(digests)
-            files |= known
+        shards, known = stored(place)
+        done[name] = set(shards)
+        files |= known
     if dtype is not None:
         for name in names:
             model.tower(name).to(dtype)
@@ -106,7 +105,7 @@ def build_features(
     model.train(was_training)
     if skipped:
         logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")
-    return {name: len({d for _, found, _ in finished_shards(Path(folder, name)) for d in found}) for name in names}
+    return {name: len(stored(Path(folder, name))[0]) for name in names}
 
 
 def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None) -> None:
@@ -123,13 +122,13 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
         place.mkdir(parents=True, exist_ok=True)
         write_json(index, now, sort_keys=True)
         return
-    stored = read_json(index)
+    before = read_json(index)
     own = {**now["tower"], "weights": dict([next(iter(now["tower"]["weights"].items()))])}
-    found = tower_difference(stored, own)
-    if not found and (named := changes(stored["preprocessing"], now["preprocessing"])):
+    found = tower_difference(before, own)
+    if not found and (named := changes(before["preprocessing"], now["preprocessing"])):
         found = f"media were prepared in another way, {named}"
-    if not found and stored["dtype"] != now["dtype"]:
-        found = f"they are {stored['dtype']}, not {now['dtype']}"
+    if not found and before["dtype"] != now["dtype"]:
+        found = f"they are {before['dtype']}, not {now['dtype']}"
     if found:
         raise ValueError(
             f"{place} holds features that would not be the same: {found}. Choose another folder, or delete it."
@@ -164,17 +163,16 @@ class _Media(torch.utils.data.IterableDataset):
             yield self._checked(i, lambda i=i: self.records[i])
 
     def _checked(self, index: int, record: Callable[[], Mapping[str, Any]]) -> tuple[list, int]:
-        where = f"Sample {index}"
         try:
-            found = record()
-            where = name_of(index, found)
-            return self._sample(index, found)
+            return self._sample(index, record())
         except AugmentationError:
             raise
         except (ValueError, OSError) as error:
-            if self.on_error == "error":
-                raise ValueError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
-            return [], 1
+            if self.on_error == "skip":
+                return [], 1
+            if isinstance(error, (RecordError, MediaError)):  # which name the sample
+                raise
+            raise ValueError(f"Sample {index}: {error}") from error
 
     def _sample(self, index: int, record: Mapping[str, Any]) -> tuple[list, int]:
         chat, found, skipped = read_chat(index, record, self.processor, self.media_root).checked(), [], 0
@@ -220,16 +218,14 @@ class _Media(torch.utils.data.IterableDataset):
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Within, other random numbers each time; afterwards, the state is as it was."""
-    python, numpy, own = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy = random.getstate(), np.random.get_state()
     try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        yield
+        with torch.random.fork_rng(devices=()):
+            set_seed(seed)
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy)
-        torch.set_rng_state(own)
 
 
 # --- towers ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,8 @@ class FeatureStore:
         self._shards: dict[str, dict[str, Path]] = {}
         self._contents = Contents()
         for name in self.modalities:
-            self._shards[name] = {}
-            for path, digests, files in finished_shards(self.folder / name):
-                self._shards[name].update(dict.fromkeys(digests, path))
-                self._contents.files.update(files)
+            self._shards[name], files = stored(self.folder / name)
+            self._contents.files |= files
         self._open: OrderedDict[Path, Any] = OrderedDict()
         self._checked: Any = None
         if model is None:
@@ -188,11 +186,15 @@ def tower_difference(index: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def finished_shards(folder: Path) -> Iterator[tuple[Path, list[str], dict[str, list]]]:
-    """Of each shard: its file, the hashes in it, and what is known of the files that they are of."""
+def stored(folder: Path) -> tuple[dict[str, Path], dict[str, list]]:
+    """The hashes of features, each with the shard that holds it; and what is known of the files that they are of."""
+    shards: dict[str, Path] = {}
+    files: dict[str, list] = {}
     for path in sorted(folder.glob("*.safetensors")):
         header, metadata = read_header(path)
-        yield path, list(header), json.loads(metadata.get("files", "{}"))
+        shards |= dict.fromkeys(header, path)
+        files |= json.loads(metadata.get("files", "{}"))
+    return shards, files
 
 
 class ShardWriter:

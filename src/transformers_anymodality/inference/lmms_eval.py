@@ -19,7 +19,8 @@ from lmms_eval.protocol import ChatMessages
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-from ..evaluation.answering import generated
+from ..evaluation.answering import generated, prompts
+from ..processing.processor import until_stop
 
 
 # Of a task's generation settings, those that `generate` takes, and what holds without.
@@ -83,23 +84,14 @@ class AnyModality(lmms):
         return [answers[i] for i in range(len(requests))]
 
     def _answer(self, requests: Sequence[Any], settings: dict[str, Any]) -> list[str]:
-        chats = [self._chat(*request.args) for request in requests]
-        inputs = self.processor.apply_chat_template(
-            chats,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding_side": "left"},
-        )
+        inputs = prompts(self.processor, [self._chat(*request.args) for request in requests])
         until = settings.get("until") or []
         until = [until] if isinstance(until, str) else until
         chosen = {name: settings.get(name, value) for name, value in _DEFAULTS.items()}
         if not chosen["temperature"]:  # lmms-eval's way of saying greedy
             chosen |= {"do_sample": False, "temperature": None, "top_p": None}
-        texts = [one["answer"] for one in generated(self.model, self.processor, inputs, **chosen)]
-        ends = [min([text.find(stop) for stop in until if stop in text], default=len(text)) for text in texts]
-        return [text[:end].strip() for text, end in zip(texts, ends, strict=True)]
+        answers = generated(self.model, self.processor, inputs, **chosen)
+        return [until_stop(one["answer"], until).strip() for one in answers]
 
     def _chat(self, context: str, doc_to_messages: Any, settings: Any, doc: Any, task: str, split: str) -> list[dict]:
         messages = doc_to_messages(self.task_dict[task][split][doc])
