@@ -56,7 +56,7 @@ def arguments(system: str) -> dict[str, Any]:
             "audio": ImageBindAudioConfig(**{**sizes, "num_hidden_layers": 6}, logit_scale=None),
             "thermal": ImageBindThermalConfig(**{**sizes, "num_hidden_layers": 6}),
         }
-        return pandagpt(language(), tokenizer(), senses=["image", "audio", "thermal"], towers=towers)
+        return pandagpt(language(), tokenizer(), modalities=["image", "audio", "thermal"], towers=towers)
     if system == "mplug_owl":
         tower = MplugOwlVisionConfig(**sizes, intermediate_size=1536)
         queries = {"depth": 4, "num_heads": 6, "intermediate_size": 1024}

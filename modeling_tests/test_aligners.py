@@ -118,5 +118,5 @@ def test_pixel_shuffle_merges_neighbours():
     merged, _ = aligner.merge(features, None)
     assert merged[0, 0, :, ::12].tolist() == [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
     assert aligner(features).shape == (1, 4, 20)
-    with pytest.raises(ValueError, match="no square grid.*select_feature"):
+    with pytest.raises(ValueError, match="not a square grid.*select_feature"):
         aligner.config.count_tokens(1, 17)

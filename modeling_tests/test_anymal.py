@@ -40,7 +40,7 @@ def test_prompt_is_llama_2s_with_media_behind_the_words():
 
 def test_a_tokenizers_own_template_stays():
     language, tokenizer = tiny.language_model(), tiny.tokenizer()
-    arguments = anymal(language, tokenizer, senses=["imu", "image"])
+    arguments = anymal(language, tokenizer, modalities=["imu", "image"])
     rendered = tokenizer.apply_chat_template(
         [USER],
         chat_template="{%- set media_tokens = {'imu': '<imu>', 'image': '<image>'} -%}" + arguments["chat_template"],
@@ -49,7 +49,7 @@ def test_a_tokenizers_own_template_stays():
     assert rendered == "user : What is it? <imu><image> "
     assert list(arguments["modalities"]) == ["image", "imu"]
     with pytest.raises(ValueError, match="has no smell"):
-        anymal(language, tokenizer, senses=["smell"])
+        anymal(language, tokenizer, modalities=["smell"])
 
 
 def test_published_sizes():

@@ -258,5 +258,5 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="lacks .*gMASK"):
         chatglm_tokenizer(sentencepiece_file(tmp_path / "other.model", PIECES[:9]))
     (tmp_path / "none.model").write_bytes(b"\xff\xff\xff")
-    with pytest.raises(ValueError, match="is no SentencePiece file"):
+    with pytest.raises(ValueError, match="is not a SentencePiece file"):
         chatglm_tokenizer(tmp_path / "none.model")

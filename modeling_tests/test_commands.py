@@ -121,7 +121,7 @@ def test_compose_a_system_with_random_weights(parts, tmp_path):
     sizes = "{model_type: imagebind_audio, hidden_size: 16, intermediate_size: 16, num_hidden_layers: 1, "
     sizes += "num_attention_heads: 2, projection_dim: 8}"
     words = ["compose", "--system", "pandagpt", "--language-model", str(parts / "lm"), "--output", str(tmp_path / "x")]
-    assert cli.main([*words, "--option", "senses=[audio]", "--option", f"towers={{audio: {sizes}}}"]) == 0
+    assert cli.main([*words, "--option", "modalities=[audio]", "--option", f"towers={{audio: {sizes}}}"]) == 0
     assert list(AutoModelForCausalLM.from_pretrained(tmp_path / "x").config.modalities) == ["audio"]
 
 

@@ -28,7 +28,7 @@ from transformers_anymodality.towers.imagebind import (
     ImageBindVisionConfig,
     tokenize,
 )
-from transformers_anymodality.towers.imagebind.configuration import SENSES
+from transformers_anymodality.towers.imagebind.configuration import TOWERS
 from transformers_anymodality.towers.imu2clip import Imu2ClipConfig, Imu2ClipPatchTransformerConfig
 
 
@@ -203,14 +203,14 @@ def test_logit_scale_is_cut_at_100_and_may_be_left_out():
 
 
 def test_all_senses_in_one_model(tmp_path):
-    config = ImageBindConfig(**{f"{sense}_config": copy.deepcopy(CONFIGS[sense]) for sense in SENSES})
+    config = ImageBindConfig(**{f"{name}_config": copy.deepcopy(CONFIGS[name]) for name in TOWERS})
     torch.manual_seed(0)
     model = ImageBindModel(config).eval()
-    media = {ITEMS[sense][1]: items(sense, 2) for sense in SENSES}
+    media = {ITEMS[name][1]: items(name, 2) for name in TOWERS}
     model.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path)
     output = model(**media)
-    assert list(output) == [f"{sense}_embeds" for sense in SENSES]
+    assert list(output) == [f"{name}_embeds" for name in TOWERS]
     for name, value in again(**media).items():
         torch.testing.assert_close(value, output[name], atol=1e-6, rtol=1e-6)
     assert list(model(imu_values=media["imu_values"])) == ["imu_embeds"]
@@ -221,12 +221,12 @@ def test_all_senses_in_one_model(tmp_path):
 def test_published_sizes():
     with torch.device("meta"):
         counts = {
-            sense: sum(
-                p.numel() for p in AutoModel.from_config(ImageBindConfig.sub_configs[f"{sense}_config"]()).parameters()
+            name: sum(
+                p.numel() for p in AutoModel.from_config(ImageBindConfig.sub_configs[f"{name}_config"]()).parameters()
             )
-            for sense in SENSES
+            for name in TOWERS
         }
-    assert {sense: round(count / 1e6) for sense, count in counts.items()} == {
+    assert {name: round(count / 1e6) for name, count in counts.items()} == {
         "vision": 633,
         "text": 354,
         "audio": 86,
@@ -251,7 +251,7 @@ def test_imu2clip_says_which_lengths_it_reads():
 
 
 EXTRACTOR = dict(num_mel_bins=32, target_length=60, clip_seconds=0.6)
-SENSES_OF_A_MODEL = {
+ROWS_OF_A_MODEL = {
     "image": {"tower": CONFIGS["vision"], "processor": ImageBindImageProcessor(28)},
     "video": {"tower": CONFIGS["vision"], "processor": ImageBindVideoProcessor(28, num_clips=2, clip_seconds=0.1)},
     "audio": {"tower": CONFIGS["audio"], "processor": ImageBindAudioFeatureExtractor(**EXTRACTOR)},
@@ -265,7 +265,7 @@ SENSES_OF_A_MODEL = {
 def composite():
     settings = {
         name: {**copy.deepcopy(row), "aligner": "linear", "select_feature": "pooled"}
-        for name, row in SENSES_OF_A_MODEL.items()
+        for name, row in ROWS_OF_A_MODEL.items()
     }
     settings["video"]["tower"] = "image"
     model, processor = compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
@@ -273,17 +273,17 @@ def composite():
     return model, processor
 
 
-@pytest.mark.parametrize("sense", SENSES_OF_A_MODEL)
-def test_a_sense_is_one_token(composite, sense, tmp_path):
+@pytest.mark.parametrize("name", ROWS_OF_A_MODEL)
+def test_a_sense_is_one_token(composite, name, tmp_path):
     model, processor = composite
-    rows = tiny.inputs(processor, tiny.chat("this", sense), tiny.chat(sense, sense, "that", seed=3))
-    placeholder = processor.tokenizer.convert_tokens_to_ids(f"<{sense}>")
+    rows = tiny.inputs(processor, tiny.chat("this", name), tiny.chat(name, name, "that", seed=3))
+    placeholder = processor.tokenizer.convert_tokens_to_ids(f"<{name}>")
     assert (rows["input_ids"] == placeholder).sum(-1).tolist() == [1, 2]
-    media = {key: value for key, value in rows.items() if key in model.config.modalities[sense].inputs}
-    output = model.get_modality_features(sense, **media)
+    media = {key: value for key, value in rows.items() if key in model.config.modalities[name].inputs}
+    output = model.get_modality_features(name, **media)
     assert output.last_hidden_state.shape == (3, 1, 1, 16)
     for row in range(3):
-        alone = model.get_modality_features(sense, **{key: value[row : row + 1] for key, value in media.items()})
+        alone = model.get_modality_features(name, **{key: value[row : row + 1] for key, value in media.items()})
         torch.testing.assert_close(alone.pooler_output[0], output.pooler_output[row], atol=1e-5, rtol=1e-4)
     assert model(**rows).logits.isfinite().all()
 
@@ -293,14 +293,14 @@ def test_a_composite_is_saved_with_its_processors(composite, tmp_path):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again = AutoProcessor.from_pretrained(tmp_path)
-    chat = tiny.chat(*SENSES_OF_A_MODEL)
+    chat = tiny.chat(*ROWS_OF_A_MODEL)
     before, after = (tiny.inputs(one, chat) for one in (processor, again))
     for name, value in before.items():
         assert torch.equal(after[name], value), name
     assert type(again.video_processor) is ImageBindVideoProcessor
     reloaded = AutoModel.from_pretrained(tmp_path)
-    assert {type(reloaded.tower(sense)) for sense in SENSES_OF_A_MODEL} == {
-        type(model.tower(sense)) for sense in SENSES_OF_A_MODEL
+    assert {type(reloaded.tower(name)) for name in ROWS_OF_A_MODEL} == {
+        type(model.tower(name)) for name in ROWS_OF_A_MODEL
     }
 
 

@@ -175,7 +175,7 @@ def test_speech_features_are_checked(tmp_path):
     assert read[0, :3].eq(1).all() and read[0, 3:].eq(0).all()
     wrong = {
         "21 rows, but the model reads 20 spoken tokens": np.ones((21, 512)),
-        'Sound itself is read by a speech encoder: compose with one as the tower of "audio"': np.ones(16000),
+        'Audio itself is read by a speech encoder: compose with one as the tower of "audio"': np.ones(16000),
         "holds nan at row 1, column 2": np.where(np.arange(1536).reshape(3, 512) == 514, np.nan, 1.0),
     }
     for message, rows in wrong.items():

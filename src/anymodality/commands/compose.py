@@ -50,7 +50,7 @@ def compose(
       anymodality compose --language-model Qwen/Qwen3-0.6B --output my-anymal \\
           --modality image=google/siglip2-base-patch16-224 \\
           --modality 'audio={tower: openai/whisper-small, aligner: linear, num_tokens: 100}'
-      anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'senses=[audio]' --output panda
+      anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'modalities=[audio]' --output panda
       anymodality compose --config anymal.yaml --output my-anymal --light
 
     Values are YAML. A file may have language_model, modalities (a table), or system and options (a table); tokenizer,

@@ -1,6 +1,6 @@
 """What every aligner is: a `PreTrainedModel` from tower features to language-model tokens, and how it is registered.
 
-Dimensions used throughout: `items` media of one modality in the batch, `frames` per item (1 for a still), `length`
+Dimensions used throughout: `items` media of one modality in the batch, `frames` per item (1 for an image), `length`
 features per frame, `dim` the tower's width, `tokens` per item, `hidden` the language model's width.
 """
 
@@ -24,7 +24,7 @@ class AlignerConfig(PreTrainedConfig):
         feature_size: width of the tower's features (`dim`).
         hidden_size: width of the language model's embeddings (`hidden`).
         feature_length: features per frame, or None when it varies with the item.
-        num_frames: frames per item; 1 for stills and signals.
+        num_frames: frames per item; 1 for images and signals.
         num_tokens: tokens per item; None for an aligner whose count follows the features (`count_tokens`).
         sum_neighbours: media whose placeholders stand side by side are added into one token (`modeling.embed`).
         shares: name of a submodule -> modality whose aligner lends it: one module, its weights trained and saved once.

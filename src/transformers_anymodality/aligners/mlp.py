@@ -47,7 +47,7 @@ class MlpAlignerConfig(AlignerConfig):
             if side * side != length or side % self.pool_size:
                 raise ValueError(
                     f"pixel_shuffle merges squares of {self.pool_size} x {self.pool_size} features, but the tower gives "
-                    f"{length} per frame, which is no square grid divisible by {self.pool_size}. If one of them is a "
+                    f"{length} per frame, which is not a square grid divisible by {self.pool_size}. If one of them is a "
                     'class token, set the modality\'s select_feature="patches"; else use pool="stride".'
                 )
             return (side // self.pool_size) ** 2

@@ -60,7 +60,7 @@ class Plan:
 
     Args:
         compose: arguments of `compose`, parts being configs; the language model a Hub id or path if the user chose one.
-        tower: config of the tower or aligner alone, for releases that are no more; instead of `compose`.
+        tower: config of the tower or aligner alone, for releases that hold nothing else; instead of `compose`.
         processor: of that tower, to be saved beside it.
         weights: files and the rules for them; names of ours begin with the part's (`image_tower.`, `language_model.`).
         adapter: a `LoraConfig`'s fields, for a release with LoRA weights that stay an adapter, and their files and rules.

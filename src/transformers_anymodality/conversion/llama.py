@@ -1,4 +1,4 @@
-"""LLaMA of 2023, inside three of the releases: its config by its tensors, and where they go."""
+"""LLaMA of 2023, inside releases of several systems: its config by its tensors, and where they go."""
 
 from __future__ import annotations
 

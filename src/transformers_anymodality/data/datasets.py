@@ -78,7 +78,7 @@ def mixture(
 ) -> Any:
     """One data set from several, each drawn from with its weight: `datasets.interleave_datasets` over chats.
 
-    mPLUG-Owl's halves are `mixture({"text": a, "images": b}, {"text": 1, "images": 1})`, X-LLM's tasks likewise.
+    Half text, half images: `mixture({"text": a, "images": b}, {"text": 1, "images": 1})`.
 
     Args:
         sources: what `load` takes, in a list or by name. With names, a column `source` tells each sample's.

@@ -1,4 +1,9 @@
-"""Published systems, a shelf each: `compose(**pandagpt())`. What only one of them needs stands with it."""
+"""Published systems, a shelf each: `compose(**pandagpt())`.
+
+What only one of them needs stands on its shelf: parts that no other system has, its prompts, how its release is converted
+(`convert`), its data (`data_format`) and its benchmarks (`evaluation`). The last three are imported when they are asked
+for by name. Shared code knows none of their names.
+"""
 
 from transformers.utils import is_torchvision_available, is_vision_available
 

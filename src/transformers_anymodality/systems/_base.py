@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -33,6 +33,36 @@ SYSTEMS: Registry[Callable[..., dict[str, Any]]] = Registry("system")
 def register_system(preset: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     """Function decorator: makes a preset known by the function's name."""
     return SYSTEMS.register(preset.__name__, preset)
+
+
+def chosen(names: Iterable[str], known: tuple[str, ...], system: str) -> list[str]:
+    """Those of a system's modalities that were asked for, in its own order. Raises ValueError for others."""
+    names = set(names)
+    if unknown := sorted(names - set(known)):
+        raise ValueError(f"{system} has no {', '.join(unknown)}; its modalities are {', '.join(known)}.")
+    return [name for name in known if name in names]
+
+
+def tower_settings(given: Any, own: Callable[[], Any] = lambda: None) -> dict[str, Any]:
+    """A modality's settings for `compose`, from what a preset's `towers` has for it: a tower, settings, or nothing.
+
+    Args:
+        given: that, None for nothing.
+        own: makes the system's own tower, where none is given.
+    """
+    settings = dict(given) if isinstance(given, Mapping) else {} if given is None else {"tower": given}
+    return settings if settings.get("tower") is not None else {**settings, "tower": own()}
+
+
+def tower_config(tower: Any) -> PreTrainedConfig | None:
+    """The config of a tower as `compose` takes it; None for one that is yet to be loaded."""
+    config = getattr(tower, "config", tower)
+    return config if isinstance(config, PreTrainedConfig) else None
+
+
+def cropped(side: int) -> dict[str, dict[str, int]]:
+    """Sizes for image and video processors that resize the shorter side and crop the middle."""
+    return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
 
 
 def register_processor(auto_class: Any, model_type: str, processor: type | None = None, **kinds: Any) -> None:

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 _SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states", "latents")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
-# Names of one thing: 1 where there is sound, 0 where there is padding.
+# Names of one thing: 1 where an item is real, 0 where there is padding.
 _MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
 

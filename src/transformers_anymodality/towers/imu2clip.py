@@ -1,4 +1,4 @@
-"""IMU2CLIP (arXiv 2210.14395): encoders of motion, trained towards CLIP's embeddings of what a head camera sees.
+"""IMU2CLIP (arXiv 2210.14395): encoders of IMU signals, trained towards CLIP's embeddings of what a head camera sees.
 
 Recordings are accelerometer x, y, z and gyroscope x, y, z, five seconds at 200 Hz, in the sensor's units. No weights were
 released; these towers are for those who train their own by the original code.

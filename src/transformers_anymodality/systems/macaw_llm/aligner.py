@@ -29,7 +29,7 @@ class MacawAlignerConfig(AlignerConfig):
         align_heads: of the attention over the token table.
         attention_dropout: on attention weights, in training.
         attended_rows: the token table's first rows, which alone are attended; None for all. What comes behind the
-            vocabulary (placeholders, padding to a round number) is no word.
+            vocabulary (placeholders, padding to a round number) is not a word.
     """
 
     model_type = "macaw_aligner"

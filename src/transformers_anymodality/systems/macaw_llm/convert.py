@@ -18,7 +18,7 @@ from ...conversion import (
     llama_rules,
     register_conversion,
 )
-from .preset import SENSES, modalities, prompts, with_delimiters
+from .preset import MODALITY_NAMES, modalities, prompts, with_delimiters
 
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2}
@@ -76,10 +76,10 @@ def _frames(tensors: Tensors, config: dict[str, Any]) -> dict[str, int]:
     return {"num_frames": told["n_frames"]} if "n_frames" in told else {}
 
 
-def vision_config(tensors: Tensors, sense: str, config: dict[str, Any]) -> CLIPVisionConfig:
+def vision_config(tensors: Tensors, name: str, config: dict[str, Any]) -> CLIPVisionConfig:
     """Of one of the two CLIPs; sizes by the tensors."""
     given = _part(_part(config, "image_config", "clip_config"), "vision_config")
-    vision = f"{sense}_encoder.vision_model"
+    vision = f"{name}_encoder.vision_model"
     size, _, patch, _ = tensors.shape(f"{vision}.embeddings.patch_embedding.weight")
     places = tensors.shape(f"{vision}.embeddings.position_embedding.weight")[0] - 1
     sizes = {
@@ -114,7 +114,7 @@ def aligners(tensors: Tensors, config: dict[str, Any], graph: str) -> dict[str, 
     heads = config.get("attention_heads", 8)
     fields: dict[str, Any] = {"attention_heads": heads, "align_heads": heads * (2 if graph == "current" else 1)}
     strides = {"image": 36, "audio": 220, "video": 30}
-    for name in SENSES:
+    for name in MODALITY_NAMES:
         fields[name] = {}
         if name != "audio":
             fields[name]["projection_size"] = tensors.shape(f"{name}_encoder.visual_projection.weight")[0]
@@ -139,7 +139,7 @@ def rules(graph: str) -> list[Rule]:
             Rule(r"temporal_self_attention\.(.*)", r"video_aligner.self_attention.\1"),
             Rule(r"temporal_position_embeddings\.weight", "video_aligner.position_embeddings"),
             Rule(r"video_align_attention\.(.*)", r"video_aligner.align_attention.\1"),
-            Rule(r"(image|audio)_align_attention\..*", reason="all senses went through the video's attention"),
+            Rule(r"(image|audio)_align_attention\..*", reason="all modalities went through the video's attention"),
             Rule(r"project_video\..*", reason="videos are not shortened in this graph"),
         ]
     return [

@@ -16,7 +16,7 @@ from ...modalities import MODALITIES
     example={"id": "COCO_train2014_000000000999.jpg", "instruction": "What colour is it?", "response": "Blue."},
 )
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    """The `id` is the file: an image by its suffix, else a video (without suffix: `.mp4`), whose sound is taken along
+    """The `id` is the file: an image by its suffix, else a video (without suffix: `.mp4`), whose audio is taken along
     where `<id>.wav` lies beside it in the media root. Fields `image`, `video` and `audio` name theirs, "None" for none;
     neither is a text instruction, whose `input` goes into the message, where Macaw's template looks for it.
 
@@ -41,8 +41,8 @@ def _by_id(file: str, media_root: Path | None) -> dict[str, list[str]]:
     if suffix in MODALITIES["image"].suffixes:
         return {"image": [file]}
     video = file if suffix else f"{file}.mp4"
-    sounds = dict.fromkeys((f"{video}.wav", str(PurePosixPath(video).with_suffix(".wav")), f"{file}.wav"))
+    beside = dict.fromkeys((f"{video}.wav", str(PurePosixPath(video).with_suffix(".wav")), f"{file}.wav"))
     return {
         "video": [video],
-        "audio": [sound for sound in sounds if media_root is not None and (media_root / sound).is_file()][:1],
+        "audio": [file for file in beside if media_root is not None and (media_root / file).is_file()][:1],
     }

@@ -1,4 +1,4 @@
-"""Macaw-LLM: images, sound and videos in front of an Alpaca prompt, aligned by the language model's own token table."""
+"""Macaw-LLM: images, audio and videos in front of an Alpaca prompt, aligned by the language model's own token table."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from transformers import (
     CLIPImageProcessor,
     CLIPVisionConfig,
     LlamaConfig,
-    PreTrainedConfig,
     PreTrainedTokenizerBase,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
 
-from .._base import WORDS, load_tokenizer, register_system
+from .._base import WORDS, cropped, load_tokenizer, register_system, tower_config, tower_settings
 
 
-SENSES = ("image", "audio", "video")  # in the order of a prompt
-DELIMITERS = tuple(token for name in SENSES for token in (f"<{name}>", f"</{name}>"))
+MODALITY_NAMES = ("image", "audio", "video")  # in the order of a prompt
+DELIMITERS = tuple(token for name in MODALITY_NAMES for token in (f"<{name}>", f"</{name}>"))
 # The released checkpoint is of June 2023; the code that is published now is of July.
 GRAPHS = ("release", "current")
 
@@ -74,18 +73,18 @@ def macaw_llm(
     """Macaw-LLM (arXiv 2306.09093): arguments of `compose`.
 
     Prompts are Alpaca's: a user's message is the instruction, `{"role": "user", "content": ..., "input": ...}` one with
-    an input. Media stand in front of it, images, then sound, then videos, whatever their order in the messages, each
+    an input. Media stand in front of it, images, then audio, then videos, whatever their order in the messages, each
     between two delimiters, `<image>` and `</image>`, which are added to a tokenizer that lacks them; placeholders are
     therefore called `<image_patch>` and so on.
 
     Where paper, code and release differ or are silent:
 
     - Two graphs. "release" is the code of June 2023 that made the released weights: a video is one pooled feature of
-      each of 6 frames, which attend to each other, and all three senses share one attention over the token table, of 8
+      each of 6 frames, which attend to each other, and all three modalities share one attention over the token table, of 8
       heads. "current" is the code of July 2023: all patches of a video's frames attend to each other and are shortened
-      to 39 tokens, and each sense has an attention of its own, of 16 heads. Figure 1 shows another order of the senses
-      than either.
-    - A sense that a prompt lacks is left out. The original encodes zeros for it, delimiters and all; who wants that,
+      to 39 tokens, and each modality has an attention of its own, of 16 heads. Figure 1 shows another order of the
+      modalities than either.
+    - A modality that a prompt lacks is left out. The original encodes zeros for it, delimiters and all; who wants that,
       gives zeros as model inputs.
     - A medium's place in the messages is not kept, also not over several turns, which the original has none of: they
       are further instructions and responses. A system message takes the place of the first sentences.
@@ -97,9 +96,9 @@ def macaw_llm(
         language_model: as `compose`'s; LLaMA-7B's config if left out.
         tokenizer: as `compose`'s.
         graph: "release" or "current".
-        towers: sense -> tower, or settings as `compose` takes them, instead of CLIP ViT-B/16 (images and videos have one
+        towers: modality -> tower, or settings as `compose` takes them, instead of CLIP ViT-B/16 (images and videos have one
             each) and Whisper base.
-        aligners: fields of `MacawAlignerConfig` for all senses, and sense -> fields for one.
+        aligners: fields of `MacawAlignerConfig` for all modalities, and modality -> fields for one.
         faithful: also learn the colon of `### Response:`, and no end token, as the original with LLaMA's tokenizer.
     """
     if graph not in GRAPHS:
@@ -146,13 +145,12 @@ def chat_template(faithful: bool = False) -> str:
 
 
 def modalities(graph: str, towers: dict[str, Any], aligners: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of the three senses for `compose`; the arguments are those of `macaw_llm`."""
-    common = {key: value for key, value in aligners.items() if key not in SENSES}
+    """Settings of the three modalities for `compose`; the arguments are those of `macaw_llm`."""
+    common = {key: value for key, value in aligners.items() if key not in MODALITY_NAMES}
     settings = {}
-    for name in SENSES:
-        given = towers.get(name)
-        row = dict(given) if isinstance(given, dict) else {} if given is None else {"tower": given}
-        row = {"tower": _TOWERS[name](), "token": f"<{name}_patch>", **_SETTINGS[graph].get(name, {}), **row}
+    for name in MODALITY_NAMES:
+        given = tower_settings(towers.get(name), _TOWERS[name])
+        row = {"token": f"<{name}_patch>", **_SETTINGS[graph].get(name, {}), **given}
         if "processor" not in row and (processor := _processor(name, row)) is not None:
             row["processor"] = processor
         fields = {**_ALIGNERS[graph][name], **common, **aligners.get(name, {})}
@@ -200,19 +198,16 @@ _ALIGNERS = {
 
 def _processor(name: str, settings: dict[str, Any]) -> Any:
     """The sub-processor of a CLIP or Whisper tower whose config is at hand; others are found with their tower."""
-    config = settings["tower"]
-    config = config if isinstance(config, PreTrainedConfig) else getattr(config, "config", None)
+    config = tower_config(settings["tower"])
     if isinstance(config, WhisperConfig):
         return whisper_processor(config)
     if not isinstance(config, CLIPVisionConfig):
         return None
-    side = config.image_size
-    sizes = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     if name == "video":
         from .video import MacawVideoProcessor
 
-        return MacawVideoProcessor(num_frames=settings["num_frames"], **sizes)
-    return CLIPImageProcessor(**sizes)
+        return MacawVideoProcessor(num_frames=settings["num_frames"], **cropped(config.image_size))
+    return CLIPImageProcessor(**cropped(config.image_size))
 
 
 def whisper_processor(config: WhisperConfig) -> WhisperFeatureExtractor:

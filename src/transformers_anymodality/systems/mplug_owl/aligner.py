@@ -47,7 +47,7 @@ class VisualAbstractorAlignerConfig(AlignerConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.feature_size % self.num_heads:
-            raise ValueError(f"feature_size {self.feature_size} is no multiple of num_heads {self.num_heads}.")
+            raise ValueError(f"feature_size {self.feature_size} is not a multiple of num_heads {self.num_heads}.")
         if self.num_tokens < 2:
             raise ValueError(f"num_tokens is {self.num_tokens}; with the end token, it must be from 2 on.")
 

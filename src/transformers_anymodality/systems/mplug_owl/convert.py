@@ -149,9 +149,7 @@ def plan(release: Release, options: Options) -> Plan:
     """Which of the three it is, and all sizes that shapes tell, is read from the tensors; the rest from config.json."""
     tensors, config = release.open("."), release.config
     if "query_tokens" not in tensors:
-        raise ValueError(
-            f"{release.folder} has no query_tokens: it is no release of mPLUG-Owl's first version (or of v0)."
-        )
+        raise ValueError(f"{release.folder} has no query_tokens: it is not a release of mPLUG-Owl's first version.")
     bloomz = "language_model.transformer.word_embeddings.weight" in tensors
     kind = "bloomz" if bloomz else "video" if "temporal_query_tokens" in tensors else "llama"
     told, language = config.get("text_config") or {}, options.language_model

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from transformers import LlamaConfig
 
 from ...processing.tokenization import PIECE_END
 from ...utils.imports import require
-from .._base import register_system
+from .._base import WORDS, register_system, tower_config, tower_settings
 from .bloom import MplugOwlBloomConfig
 from .tower import MplugOwlVisionConfig
 
@@ -21,12 +21,9 @@ SYSTEM = (
     "and polite answers to the user's questions."
 )
 
-_TEMPLATE = """\
-{%- macro words(content) -%}
-{%- if content is string -%}{{- content -}}
-{%- else -%}{%- for part in content or [] -%}{{- part if part is string else part.text -}}{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
+_TEMPLATE = (
+    WORDS
+    + """\
 {%- set cut = CUT -%}
 {%- set line = cut + '\\nHuman: ' + cut -%}
 {{- bos_token or '' -}}
@@ -52,6 +49,7 @@ _TEMPLATE = """\
 {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '\\n' + cut + 'AI: ' -}}{%- endif -%}"""
+)
 
 
 @register_system
@@ -128,12 +126,8 @@ def modalities(
     require("torchvision", "image")
     from .processing import MplugOwlImageProcessor, MplugOwlVideoProcessor
 
-    given = towers.get("image")
-    settings = dict(given) if isinstance(given, Mapping) else {"tower": given}
-    if settings.get("tower") is None:
-        settings["tower"] = MplugOwlVisionConfig(temporal=temporal)
-    config = getattr(settings["tower"], "config", settings["tower"])
-    side = getattr(config, "image_size", 224)
+    settings = tower_settings(towers.get("image"), partial(MplugOwlVisionConfig, temporal=temporal))
+    side = getattr(tower_config(settings["tower"]), "image_size", 224)
     size = {"height": side, "width": side}
     return {
         "image": {

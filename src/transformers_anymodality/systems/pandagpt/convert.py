@@ -10,7 +10,7 @@ import torch
 from ...conversion import Options, Plan, Release, Rule, Tensors, llama_config, llama_rules, register_conversion
 from ...conversion.imagebind import rules as imagebind_rules
 from ...conversion.imagebind import tower_config, unused
-from .preset import SENSES, pandagpt
+from .preset import MODALITY_NAMES, pandagpt
 
 
 _LORA = r"llama_model\.base_model\.model\.(.+)\.lora_([AB])\.default\.weight"
@@ -120,6 +120,6 @@ def _plan(arguments: dict[str, Any], weights: list, adapter: Any = None) -> Plan
     notes = [
         "ImageBind's weights are under CC-BY-NC-SA 4.0, PandaGPT's under CC-BY-NC-SA 4.0, Vicuna's under LLaMA's licence: "
         "research, not commerce.",
-        f"Senses: {', '.join(SENSES)}; media side by side are added into one token.",
+        f"Modalities: {', '.join(MODALITY_NAMES)}; media side by side are added into one token.",
     ]
     return Plan(compose=arguments, weights=weights, adapter=adapter, licence="cc-by-nc-sa-4.0", notes=notes)

@@ -1,4 +1,4 @@
-"""PandaGPT: six senses through ImageBind, one projection, and one token that holds the sum of all that was given."""
+"""PandaGPT: six modalities through ImageBind, one projection, and one token that holds the sum of all that was given."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from ...towers.imagebind import (
     ImageBindVideoProcessor,
     ImageBindVisionConfig,
 )
-from .._base import WORDS, register_system
+from .._base import WORDS, chosen, register_system, tower_config
 
 
-SENSES = ("image", "video", "audio", "depth", "thermal", "imu")
+MODALITY_NAMES = ("image", "video", "audio", "depth", "thermal", "imu")
 
 # What is tokenised by itself ends with a mark, as the original tokenises its pieces.
 _TEMPLATE = (
@@ -54,22 +54,22 @@ def pandagpt(
     language_model: Any = None,
     tokenizer: Any = None,
     *,
-    senses: Iterable[str] = SENSES,
+    modalities: Iterable[str] = MODALITY_NAMES,
     towers: dict[str, Any] | None = None,
     aligners: dict[str, Any] | None = None,
     faithful: bool = False,
 ) -> dict[str, Any]:
     """PandaGPT (arXiv 2305.16355, sections 2 and 3): arguments of `compose`.
 
-    Every sense is one vector of ImageBind's, frozen, and one linear layer, trained, makes it a token. Media that stand
-    side by side are added into one token ("arithmetic"): several images, or an image and a sound. The published models
+    Every medium is one vector of ImageBind's, frozen, and one linear layer, trained, makes it a token. Media that stand
+    side by side are added into one token ("arithmetic"): several images, or an image and audio. The published models
     are Vicuna-v0 with LoRA: `lora_config(model, r=32, lora_alpha=32, lora_dropout=0.1, target_modules=["q_proj",
     "k_proj", "v_proj", "o_proj"])`.
 
     Where paper and code differ or are silent:
 
-    - The paper names six senses, the code reads four. Depth and IMU come in as ImageBind takes them.
-    - Embeddings have ImageBind's lengths (thermal 10, depth and IMU 5), but sound has length 1, as in the code's copy of
+    - The paper names six modalities, the code reads four. Depth and IMU come in as ImageBind takes them.
+    - Embeddings have ImageBind's lengths (thermal 10, depth and IMU 5), but audio has length 1, as in the code's copy of
       ImageBind. Those of several clips are averaged and not made longer again.
     - A prompt's pieces are tokenised by themselves, also an earlier turn's in a chat, which is how the model was trained;
       the demo writes earlier turns into one piece.
@@ -82,29 +82,26 @@ def pandagpt(
     Args:
         language_model: as `compose`'s; Vicuna-7B-v0's config if left out.
         tokenizer: as `compose`'s.
-        senses: which there are, of image, video, audio, depth, thermal, imu.
-        towers: sense -> tower instead of `imagebind_huge`'s; images and videos have one.
+        modalities: which there are, of image, video, audio, depth, thermal, imu.
+        towers: modality -> tower instead of `imagebind_huge`'s; images and videos have one.
         aligners: fields of the linear aligner's config.
-        faithful: sound of less than 6 s is centred as the original does: each clip again, where they overlap.
+        faithful: audio of less than 6 s is centred as the original does: each clip again, where they overlap.
     """
-    senses, towers = list(senses), dict(towers or {})
-    if unknown := sorted(set(senses) - set(SENSES)):
-        raise ValueError(f"PandaGPT has no {', '.join(unknown)}; its senses are {', '.join(SENSES)}.")
+    names, towers = chosen(modalities, MODALITY_NAMES, "PandaGPT"), dict(towers or {})
     own = _towers(towers, faithful)
-    modalities: dict[str, Any] = {}
-    for name in sorted(senses, key=SENSES.index):
-        settings = dict(own[name])
-        if name == "video" and "image" in senses and "video" not in towers:
-            settings["tower"] = "image"
-        first = next(iter(modalities), None)
-        settings["aligner"] = first or {"type": "linear", "sum_neighbours": True, "num_tokens": 1, **(aligners or {})}
-        modalities[name] = {"select_feature": "pooled", "per_frame": False, **settings}
+    aligner = {"type": "linear", "sum_neighbours": True, "num_tokens": 1, **(aligners or {})}
+    settings: dict[str, Any] = {}
+    for name in names:
+        row = {"select_feature": "pooled", "per_frame": False, **own[name]}
+        if name == "video" and "image" in names and "video" not in towers:
+            row["tower"] = "image"
+        settings[name] = {**row, "aligner": aligner if name == names[0] else names[0]}
     return {
         "language_model": LlamaConfig(vocab_size=32001, rms_norm_eps=1e-6)
         if language_model is None
         else language_model,
         "tokenizer": tokenizer,
-        "modalities": modalities,
+        "modalities": settings,
         "chat_template": _TEMPLATE.replace("PIECE_END", PIECE_END),
         "text": {"piecewise": True, "stop": ["##", "###"]},
         "generation": {"do_sample": True, "top_p": 0.01, "temperature": 1.0, "max_new_tokens": 256},
@@ -112,7 +109,7 @@ def pandagpt(
 
 
 def _towers(towers: dict[str, Any], faithful: bool) -> dict[str, dict[str, Any]]:
-    """Tower and sub-processor of each sense."""
+    """Tower and sub-processor of each modality."""
     vision = towers.get("image") or ImageBindVisionConfig()
     audio = towers.get("audio") or ImageBindAudioConfig(logit_scale=None)
     depth = towers.get("depth") or ImageBindDepthConfig()
@@ -135,4 +132,4 @@ _SPECTROGRAM = {"num_mel_bins": 128, "target_length": 204}
 
 def _field(tower: Any, name: str, default: int) -> int:
     """Of a tower's config; a tower that is yet to be loaded has the published size."""
-    return getattr(getattr(tower, "config", tower), name, default)
+    return getattr(tower_config(tower), name, default)

@@ -42,7 +42,7 @@ def chatglm_tokenizer(file: str | Path, gmask_token_id: int = 150001) -> PreTrai
     pieces, trainer, normalizer = _read(Path(file))
     names = [name for name, _, _ in pieces]
     if missing := sorted({*_ROLES.values(), "[gMASK]"} - set(names)):
-        raise ValueError(f"{file} is no SentencePiece file of ChatGLM-6B: it lacks {', '.join(missing)}.")
+        raise ValueError(f"{file} is not a SentencePiece file of ChatGLM-6B: it lacks {', '.join(missing)}.")
     images = gmask_token_id - names.index("[gMASK]")
     symbols = [name for name, _, kind in pieces if kind == _USER_DEFINED]
     vocabulary = [(f"<|image_{i}|>", 0.0) for i in range(images)]
@@ -114,7 +114,7 @@ def _read(file: Path) -> tuple[list[tuple[str, float, int]], dict[int, Any], dic
             elif number == 3:
                 normalizer = dict(_fields(value))
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, struct.error) as error:
-        raise ValueError(f"{file} is no SentencePiece file ({type(error).__name__}: {error}).") from error
+        raise ValueError(f"{file} is not a SentencePiece file ({type(error).__name__}: {error}).") from error
     return pieces, trainer, normalizer
 
 

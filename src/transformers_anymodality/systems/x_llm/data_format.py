@@ -76,7 +76,7 @@ def video(record: Mapping[str, Any], index: int, media_root: Path | None) -> Ite
     example={"utterance_id": "IC1", "speech_feats_path": "feats/x.npy", "length": 12, "target_text": "打开空调"},
 )
 def asr(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    """Features (`.npy`) are the modality "speech", sound files "audio"."""
+    """Features (`.npy`) are the modality "speech", audio files "audio"."""
     yield _task("asr", ASR_PROMPTS, index, record["target_text"], **_speech(record))
 
 

@@ -41,10 +41,10 @@ class TokenFeatureExtractor(FeatureExtractionMixin):
         return BatchFeature({"input_values": batch}, tensor_type=return_tensors)
 
     def check(self, rows: np.ndarray, name: str) -> None:
-        """Raises MediaError for an array that is no item."""
+        """Raises MediaError for an array that is not an item."""
         if rows.ndim != 2 or rows.shape[1] != self.feature_size:
             raise MediaError(
-                f"{name} has shape {rows.shape}, expected (rows, {self.feature_size}), one row per spoken token. Sound "
+                f"{name} has shape {rows.shape}, expected (rows, {self.feature_size}), one row per spoken token. Audio "
                 'itself is read by a speech encoder: compose with one as the tower of "audio".'
             )
         if len(rows) > self.max_rows:

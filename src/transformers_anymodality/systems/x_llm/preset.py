@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 
 from ...processing.tokenization import PIECE_END
 from ...towers import PrecomputedConfig
-from .._base import WORDS, register_system
+from .._base import WORDS, cropped, register_system, tower_config, tower_settings
 from . import media  # noqa: F401 (registers speech that was encoded elsewhere)
 from .chatglm import ChatGLMConfig
 
@@ -69,7 +68,7 @@ def x_llm(
 
     Where paper, code and releases differ or are silent:
 
-    - The speech encoder was never released, nor were any weights. For sound files, name a speech encoder (Whisper,
+    - The speech encoder was never released, nor were any weights. For audio files, name a speech encoder (Whisper,
       wav2vec 2.0, ...) as `towers={"audio": ...}`: the modality "audio" then takes the place of "speech", with a CIF in
       front of its BERT that is still to be trained.
     - The paper has one Q-Former for images and one for videos, the code has both use the same one; so does this. To
@@ -124,8 +123,8 @@ def modalities(
     frames: int, towers: dict[str, Any], aligners: dict[str, Any], faithful: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Settings of image, video and speech (or audio) for `compose`; the arguments are those of `x_llm`."""
-    image = _settings(towers.get("image") or Blip2VisionConfig())
-    config = getattr(image["tower"], "config", image["tower"])
+    image = tower_settings(towers.get("image"), Blip2VisionConfig)
+    config = tower_config(image["tower"])
     side = getattr(config, "image_size", 224)
     # ViT-g's own last norm makes way for the aligner's, which has another epsilon.
     qformer = {"type": "qformer", "feature_norm_eps": 1e-5, **aligners.get("image", {})}
@@ -143,12 +142,7 @@ def modalities(
         },
         "video": {
             "tower": "image",
-            "processor": XLlmVideoProcessor(
-                size={"shortest_edge": side},
-                crop_size={"height": side, "width": side},
-                num_frames=frames,
-                fill_with_zeros=faithful,
-            ),
+            "processor": XLlmVideoProcessor(**cropped(side), num_frames=frames, fill_with_zeros=faithful),
             "num_frames": frames,
             "per_frame": True,
             "aligner": {**qformer, **video},
@@ -156,13 +150,9 @@ def modalities(
     }
     if "audio" in towers:
         cif = {"faithful": faithful, **(speech.get("cif") or {})}
-        settings["audio"] = {"aligner": {**speech, "cif": cif}, **_settings(towers["audio"])}
+        settings["audio"] = {"aligner": {**speech, "cif": cif}, **tower_settings(towers["audio"])}
     if "speech" in towers or "audio" not in towers:
-        tower = _settings(towers.get("speech") or PrecomputedConfig())
+        tower = tower_settings(towers.get("speech"), PrecomputedConfig)
         width = getattr(tower["tower"], "hidden_size", 512)
         settings["speech"] = {"aligner": {"token_size": width, **speech, "cif": None}, **tower}
     return settings
-
-
-def _settings(given: Any) -> dict[str, Any]:
-    return dict(given) if isinstance(given, Mapping) else {"tower": given}

@@ -10,7 +10,7 @@ class ImageBindTowerConfig(PreTrainedConfig):
 
     Args:
         intermediate_size: width of the feed-forward layers; four times `hidden_size` if left out.
-        projection_dim: width of the embedding that all senses share.
+        projection_dim: width of the embedding, the same for all towers.
         kv_bias: a learned key and value that every token may attend to, beside those of the tokens.
         drop_path_rate: in training, how often the last layer's branches are left out for an item; the layers before
             it less, in equal steps from 0.
@@ -39,7 +39,7 @@ class ImageBindTowerConfig(PreTrainedConfig):
             self.intermediate_size = 4 * self.hidden_size
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}."
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}."
             )
         if self.learn_logit_scale and self.logit_scale is None:
             raise ValueError("learn_logit_scale needs a logit_scale to start from.")
@@ -48,7 +48,7 @@ class ImageBindTowerConfig(PreTrainedConfig):
 class ImageBindVisionConfig(ImageBindTowerConfig):
     """
     Args:
-        patch_size, tubelet_size: pixels and frames of a patch; a still is repeated to `tubelet_size` frames.
+        patch_size, tubelet_size: pixels and frames of a patch; an image is repeated to `tubelet_size` frames.
         video_frames: frames of a clip.
     """
 
@@ -166,4 +166,4 @@ class ImageBindConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
 
-SENSES = tuple(name.removesuffix("_config") for name in ImageBindConfig.sub_configs_defaults)
+TOWERS = tuple(name.removesuffix("_config") for name in ImageBindConfig.sub_configs_defaults)

@@ -1,4 +1,4 @@
-"""Sound in ImageBind's form: spectrograms of clips that are spread over the duration."""
+"""Audio in ImageBind's form: spectrograms of clips that are spread over the duration."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from .video_processing import clip_starts
 class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
     """Kaldi's log mel spectrograms of the first channel, less the mean over all channels.
 
-    A spectrogram is filled up with zeros, or cut, to `target_length` frames before it is normalised. A sound that is
+    A spectrogram is filled up with zeros, or cut, to `target_length` frames before it is normalised. Audio that is
     shorter than a clip is given whole as every clip.
 
     Args:
-        sampling_rate: Hz; other sounds are resampled.
+        sampling_rate: Hz; other rates are resampled.
         num_mel_bins, target_length: height and width of a spectrogram; a frame is 10 ms.
         num_clips, clip_seconds: clips, and their duration.
         mean, std: of the log energies.
-        faithful: centre each clip in the sound itself, as the original does, so that clips which overlap are centred
+        faithful: centre each clip in the waveform itself, as the original does, so that clips which overlap are centred
             twice. That shows in the few frames at which a clip begins or ends within another.
     """
 
@@ -53,11 +53,11 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         self.mean, self.std, self.faithful = mean, std, faithful
 
     def __call__(
-        self, sounds: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt"
+        self, audio: Any, sampling_rate: int | None = None, return_tensors: str | None = "pt"
     ) -> BatchFeature:
         """
         Args:
-            sounds: one or a list; each `(waveform, rate)`, or a waveform: float `(samples,)` or `(channels, samples)`.
+            audio: one or a list; each `(waveform, rate)`, or a waveform: float `(samples,)` or `(channels, samples)`.
             sampling_rate: of those without a rate; the extractor's own if left out.
 
         Returns:
@@ -66,20 +66,20 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         Raises:
             MediaError: empty, NaN or infinity, or shorter than 25 ms.
         """
-        pair = isinstance(sounds, tuple) and len(sounds) == 2 and isinstance(sounds[1], Real)
-        numbers = isinstance(sounds, Sequence) and bool(sounds) and isinstance(sounds[0], Real)
-        sounds = [sounds] if pair or numbers or not isinstance(sounds, Sequence) else list(sounds)
-        values = torch.stack([self.spectrograms(sound, sampling_rate or self.sampling_rate) for sound in sounds])
+        pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real)
+        numbers = isinstance(audio, Sequence) and bool(audio) and isinstance(audio[0], Real)
+        audio = [audio] if pair or numbers or not isinstance(audio, Sequence) else list(audio)
+        values = torch.stack([self.spectrograms(item, sampling_rate or self.sampling_rate) for item in audio])
         return BatchFeature({"input_features": values.numpy()}, tensor_type=return_tensors)
 
-    def spectrograms(self, sound: Any, default_rate: float) -> torch.Tensor:
-        """`(num_clips, 1, num_mel_bins, target_length)` of one sound."""
-        samples, rate = read_waveform(sound, default_rate)
+    def spectrograms(self, item: Any, default_rate: float) -> torch.Tensor:
+        """`(num_clips, 1, num_mel_bins, target_length)` of one item."""
+        samples, rate = read_waveform(item, default_rate)
         if rate != int(rate):
-            raise MediaError(f"A sound of {rate} Hz: expected whole samples per second.")
+            raise MediaError(f"Audio of {rate} Hz: expected whole samples per second.")
         waveform = resample(torch.from_numpy(samples), int(rate), self.sampling_rate)
         if waveform.shape[1] < window_length(self.sampling_rate):
-            raise MediaError(f"A sound of {samples.shape[1] / rate:.3g} s is too short: expected 0.025 s or more.")
+            raise MediaError(f"Audio of {samples.shape[1] / rate:.3g} s is too short: expected 0.025 s or more.")
         clips = []
         for start in clip_starts(waveform.shape[1] / self.sampling_rate, self.clip_seconds, self.num_clips):
             first, last = (int(second * self.sampling_rate) for second in (start, start + Fraction(self.clip_seconds)))

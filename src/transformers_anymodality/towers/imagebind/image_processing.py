@@ -1,4 +1,4 @@
-"""Stills in ImageBind's form: photographs, heat and depth, resized by Pillow and cut to a square."""
+"""Images in ImageBind's form: photographs, thermal images and depth maps, resized by Pillow and cut to a square."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class NoKwargs(TypedDict, total=False):
     """What a call can be told beside the media."""
 
 
-class _StillProcessor(BaseImageProcessor):
-    """Base: `still` makes a Pillow image of what is given, `finish` the tower's input of its central square."""
+class _SquareProcessor(BaseImageProcessor):
+    """Base: `open` makes a Pillow image of what is given, `finish` the tower's input of its central square."""
 
     model_input_names = ["pixel_values"]
     valid_kwargs = NoKwargs
@@ -29,10 +29,10 @@ class _StillProcessor(BaseImageProcessor):
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         """`images`: one, or a list. Returns float32 `pixel_values (items, channels, size, size)`."""
         images = list(images) if isinstance(images, (list, tuple)) else [images]
-        values = [self.finish(_central_square(self.still(image), self.size)) for image in images]
+        values = [self.finish(_central_square(self.open(image), self.size)) for image in images]
         return BatchFeature({"pixel_values": torch.stack(values).numpy()}, tensor_type=return_tensors)
 
-    def still(self, image: Any) -> Any:
+    def open(self, image: Any) -> Any:
         raise NotImplementedError
 
     def finish(self, pixels: np.ndarray) -> torch.Tensor:
@@ -49,7 +49,7 @@ def _central_square(image: Any, size: int) -> np.ndarray:
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
 
-class ImageBindImageProcessor(_StillProcessor):
+class ImageBindImageProcessor(_SquareProcessor):
     """CLIP's transform as Torchvision has it: Transformers' own cuts a square out of an odd rest one pixel beside.
 
     Args:
@@ -67,7 +67,7 @@ class ImageBindImageProcessor(_StillProcessor):
         super().__init__(**kwargs)
         self.size, self.image_mean, self.image_std = size, list(image_mean), list(image_std)
 
-    def still(self, image: Any) -> Any:
+    def open(self, image: Any) -> Any:
         return read_image(image)
 
     def finish(self, pixels: np.ndarray) -> torch.Tensor:
@@ -81,7 +81,7 @@ def normalized(pixels: torch.Tensor, mean: list[float], std: list[float]) -> tor
     return (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
-class ImageBindThermalImageProcessor(_StillProcessor):
+class ImageBindThermalImageProcessor(_SquareProcessor):
     """Heat as shades of grey between 0 and 1, of which there are 256, as in the infrared images of LLVIP.
 
     Args:
@@ -95,11 +95,11 @@ class ImageBindThermalImageProcessor(_StillProcessor):
         super().__init__(**kwargs)
         self.size, self.value_range = size, list(value_range)
 
-    def still(self, image: Any) -> Any:
+    def open(self, image: Any) -> Any:
         values, (low, high) = read_map(image), self.value_range
         if values.min() < low or values.max() > high:
             raise MediaError(
-                f"A heat map with values from {values.min():g} to {values.max():g}, outside of value_range {low:g} to "
+                f"A thermal image with values from {values.min():g} to {values.max():g}, outside of value_range {low:g} to "
                 f"{high:g}: give {type(self).__name__} the range that your camera measures."
             )
         grey = np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
@@ -109,7 +109,7 @@ class ImageBindThermalImageProcessor(_StillProcessor):
         return torch.from_numpy(pixels.copy())[None].float() / 255
 
 
-class ImageBindDepthImageProcessor(_StillProcessor):
+class ImageBindDepthImageProcessor(_SquareProcessor):
     """Depth in metres as disparity, which is what the tower was trained on.
 
     ImageBind's code has no depth loader. This is the recipe of Omnivore (arXiv 2201.08377), whose data and constants it
@@ -155,7 +155,7 @@ class ImageBindDepthImageProcessor(_StillProcessor):
             disparity = np.minimum(disparity, self.max_disparity) / self.max_disparity
         return disparity.astype(np.float32)
 
-    def still(self, image: Any) -> Any:
+    def open(self, image: Any) -> Any:
         depth = read_map(image)
         if depth.min() < 0:
             raise MediaError(f"A depth map with a depth of {depth.min():g} m: expected metres, 0 where none is known.")

@@ -1,4 +1,4 @@
-"""Sound as ImageBind was trained on it: resampling by a windowed sinc, and Kaldi's log mel filter banks.
+"""Audio as ImageBind was trained on it: resampling by a windowed sinc, and Kaldi's log mel filter banks.
 
 Both give what torchaudio's `functional.resample` and `compliance.kaldi.fbank` give, without that package; also their
 tables are in float32, and rounded where theirs are.
@@ -48,7 +48,7 @@ def _sinc(old: int, new: int) -> tuple[torch.Tensor, int]:
 def fbank(waveform: torch.Tensor, rate: int, num_mel_bins: int) -> torch.Tensor:
     """Log mel energies `(frames, num_mel_bins)` of one channel `(samples,)`, by Hann windows of 25 ms every 10 ms.
 
-    Only whole windows count: there are `1 + (samples - window) // shift` of them, none if the sound is too short.
+    Only whole windows count: there are `1 + (samples - window) // shift` of them, none if there are too few samples.
     """
     size, shift = window_length(rate), int(rate * _SHIFT_SECONDS)
     if len(waveform) < size:

@@ -77,7 +77,7 @@ class ImageBindLayer(GradientCheckpointingLayer):
 
 
 class ImageBindHead(nn.Module):
-    """From one token of the trunk to the space that the senses share: `(rows, dim)` -> `(rows, projection_dim)`."""
+    """From one token of the trunk to the space that all towers share: `(rows, dim)` -> `(rows, projection_dim)`."""
 
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__()
@@ -119,14 +119,14 @@ class ImageBindEmbeddings(nn.Module):
         raise NotImplementedError
 
     def positions(self, grid: tuple[int, ...]) -> torch.Tensor:
-        """The table `(1, 1 + patches, dim)`, stretched for stills of another size than the tower was made for."""
+        """The table `(1, 1 + patches, dim)`, stretched for images of another size than the tower was made for."""
         table = self.position_embedding
         if grid == self.grid:
             return table
-        stills = len(grid) == 3 and grid[0] == 1 and grid[1] == grid[2]
-        if not stills or self.grid[1] != self.grid[2]:
+        resizable = len(grid) == 3 and grid[0] == 1 and grid[1] == grid[2]
+        if not resizable or self.grid[1] != self.grid[2]:
             raise ValueError(
-                f"The input has a grid of {grid} patches, the tower one of {self.grid}; only square stills of another size "
+                f"The input has a grid of {grid} patches, the tower one of {self.grid}; only square images of another size "
                 "can be read."
             )
         side = self.grid[1]

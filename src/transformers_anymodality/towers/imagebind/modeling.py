@@ -1,6 +1,6 @@
-"""ImageBind (arXiv 2305.05665): a transformer per sense, whose embeddings share one space.
+"""ImageBind (arXiv 2305.05665): a transformer per modality, whose embeddings share one space.
 
-Each sense is a tower of its own; `ImageBindModel` is all of them.
+Each is a tower of its own; `ImageBindModel` is all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ...utils.part_model import PartModel
 from ...utils.upstream import can_return_tuple, capture_outputs, create_causal_mask, merge_with_config_defaults
 from .._build import build_tower, register_tower
 from .configuration import (
-    SENSES,
+    TOWERS,
     ImageBindAudioConfig,
     ImageBindConfig,
     ImageBindDepthConfig,
@@ -120,7 +120,7 @@ class ImageBindVisionModel(ImageBindTower):
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """`pixel_values`: stills `(items, 3, height, width)`, clips of stills `(items, clips, 3, height, width)`, or
+        """`pixel_values`: images `(items, 3, height, width)`, clips of images `(items, clips, 3, height, width)`, or
         clips of videos `(items, clips, 3, frames, height, width)`. A single video is a clip too: `clips` is then 1."""
         axes, shape = pixel_values.ndim, tuple(pixel_values.shape)
         if axes not in (4, 5, 6) or shape[1 if axes == 4 else 2] != self.config.num_channels:
@@ -178,7 +178,7 @@ class ImageBindAudioModel(ImageBindTower):
 
 
 class ImageBindMapTower(ImageBindTower):
-    """Of stills with one channel."""
+    """Of images with one channel."""
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
@@ -220,8 +220,8 @@ class ImageBindImuModel(ImageBindTower):
 
 @dataclass
 class ImageBindOutput(ModelOutput):
-    """The embeddings `(items, projection_dim)` of what was given. Those of any two senses can be compared: what is
-    alike has a great dot product."""
+    """The embeddings `(items, projection_dim)` of what was given. Those of any two modalities can be compared:
+    what is alike has a great dot product."""
 
     vision_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
@@ -241,8 +241,8 @@ class ImageBindModel(ImageBindPreTrainedModel):
 
     def __init__(self, config: ImageBindConfig):
         super().__init__(config)
-        for sense in SENSES:
-            setattr(self, f"{sense}_tower", build_tower(getattr(config, f"{sense}_config")))
+        for name in TOWERS:
+            setattr(self, f"{name}_tower", build_tower(getattr(config, f"{name}_config")))
         self.post_init()
 
     def get_input_embeddings(self):
@@ -262,13 +262,13 @@ class ImageBindModel(ImageBindPreTrainedModel):
         imu_values: torch.Tensor | None = None,
         **kwargs,
     ) -> ImageBindOutput:
-        """Any of: images or videos, text, sound, depth, heat, motion; each shaped as its tower takes it."""
+        """Any of: images or videos, text, audio, depth, thermal, IMU; each shaped as its tower takes it."""
         given = zip(
-            SENSES, (pixel_values, input_ids, input_features, depth_values, thermal_values, imu_values), strict=True
+            TOWERS, (pixel_values, input_ids, input_features, depth_values, thermal_values, imu_values), strict=True
         )
         embeddings = {
-            f"{sense}_embeds": getattr(self, f"{sense}_tower")(values, **kwargs).pooler_output
-            for sense, values in given
+            f"{name}_embeds": getattr(self, f"{name}_tower")(values, **kwargs).pooler_output
+            for name, values in given
             if values is not None
         }
         if not embeddings:
