@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..media import MediaError
 from ..modalities import MODALITIES, UnknownModalityError
-from ..processing.messages import part_source, read_chats
+from ..processing.messages import media_of, part_source, parts_of, read_chats
 from ..processing.prompt import Prompt, count_error
 from .records import items_of, media_columns, normalize
 
@@ -118,57 +118,33 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
             "model's forward does not name: set remove_unused_columns=False in TrainingArguments."
         )
     sample = normalize(record, media_root=media_root)
-    messages, chat.tools = sample["messages"], sample.get("tools")
+    (messages,), _ = read_chats(sample["messages"])
     columns = {name: list(sample[column]) for name, column in media_columns(sample).items()}
-    tokens = {name: MODALITIES[name].token for name in MODALITIES}
-    if processor is not None:
-        (messages,), _ = read_chats(messages)
-        processor.media_of(messages)  # raises for parts that make no sense
-        tokens = {name: own.token for name, own in processor.modalities.items()}
-        if lacking := [name for name in columns if name not in tokens]:
-            raise UnknownModalityError(f"has media of {lacking[0]!r}, a modality that this model lacks.")
-    own = {part["type"] for part in parts_of(messages) if _medium(part) is not None}
-    chat.messages = [_filled(message, columns, chat.media) for message in messages]
-    for name, token in tokens.items():
-        if columns.get(name) and name in own:
+    modalities = MODALITIES if processor is None else processor.modalities
+    own = media_of(messages, modalities)
+    if lacking := [name for name in columns if name not in modalities]:
+        raise UnknownModalityError(f"has media of {lacking[0]!r}, a modality that this model lacks.")
+    chat.messages, chat.tools = [_filled(message, columns) for message in messages], sample.get("tools")
+    chat.media = media_of(chat.messages, modalities)
+    for name in modalities:
+        if (left := columns.get(name)) and name in own:
             chat.add(f"has media of {name!r} both in its messages and in a column.", "wrong_count", name)
-        elif left := columns.get(name):
+        elif left:
             chat.media[name] = [*chat.media.get(name, []), *left]
-        chat.count(name, token, sum(part.get("type") == name for part in parts_of(messages)))
+        chat.count(name, modalities[name].token, sum(part.get("type") == name for part in parts_of(messages)))
 
 
-def _filled(message: dict[str, Any], columns: dict[str, list[Any]], media: dict[str, list[Any]]) -> dict[str, Any]:
-    """A message whose bare parts have got the next medium of their column; each part's medium is added to `media`."""
-    if not isinstance(message.get("content"), (list, tuple)):
+def _filled(message: dict[str, Any], columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """A message whose bare parts have got the next medium of their column."""
+    if not isinstance(message.get("content"), list):
         return message
     parts = []
     for part in message["content"]:
-        name = part.get("type") if isinstance(part, Mapping) else None
-        if _medium(part) is None and columns.get(name):
+        name = part.get("type") if isinstance(part, dict) else None
+        if columns.get(name) and part_source(name, part) is None:
             part = {**part, name: columns[name].pop(0)}
-        if (medium := _medium(part)) is not None:
-            media.setdefault(name, []).append(medium)
         parts.append(part)
     return {**message, "content": parts}
-
-
-def _medium(part: Any) -> Any:
-    """The medium of a content part; None for a bare place, or words."""
-    name = part.get("type") if isinstance(part, Mapping) else None
-    return part_source(name, part) if name in MODALITIES else None
-
-
-def parts_of(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The content parts of messages; a string is one of words."""
-    for message in messages:
-        content = message.get("content")
-        for part in [content] if isinstance(content, str) else content if isinstance(content, (list, tuple)) else ():
-            if isinstance(part, (str, Mapping)):
-                yield {"type": "text", "text": part} if isinstance(part, str) else part
-
-
-def words_of(message: Mapping[str, Any]) -> str:
-    return "".join(part.get("text") or "" for part in parts_of([message]))
 
 
 def name_of(index: int, record: Any) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.reading import RecordError, name_of, read_chat, words_of
+from ..data.reading import RecordError, name_of, read_chat
+from ..processing.messages import text_of
 from .tasks import Task
 
 
@@ -26,7 +27,7 @@ class Sample:
     @property
     def question(self) -> str:
         """The last turn's words."""
-        return words_of(self.messages[-1])
+        return text_of(self.messages[-1])
 
 
 def read_sample(
@@ -58,7 +59,7 @@ def read_sample(
         messages, answer = read_chat(index, record, media_root=media_root, question=asked).checked().messages, None
         if messages[-1].get("role") == "assistant":
             *messages, last = messages
-            answer = words_of(last).strip()
+            answer = text_of(last).strip()
         if not messages:
             raise ValueError("has an answer, but nobody asked: its only message is the assistant's.")
         references = _references(task, record, answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,20 @@ def _kind(turn: int, part: Any, modalities: Collection[str]) -> str:
             f"{', '.join(modalities) or 'nothing else'}.{did_you_mean(kind, modalities)}"
         )
     return kind
+
+
+def parts_of(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The content parts of messages; a string is one of text."""
+    for message in messages:
+        content = message.get("content")
+        for part in [content] if isinstance(content, str) else content if isinstance(content, (list, tuple)) else ():
+            if isinstance(part, (str, Mapping)):
+                yield {"type": "text", "text": part} if isinstance(part, str) else part
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The text of a message, without what stands for media."""
+    return "".join(part.get("text") or "" for part in parts_of([message]))
 
 
 def part_source(kind: str, part: Mapping[str, Any]) -> Any:

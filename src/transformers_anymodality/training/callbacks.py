@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.reading import parts_of, read_chat
+from ..data.reading import read_chat
 from ..model.distributed import is_sharded
+from ..processing.messages import parts_of
 from ..utils.files import json_lines
 
 
