@@ -203,11 +203,11 @@ def test_examples_from_a_file(shared, files, tmp_path):
     assert [example.label for example in found] == ["image + depth · that ?", "yes"]
     assert found[0].media[0]["path"] == str(files["image"].resolve())
     for content, message in (
-        ([{"type": "image", "path": "gone.png"}], "gone.png does not exist"),
-        ([{"type": "smell", "path": "photo.png"}], "smell, but the model has image"),
-        ([{"type": "image"}], "expected a chat"),
+        ([{"type": "image", "path": "gone.png"}], ": .*gone.png' does not exist"),
+        ([{"type": "smell", "path": "photo.png"}], ": .*type 'smell', but this model takes .*image"),
+        ([{"type": "image"}], " has 1 <image> placeholders, but 0 media"),
     ):
-        with pytest.raises(ValueError, match=f"line 1: .*{message}"):
+        with pytest.raises(ValueError, match=f"Sample 0{message}"):
             read_examples(chats(tmp_path, content), shared[1])
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...data.files import open_records
+from ...data.reading import Chat, read_chat
+from ...media._source import describe
 from ...modalities import MODALITIES
+from ...processing.messages import part_source, parts_of, text_of
 
 
 MAX_EXAMPLES = 12
@@ -43,39 +48,33 @@ def made_up(processor: Any) -> list[Example]:
 
 
 def read_examples(file: Path, processor: Any) -> list[Example]:
-    """What users ask first in chats of a JSONL file; relative paths are from its folder.
+    """What users ask first in the first chats of a file; relative paths are from its folder.
 
     Raises:
-        ValueError: a line is no chat, or has media that the model lacks or that are no files.
+        ValueError: a record is no chat, or has media that the model lacks, or that are no files.
     """
     examples = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        if len(examples) == MAX_EXAMPLES:
-            break
-        try:
-            messages = json.loads(line)["messages"]
-            asked = next(message["content"] for message in messages if message["role"] == "user")
-            parts = [{"type": "text", "text": asked}] if isinstance(asked, str) else asked
-            examples.append(_example(parts, file.parent, processor))
-        except (KeyError, TypeError, StopIteration, json.JSONDecodeError) as error:
-            raise ValueError(f"{file}, line {number}: expected a chat, {{'messages': [...]}} ({error!r}).") from error
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {error}") from error
+    for chat in islice(read_chats(file, processor), MAX_EXAMPLES):
+        asked = next((message for message in chat.messages if message["role"] == "user"), {})
+        parts = list(parts_of([asked]))
+        media = [{"type": part["type"], "path": str(path)} for part in parts if (path := file_of(part, chat.where))]
+        examples.append(Example(media, text_of(asked).strip()))
     return examples
 
 
-def _example(parts: list[dict[str, Any]], folder: Path, processor: Any) -> Example:
-    media = []
-    for part in parts:
-        if part["type"] == "text":
-            continue
-        if part["type"] not in processor.modalities:
-            raise ValueError(f"{part['type']}, but the model has {', '.join(senses(processor)) or 'no senses'}.")
-        path = folder / Path(part["path"]).expanduser()
-        if not path.is_file():
-            raise ValueError(f"{path} does not exist.")
-        media.append({"type": part["type"], "path": str(path.resolve())})
-    words = " ".join(part["text"].strip() for part in parts if part["type"] == "text")
-    return Example(media, words)
+def read_chats(file: Path, processor: Any = None) -> Iterator[Chat]:
+    """The chats of a file; relative paths are from its folder."""
+    records = open_records(file)
+    for i in range(len(records)):
+        yield read_chat(i, records[i], processor, file.parent).checked()
+
+
+def file_of(part: Mapping[str, Any], where: str) -> Path | None:
+    """The file of a medium; None for words. Raises ValueError for another medium, or a file that is not there."""
+    if part.get("type", "text") not in MODALITIES:
+        return None
+    source = part_source(part["type"], part)
+    path = Path(source).expanduser() if isinstance(source, (str, Path)) else None
+    if path is None or not path.is_file():
+        raise ValueError(f"{where}: {describe(source)} does not exist, or is not a file.")
+    return path.resolve()

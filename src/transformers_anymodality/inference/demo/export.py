@@ -7,9 +7,13 @@ import json
 import shutil
 from importlib import metadata
 from importlib.machinery import ModuleSpec
+from itertools import count
 from pathlib import Path
 
 from ... import __version__
+from ...processing.messages import parts_of
+from ...utils.files import json_lines
+from .examples import file_of, read_chats
 
 
 _APP = '''"""Chat with a model, with media."""
@@ -122,15 +126,15 @@ def _copy_module(spec: ModuleSpec, folder: Path) -> None:
 def _copy_examples(source: Path, folder: Path) -> None:
     """`examples.jsonl`, and its media in `media`."""
     (folder / "media").mkdir()
-    lines, number = [], 0
-    for line in filter(str.strip, source.read_text(encoding="utf-8").splitlines()):
-        chat = json.loads(line)
-        for message in chat["messages"]:
-            for part in message["content"] if isinstance(message["content"], list) else ():
-                if "path" in part:
-                    path = source.parent / Path(part["path"]).expanduser()
-                    part["path"] = f"media/{number:03d}{path.suffix}"
-                    shutil.copyfile(path, folder / part["path"])
-                    number += 1
-        lines.append(json.dumps(chat, ensure_ascii=False))
-    (folder / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    chats, number = [], count()
+    for chat in read_chats(source):
+        messages = []
+        for message in chat.messages:
+            content = list(parts_of([message]))
+            for i, part in enumerate(content):
+                if path := file_of(part, chat.where):
+                    content[i] = {"type": part["type"], "path": f"media/{next(number):03d}{path.suffix}"}
+                    shutil.copyfile(path, folder / content[i]["path"])
+            messages.append({**message, "content": content})
+        chats.append({"messages": messages})
+    (folder / "examples.jsonl").write_text(json_lines(chats), encoding="utf-8")
