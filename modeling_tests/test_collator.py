@@ -385,7 +385,7 @@ def test_truncation_takes_text_only(processor):
         ({"messages": []}, "Sample 0 has no messages"),
         ({"messages": None}, "Sample 0 has no messages"),
         ({"messages": "what is this ?"}, "Sample 0 has no messages"),
-        ({"messages": chat("yes")}, "Sample 0 has no words of the assistant"),
+        ({"messages": chat("yes")}, "Sample 0 has no assistant text"),
         (
             {"messages": chat("<image>", "yes"), "images": [0]},
             "Sample 0 has 0 <image> placeholders, but 1 media of 'image'",

@@ -630,7 +630,7 @@ def test_bad_samples_are_errors_that_name_them(processor, tmp_path):
         collator([records["good"], records["missing_file"]])
     with pytest.raises(ValueError, match="Sample 2 has 2 <image> placeholders, but 1 media of 'image'. Each content"):
         collator([records["good"], records["good"], records["wrong_count"]])
-    with pytest.raises(ValueError, match=r"Sample 0 \(id 'asked'\) has no words of the assistant"):
+    with pytest.raises(ValueError, match=r"Sample 0 \(id 'asked'\) has no assistant text"):
         collator([records["no_answer"]])
     with pytest.raises(ValueError, match='on_error must be "error" or "skip"'):
         AnyModalityDataCollator(processor, on_error="ignore")

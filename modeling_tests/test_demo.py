@@ -23,7 +23,7 @@ from huggingface_hub.utils import httpx  # noqa: E402
 
 from transformers_anymodality.inference.conversation import Conversation  # noqa: E402
 from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch  # noqa: E402
-from transformers_anymodality.inference.demo.examples import made_up, read_examples  # noqa: E402
+from transformers_anymodality.inference.demo.examples import dummies, read_examples  # noqa: E402
 from transformers_anymodality.inference.demo.page import Page, _messages  # noqa: E402
 from transformers_anymodality.inference.demo.running import files_alone, keep  # noqa: E402
 from transformers_anymodality.inference.demo.session import Host, Session  # noqa: E402
@@ -41,7 +41,7 @@ def own_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def files(tmp_path) -> dict[str, Path]:
-    """A file of each of four senses, and one that is none."""
+    """A file of each of four modalities, and one that is none."""
     names = ("photo.png", "depth.png", "walk.csv", "sound.wav", "broken.csv")
     photo, depth, walk, sound, broken = (tmp_path / name for name in names)
     Image.fromarray(tiny.medium("image")).save(photo)
@@ -55,7 +55,7 @@ def files(tmp_path) -> dict[str, Path]:
 @pytest.fixture
 def page(shared) -> Page:
     model, processor = shared
-    return Page(Host(model, processor, keep, Policy(max_media=3)), "tiny", made_up(processor))
+    return Page(Host(model, processor, keep, Policy(max_media=3)), "tiny", dummies(processor))
 
 
 def attach(page: Page, session: Session, modality: str, *paths: Path) -> str:
@@ -183,7 +183,7 @@ def test_large_media_are_files_and_small_ones_in_the_page(page):
 
 
 def test_made_up_examples_can_be_tried(page):
-    assert {example.media[0]["type"] for example in page.examples} == set(page.senses)
+    assert {example.media[0]["type"] for example in page.examples} == set(page.modalities)
     for index in range(len(page.examples)):
         changes = page.try_example(session := Session(page.host), type("Event", (), {"index": index}))
         assert "trouble" not in changes[page.tray].value and changes[page.box] == "What is this?"

@@ -15,7 +15,7 @@ from anymodality import cli
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, compose, set_trainable
 from transformers_anymodality.hub import publish as publishing
-from transformers_anymodality.hub.publish import check_reload, made_up_inputs, publish
+from transformers_anymodality.hub.publish import check_reload, dummy_inputs, publish
 from transformers_anymodality.model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP
 
 
@@ -214,9 +214,9 @@ def test_the_command(saved, copied, unchecked, capsys):
     assert cli.main(["push", str(copied), "org/name"]) == 1 and "lacks model.safetensors" in capsys.readouterr().err
 
 
-def test_made_up_inputs_have_every_sense(saved):
+def test_dummy_inputs_have_every_sense(saved):
     _, model, processor = saved
-    inputs = made_up_inputs(processor)
+    inputs = dummy_inputs(processor)
     assert set(inputs) == {"input_ids", "attention_mask", "pixel_values", "imu_values"}
     with torch.no_grad():
         assert torch.isfinite(model(**inputs).logits).all()

@@ -18,7 +18,7 @@ _COMMANDS = ("compose", "convert", "data", "features", "inspect", "generate", "c
 )
 
 app = typer.Typer(
-    help="Language models with any senses: from parts to a published model. `anymodality COMMAND --help` has examples.",
+    help="Images, audio, IMU, ... for any language model: from parts to a published model. COMMAND --help has examples.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -44,7 +44,7 @@ def compose(
     json: Json = False,
     module: Import = None,
 ) -> None:
-    """Put together a checkpoint: a language model with senses.
+    """Put together a checkpoint: a language model that also reads images, audio, ...
 
     \b
       anymodality compose --language-model Qwen/Qwen3-0.6B --output my-anymal \\

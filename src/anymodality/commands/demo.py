@@ -51,7 +51,7 @@ def demo(
     device: Device = None,
     module: Import = None,
 ) -> None:
-    """Chat in the browser, with media of every sense that the model has.
+    """Chat in the browser, with media of every modality that the model reads.
 
     \b
       anymodality demo my-anymal

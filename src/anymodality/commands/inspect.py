@@ -17,7 +17,7 @@ def inspect(
     json: Json = False,
     module: Import = None,
 ) -> None:
-    """Print parts and senses of a checkpoint; loads no weights.
+    """Print parts and modalities of a checkpoint; loads no weights.
 
     \b
       anymodality inspect my-anymal

@@ -31,10 +31,10 @@ def push(
       anymodality push my-anymal org/anymal --dry-run
       anymodality push my-anymal org/anymal --private
 
-    First a process that does not import the package loads what is to be uploaded, and compares logits on a made-up
-    medium of every sense: if anything is missing, nothing is uploaded. A card is made where there is none; write your
-    own by `anymodality card`. Optimizer states, checkpoints within and logs stay here. A light checkpoint uploads what
-    was trained, and refers to the rest.
+    First a process that does not import the package loads what is to be uploaded, and compares logits on a dummy item of
+    every modality: if anything is missing, nothing is uploaded. A card is made where there is none; write your own by
+    `anymodality card`. Optimizer states, checkpoints within and logs stay here. A light checkpoint uploads what was
+    trained, and refers to the rest.
     """
     from transformers_anymodality.hub.publish import publish
 

@@ -49,7 +49,7 @@ def serve(
     device: Device = None,
     module: Import = None,
 ) -> None:
-    """Serve a model to OpenAI's clients: chat completions and responses, with every sense.
+    """Serve a model to OpenAI's clients: chat completions and responses, with every modality.
 
     \b
       anymodality serve my-anymal
@@ -78,5 +78,5 @@ def serve(
     policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, allow_urls=allow_urls, media_root=media_root)
     local = host in ADDRESSES
     app = build_app(load_model(source, dtype, device), processor, name, policy, None if local else ["*"])
-    senses = ", ".join(processor.modalities) or "text alone"
-    run_app(app, host, port, max_requests, lambda address: print(f"{name} ({senses}) at {address}", flush=True))
+    modalities = ", ".join(processor.modalities) or "text alone"
+    run_app(app, host, port, max_requests, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))

@@ -21,12 +21,12 @@ from .reading import MEDIA_ROOT, Chat, is_missing, read_chat
 
 # Kinds of problems, in the order of the report.
 KINDS = {
-    "broken_record": "no JSON, no chat, or one that the chat template refuses",
-    "unknown_modality": "media that this model has no sense for",
+    "broken_record": "not JSON, not a chat, or one that the chat template refuses",
+    "unknown_modality": "media of a modality that this model lacks",
     "wrong_count": "media and placeholders differ in number",
     "missing_file": "a file that does not exist",
     "unreadable_media": "a medium that cannot be read or is refused",
-    "no_answer": "no words of the assistant to learn from",
+    "no_answer": "no assistant text to train on",
     "too_long": "more tokens than max_length",
 }
 

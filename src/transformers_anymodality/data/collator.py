@@ -61,7 +61,7 @@ class AnyModalityDataCollator:
             its end, never from a medium.
         pad_to_multiple_of: pads further, to a multiple of this.
         on_error: for a sample that cannot be used (a missing or broken file, media and placeholders that differ in
-            number, no words of the assistant): "error", or "skip" it (counted in `skipped`, a warning tells the first).
+            number, no assistant text): "error", or "skip" it (counted in `skipped`, a warning tells the first).
             A batch of such samples alone is replaced by the last sample that could be used.
         media_root: folder that relative paths are in.
         features: of frozen towers, computed before; their media are not read.

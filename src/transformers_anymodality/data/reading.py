@@ -63,7 +63,7 @@ class Chat:
         for name, token_id in processor.prompt_tokenizer.placeholders.items():
             self.count(name, processor.modalities[name].token, prompt.count(token_id))
         if not prompt.said.any():
-            self.add("has no words of the assistant to learn from.", "no_answer")
+            self.add("has no assistant text to train on.", "no_answer")
         return prompt
 
     def add(self, problem: str, kind: str, modality: str | None = None) -> None:

@@ -83,7 +83,7 @@ def make_card(
     name = name or place.resolve().name
     if inspection is None and _is_composite(place):
         inspection = inspect_checkpoint(place)
-    parts, senses = ([], []) if inspection is None else (inspection.parts, inspection.modalities)
+    parts, modalities = ([], []) if inspection is None else (inspection.parts, inspection.modalities)
     cards = {part.name: published_card(part.source) for part in parts if part.source}
     licences = licences or Licences()
     named = {**{part: licence_of(card) for part, card in cards.items()}, **licences.parts}
@@ -99,7 +99,7 @@ def make_card(
         languages=list(languages) or _languages(cards.get("language_model")),
         datasets=list(datasets),
         tags=["anymodality", *tags],
-        modalities=[sense.name for sense in senses],
+        modalities=[modality.name for modality in modalities],
         results=found,
     )
     check_metadata(data)
@@ -107,8 +107,8 @@ def make_card(
         "name": name,
         "summary": summary or _summary(inspection),
         "parts": [_row(part, named, origin) for part in parts],
-        "modalities": [asdict(sense) for sense in senses],
-        "extras": extras(sense.name for sense in senses),
+        "modalities": [asdict(modality) for modality in modalities],
+        "extras": extras(modality.name for modality in modalities),
         "snippet": _snippet(name, place, inspection),
         "history": history,
         "recipe": recipe and recipe.strip(),
@@ -131,7 +131,7 @@ def _snippet(name: str, folder: Path | None, inspection: Inspection | None) -> s
     if inspection is None:
         return tower_snippet(name)
     adapter = folder is not None and (folder / "adapter").is_dir()
-    return composite_snippet(name, [sense.name for sense in inspection.modalities], adapter)
+    return composite_snippet(name, [modality.name for modality in inspection.modalities], adapter)
 
 
 def _is_composite(folder: Path) -> bool:
@@ -205,11 +205,11 @@ def _row(part: PartInfo, licences: Mapping[str, str], origin: str) -> dict[str, 
 def _summary(inspection: Inspection | None) -> str:
     if inspection is None:
         return "A tower for [transformers-anymodality](https://pypi.org/project/transformers-anymodality/)."
-    senses = ", ".join(sense.name for sense in inspection.modalities)
+    modalities = ", ".join(modality.name for modality in inspection.modalities)
     light = " A light checkpoint: unchanged parts are loaded from where they came from." if inspection.light else ""
     language = inspection.parts[0]
     return (
-        f"A language model ({language.type}) with senses: {senses}. One ordinary Transformers model, composed by "
+        f"A language model ({language.type}) that also reads {modalities}. One ordinary Transformers model, composed by "
         f"transformers-anymodality; it stores {inspection.parameters:,} parameters.{light}"
     )
 

@@ -54,7 +54,7 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class ModalityInfo:
-    """A sense: its placeholder, which parts it goes through, and its tokens per medium (None: as many as it needs)."""
+    """A modality: its placeholder, which parts it goes through, and its tokens per medium (None: as many as it needs)."""
 
     name: str
     token: str | None
@@ -102,14 +102,14 @@ class Inspection:
                     f"{where} (kept there)" if part.referenced else where,
                 )
             )
-        senses = [("modality", "placeholder", "tokens", "tower", "aligner", "inputs")]
-        for sense in self.modalities:
-            tokens = "varies" if sense.tokens is None else str(sense.tokens)
-            names = (sense.tower, sense.aligner, ", ".join(sense.inputs))
-            senses.append((sense.name, sense.token or "", tokens, *names))
+        modalities = [("modality", "placeholder", "tokens", "tower", "aligner", "inputs")]
+        for modality in self.modalities:
+            tokens = "varies" if modality.tokens is None else str(modality.tokens)
+            names = (modality.tower, modality.aligner, ", ".join(modality.inputs))
+            modalities.append((modality.name, modality.token or "", tokens, *names))
         kind = "light checkpoint, stores" if self.light else "checkpoint of"
         head = f"{self.source}: {kind} {self.parameters:,} parameters, {self.bytes / 1e6:,.1f} MB"
-        return "\n".join([head, "", *columns(parts, right={2}), "", *columns(senses, right={2})])
+        return "\n".join([head, "", *columns(parts, right={2}), "", *columns(modalities, right={2})])
 
 
 def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Inspection:

@@ -275,7 +275,7 @@ def check_reload(
     model: Any, stage: Path, scratch: Path, module: str | None = None, token: str | bool | None = None
 ) -> float:
     """Loads `stage` in a fresh process that does not import this package, and compares logits on a made-up medium of
-    every sense.
+    every modality.
 
     Args:
         model: the composite, or the folder that it is in.
@@ -290,7 +290,7 @@ def check_reload(
     Raises:
         ValueError: it does not load, or logits differ.
     """
-    inputs = made_up_inputs(AutoProcessor.from_pretrained(stage))
+    inputs = dummy_inputs(AutoProcessor.from_pretrained(stage))
     if isinstance(model, Path):
         model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", token=token)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -316,8 +316,8 @@ def check_reload(
     return difference
 
 
-def made_up_inputs(processor: AnyModalityProcessor) -> BatchFeature:
-    """A prompt with one made-up medium of every sense."""
+def dummy_inputs(processor: AnyModalityProcessor) -> BatchFeature:
+    """A prompt with a dummy item of every modality."""
     media = {}
     for name, own in processor.modalities.items():
         spec = MODALITIES[name]

@@ -1,11 +1,11 @@
-"""The code of a card: it loads the checkpoint, gives it a medium of every sense, and prints the answer."""
+"""The code of a card: it loads the checkpoint, gives it a medium of every modality, and prints the answer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 
-# A file of each sense, as cards name it; those of other senses bear the sense's name.
+# A file of each modality, as cards name it; those of other modalities bear the modality's name.
 FILES = {
     "image": "photo.jpg",
     "video": "clip.mp4",
@@ -57,6 +57,6 @@ def tower_snippet(name: str) -> str:
 
 
 def extras(modalities: Iterable[str]) -> str:
-    """The extras of this package that the senses need, as `pip install` takes them."""
+    """The extras of this package that the modalities need, as `pip install` takes them."""
     names = {extra for modality in modalities for extra in _EXTRAS.get(modality, "signal").split(",")}
     return ",".join(sorted(names | {"image"}))

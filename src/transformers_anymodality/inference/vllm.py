@@ -2,7 +2,7 @@
 
 The backend looks an architecture up in `transformers` by name, asks the class whether it is compatible, and builds the
 headless model by `AutoModel.from_config`, with a head of its own. It reads images, videos and audio, and no other
-sense; those are served by `anymodality serve`, or given to vLLM as prompt embeddings.
+modality; those are served by `anymodality serve`, or given to vLLM as prompt embeddings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A page in the browser to chat with a model, with media of every sense that it has."""
+"""A page in the browser to chat with a model, with media of every modality that it has."""
 
 from .export import export_space
 from .page import build_page

@@ -1,4 +1,4 @@
-"""Example messages: from a file of chats, or made up by the modalities' specs."""
+"""Example messages: from a file of chats, or dummy inputs of the modalities' specs."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Example:
 
     @property
     def label(self) -> str:
-        senses = " + ".join(part["type"] for part in self.media)
-        return " · ".join(filter(None, (senses + self.note, self.text)))
+        modalities = " + ".join(part["type"] for part in self.media)
+        return " · ".join(filter(None, (modalities + self.note, self.text)))
 
 
-def senses(processor: Any) -> list[str]:
+def modalities(processor: Any) -> list[str]:
     """A model's modalities, in the order in which all are known."""
     return [name for name in MODALITIES if name in processor.modalities]
 
 
-def made_up(processor: Any) -> list[Example]:
-    """One example for each sense; its medium is a pattern, a tone, a wave."""
+def dummies(processor: Any) -> list[Example]:
+    """One example for each modality; its medium is a pattern, a tone, a wave."""
     examples = []
-    for name in senses(processor):
+    for name in modalities(processor):
         medium = MODALITIES[name].dummy(processor.sub_processor(name), processor.modalities[name].options, 1)
-        examples.append(Example([{"type": name, name: medium}], _QUESTION, " (made up)"))
+        examples.append(Example([{"type": name, name: medium}], _QUESTION, " (dummy)"))
     return examples[:MAX_EXAMPLES]
 
 

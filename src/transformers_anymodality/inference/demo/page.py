@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from ...modalities import MODALITIES, AudioSpec, ImageSpec, ModalitySpec, VideoSpec
-from .examples import Example, made_up, read_examples, senses
+from .examples import Example, dummies, modalities, read_examples
 from .running import files_alone, keep, private_folder
 from .session import Host, Policy, Session, Turn
 
@@ -43,11 +43,11 @@ def build_page(
         model, processor: of the checkpoint.
         name: its name on the page.
         system_prompt: what the model is told first.
-        examples: JSONL of chats whose first messages are offered to try; without, media are made up.
+        examples: JSONL of chats whose first messages are offered to try; without, media are dummy inputs.
         policy: what visitors may do.
     """
     private_folder()
-    found = made_up(processor) if examples is None else read_examples(Path(examples), processor)
+    found = dummies(processor) if examples is None else read_examples(Path(examples), processor)
     return Page(Host(model, processor, keep, policy or Policy(), system_prompt), name, found).blocks
 
 
@@ -56,7 +56,7 @@ class Page:
 
     def __init__(self, host: Host, name: str, examples: list[Example]):
         self.host, self.name, self.examples = host, name, examples
-        self.senses = senses(host.processor)
+        self.modalities = modalities(host.processor)
         with gr.Blocks(
             title=name, analytics_enabled=False, fill_height=True, delete_cache=(3600, _DAY)
         ) as self.blocks:
@@ -71,7 +71,7 @@ class Page:
         config, most = self.host.model.generation_config, self.host.policy.max_new_tokens
         with gr.Sidebar(width=330):
             gr.Markdown(f"## {self.name}")
-            gr.Markdown(f"Reads text{''.join(f', {name}' for name in self.senses)}.")
+            gr.Markdown(f"Reads text{''.join(f', {name}' for name in self.modalities)}.")
             self.new = gr.Button("New conversation", elem_id="new")
             self.max_new_tokens = gr.Slider(
                 1, most, min(config.max_new_tokens or 256, most), step=1, label="Max new tokens"
@@ -83,7 +83,7 @@ class Page:
             self.recorders = list(self._recorders())
 
     def _recorders(self) -> Iterator[tuple[str, gr.components.Component, Callable]]:
-        for name in self.senses:
+        for name in self.modalities:
             kind = next((kind for kind in _RECORDERS if isinstance(MODALITIES[name], kind)), None)
             if kind is not None:
                 widget, settings, event = _RECORDERS[kind]
@@ -105,7 +105,7 @@ class Page:
         )
         self.tray = gr.HTML(visible=False, elem_id="tray")
         with gr.Row(elem_id="attach"):
-            self.uploads = [(name, self._upload(MODALITIES[name])) for name in self.senses]
+            self.uploads = [(name, self._upload(MODALITIES[name])) for name in self.modalities]
             self.clear = gr.Button("Remove media", size="sm", variant="stop", visible=False, elem_id="clear")
         with gr.Row(equal_height=True):
             self.box = gr.Textbox(

@@ -1,6 +1,6 @@
 """What clients send, checked and brought to the form that the processor reads.
 
-Every sense of the model comes in OpenAI's two forms, a data: URL or base64, under the name of its modality; sensors
+Every modality of the model comes in OpenAI's two forms, a data: URL or base64, under the name of its modality; sensors
 also as numbers:
 
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
