@@ -67,7 +67,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "notes": [f"language_model: Vicuna's delta on LLaMA, {_LLAMA}.", "ImageBind's own file says CC BY-NC 4.0."],
         "recipe": "pandagpt_instruct.yaml",
         "limits": [
-            "Trained on images alone: the other senses work as far as ImageBind binds them to images.",
+            "Trained on images alone: the other modalities work as far as ImageBind binds them to images.",
             "A medium is one token: what is small, written or counted is lost.",
         ],
         "release": "`anymodality convert pandagpt --from release/ --output pandagpt`",

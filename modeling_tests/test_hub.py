@@ -18,7 +18,7 @@ from modeling_tests import tiny
 from modeling_tests.hub_stand_in import Hub
 from transformers_anymodality.hub import publish as publishing
 from transformers_anymodality.hub.inspect import inspect_checkpoint
-from transformers_anymodality.hub.publish import made_up_inputs, publish
+from transformers_anymodality.hub.publish import dummy_inputs, publish
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def unchecked(monkeypatch):
 
 @torch.no_grad()
 def logits(model, processor) -> torch.Tensor:
-    return model(**made_up_inputs(processor)).logits
+    return model(**dummy_inputs(processor)).logits
 
 
 def test_push_is_one_commit_and_pull_gives_the_same_model(hub, saved, unchecked):
@@ -65,9 +65,9 @@ def test_push_is_one_commit_and_pull_gives_the_same_model(hub, saved, unchecked)
     assert set(done.files) | {".gitattributes"} == set(commits[-1][2]) and not (folder / "README.md").exists()
     assert {"config.json", "model.safetensors", "processor_config.json", "README.md"} <= set(done.files)
     pulled, again = AutoModelForCausalLM.from_pretrained("org/first"), AutoProcessor.from_pretrained("org/first")
-    inputs = made_up_inputs(processor)
+    inputs = dummy_inputs(processor)
     assert torch.equal(pulled(**inputs).logits, model(**inputs).logits)
-    assert torch.equal(made_up_inputs(again)["input_ids"], inputs["input_ids"])
+    assert torch.equal(dummy_inputs(again)["input_ids"], inputs["input_ids"])
     card = ModelCard(hf_hub_download("org/first", "README.md") and commits[-1][2]["README.md"].decode())
     assert card.data.pipeline_tag == "any-to-any" and 'from_pretrained("org/first"' in card.content
 
@@ -169,7 +169,7 @@ def test_the_whole_way_in_processes_of_their_own(hub, saved, tmp_path):
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr[-3000:]
     assert json.loads(run.stdout)["difference"] < 1e-5 and len(hub.repositories["org/anymal"].commits) == 2
-    inputs = made_up_inputs(processor)
+    inputs = dummy_inputs(processor)
     save_file({name: tensor.contiguous() for name, tensor in inputs.items()}, tmp_path / "inputs.safetensors")
     expected = model(**inputs).logits[0, -1, :8].tolist()
     for offline, target in (("0", "first"), ("1", "second")):
