@@ -42,6 +42,10 @@ KNOWN: dict[str, dict[str, str]] = {
         "padding": "it cuts bytes into patches by their entropy, padding included",
     },
     "deepseek_v4": {"padding": "it compresses keys in windows counted from the start of the row, padding included"},
+    **{
+        name: {"growth": "its `unpadded_vocab_size` stays as it was when its embeddings grow"}
+        for name in ("inkling2_loop_text", "inkling2_text")
+    },
     "marian": {
         "growth": "its `decoder_vocab_size` stays as it was when its embeddings grow",
         "padding": _PLACES,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+import transformers
+
 from modeling_tests import write_architectures as architectures
 
 
 def test_the_page_is_written_from_the_tables():
     """But for how towers give their features, which takes a minute to find out."""
     page = architectures.PATH.read_text(encoding="utf-8")
+    if f"Transformers {transformers.__version__} builds" not in page:
+        pytest.skip(f"written on another Transformers than {transformers.__version__}, which has other models")
     written = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
     assert architectures.language_models() in page
     expected = architectures.tower_tables(describe=lambda name: "").splitlines()

@@ -64,6 +64,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": _LINEAR_FULL},
     "lfm2": {"num_hidden_layers": 2, "full_attn_idxs": None, "layer_types": _CONV_FULL},
     "lfm2_moe": {"num_hidden_layers": 2, "num_dense_layers": 1, "layer_types": _CONV_FULL},
+    # Layers before, within and behind its loop
+    "dory": {
+        "num_hidden_layers": 4,
+        "layer_types": 2 * _SLIDING_FULL,
+        "n_input_layers": 1,
+        "n_recurrent_layers": 2,
+        "n_output_layers": 1,
+    },
     # The hybrid layers share one transformer block, so there must be two of them
     "zamba": {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]},
     # The default leaves a needed number open

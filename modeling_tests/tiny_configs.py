@@ -88,7 +88,7 @@ _LAYER_INDICES = {"deepstack_visual_indexes", "fullatt_block_indexes", "global_a
 SIZES: dict[str, Any] = {name: value for names, value in _SIZE_GROUPS for name in names.split()}
 # Number of key/value heads: one for multi-query models, all of them for plain multi-head models, else half of them.
 _KV_HEADS = ("num_key_value_heads", "num_kv_heads", "swa_num_key_value_heads", "kv_n_heads", "num_query_groups")
-_VOCABULARIES = {"vocab_size", "vocab_size_per_layer_input"}
+_VOCABULARIES = {"vocab_size", "vocab_size_per_layer_input", "unpadded_vocab_size"}
 _TOKEN_IDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "sep_token_id": EOS}
 
 
