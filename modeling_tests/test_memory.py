@@ -47,7 +47,7 @@ def test_logits_are_computed_where_labels_are_and_nothing_else_changes(model_typ
     results = []
     for narrow in (True, False):
         if not narrow:
-            monkeypatch.setattr(modeling, "only_supervised", lambda *args: nullcontext(0))
+            monkeypatch.setattr(modeling, "_only_supervised", lambda *args: nullcontext(0))
         model.zero_grad()
         torch.manual_seed(0)  # dropout
         output = model(**batch)

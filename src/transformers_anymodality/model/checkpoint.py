@@ -10,15 +10,18 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, initialization
 
 from ..utils.hub import hub_kwargs
+from ..utils.upstream import is_initialized, set_initialized
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
 from .distributed import built_whole
 from .quantization import reversible_conversions, skip_towers_and_aligners
 
 
-class CheckpointMixin:
+class CheckpointMixin(PreTrainedModel):
     """`from_pretrained` and `save_pretrained` of the composites."""
 
+    config: AnyModalityConfig
+    config_class = AnyModalityConfig
     part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
 
     @property
@@ -45,7 +48,7 @@ class CheckpointMixin:
                 (the last unless `ignore_mismatched_sizes=True`).
         """
         source = pretrained_model_name_or_path
-        kwargs = {"use_safetensors": True, **cls._with_config(source, kwargs)}
+        kwargs = cls._with_config(source, {"use_safetensors": True, **kwargs})
         # The stock error for another shape does not name the weight: ours below does.
         mismatch_allowed, kwargs["ignore_mismatched_sizes"] = kwargs.get("ignore_mismatched_sizes", False), True
         config = kwargs["config"]
@@ -55,7 +58,8 @@ class CheckpointMixin:
         place = source
         if config.references:
             place, kwargs["state_dict"] = None, light_checkpoint.assemble(source, config, **hub_kwargs(kwargs))
-        model, info = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         check_loading_info(model, info, mismatch_allowed, source)
         if config.references:
             model._restore_light(source, config, hub_kwargs(kwargs))
@@ -84,7 +88,7 @@ class CheckpointMixin:
         waiting = list(_without_tensors(self, self))
         super().initialize_weights()
         for owner, module in waiting:
-            module._is_hf_initialized = False  # passing over marks them, too
+            set_initialized(module, False)  # passing over marks them, too
             owner._initialize_weights(module)
 
     @classmethod
@@ -95,7 +99,7 @@ class CheckpointMixin:
     def _restore_light(self, source: Any, config: AnyModalityConfig, hub: dict[str, Any]) -> None:
         self.config._name_or_path = self.name_or_path = str(source)
         keys = ("id", "revision", "dtype", "select_layer")
-        self.part_sources = {part: {key: ref[key] for key in keys} for part, ref in config.references.items()}
+        self.part_sources = {part: {key: ref[key] for key in keys} for part, ref in (config.references or {}).items()}
         try:
             self.generation_config = GenerationConfig.from_pretrained(source, **hub)
         except OSError:
@@ -112,7 +116,9 @@ class CheckpointMixin:
         try:
             self.config.references = None
             if light:
-                state_dict, self.config.references = light_checkpoint.split(self, state_dict or self.state_dict())
+                state_dict, self.config.references = light_checkpoint.split(
+                    self.config, self.part_sources, state_dict or self.state_dict()
+                )
                 kwargs["save_original_format"] = False  # references are by our names
             with reversible_conversions(self):
                 return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
@@ -129,7 +135,7 @@ def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tupl
     for child in module.children():
         yield from _without_tensors(child, child if isinstance(child, PreTrainedModel) else owner)
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
-    if not own and not getattr(module, "_is_hf_initialized", False) and not owner.is_custom_code():
+    if not own and not is_initialized(module) and not owner.is_custom_code():
         yield owner, module
 
 

@@ -37,7 +37,7 @@ class ModalityConfig:
         select_feature: "all", "patches" or "pooled".
     """
 
-    token_id: int | None = None
+    token_id: int
     tower: str = ""
     aligner: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
@@ -59,8 +59,10 @@ class ModalityConfig:
         if unknown := sorted(set(fields) - set(cls.__dataclass_fields__)):
             known = ", ".join(cls.__dataclass_fields__)
             raise ValueError(f"Unknown keys {unknown} for modality {modality!r}; known: {known}.")
-        own = {"tower": modality, "aligner": modality, **{key: v for key, v in fields.items() if v is not None}}
-        return cls(**{**own, "inputs": main_input_first(modality, fields.get("inputs") or {})})
+        own: dict[str, Any] = {"tower": modality, "aligner": modality}
+        own |= {key: value for key, value in fields.items() if value is not None}
+        own["inputs"] = main_input_first(modality, own.get("inputs", {}))
+        return cls(**own)
 
 
 def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
@@ -87,18 +89,16 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     # The language model brings its own plan; there are no `layers.*` at this level.
     base_model_fsdp_plan = {}
 
-    text_config: dict | PreTrainedConfig | None = None
-    modalities: dict | None = None
+    text_config: PreTrainedConfig = field(default_factory=LlamaConfig)
+    modalities: dict[str, ModalityConfig] = field(default_factory=dict)
     reads_input_ids: bool = False
-    references: dict | None = None
+    references: dict[str, dict[str, Any]] | None = None
     trained: list[str] | None = None
 
     def __post_init__(self, **kwargs):
-        if self.text_config is None:
-            self.text_config = LlamaConfig()
         self.text_config = as_config("text_config", self.text_config)
         # config.json is written with sorted keys: sorting here keeps the order of modules, weights, optimizer state.
-        self.modalities = {name: self._modality(name, row) for name, row in sorted((self.modalities or {}).items())}
+        self.modalities = {name: self._modality(name, row) for name, row in sorted(self.modalities.items())}
         self._check_lenders()
         for key in self._part_keys():
             if key not in kwargs:

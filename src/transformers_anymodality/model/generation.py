@@ -13,10 +13,12 @@ import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from ..utils.upstream import CHUNKS_MEDIA, cache_length, cache_of
-from .media_encoding import EncodedMedia, MediaInputs, hide, placeholder_mask, split_media
+from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, hide, placeholder_mask, split_media
 
 
-class AnyModalityGenerationMixin(GenerationMixin):
+class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
+    language_model: Any  # a model of Transformers that generates
+
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
         encoded = kwargs.pop("mm_encoder_outputs", None)
         inputs = self.language_model.prepare_inputs_for_generation(
@@ -95,7 +97,7 @@ class AnyModalityGenerationMixin(GenerationMixin):
     def _first_positions(self, modality: str, input_ids: torch.Tensor, inputs: MediaInputs) -> torch.Tensor:
         """Column of each item's first placeholder, `(items,)`."""
         settings, config = self.config.modalities[modality], self.config.aligner_config(modality)
-        columns = (input_ids == settings.token_id).nonzero()[:, 1]
+        columns = torch.eq(input_ids, settings.token_id).nonzero()[:, 1]
         lengths = inputs.get("feature_lengths")
         if lengths is None:
             items = len(next(iter(inputs.values())))
@@ -109,17 +111,12 @@ class AnyModalityGenerationMixin(GenerationMixin):
         starts = [0, *accumulate(counts)][:-1]
         return columns[torch.tensor(starts, device=columns.device)]
 
-    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds=None):
+    def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds: Any = None):
         """For beams and several return sequences: a row's media [A, B] become [A, B, A, B], beside its copies."""
-        ids = input_ids if input_ids is not None and input_ids.numel() else None
+        given = input_ids if input_ids is not None and input_ids.numel() else inputs_embeds
+        embedding, modalities = self.get_input_embeddings(), self.config.modalities
         return {
-            modality: _repeated(
-                output,
-                placeholder_mask(
-                    self.config.modalities[modality].token_id, self.get_input_embeddings(), ids, inputs_embeds
-                ),
-                expand_size,
-            )
+            modality: _repeated(output, placeholder_mask(modalities[modality].token_id, embedding, given), expand_size)
             for modality, output in mm_encoder_output.items()
         }
 
@@ -130,11 +127,14 @@ class AnyModalityGenerationMixin(GenerationMixin):
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
         """Transformers' server gives the processor for the tokenizer."""
-        return super()._get_stopping_criteria(*args, tokenizer=getattr(tokenizer, "tokenizer", tokenizer), **kwargs)
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        return super()._get_stopping_criteria(*args, tokenizer=tokenizer, **kwargs)  # ty: ignore[invalid-argument-type]
 
-    def _get_logits_processor(self, generation_config, *args, device=None, **kwargs):
+    def _get_logits_processor(self, generation_config, *args, device: Any = None, **kwargs):
         """Placeholders are never generated. First, so that top-k and the like see what is left."""
-        processors = super()._get_logits_processor(generation_config, *args, device=device, **kwargs)
+        processors = super()._get_logits_processor(  # ty: ignore[invalid-argument-type]
+            generation_config, *args, device=device, **kwargs
+        )
         placeholders = self.config.placeholder_ids
         if not placeholders:
             return processors

@@ -19,7 +19,7 @@ from ..utils.upstream import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MA
 def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
     """The causal language model of a config, also where Auto knows it by the config of a whole that it is half of."""
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # ty: ignore[invalid-explicit-return]  no pair, as of tokenizers
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     return next((cls for name, cls in models_beside(type(config)).items() if name in known), None)
 
@@ -31,7 +31,7 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 @lru_cache
-def forward_parameters(cls: type) -> frozenset[str]:
+def forward_parameters(cls: type[nn.Module]) -> frozenset[str]:
     """The names of the arguments that a model class's forward takes."""
     return frozenset(inspect.signature(cls.forward).parameters)
 
@@ -63,7 +63,7 @@ def reads_input_ids(language: PreTrainedModel) -> bool:
     was_training = language.training
     language.eval()
     embedding = language.get_input_embeddings()
-    ids = torch.arange(4, device=embedding.weight.device)[None] + 4
+    ids = torch.arange(4, device=embedding.get_parameter("weight").device)[None] + 4
     embeds = embedding(ids)
     try:
         expected = language(input_ids=ids).logits
@@ -99,7 +99,7 @@ def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
     Raises:
         ValueError: the grown model could not be saved and built again.
     """
-    if rows <= language.get_input_embeddings().weight.shape[0]:
+    if rows <= len(language.get_input_embeddings().get_parameter("weight")):
         return {}
     try:
         with torch.device("meta"):
@@ -135,7 +135,7 @@ def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torc
 
     `beside`: what `check_growth` said.
     """
-    before = language.get_input_embeddings().weight.shape[0]
+    before = len(language.get_input_embeddings().get_parameter("weight"))
     if rows <= before:
         return
     language.resize_token_embeddings(rows, mean_resizing=False)
@@ -143,8 +143,8 @@ def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torc
         _lengthen(language, name, shape[0])
     for module in (language.get_input_embeddings(), language.get_output_embeddings()):
         # New rows are never read as inputs; as outputs, the mean disturbs the others' probabilities least.
-        for parameter in (module.weight, getattr(module, "bias", None)):
-            if parameter is not None and parameter.shape[0] >= rows:
+        for name, parameter in module.named_parameters(recurse=False):
+            if name in ("weight", "bias") and len(parameter) >= rows:
                 parameter[before:] = parameter[:before].float().mean(0).to(parameter.dtype)
 
 

@@ -8,11 +8,11 @@ puts the stored tensors on top; the result is the same as that of a full checkpo
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
@@ -32,11 +32,14 @@ def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str
     return {"id": source, "revision": extract_commit_hash(file, None) or revision}
 
 
-def split(model: nn.Module, state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, dict]]:
+def split(
+    config: Any, part_sources: Mapping[str, dict[str, Any] | None], state: dict[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
     """What a light checkpoint stores.
 
     Args:
-        model: a composite whose `part_sources` say where parts came from.
+        config: of a composite.
+        part_sources: where its parts came from.
         state: its state dict.
 
     Returns:
@@ -45,7 +48,7 @@ def split(model: nn.Module, state: dict[str, torch.Tensor]) -> tuple[dict[str, t
     Raises:
         ValueError: no part of the model came from anywhere.
     """
-    sources = {part: source for part, source in model.part_sources.items() if source is not None}
+    sources = {part: source for part, source in part_sources.items() if source is not None}
     if not sources:
         raise ValueError(
             "A light checkpoint refers to parts on the Hub, but every part of this model was made here. Compose it "
@@ -53,7 +56,7 @@ def split(model: nn.Module, state: dict[str, torch.Tensor]) -> tuple[dict[str, t
         )
     stored, references = dict(state), {}
     for part, source in sources.items():
-        reference = _load_reference(model.config, part, source)
+        reference = _load_reference(config, part, source)
         grown, kept = [], {}
         for name, tensor in reference.items():
             key = f"{part}.{name}"
@@ -124,6 +127,6 @@ def _where(reference: dict[str, Any]) -> str:
 def _stored(source: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
     index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
     if index is None:
-        return load_file(cached_file(source, SAFE_WEIGHTS_NAME, **hub))
+        return load_file(str(cached_file(source, SAFE_WEIGHTS_NAME, **hub)))  # which raises where there is none
     shards, _ = get_checkpoint_shard_files(source, index, **hub)
     return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}

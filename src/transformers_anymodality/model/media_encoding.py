@@ -7,7 +7,7 @@ tower's width, `tokens` per item, `hidden` the language model's width; `batch` r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -34,7 +34,8 @@ class EncodedMedia(BaseModelOutputWithPooling):
     `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs; `token_mask`: `(items, tokens)`
     bool, True for the tokens that the language model sees, None if it sees all."""
 
-    token_mask: torch.BoolTensor | None = None
+    pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
+    token_mask: torch.Tensor | None = None
 
 
 def split_media(
@@ -60,10 +61,13 @@ def split_media(
     return {name: inputs for name, inputs in media.items() if set(inputs) != {"feature_lengths"}}, rest
 
 
-class MediaEncodingMixin:
+class MediaEncodingMixin(PreTrainedModel):
     """The part of the composites that encodes and aligns media."""
 
     config: AnyModalityConfig
+    config_class = AnyModalityConfig
+    _media_arguments: dict[str, tuple[str, str]]
+    _summing: list[str]
 
     def tower(self, modality: str) -> PreTrainedModel:
         """The tower that a modality uses, its own or borrowed."""
@@ -148,11 +152,11 @@ class MediaEncodingMixin:
     def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
         """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
         embedding = self.get_input_embeddings()
-        table = embedding.weight
+        table = embedding.get_parameter("weight")
         # It scales or norms them, or the weights are elsewhere (offloaded, or shared out among processes).
         if type(embedding) is not nn.Embedding or table.is_meta or not table.numel():
             rows = table.shape[0] or self.config.get_text_config().vocab_size
-            table = embedding(torch.arange(rows, device=like.device))
+            return embedding(torch.arange(rows, device=like.device)).to(like.device, like.dtype)
         return table.to(like.device, like.dtype)
 
     def encode_media(
@@ -177,7 +181,8 @@ class MediaEncodingMixin:
                     raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
                 if "features" in media[modality]:
                     dummies += self._beside_features(modality)
-                done[modality] = self.get_modality_features(modality, **media[modality], return_dict=True)
+                inputs: dict[str, Any] = {**media[modality], "return_dict": True}
+                done[modality] = self.get_modality_features(modality, **inputs)
             elif encoded is None:
                 dummies += self._dummy_tokens(modality)
         return {modality: output for modality, output in done.items() if output is not None}, dummies
@@ -212,7 +217,43 @@ class MediaEncodingMixin:
             features = torch.ones(shape, device=next(aligner.parameters()).device)
         else:
             return []
-        return [self.align(modality, features)[0]]
+        tokens, _ = self.align(modality, features)
+        return list(tokens) if isinstance(tokens, list) else [tokens]
+
+    def place_media(
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: Mapping[str, Any]
+    ) -> Placed:
+        """Puts encoded media into the places of their placeholders.
+
+        Args:
+            input_ids, inputs_embeds: `(batch, sequence)`, or their embeddings `(batch, sequence, hidden)`.
+            encoded: modality -> output of `get_modality_features`, or its tokens.
+
+        Raises:
+            ValueError: placeholders and tokens differ in number, or placeholders have no media.
+        """
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is None or (input_ids is not None and inputs_embeds is not None):
+            raise ValueError("Give exactly one of input_ids and inputs_embeds.")
+        embedding = self.get_input_embeddings()
+        placed = Placed(embedding(input_ids) if inputs_embeds is None else inputs_embeds)
+        alone = given.shape[1] == 1
+        if alone and not encoded:  # one new token is never a placeholder: they are not sampled
+            return placed
+        # By embedding, a placeholder without media cannot be told from a text's token that has the same.
+        masks = {
+            name: placeholder_mask(modality.token_id, embedding, given)
+            for name, modality in self.config.modalities.items()
+            if input_ids is not None or name in encoded or name in self._summing
+        }
+        for modality, mask in masks.items():
+            if modality in encoded:
+                _replace(placed, modality, mask, encoded[modality])
+            elif input_ids is not None and not alone:
+                torch_compilable_check(~mask.any(), partial(_missing_media, modality))
+        if self._summing and not alone:
+            _sum_runs(placed, torch.stack([masks[name] for name in self._summing]).any(0))
+        return placed
 
 
 def compute_dtype(module: nn.Module) -> torch.dtype:
@@ -255,56 +296,13 @@ class Placed:
     tokens: dict[str, Any] = field(default_factory=dict)
 
 
-def placeholder_mask(
-    token_id: int, embedding: nn.Module, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None
-) -> torch.Tensor:
-    """`(batch, sequence)` bool, True at placeholders of this id; found by their embedding where there are no ids."""
-    if input_ids is not None:
-        return input_ids == token_id
-    row = embedding(torch.full((1,), token_id, device=inputs_embeds.device))
-    return (inputs_embeds == row.to(inputs_embeds.dtype)).all(-1)
-
-
-def place_media(
-    config: AnyModalityConfig,
-    embedding: nn.Module,
-    input_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
-    encoded: Mapping[str, Any],
-    summing: Collection[str],
-) -> Placed:
-    """Puts encoded media into the places of their placeholders.
-
-    Args:
-        embedding: the language model's look-up of ids.
-        encoded: modality -> output of `get_modality_features`, or its tokens.
-        summing: modalities whose neighbouring media are added into one token (`AlignerConfig.sum_neighbours`).
-
-    Raises:
-        ValueError: placeholders and tokens differ in number, or placeholders have no media.
-    """
-    if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-    if inputs_embeds is None:
-        inputs_embeds = embedding(input_ids)
-    alone = inputs_embeds.shape[1] == 1
-    if alone and not encoded:  # one new token is never a placeholder: they are not sampled
-        return Placed(inputs_embeds)
-    # By embedding, a placeholder without media cannot be told from a text's token that has the same.
-    masks = {
-        name: placeholder_mask(modality.token_id, embedding, input_ids, inputs_embeds)
-        for name, modality in config.modalities.items()
-        if input_ids is not None or name in encoded or name in summing
-    }
-    placed = Placed(inputs_embeds)
-    for modality, mask in masks.items():
-        if modality in encoded:
-            _replace(placed, modality, mask, encoded[modality])
-        elif input_ids is not None and not alone:
-            torch_compilable_check(~mask.any(), partial(_missing_media, modality))
-    if summing and not alone:
-        _sum_runs(placed, torch.stack([masks[name] for name in summing]).any(0))
-    return placed
+def placeholder_mask(token_id: int, embedding: nn.Module, given: torch.Tensor) -> torch.Tensor:
+    """`(batch, sequence)` bool, True at placeholders of this id, among ids `(batch, sequence)` or, by the id's own
+    embedding, among embeddings `(batch, sequence, hidden)`."""
+    if given.ndim == 2:
+        return given == token_id
+    row = embedding(torch.full((1,), token_id, device=given.device))
+    return (given == row.to(given.dtype)).all(-1)
 
 
 def _replace(placed: Placed, modality: str, mask: torch.Tensor, output: Any) -> None:
@@ -355,13 +353,13 @@ def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache
         unseen: of the new inputs, which are the last ones of the mask; see `Placed`.
         cache: remembers the places for the turns to come.
     """
-    earlier = getattr(cache, "unseen_places", None)
-    if (unseen is None and earlier is None) or (attention_mask is not None and attention_mask.ndim != 2):
+    earlier: torch.Tensor | None = getattr(cache, "unseen_places", None)
+    known = earlier if unseen is None else unseen
+    if known is None or (attention_mask is not None and attention_mask.ndim != 2):
         return attention_mask
     if attention_mask is None:
-        new = torch.zeros_like(earlier[:, :1]) if unseen is None else unseen
-        length = cache_length(cache) + new.shape[1]
-        attention_mask = torch.ones(len(new), length, dtype=torch.long, device=new.device)
+        length = cache_length(cache) + (1 if unseen is None else unseen.shape[1])
+        attention_mask = torch.ones(len(known), length, dtype=torch.long, device=known.device)
     length = attention_mask.shape[1]
     places = torch.zeros_like(attention_mask, dtype=torch.bool)
     if unseen is not None:

@@ -21,28 +21,25 @@ from transformers.modeling_outputs import ModelOutput
 from transformers.utils import can_return_tuple
 
 from ..towers import build_tower, drop_unread
-from ..utils.upstream import CACHE_NAMES, cache_of
+from ..utils.upstream import CACHE_NAMES, cache_of, set_initialized
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
 from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
 from .media_encoding import (
     MediaEncodingMixin,
-    Placed,
     hide,
     is_trained,
-    place_media,
     split_media,
     without_placeholders,
 )
 from .shared_modules import share, trained_copies
 
 
-class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrainedModel):
+class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
     """Builds and runs what the causal and the headless composite share: from media to embeddings."""
 
-    config: AnyModalityConfig
-    config_class = AnyModalityConfig
+    language_model: PreTrainedModel
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
@@ -53,13 +50,13 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
-    def __init__(self, config: AnyModalityConfig, parts: dict[str, nn.Module] | None = None):
+    def __init__(self, config: AnyModalityConfig, parts: dict[str, PreTrainedModel] | None = None):
         """`parts`: loaded children by name; those not given are built from their config with random weights."""
         super().__init__(config)
         parts = dict(parts or {})
         for part in parts.values():
             for module in part.modules():
-                module._is_hf_initialized = True  # post_init below must not draw their weights anew
+                set_initialized(module)  # post_init below must not draw their weights anew
         for name, modality in config.modalities.items():
             if modality.tower == name:
                 tower = parts.pop(f"{name}_tower", None) or build_tower(config.tower_config(name))
@@ -73,7 +70,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         self.language_model = parts.pop("language_model", None) or self._build_language_model()
         if parts:
             raise ValueError(f"Parts {sorted(parts)} have no place in a model of {', '.join(config.modalities)}.")
-        self.input_modalities = (*config.modalities, "text")
+        self.input_modalities = [*config.modalities, "text"]
         self._media_arguments = config.media_arguments
         self._summing = [name for name in config.modalities if config.aligner_config(name).sum_neighbours]
         self.post_init()
@@ -150,10 +147,10 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs,
     ) -> ModelOutput | tuple:
@@ -174,7 +171,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         media, arguments = split_media(self._media_arguments, kwargs)
         cache = cache_of(arguments)
         # While tokens are generated one by one, there is nothing to encode.
-        decoding = cache is not None and (inputs_embeds if input_ids is None else input_ids).shape[1] == 1
+        given = inputs_embeds if input_ids is None else input_ids
+        decoding = cache is not None and given is not None and given.shape[1] == 1
         encoded, dummies = self.encode_media(media, {} if decoding else mm_encoder_outputs)
         placed = self.place_media(input_ids, inputs_embeds, encoded)
         inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
@@ -193,13 +191,6 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
         output = self._run_language_model(input_ids, inputs_embeds, attention_mask=attention_mask, **arguments)
         return _with_hidden_states(output, placed.tokens)
 
-    def place_media(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: dict[str, Any]
-    ) -> Placed:
-        """Embeddings of ids `(batch, sequence)`, or those given, with encoded media in their places; see `Placed`."""
-        embedding = self.get_input_embeddings()
-        return place_media(self.config, embedding, input_ids, inputs_embeds, encoded, self._summing)
-
     def _run_language_model(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, **arguments: Any
     ) -> ModelOutput:
@@ -214,7 +205,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin, PreTrained
 class AnyModalityModel(AnyModalityPreTrainedModel):
     """The headless composite: hidden states instead of logits. Reads the same checkpoints as the causal one."""
 
-    def __init__(self, config: AnyModalityConfig, parts: dict[str, nn.Module] | None = None):
+    def __init__(self, config: AnyModalityConfig, parts: dict[str, PreTrainedModel] | None = None):
         super().__init__(config, parts)
         # The causal model's head is of no use here; all else in a checkpoint must find its place.
         own = {name.partition(".")[0] for name in self.language_model.state_dict()}
@@ -228,7 +219,7 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
     def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The causal checkpoint keeps the bare language model under its class's own prefix."""
         causal = causal_class(config.text_config)
-        bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."}
+        bare = {rf"^language_model\.{causal.base_model_prefix}\.": "language_model."} if causal else {}
         return {**kwargs, "key_mapping": {**bare, **(kwargs.get("key_mapping") or {})}}
 
 
@@ -246,11 +237,11 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
 
     def forward(
         self,
-        input_ids: torch.LongTensor | None = None,
+        input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, Any] | None = None,
         **kwargs,
@@ -277,7 +268,7 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
             # Its own loss is not the usual one: the usual one, on its logits.
             for_loss = {name: arguments.pop(name) for name in _LOSS_ARGUMENTS if name in arguments}
             output = run(**arguments)
-            logits = output.logits.contiguous()
+            logits = output["logits"].contiguous()
             output["loss"] = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **for_loss)
             return output
         chosen = {"logits_to_keep", "shift_labels"} & arguments.keys()
@@ -334,7 +325,7 @@ def _only_supervised(language: PreTrainedModel, labels: torch.Tensor, sliceable:
 
     def narrow(module: nn.Module, arguments: tuple) -> tuple | None:
         states = arguments[0] if arguments else None
-        if getattr(states, "ndim", 0) != 3 or states.shape[:2] != supervised.shape:
+        if not isinstance(states, torch.Tensor) or states.ndim != 3 or states.shape[:2] != supervised.shape:
             return None  # not the states, or of fewer places than were asked for
         return (states[supervised.to(states.device)][None], *arguments[1:])
 
@@ -372,7 +363,7 @@ def _has_causal_loss(cls: type[PreTrainedModel]) -> bool:
 
 
 @lru_cache
-def _output_class(cls: type[ModelOutput]) -> type[ModelOutput]:
+def _output_class(cls: type[ModelOutput]) -> type:
     return make_dataclass(f"AnyModality{cls.__name__}", [("modality_hidden_states", dict | None, None)], bases=(cls,))
 
 

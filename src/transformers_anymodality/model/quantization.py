@@ -28,10 +28,10 @@ def reversible_conversions(model: PreTrainedModel) -> Iterator[None]:
         yield
         return
     try:
-        model._weight_conversions = [one for one in conversions if _is_reversible(one)]
+        model.__dict__["_weight_conversions"] = [one for one in conversions if _is_reversible(one)]
         yield
     finally:
-        model._weight_conversions = conversions
+        model.__dict__["_weight_conversions"] = conversions
 
 
 def _is_reversible(conversion: Any) -> bool:
@@ -71,7 +71,8 @@ def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) 
     for field in _SKIP_FIELDS:
         if hasattr(quantization, field):
             own = getattr(quantization, field) or getattr(quantizer, "modules_to_not_convert", None) or []
-            kept = [*full_precision_modules(model.config), *(f"language_model.{name}" for name in own)]
+            whole = full_precision_modules(model.config)  # ty: ignore[invalid-argument-type]  a composite's
+            kept = [*whole, *(f"language_model.{name}" for name in own)]
             setattr(quantization, field, list(dict.fromkeys(kept)))
     model.config.quantization_config = quantization
     model.hf_quantizer = quantizer

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import PushToHubMixin
+
 
 MODULE = "anymodality_remote"
 
@@ -49,7 +51,7 @@ def write_module(folder: str | os.PathLike) -> None:
         (place / f"{MODULE}.py").write_text(_SHIM, encoding="utf-8")
 
 
-class RemoteCodeMixin:
+class RemoteCodeMixin(PushToHubMixin):
     """Of what says `auto_map`: the module that it names is saved beside it."""
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> Any:

@@ -33,6 +33,7 @@ def share(module: str, borrower: tuple[str, nn.Module], lender: tuple[str, nn.Mo
 
 def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
     """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
-    if "modules_to_save" not in dict(aligner.named_children()):
+    children = dict(aligner.named_children())
+    if "modules_to_save" not in children:
         return {None: aligner}
-    return {None: aligner.original_module, **dict(aligner.modules_to_save.items())}
+    return {None: children["original_module"], **dict(children["modules_to_save"].named_children())}

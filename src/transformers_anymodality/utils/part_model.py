@@ -15,7 +15,7 @@ class PartModel(PreTrainedModel):
     """
 
     base_model_prefix = ""
-    input_modalities: tuple[str, ...] = ()
+    input_modalities = ()
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

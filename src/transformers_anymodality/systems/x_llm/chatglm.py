@@ -84,7 +84,7 @@ class ChatGLMConfig(PreTrainedConfig):
         return self.hidden_size // self.num_attention_heads
 
 
-class TokenIdsLayer(DynamicLayer, DummyLayer):
+class TokenIdsLayer(DynamicLayer, DummyLayer):  # ty: ignore[unsupported-base]  one of two, by version
     """The ids of cached tokens, kept as one more layer of whatever cache there is: so they are reordered, repeated and
     cropped with it. A dummy layer is one that keeps no keys, and that is not moved to another device."""
 
