@@ -1,5 +1,10 @@
 """What every aligner is: a `PreTrainedModel` from tower features to language-model tokens, and how it is registered.
 
+Besides features, an aligner may ask the composite for four things: that neighbouring media be added up
+(`AlignerConfig.sum_neighbours`), that another modality's aligner lend it modules (`AlignerConfig.shares`), the language
+model's token embeddings (`Aligner.reads_token_embeddings`), and that tokens which an item does not need stay unseen (what
+`Aligner.forward` returns).
+
 Dimensions used throughout: `items` media of one modality in the batch, `frames` per item (1 for an image), `length`
 features per frame, `dim` the tower's width, `tokens` per item, `hidden` the language model's width.
 """
@@ -26,8 +31,11 @@ class AlignerConfig(PreTrainedConfig):
         feature_length: features per frame, or None when it varies with the item.
         num_frames: frames per item; 1 for images and signals.
         num_tokens: tokens per item; None for an aligner whose count follows the features (`count_tokens`).
-        sum_neighbours: media whose placeholders stand side by side are added into one token (`modeling.embed`).
-        shares: name of a submodule -> modality whose aligner lends it: one module, its weights trained and saved once.
+        sum_neighbours: tokens of media that stand side by side, of any modalities with this setting, are added into the
+            first one's place, and the language model does not see the places of the others. It is for aligners of one
+            token per medium, of towers whose embeddings share one space; `num_tokens` is 1, or None with one feature.
+        shares: name of a submodule -> modality whose aligner lends it. It is one module then, whose weights are trained
+            and saved once. It is for several modalities that are read by one network with some layers of their own.
     """
 
     # The wrapper's FSDP plan is the language model's; an aligner has no `layers.*` of its own to add to it.
@@ -53,8 +61,10 @@ class AlignerConfig(PreTrainedConfig):
 class Aligner(PartModel):
     """Base class. Subclasses implement `forward(features, mask) -> (items, tokens, hidden)`.
 
-    An aligner with `reads_token_embeddings` is also given `token_embeddings=`, the language model's `(vocab, hidden)`
-    table, placeholders being its last rows.
+    Attributes:
+        reads_token_embeddings: whether `forward` is also given `token_embeddings`, the language model's input embeddings
+            `(vocabulary, hidden)` with the dtype and on the device of `features`. Rows of placeholders are among them,
+            the last ones as a rule; gradients reach the table. It is for aligners that express features by words.
     """
 
     config: AlignerConfig
@@ -70,9 +80,10 @@ class Aligner(PartModel):
             mask: `(items, frames, length)` bool, True where a feature is real; None when all are.
 
         Returns:
-            `(items, tokens, hidden)`; rows beyond an item's own `count_tokens` are not meaningful. Where the features
-            themselves decide how many tokens an item needs, also `(items, tokens)` bool, True for those: the language
-            model does not see the places of the others.
+            `(items, tokens, hidden)`; rows beyond an item's own `count_tokens` are not meaningful. An aligner that finds
+            by the features themselves how many tokens an item needs (it cuts a signal into units) also returns
+            `(items, tokens)` bool, True for those: each item has places for all of them, and the language model does
+            not see the others, now or in later turns.
         """
         raise NotImplementedError
 

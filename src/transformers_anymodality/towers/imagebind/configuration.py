@@ -148,7 +148,7 @@ class ImageBindConfig(PreTrainedConfig):
     """All six towers; those not given have their published sizes."""
 
     model_type = "imagebind"
-    sub_configs_defaults = {
+    sub_configs = {
         "vision_config": ImageBindVisionConfig,
         "text_config": ImageBindTextConfig,
         "audio_config": ImageBindAudioConfig,
@@ -165,5 +165,12 @@ class ImageBindConfig(PreTrainedConfig):
     imu_config: dict | ImageBindImuConfig | None = None
     initializer_range: float = 0.02
 
+    def __post_init__(self, **kwargs):
+        for key, config_class in self.sub_configs.items():
+            value = getattr(self, key)
+            if not isinstance(value, config_class):
+                setattr(self, key, config_class.from_dict(value or {}))
+        super().__post_init__(**kwargs)
 
-TOWERS = tuple(name.removesuffix("_config") for name in ImageBindConfig.sub_configs_defaults)
+
+TOWERS = tuple(name.removesuffix("_config") for name in ImageBindConfig.sub_configs)
