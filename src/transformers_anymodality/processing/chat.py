@@ -119,7 +119,7 @@ class ChatTemplate:
         Raises:
             ValueError: the assistant's words cannot be found, as the template does not write them as they are.
         """
-        given = (without_media(messages), self.tools, self.documents, self.variables)
+        given: tuple[Any, ...] = (without_media(messages), self.tools, self.documents, self.variables)
         if sanitize is None:
             sanitize = self.tokenizer.types_control_tokens(given[:3])
         if sanitize:

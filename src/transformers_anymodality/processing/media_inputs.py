@@ -68,8 +68,11 @@ class ModalityInputs:
         Raises:
             ValueError: the config of a tower or an aligner has a model type that is not registered.
         """
-        configs = {key: as_config(f"{modality}: {key}", given[key]) for key in _CONFIGS if given.get(key) is not None}
-        return cls(**{**given, **configs, "inputs": main_input_first(modality, given["inputs"])})
+        values: dict[str, Any] = {**given, "inputs": main_input_first(modality, given["inputs"])}
+        for key in _CONFIGS:
+            if given.get(key) is not None:
+                values[key] = as_config(f"{modality}: {key}", given[key])
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -156,12 +159,13 @@ class MediaMixin:
     ) -> list[int]:
         """Features per frame that the tower gives for each item alone, by running it without data."""
         own, spec, processor = self.modalities[modality], MODALITIES[modality], self.sub_processor(modality)
+        tower: Any = own.tower  # not None where the number of tokens depends on it
         main, lengths = own.inputs[own.main_input], []
         for i, item in enumerate(items):
             alone = spec.extract([item], processor, own.options, **kwargs) if len(items) > 1 else batch
             values = alone[main].shape[-1]
             try:
-                lengths.append(feature_length(own.tower, alone))
+                lengths.append(feature_length(tower, alone))
             except (RuntimeError, ValueError) as error:
                 raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
             if not lengths[-1]:
@@ -171,10 +175,10 @@ class MediaMixin:
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
         """Language-model tokens that each of a modality's media in `inputs` needs."""
         own = self.modalities[modality]
-        main = inputs.get(f"{modality}_features", inputs.get(own.main_input))
         if own.num_tokens is not None:
-            return [own.num_tokens] * len(main)
-        config = own.aligner
+            features = f"{modality}_features"
+            return [own.num_tokens] * len(inputs[features if features in inputs else own.main_input])
+        config: Any = own.aligner
         return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
 
     def _get_num_multimodal_tokens(

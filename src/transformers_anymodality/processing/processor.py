@@ -178,7 +178,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     def resolve_chat_template(self, name: str | None = None) -> str:
         """The chat template of that name; a template as it is; the processor's own for None."""
-        own = self.chat_template if isinstance(self.chat_template, dict) else {"default": self.chat_template}
+        given = self.chat_template
+        own: dict[str, Any] = given if isinstance(given, dict) else {"default": given}
         if name is not None:
             return own.get(name, name)
         if own.get("default") is None:
@@ -295,7 +296,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             side = self.tokenizer.truncation_side
             prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
         prompts = [prompt.expanded() for prompt in prompts]
-        columns = {"input_ids": [prompt.ids for prompt in prompts]}
+        columns: dict[str, list] = {"input_ids": [prompt.ids for prompt in prompts]}
         if text_kwargs.get("return_attention_mask") is not False:
             columns["attention_mask"] = [prompt.repeats for prompt in prompts]
         if text_kwargs.get("return_offsets_mapping"):
@@ -315,13 +316,13 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     def _padded(
         self,
-        columns: dict[str, list[np.ndarray]],
+        columns: dict[str, list],
         padding: bool | str = True,
         max_length: int | None = None,
         pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         **others,
-    ) -> dict[str, list[np.ndarray]]:
+    ) -> dict[str, list]:
         strategy = {True: PaddingStrategy.LONGEST, False: PaddingStrategy.DO_NOT_PAD}.get(padding, padding)
         length = None
         if PaddingStrategy(strategy) == PaddingStrategy.MAX_LENGTH:

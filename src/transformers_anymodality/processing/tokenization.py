@@ -57,7 +57,7 @@ class PromptTokenizer:
         self._typed: dict[str, np.ndarray] = {}
 
     def _token_id(self, modality: str, token: str) -> int:
-        token_id = self.tokenizer.convert_tokens_to_ids(token)
+        token_id: Any = self.tokenizer.convert_tokens_to_ids(token)  # of one token, one id
         if token_id is None or (token_id == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
             raise ValueError(f"The placeholder {token!r} of {modality!r} is not in the tokenizer's vocabulary.")
         return token_id
