@@ -10,8 +10,7 @@ import torch
 from transformers import AutoProcessor, LlamaConfig
 
 from transformers_anymodality import compose
-from transformers_anymodality.conversion import Options, Release
-from transformers_anymodality.conversion._tokenizer import find_tokenizer
+from transformers_anymodality.conversion import Options, Release, find_tokenizer
 from transformers_anymodality.systems.mplug_owl import MplugOwlVisionConfig, mplug_owl
 
 
@@ -41,6 +40,8 @@ def saved_processor(folder, place):
 
 def test_processor_equals_the_original(recording, tmp_path):
     found = recording("mplug_owl_processing")
+    if not (found.folder / "tokenizer.json").is_file():
+        pytest.skip("recorded without a tokenizer")
     ours = saved_processor(found.folder, tmp_path)
     check_text(found, ours)
     check_images(found, ours)

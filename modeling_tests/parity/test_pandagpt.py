@@ -19,6 +19,8 @@ def test_every_recorded_tensor(recording, converted, merge):
 
 def test_prompts_token_by_token(recording, tmp_path):
     rec = recording("pandagpt")
+    if not (rec.folder / "tokenizer.json").is_file():
+        pytest.skip("recorded without a tokenizer")
     convert("pandagpt", rec.folder, tmp_path / "model")
     processor = AutoProcessor.from_pretrained(tmp_path / "model")
     media = {"type": "image", "image": torch.zeros(3, 60, 70)}

@@ -76,9 +76,8 @@ def mplug_owl(
     - Text is tokenised piece by piece, as in training: system line, `\\nHuman: `, a question and its line end, `AI: `, an
       answer. The release's own inference cuts at media only, so that SentencePiece gives other tokens for `Human: ` and
       `AI: ` than were learned.
-    - Generation is set as in the release's generation config: sampled from the best 3 tokens. Its limit of 512 does not
-      count the prompt (Transformers did not, for embeddings), so here it is one of new tokens. The README has the best 5,
-      the demo settings of its own.
+    - Generation samples from the best 3 tokens, as the release's generation config says, whose limit of 512 is one of new
+      tokens. The README has the best 5, the demo settings of its own.
     - Images lose their aspect ratio. Training code crops at random besides; that is left to who trains.
     - In "llama" and "bloomz", a video is read frame by frame and gives `num_frames` times 65 tokens; the demo gives the
       frames as images with a line end in between, for which they must be given as images here. In "video", the tower
@@ -102,12 +101,10 @@ def mplug_owl(
     """
     if release not in RELEASES:
         raise ValueError(f"release is {release!r}; mPLUG-Owl has {', '.join(RELEASES)}.")
-    if language_model is None:
-        language_model = (
-            MplugOwlBloomConfig(vocab_size=250880, hidden_size=4096, n_layer=30, n_head=32)
-            if release == "bloomz"
-            else LlamaConfig(rms_norm_eps=1e-6)
-        )
+    if language_model is None and release == "bloomz":
+        language_model = MplugOwlBloomConfig(vocab_size=250880, hidden_size=4096, n_layer=30, n_head=32)
+    elif language_model is None:
+        language_model = LlamaConfig(rms_norm_eps=1e-6)
     return {
         "language_model": language_model,
         "tokenizer": tokenizer,
