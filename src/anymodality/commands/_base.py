@@ -13,48 +13,40 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from anymodality.commands._options import argument, flag, option
+
 
 if TYPE_CHECKING:
     from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor
 
 
 Import = Annotated[
-    str | None,
-    typer.Option("--import", metavar="MODULE", help="Module that registers modalities and towers of your own."),
+    str | None, option("MODULE", "Module that registers modalities and towers of your own.", "--import")
 ]
 DType = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"],
-    typer.Option(help="Dtype of the weights; auto: as they were saved."),
+    Literal["auto", "float32", "bfloat16", "float16"], option(None, "Dtype of the weights; auto: as they were saved.")
 ]
 OwnDType = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option(help="Dtype of the weights; default: as they were saved."),
+    option(None, "Dtype of the weights; default: as they were saved."),
 ]
-Device = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Device: cpu, cuda, cuda:1, mps; default: a GPU if there is one.")
-]
-Source = Annotated[str, typer.Argument(metavar="DIR", help="The model: a folder or Hub id.", show_default=False)]
-MaxPixels = Annotated[int, typer.Option(min=1, help="Most pixels of an image or a frame.")]
-MaxSeconds = Annotated[float, typer.Option(min=0.001, help="Longest audio, video or signal, in seconds.")]
-SystemPrompt = Annotated[str | None, typer.Option(metavar="TEXT", help="Text that the model is told first.")]
+Device = Annotated[str | None, option("NAME", "Device: cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+Source = Annotated[str, argument("DIR", "The model: a folder or Hub id.")]
+MaxPixels = Annotated[int, option("N", "Most pixels of an image or a frame.", min=1)]
+MaxSeconds = Annotated[float, option("N", "Longest audio, video or signal, in seconds.", min=0.001)]
+SystemPrompt = Annotated[str | None, option("TEXT", "Text that the model is told first.")]
 MaxNewTokens = Annotated[
-    int | None,
-    typer.Option(metavar="N", min=1, help="Most tokens of an answer; default: as the checkpoint says, or 256."),
+    int | None, option("N", "Most tokens of an answer; default: the checkpoint's, or 256.", min=1)
 ]
 Temperature = Annotated[
-    float | None,
-    typer.Option(
-        metavar="T", min=0, help="Temperature of sampling, 0 = greedy decoding; default: as the checkpoint says."
-    ),
+    float | None, option("T", "Temperature, 0 = greedy decoding; default: the checkpoint's.", min=0)
 ]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="Seed of sampling.")]
-AllowUrls = Annotated[bool, typer.Option("--allow-urls", help="Fetch media that are given by URL.")]
-MediaRoot = Annotated[
-    str | None, typer.Option(metavar="DIR", help="Folder that relative paths are in; default: here.")
-]
-Split = Annotated[str, typer.Option(help="Split of a Hub data set.")]
-Workers = Annotated[int, typer.Option(metavar="N", min=0, help="Processes that read media; 0: the command's own.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead, for scripts.")]
+Seed = Annotated[int | None, option("N", "Seed of sampling.")]
+AllowUrls = Annotated[bool, flag("--allow-urls", "Fetch media that are given by URL.")]
+MediaRoot = Annotated[str | None, option("DIR", "Folder that relative paths are in; default: here.")]
+Split = Annotated[str, option("NAME", "Split of a Hub data set.")]
+Workers = Annotated[int, option("N", "Processes that read media; 0: the command's own.", min=0)]
+Json = Annotated[bool, flag("--json", "Print one JSON document instead, for scripts.")]
 
 
 class Command(TyperCommand):

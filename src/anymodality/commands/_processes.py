@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from anymodality.commands._options import option
 
-NumProcesses = Annotated[int, typer.Option(metavar="N", min=1, help="Number of processes; 1 under a launcher.")]
+
+NumProcesses = Annotated[int, option("N", "Number of processes; 1 under a launcher.", min=1)]
 
 
 def is_alone() -> bool:

@@ -8,42 +8,31 @@ from typing import Annotated
 import typer
 
 from anymodality.commands._base import Import
+from anymodality.commands._options import argument, flag, option
 
 
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="The checkpoint.", show_default=False)]
-Licence = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="[PART=]NAME",
-        help="Licence of a part (language_model, image_tower) or the whole; default: found beside the parts; repeatable.",
-    ),
-]
+Words = list[str] | None
 
 
 def card(
-    folder: Folder,
-    name: Annotated[str | None, typer.Option(metavar="ORG/NAME", help="Hub id; default: the folder's name.")] = None,
-    licence: Licence = None,
+    folder: Annotated[str, argument("DIR", "The checkpoint.")],
+    name: Annotated[str | None, option("ORG/NAME", "Hub id; default: the folder's name.")] = None,
+    licence: Annotated[
+        Words,
+        option(
+            "[PART=]NAME", "Licence of a part (image_tower=mit) or the whole; default: the parts' own; repeatable."
+        ),
+    ] = None,
     base_model: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ID", help="Model that it was made from; default: those of its parts; repeatable."),
+        Words, option("ID", "Model it was made from; default: those of its parts; repeatable.")
     ] = None,
-    language: Annotated[
-        list[str] | None, typer.Option(metavar="CODE", help="Language, ISO 639, such as en; repeatable.")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Data set that it was trained on; repeatable.")
-    ] = None,
-    recipe: Annotated[str | None, typer.Option(metavar="FILE", help="YAML file that it was trained by.")] = None,
-    results: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Results of `anymodality evaluate`; default: results.json in DIR."),
-    ] = None,
-    limit: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Limit, something it cannot do; repeatable.")
-    ] = None,
-    stdout: Annotated[bool, typer.Option("--stdout", help="Print it instead of writing DIR/README.md.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a card that is there.")] = False,
+    language: Annotated[Words, option("CODE", "Language, ISO 639, such as en; repeatable.")] = None,
+    dataset: Annotated[Words, option("ID", "Data set that it was trained on; repeatable.")] = None,
+    recipe: Annotated[str | None, option("FILE", "YAML file that it was trained by.")] = None,
+    results: Annotated[str | None, option("FILE", "Results of an evaluation; default: results.json in DIR.")] = None,
+    limit: Annotated[Words, option("TEXT", "Limit, something it cannot do; repeatable.")] = None,
+    stdout: Annotated[bool, flag("--stdout", "Print it instead of writing DIR/README.md.")] = False,
+    force: Annotated[bool, flag("--force", "Replace a card that is there.")] = False,
     module: Import = None,
 ) -> None:
     """Write the model card of a checkpoint, from the checkpoint.

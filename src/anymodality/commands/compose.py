@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from anymodality.commands._base import Import, Json, ListingCommand, OwnDType, print_json
+from anymodality.commands._options import flag, option
 
 
 class CLASS(ListingCommand):
@@ -21,25 +22,18 @@ class CLASS(ListingCommand):
 
 
 def compose(
-    output: Annotated[str, typer.Option(metavar="DIR", help="Folder of the checkpoint; must not exist.")],
-    config: Annotated[str | None, typer.Option(metavar="FILE.yaml", help="Settings, see below.")] = None,
-    language_model: Annotated[str | None, typer.Option(metavar="ID_OR_DIR", help="Any causal language model.")] = None,
+    output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
+    config: Annotated[str | None, option("FILE.yaml", "Settings, see below.")] = None,
+    language_model: Annotated[str | None, option("ID_OR_DIR", "Any causal language model.")] = None,
     modality: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=TOWER", help="Modality and its tower, or {tower: ..., aligner: ...}; repeatable."),
+        list[str] | None, option("NAME=TOWER", "Modality and its tower, or {tower: ..., ...}; repeatable.")
     ] = None,
-    system: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A published system, instead of --modality.")
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Option of the system's preset; repeatable.")
-    ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(metavar="ID_OR_DIR", help="Tokenizer; default: the language model's.")
-    ] = None,
+    system: Annotated[str | None, option("NAME", "A published system, instead of --modality.")] = None,
+    option: Annotated[list[str] | None, option("NAME=VALUE", "Option of the system's preset; repeatable.")] = None,
+    tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer; default: the language model's.")] = None,
     dtype: OwnDType = None,
     light: Annotated[
-        bool, typer.Option("--light", help="Refer to unchanged parts at their source instead of storing them.")
+        bool, flag("--light", "Refer to unchanged parts at their source instead of storing them.")
     ] = False,
     json: Json = False,
     module: Import = None,

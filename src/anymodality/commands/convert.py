@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from anymodality.commands._base import ListingCommand, OwnDType
+from anymodality.commands._options import argument, flag, option
 
 
 class CLASS(ListingCommand):
@@ -17,23 +18,18 @@ class CLASS(ListingCommand):
 
 
 def convert(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="One of those below.", show_default=False)],
-    source: Annotated[str, typer.Option("--from", metavar="DIR", help="The released files.")],
-    output: Annotated[str, typer.Option(metavar="DIR", help="Folder of the checkpoint; must not exist.")],
+    system: Annotated[str, argument("SYSTEM", "One of those below.")],
+    source: Annotated[str, option("DIR", "The released files.", "--from")],
+    output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
     language_model: Annotated[
-        str | None,
-        typer.Option(metavar="ID_OR_DIR", help="Language model instead of the release's own (of the same width)."),
+        str | None, option("ID_OR_DIR", "Language model of the same width instead of the release's.")
     ] = None,
-    tokenizer: Annotated[
-        str | None, typer.Option(metavar="ID_OR_DIR", help="Tokenizer, where none lies beside the release.")
-    ] = None,
-    light: Annotated[bool, typer.Option("--light", help="Refer to --language-model instead of storing it.")] = False,
-    merge: Annotated[
-        bool, typer.Option("--merge", help="Merge LoRA weights; else they become an adapter beside.")
-    ] = False,
-    faithful: Annotated[bool, typer.Option("--faithful", help="Reproduce the release's known bugs, too.")] = False,
+    tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer, where none lies beside the release.")] = None,
+    light: Annotated[bool, flag("--light", "Refer to --language-model instead of storing it.")] = False,
+    merge: Annotated[bool, flag("--merge", "Merge LoRA weights; else they become an adapter beside.")] = False,
+    faithful: Annotated[bool, flag("--faithful", "Reproduce the release's known bugs, too.")] = False,
     dtype: OwnDType = None,
-    max_shard_size: Annotated[float, typer.Option(metavar="GB", help="Size of a file of weights.")] = 1.0,
+    max_shard_size: Annotated[float, option("GB", "Size of a file of weights.")] = 1.0,
 ) -> None:
     """Write a released checkpoint as one that the Auto classes load.
 

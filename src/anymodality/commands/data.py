@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from anymodality.commands._base import Command, Import, ListingCommand, MediaRoot, Workers, group, load_processor
+from anymodality.commands._options import argument, option
 
 
 app = group("Convert, check and look at training data.")
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="The data.", show_default=False)]
-Processor = Annotated[str, typer.Option(metavar="ID_OR_DIR", help="The model that is to learn from it.")]
+File = Annotated[str, argument("FILE", "The data.")]
+Processor = Annotated[str, option("ID_OR_DIR", "The model that is to learn from it.")]
 
 
 class ConvertCommand(ListingCommand):
@@ -26,12 +27,10 @@ class ConvertCommand(ListingCommand):
 
 @app.command(cls=ConvertCommand)
 def convert(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="One of those below.", show_default=False)],
-    source: Annotated[str, typer.Option("--from", metavar="FILE", help="JSON or JSONL.")],
-    output: Annotated[str, typer.Option(metavar="FILE", help="JSONL; must not exist.")],
-    media_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder to put in front of relative paths.")
-    ] = None,
+    format: Annotated[str, argument("FORMAT", "One of those below.")],
+    source: Annotated[str, option("FILE", "JSON or JSONL.", "--from")],
+    output: Annotated[str, option("FILE", "JSONL; must not exist.")],
+    media_root: Annotated[str | None, option("DIR", "Folder to put in front of relative paths.")] = None,
 ) -> None:
     """Write data of a published format as JSONL of chats.
 
@@ -54,11 +53,9 @@ def check_file(
     file: File,
     processor: Processor,
     media_root: MediaRoot = None,
-    max_length: Annotated[int | None, typer.Option(metavar="N", help="Tokens per sample, media included.")] = None,
+    max_length: Annotated[int | None, option("N", "Tokens per sample, media included.")] = None,
     workers: Workers = 0,
-    report: Annotated[
-        str | None, typer.Option(metavar="FILE", help="File for every problem, one JSON object per line.")
-    ] = None,
+    report: Annotated[str | None, option("FILE", "File for every problem, one JSON object per line.")] = None,
     module: Import = None,
 ) -> None:
     """Find what is wrong with a file before training does.
@@ -94,8 +91,8 @@ def show(
     file: File,
     processor: Processor,
     media_root: MediaRoot = None,
-    index: Annotated[list[int], typer.Option(metavar="N", help="Index of a sample, from 0; repeatable.")] = [0],  # noqa: B006
-    html: Annotated[str | None, typer.Option(metavar="FILE", help="HTML page to write, with the media in it.")] = None,
+    index: Annotated[list[int], option("N", "Index of a sample, from 0; repeatable.")] = [0],  # noqa: B006
+    html: Annotated[str | None, option("FILE", "HTML page to write, with the media in it.")] = None,
     module: Import = None,
 ) -> None:
     """Print a sample as the model gets it, and its media as a page.

@@ -6,8 +6,6 @@ import signal
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from anymodality.commands._base import (
     Device,
     DType,
@@ -20,33 +18,26 @@ from anymodality.commands._base import (
     load_processor,
     name_of,
 )
+from anymodality.commands._options import option
 
 
 def demo(
     source: Source,
-    host: Annotated[
-        str | None, typer.Option(help="Address to listen on; default: this machine alone.", show_default=False)
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65535, help="Port; default: the first free one from 7860.", show_default=False),
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name on the page; default: the folder's name or the Hub id.")
-    ] = None,
+    host: Annotated[str | None, option("ADDRESS", "Address to listen on; default: this machine alone.")] = None,
+    port: Annotated[int | None, option("N", "Port; default: the first free one from 7860.", min=1, max=65535)] = None,
+    name: Annotated[str | None, option("NAME", "Name on the page; default: the folder's name or the Hub id.")] = None,
     examples: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSONL of chats whose first messages are offered; default: dummy inputs."),
+        Path | None, option("FILE", "JSONL of chats to offer the first messages of; default: dummy inputs.")
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write a Space that runs the page, instead of running it.")
+        Path | None, option("FOLDER", "Write a Space that runs the page, instead of running it.")
     ] = None,
     system_prompt: SystemPrompt = None,
-    max_megabytes: Annotated[int, typer.Option(min=1, help="Most megabytes of a file, also decoded.")] = 64,
+    max_megabytes: Annotated[int, option("N", "Most megabytes of a file, also decoded.", min=1)] = 64,
     max_pixels: MaxPixels = 25_000_000,
     max_seconds: MaxSeconds = 120.0,
-    max_media: Annotated[int, typer.Option(min=1, help="Most media in one message.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 1024,
+    max_media: Annotated[int, option("N", "Most media in one message.", min=1)] = 8,
+    max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
     dtype: DType = "auto",
     device: Device = None,
     module: Import = None,

@@ -20,6 +20,7 @@ from anymodality.commands._base import (
     load_processor,
     print_json,
 )
+from anymodality.commands._options import argument, option
 from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
 
@@ -49,46 +50,24 @@ class CLASS(ListingCommand):
         )
 
 
-Directory = Annotated[
-    str | None, typer.Argument(metavar="DIR", help="Folder or Hub id of the model.", show_default=False)
-]
+Directory = Annotated[str | None, argument("DIR", "Folder or Hub id of the model.")]
 Tasks = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAMES",
-        help="Tasks, separated by commas, or one suite; NAME:TASK calls a task by another name in the results.",
-    ),
+    list[str] | None, option("NAMES", "Tasks, separated by commas, or one suite; NAME:TASK gives a task a name.")
 ]
-Data = Annotated[
-    list[str] | None,
-    typer.Option(metavar="FILES", help="One file or Hub id per task, in order, or one for all."),
-]
-Output = Annotated[str | None, typer.Option(metavar="FILE", help="Results, JSON; answers go beside it.")]
-BatchSize = Annotated[int, typer.Option(metavar="N", min=1, help="Batch size.")]
-Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="Number of samples; default: all.")]
-MaxNewTokens = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="Most tokens of an answer; default: the task's.")
-]
-NumBeams = Annotated[int, typer.Option(metavar="N", min=1, help="Beams; 1 = greedy decoding.")]
-Prompt = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Prompt instead of the task's, with {question} and {choices}.")
-]
-Labels = Annotated[
-    str | None, typer.Option(metavar="NAMES", help="Choices of samples that have none, separated by commas.")
-]
-Page = Annotated[
-    int, typer.Option(metavar="N", min=0, help="Samples on the HTML page of each task, with their media.")
-]
-Ratings = Annotated[
-    list[str] | None, typer.Option(metavar="FILE", help="Ratings of a rated task, as FILE or TASK=FILE.")
-]
-JudgeUrl = Annotated[
-    str | None, typer.Option(metavar="URL", help="OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")
-]
-JudgeModel = Annotated[str, typer.Option(metavar="NAME", help="The judge's name at its endpoint.")]
+Data = Annotated[list[str] | None, option("FILES", "One file or Hub id per task, in order, or one for all.")]
+Output = Annotated[str | None, option("FILE", "Results, JSON; answers go beside it.")]
+BatchSize = Annotated[int, option("N", "Batch size.", min=1)]
+Limit = Annotated[int | None, option("N", "Number of samples; default: all.", min=1)]
+MaxNewTokens = Annotated[int | None, option("N", "Most tokens of an answer; default: the task's.", min=1)]
+NumBeams = Annotated[int, option("N", "Beams; 1 = greedy decoding.", min=1)]
+Prompt = Annotated[str | None, option("TEXT", "Prompt instead of the task's, with {question} and {choices}.")]
+Labels = Annotated[str | None, option("NAMES", "Choices of samples that have none, separated by commas.")]
+Page = Annotated[int, option("N", "Samples on the HTML page of each task, with their media.", min=0)]
+Ratings = Annotated[list[str] | None, option("FILE", "Ratings of a rated task, as FILE or TASK=FILE.")]
+JudgeUrl = Annotated[str | None, option("URL", "OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")]
+JudgeModel = Annotated[str, option("NAME", "The judge's name at its endpoint.")]
 Compare = Annotated[
-    tuple[str, str] | None,
-    typer.Option(metavar="A.json B.json", help="Results to compare instead: paired bootstrap over samples."),
+    tuple[str, str] | None, option("A.json B.json", "Results to compare instead, by paired bootstrap.")
 ]
 OnlyAnswer = Annotated[bool, typer.Option("--only-answer", hidden=True)]
 

@@ -18,6 +18,7 @@ from anymodality.commands._base import (
     load_processor,
     own_device,
 )
+from anymodality.commands._options import argument, option
 from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
 
@@ -27,26 +28,19 @@ app = group("Features of frozen towers, computed once and read in training.")
 @app.command(cls=Command)
 def build(
     ctx: typer.Context,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="JSON, JSONL, Parquet, WebDataset shards, a folder, or a Hub id.", show_default=False
-        ),
-    ],
-    model: Annotated[str, typer.Option(metavar="DIR", help="The composite; its language model is not loaded.")],
-    output: Annotated[str, typer.Option(metavar="DIR", help="The store, new or of an earlier build.")],
-    modalities: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Modalities, separated by commas; default: all of the model's.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Batch size of a tower.")] = 16,
+    data: Annotated[str, argument("DATA", "JSON, JSONL, Parquet, WebDataset shards, a folder, or a Hub id.")],
+    model: Annotated[str, option("DIR", "The composite; its language model is not loaded.")],
+    output: Annotated[str, option("DIR", "The store, new or of an earlier build.")],
+    modalities: Annotated[str | None, option("NAMES", "Modalities, separated by commas; default: all.")] = None,
+    batch_size: Annotated[int, option("N", "Batch size of a tower.")] = 16,
     dtype: OwnDType = None,
     num_processes: NumProcesses = 1,
     workers: Workers = 0,
-    shard_size: Annotated[int, typer.Option(metavar="MB", help="Size of a file of features.")] = 256,
+    shard_size: Annotated[int, option("MB", "Size of a file of features.")] = 256,
     media_root: MediaRoot = None,
     split: Split = "train",
     on_error: Annotated[
-        Literal["error", "skip"], typer.Option(help="What happens to media that cannot be read.")
+        Literal["error", "skip"], option(None, "What happens to media that cannot be read.")
     ] = "error",
     module: Import = None,
 ) -> None:
@@ -90,8 +84,8 @@ def build(
 
 @app.command(cls=Command)
 def check(
-    store: Annotated[str, typer.Argument(metavar="DIR", help="The store.", show_default=False)],
-    model: Annotated[str | None, typer.Option(metavar="DIR", help="Composite to compare with the store.")] = None,
+    store: Annotated[str, argument("DIR", "The store.")],
+    model: Annotated[str | None, option("DIR", "Composite to compare with the store.")] = None,
     module: Import = None,
 ) -> None:
     """Say what is in a feature store; and with --model, whether it is that model's.

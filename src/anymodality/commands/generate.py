@@ -24,6 +24,7 @@ from anymodality.commands._base import (
     print_json,
     sampling,
 )
+from anymodality.commands._options import argument
 
 
 class CLASS(Command):
@@ -39,11 +40,7 @@ def generate(
     ctx: typer.Context,
     words: Annotated[
         list[str],
-        typer.Argument(
-            metavar="WORDS",
-            help="The model, a folder or Hub id; the prompt; and media: --image photo.jpg --imu walk.csv.",
-            show_default=False,
-        ),
+        argument("WORDS", "The model, a folder or Hub id; the prompt; and media: --image photo.jpg --imu walk.csv."),
     ],
     system_prompt: SystemPrompt = None,
     max_new_tokens: MaxNewTokens = None,

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from anymodality.commands._base import Import, Json, print_json
+from anymodality.commands._options import argument, option
 
 
 def inspect(
-    source: Annotated[
-        str, typer.Argument(metavar="DIR", help="A checkpoint: a folder or Hub id.", show_default=False)
-    ],
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository on the Hub.")] = None,
+    source: Annotated[str, argument("DIR", "A checkpoint: a folder or Hub id.")],
+    revision: Annotated[str | None, option("NAME", "Branch, tag or commit of a repository on the Hub.")] = None,
     json: Json = False,
     module: Import = None,
 ) -> None:

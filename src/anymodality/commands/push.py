@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from anymodality.commands._base import Import, Json, print_json
+from anymodality.commands._options import argument, flag, option
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="Model and processor.", show_default=False)],
-    repo_id: Annotated[
-        str, typer.Argument(metavar="ORG/NAME", help="Repository; made if need be.", show_default=False)
-    ],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything but upload.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    revision: Annotated[str | None, typer.Option(metavar="BRANCH", help="Branch; default: main.")] = None,
-    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
-    message: Annotated[str | None, typer.Option(metavar="TEXT", help="Message of the commit.")] = None,
+    folder: Annotated[str, argument("DIR", "Model and processor.")],
+    repo_id: Annotated[str, argument("ORG/NAME", "Repository; made if need be.")],
+    dry_run: Annotated[bool, flag("--dry-run", "Do everything but upload.")] = False,
+    private: Annotated[bool, flag("--private", "Make a new repository private.")] = False,
+    revision: Annotated[str | None, option("BRANCH", "Branch; default: main.")] = None,
+    create_pr: Annotated[bool, flag("--create-pr", "Open a pull request instead.")] = False,
+    message: Annotated[str | None, option("TEXT", "Message of the commit.")] = None,
     token: Annotated[
-        str | None, typer.Option(envvar="HF_TOKEN", show_envvar=True, help="Token; default: that of `hf auth login`.")
+        str | None, option("TOKEN", "Token; default: `hf auth login`'s.", envvar="HF_TOKEN", show_envvar=True)
     ] = None,
     json: Json = False,
     module: Import = None,

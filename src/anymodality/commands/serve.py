@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from anymodality.commands._base import (
     Device,
     DType,
@@ -18,33 +16,29 @@ from anymodality.commands._base import (
     load_processor,
     name_of,
 )
+from anymodality.commands._options import flag, option
 
 
 def serve(
     source: Source,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; others than this machine's are for trusted nets.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+        str, option("ADDRESS", "Address to listen on; only trusted nets beside this machine.")
+    ] = "127.0.0.1",
+    port: Annotated[int, option("N", "Port; 0 takes a free one.", min=0, max=65535)] = 8000,
     name: Annotated[
-        str | None, typer.Option(help="Name of the model in requests; default: the folder's name or the Hub id.")
+        str | None, option("NAME", "Name of the model in requests; default: its folder's or Hub id.")
     ] = None,
-    allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch media by http(s), from public addresses.")
-    ] = False,
-    media_root: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Let requests name files in it; default: none.")
-    ] = None,
+    allow_urls: Annotated[bool, flag("--allow-urls", "Fetch media by http(s), from public addresses.")] = False,
+    media_root: Annotated[Path | None, option("FOLDER", "Let requests name files in it; default: none.")] = None,
     max_megabytes: Annotated[
-        int,
-        typer.Option(min=1, help="Most megabytes of a medium, also decoded; a request may hold 1.5 times as many."),
+        int, option("N", "Most megabytes of a medium, also decoded; 1.5 times that of a request.", min=1)
     ] = 64,
     max_pixels: MaxPixels = 25_000_000,
     max_seconds: MaxSeconds = 120.0,
-    max_frames: Annotated[int, typer.Option(min=1, help="Most frames of a video.")] = 4000,
-    max_media: Annotated[int, typer.Option(min=0, help="Most media in a request.")] = 16,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 1024,
-    max_requests: Annotated[int, typer.Option(min=1, help="Most requests at once; more are told to come again.")] = 64,
+    max_frames: Annotated[int, option("N", "Most frames of a video.", min=1)] = 4000,
+    max_media: Annotated[int, option("N", "Most media in a request.", min=0)] = 16,
+    max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
+    max_requests: Annotated[int, option("N", "Most requests at once; more are told to come again.", min=1)] = 64,
     dtype: DType = "auto",
     device: Device = None,
     module: Import = None,
