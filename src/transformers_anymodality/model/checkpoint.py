@@ -10,7 +10,7 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, initialization
 
 from ..utils.hub import hub_kwargs
-from ..utils.upstream import is_initialized, set_initialized
+from ..utils.upstream import is_initialized, set_initialized, set_name_or_path
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
 from .distributed import built_whole
@@ -97,7 +97,8 @@ class CheckpointMixin(PreTrainedModel):
         return kwargs
 
     def _restore_light(self, source: Any, config: AnyModalityConfig, hub: dict[str, Any]) -> None:
-        self.config._name_or_path = self.name_or_path = str(source)
+        self.name_or_path = str(source)
+        set_name_or_path(self.config, self.name_or_path)
         keys = ("id", "revision", "dtype", "select_layer")
         self.part_sources = {part: {key: ref[key] for key in keys} for part, ref in (config.references or {}).items()}
         try:

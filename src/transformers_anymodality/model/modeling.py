@@ -18,10 +18,9 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils import can_return_tuple
 
 from ..towers import build_tower, drop_unread
-from ..utils.upstream import CACHE_NAMES, cache_of, set_initialized
+from ..utils.upstream import CACHE_NAMES, cache_of, can_return_tuple, set_initialized
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin

@@ -100,8 +100,10 @@ HOOKS: dict[str, dict[str, str]] = {
         "_init_weights": "fills weights that no checkpoint brings",
         "_initialize_weights": "fills modules without weights, which are passed over below foreign classes",
         "_is_stateful": "assisted decoding asks whether a cache can be cut",
+        "_input_embed_layer": "where a tower's embeddings are",
         "_keys_to_ignore_on_load_missing": "weights that a part alone does not need",
         "_keys_to_ignore_on_load_unexpected": "weights of a checkpoint that a part alone does not need",
+        "_loss_function": "a loss that was put in for a while is taken out again",
         "_no_split_modules": "what device maps and FSDP keep in one piece",
         "_skip_keys_device_placement": "the cache stays where it is",
         "_supports_attention_backend": "attention is looked up by name",
@@ -110,11 +112,18 @@ HOOKS: dict[str, dict[str, str]] = {
         "_supports_sdpa": "whether this attention may be asked for",
         "_tied_weights_keys": "aligners may share modules",
         "_upload_modified_files": "no file of ours is copied into repositories on the Hub",
+        "_weight_conversions": "how quantised weights were read, which saving would undo and cannot",
     },
     "transformers.ProcessorMixin": {
         "_get_arguments_from_pretrained": "sub-processors are named by the table of modalities",
     },
     "transformers.BaseVideoProcessor": {"_preprocess": "how a video's frames become pixels"},
+    # Made to be overridden or called, but under names that look private.
+    "evaluate.EvaluationModule": {"_compute": "a metric's scores", "_info": "a metric's inputs"},
+    "lmms_eval.api.model.lmms": {
+        "_apply_system_prompt": "the system prompt is told to the chat",
+        "_resolve_system_prompt": "the system prompt may be a file",
+    },
 }
 
 

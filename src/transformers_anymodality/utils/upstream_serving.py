@@ -18,6 +18,9 @@ HOOKS: dict[str, dict[str, str]] = {
         "_non_streaming": "answers at once",
         "_streaming": "answers piece by piece",
     },
+    "transformers.cli.serving.utils.GenerationState": {
+        "_generate_managers": "a manager that cuts answers for each model"
+    },
     "transformers.cli.serving.response.ResponseHandler": {
         "_non_streaming": "answers at once",
         "_normalize_input": "messages of the Responses API",
