@@ -11,7 +11,7 @@ import torch
 from modeling_tests import chat_templates, tiny
 from modeling_tests.checks import supervised
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
-from transformers_anymodality.processing.chat import _Chat, _marking, _only_places, _unmarked, extend_template
+from transformers_anymodality.processing.chat import ChatWriter, _only_places, extend_template
 from transformers_anymodality.utils.upstream import render_jinja_template
 
 
@@ -124,9 +124,9 @@ def random_chat(seed: int) -> list[dict]:
     return chat(*["".join(rng.choice(words, size=rng.integers(0, 6))) for _ in range(2 * rng.integers(1, 6))])
 
 
-def written(style: str, messages: list[dict]) -> _Chat:
+def written(style: str, messages: list[dict]) -> ChatWriter:
     processor = chat_templates.processor(style)
-    return _Chat(processor.resolve_chat_template(), processor.prompt_tokenizer, messages, None, None, {}, {})
+    return ChatWriter(processor.resolve_chat_template(), processor.prompt_tokenizer, messages)
 
 
 @pytest.mark.parametrize("style", chat_templates.STYLES)
@@ -134,11 +134,10 @@ def test_messages_found_together_stand_where_each_is_found_alone(style):
     found = 0
     for messages in [*CHATS.values(), *map(random_chat, range(30))]:
         chat = written(style, messages)
-        text, turns = chat.render(), range(1, len(messages), 2)
-        together = chat._aligned(list(turns), text)
+        together = chat._find([*range(1, len(messages), 2)], text := chat.write().text)
         found += len(together)
         for turn, span in together.items():
-            assert chat._alone(turn, text) == span, messages
+            assert chat._find([turn], text) == {turn: span}, messages
     assert found > 60
 
 
@@ -163,15 +162,11 @@ def test_what_could_stand_elsewhere_is_not_found(parts):
 def test_generation_tags_are_read_as_transformers_reads_them(tags):
     processor = chat_templates.processor("chatml", template=TAGGED[tags])
     for messages in [*CHATS.values(), *map(random_chat, range(10))]:
-        source = processor.resolve_chat_template()
-        (text,), (spans,) = render_jinja_template(
-            [messages],
-            chat_template=source,
-            return_assistant_tokens_mask=True,
-            **processor.tokenizer.special_tokens_map,
-        )
-        chat = _Chat(source, processor.prompt_tokenizer, messages, None, None, {}, {})
-        assert _unmarked(chat.render(source=_marking(source))) == (text, spans)
+        source, special = processor.resolve_chat_template(), processor.tokenizer.special_tokens_map
+        given = {"chat_template": source, "return_assistant_tokens_mask": True, **special}
+        (text,), (spans,) = render_jinja_template([messages], **given)
+        writer = ChatWriter(source, processor.prompt_tokenizer, messages, sanitize=False)
+        assert writer.write(said=True)[:2] == (text, [writer._with_stop(text, *span) for span in spans])
 
 
 @pytest.mark.parametrize("style", [*chat_templates.STYLES, "tags", "tools"])

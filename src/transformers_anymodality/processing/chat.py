@@ -10,9 +10,8 @@ import json
 import os
 import re
 import secrets
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from ..utils.upstream import mark_chat, render_jinja_template
@@ -55,12 +54,9 @@ _EXTENSION = """\
 {%- endif %}
 """
 
-# Written into texts to see where a template puts them. No template has a reason to change these, and nobody can type what
+# Written into a text to see where a template puts things. No template has a reason to change it, and nobody can type what
 # every process draws anew.
-_SECRET = f"\ufdd0{secrets.randbelow(10**12)}"
-_BEGIN, _END = f"{_SECRET}\ufdd1", f"{_SECRET}\ufdd3"
-_STAND_IN = f"{_SECRET}\ufdd4{{}}\ufdd4"
-_STAND_INS = re.compile(_STAND_IN.format("([0-9]+)"))
+_MARK = f"\ufdd0{secrets.randbelow(10**12)}\ufdd1"
 _GENERATION_TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
@@ -78,164 +74,121 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
 
 @lru_cache
 def _marking(template: str) -> str | None:
-    """The template, with marks where generation tags are; None for one without. A tag is a call block, and so is this."""
+    """The template with marks in place of its generation tags, which are call blocks, too; None for one without."""
     if _GENERATION_TAG.search(template) is None:
         return None
-    macro = f"{{%- macro mark_said() -%}}{_BEGIN}{{{{- caller() -}}}}{_END}{{%- endmacro %}}\n"
+    macro = f"{{%- macro mark_said() -%}}{_MARK}{{{{- caller() -}}}}{_MARK}{{%- endmacro %}}\n"
     return macro + _GENERATION_TAG.sub(
         lambda tag: f"{tag[1]}{'endcall' if tag[2] else 'call mark_said()'}{tag[3]}", template
     )
 
 
-class ChatTemplate:
-    """Writes chats, and knows what of them the assistant said.
+class ChatWriter:
+    """Writes a chat by a template, and knows what the assistant said in it.
 
     Args:
-        source: Jinja.
-        tokenizer: tells control tokens.
-        tools, documents, variables: what the template is given beside messages.
+        template: Jinja.
+        tokenizer: knows control tokens.
+        messages: as `read_chats` gives them.
+        tools, documents, variables: what else the template is given.
+        sanitize: mark control tokens that were typed; by default if there are any.
+        options: `add_generation_prompt`, `continue_final_message`.
     """
 
     def __init__(
         self,
-        source: str,
+        template: str,
         tokenizer: PromptTokenizer,
+        messages: list[dict],
         tools: list | None = None,
         documents: list[dict] | None = None,
         variables: dict[str, Any] | None = None,
+        sanitize: bool | None = None,
+        **options: Any,
     ):
-        self.source, self.tokenizer = source, tokenizer
-        self.tools, self.documents, self.variables = tools, documents, variables or {}
+        given = (without_media(messages), tools, documents, variables or {})
+        self.marked = tokenizer.types_control_tokens(given[:3]) if sanitize is None else sanitize
+        if self.marked:
+            given = mark_chat(tokenizer.tokenizer, template, *given)
+        self.messages, tools, documents, variables = given
+        self.template, self.tokenizer = template, tokenizer
+        special = tokenizer.tokenizer.special_tokens_map
+        self.given = {"tools": tools, "documents": documents, **options, **special, **variables}
 
-    def write(self, messages: list[dict], said: bool = False, sanitize: bool | None = None, **options: Any) -> Text:
+    def write(self, said: bool = False) -> Text:
         """
         Args:
-            messages: dicts; of media, only their types are read.
-            said: whether to find what the assistant said: by the template's generation tags where it has them, else by
-                where it puts the assistant's words.
-            sanitize: whether typed control tokens are marked; if there are any, unless told.
-            options: `add_generation_prompt`, `continue_final_message`.
+            said: whether to find what the assistant said, with what ends it: by the template's generation tags where it
+                has them, else by where it puts the assistant's words.
 
         Raises:
-            ValueError: the assistant's words cannot be found, as the template does not write them as they are.
+            ValueError: the template does not write the assistant's words as they are.
         """
-        given: tuple[Any, ...] = (without_media(messages), self.tools, self.documents, self.variables)
-        if sanitize is None:
-            sanitize = self.tokenizer.types_control_tokens(given[:3])
-        if sanitize:
-            given = mark_chat(self.tokenizer.tokenizer, self.source, *given)
-        chat = _Chat(self.source, self.tokenizer, *given, options)
-        text, spans = chat.with_said() if said else (chat.render(), [])
-        return Text(text, spans, sanitize, complete=self.tokenizer.begins(text))
-
-
-@dataclass
-class _Chat:
-    """What a template writes."""
-
-    source: str
-    tokenizer: PromptTokenizer
-    messages: list[dict]
-    tools: list | None
-    documents: list[dict] | None
-    variables: dict[str, Any]
-    options: dict[str, Any]
-
-    def render(self, messages: list[dict] | None = None, source: str | None = None, **options: Any) -> str:
-        (text,), _ = render_jinja_template(
-            conversations=[self.messages if messages is None else messages],
-            tools=self.tools,
-            documents=self.documents,
-            chat_template=source or self.source,
-            **{**self.options, **options},
-            **{**self.tokenizer.tokenizer.special_tokens_map, **self.variables},
-        )
-        return text
-
-    def with_said(self) -> tuple[str, list[Span]]:
-        """The text, and what of it the assistant said."""
-        marking = _marking(self.source)
-        if marking is None:
-            text = self.render()
-            spans = self._written(text)
+        spans: list[Span] = []
+        marking = _marking(self.template) if said else None
+        if marking is not None:
+            pieces = self._render(self.messages, marking).split(_MARK)
+            text, ends = "".join(pieces), [*accumulate(map(len, pieces))]
+            spans = [*zip(ends[::2], ends[1::2], strict=False)]
         else:
-            text, spans = _unmarked(self.render(source=marking))
-        return text, [(start, self._stop(text, start, end)) for start, end in spans]
+            text = self._render(self.messages)
+            spans = self._find_said(text) if said else []
+        return Text(text, [self._with_stop(text, *span) for span in spans], self.marked, self.tokenizer.begins(text))
 
-    def _written(self, text: str) -> list[Span]:
-        """Where the assistant's messages stand in `text`."""
+    def _render(self, messages: list[dict], template: str | None = None, **options: Any) -> str:
+        given = {"chat_template": template or self.template, **self.given, **options}
+        return render_jinja_template(conversations=[messages], **given)[0][0]
+
+    def _find_said(self, text: str) -> list[Span]:
+        """Where the assistant's messages stand in `text`; all are looked for at once, and those left over by themselves."""
         turns = [turn for turn, message in enumerate(self.messages) if message.get("role") == "assistant"]
+        found: dict[int, Span] = {}
+        # A template may refuse what follows tools that nobody called.
         words = [turn for turn in turns if not self.messages[turn].get("tool_calls")]
-        found = self._aligned(turns, text)
-        if len(found) < len(turns) > len(words):  # a template may refuse tools that nobody called
-            found = {**self._aligned(words, text), **found}
-        return [found[turn] if turn in found else self._alone(turn, text) for turn in turns]
+        for group in (turns, words, *([turn] for turn in turns)):
+            if any(turn not in found for turn in group):
+                found = {**self._find(group, text), **found}
+        return [found[turn] if turn in found else self._find_calls(turn, text) for turn in turns]
 
-    def _aligned(self, turns: list[int], text: str) -> dict[int, Span]:
-        """Where messages of the assistant stand, by one text in which stand-ins take the places of them all.
-
-        What is between these is in `text`, too. A message whose neighbours could also be found elsewhere (because it has
-        their words in it) is left out; so are all if the template writes something else around the stand-ins.
-        """
+    def _find(self, turns: list[int], text: str) -> dict[int, Span]:
+        """Where messages of the assistant stand, by a text with marks in their place: what is between the marks is in
+        `text`, too. Without those that could also stand elsewhere; without any if the template writes something else
+        between the marks."""
         messages = list(self.messages)
         for turn in turns:
             message = {key: value for key, value in messages[turn].items() if key != "tool_calls"}
-            messages[turn] = {**message, "content": _STAND_IN.format(turn)}
+            messages[turn] = {**message, "content": _MARK}
         try:
-            between = _STAND_INS.split(self.render(messages))
+            parts = self._render(messages).split(_MARK)
         except Exception:  # templates raise what they like
             return {}
-        parts, found = between[::2], between[1::2]
-        if not turns or found != list(map(str, turns)):
-            return {}
-        places = _only_places(text, parts)
-        spans = {}
-        for turn, start, part, end in zip(turns, places, parts, places[1:], strict=False):
-            if start is not None and end is not None:
-                spans[turn] = (start + len(part), end)
-        return spans
+        places = _only_places(text, parts) if len(parts) == len(turns) + 1 else []
+        spans = zip(turns, places, parts, places[1:], strict=False)
+        return {turn: (at + len(part), end) for turn, at, part, end in spans if at is not None and end is not None}
 
-    def _alone(self, turn: int, text: str) -> Span:
-        """Where the message `turn` of the assistant stands, by texts that are written for it alone."""
-        messages, calls = self.messages, self.messages[turn].get("tool_calls")
-        if calls and (span := self._called(turn, text)) is not None:
-            return span
-        stand_in = {**messages[turn], "content": _STAND_IN.format(turn)}
-        before, found, behind = self.render([*messages[:turn], stand_in, *messages[turn + 1 :]]).partition(
-            stand_in["content"]
+    def _find_calls(self, turn: int, text: str) -> Span:
+        """Where a message with tool calls stands: between what precedes it and its last control token."""
+        if turn and self.messages[turn].get("tool_calls"):
+            before = self._render(self.messages[:turn], add_generation_prompt=True)
+            # What ends the chat, but not the message, makes way for a generation prompt.
+            through = [self._render(self.messages[: turn + 1], add_generation_prompt=add) for add in (False, True)]
+            shared = os.path.commonprefix([text, *through])
+            if shared.startswith(before):
+                tokens = [*self.tokenizer.control_tokens.finditer(shared, len(before))]
+                return len(before), tokens[-1].end() if tokens else len(shared)
+        raise ValueError(
+            f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be placed. "
+            "Put {% generation %} tags into the template."
         )
-        start, end = len(before), len(text) - len(behind)
-        if not found or end < start or not text.startswith(before) or not text.endswith(behind):
-            raise ValueError(
-                f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be "
-                "placed. Put {% generation %} tags into the template."
-            )
-        if calls and (stop := self.tokenizer.control_tokens.search(text, end)) is not None:
-            end = stop.end()
-        return start, end
 
-    def _called(self, turn: int, text: str) -> Span | None:
-        """Where a message with tool calls stands, which no template writes as they are: between what precedes it and
-        its last control token. None if the template writes what precedes it otherwise at the end of a chat."""
-        if turn == 0:
-            return None
-        before = self.render(self.messages[:turn], add_generation_prompt=True)
-        # What ends the chat, but not the message, makes way for a generation prompt.
-        through = [self.render(self.messages[: turn + 1], add_generation_prompt=prompt) for prompt in (False, True)]
-        shared = os.path.commonprefix([text, *through])
-        if not shared.startswith(before):
-            return None
-        tokens = list(self.tokenizer.control_tokens.finditer(shared, len(before)))
-        return len(before), tokens[-1].end() if tokens else len(shared)
-
-    def _stop(self, text: str, start: int, end: int) -> int:
-        """Where the stop token ends that follows what was said at once; `end` if it is in there already."""
+    def _with_stop(self, text: str, start: int, end: int) -> Span:
+        """The span up to where the stop token ends that follows at once, unless it ends with one already."""
         within, behind = self._stops
         last = within.search(text, start, end)
         if last is not None and last[1] not in self.tokenizer.tokens.values():
-            return end
+            return start, end
         stop = behind.match(text, end)
-        return end if stop is None else stop.end()
+        return start, end if stop is None else stop.end()
 
     @cached_property
     def _stops(self) -> tuple[re.Pattern, re.Pattern]:
@@ -246,31 +199,15 @@ class _Chat:
 def _only_places(text: str, parts: list[str]) -> list[int | None]:
     """Where each of `parts` stands in `text`, which begins with the first, ends with the last, and has the others between
     in their order; None for one that could stand elsewhere, or if `text` is none of their making."""
-    nowhere: list[int | None] = [None] * len(parts)
     last = len(text) - len(parts[-1])
     earliest, latest = [0], [last]
     for part, following in pairwise(parts[:-1]):
         earliest.append(text.find(following, earliest[-1] + len(part), last))
         if earliest[-1] < 0:
-            return nowhere
+            return [None] * len(parts)
     if not text.startswith(parts[0]) or earliest[-1] + len(parts[-2]) > last or not text.endswith(parts[-1]):
-        return nowhere
+        return [None] * len(parts)
     for part in parts[-2:0:-1]:
         latest.append(text.rfind(part, 0, latest[-1]))
     pairs = zip([*earliest, last], [0, *latest[::-1]], strict=True)
     return [early if early == late else None for early, late in pairs]
-
-
-def _unmarked(marked: str) -> tuple[str, list[Span]]:
-    """A text without the marks of generation tags, and the spans between these."""
-    pieces: list[str] = []
-    spans, begun, length = [], [], 0
-    for piece in re.split(f"({_BEGIN}|{_END})", marked):
-        if piece == _BEGIN:
-            begun.append(length)
-        elif piece == _END:
-            spans.append((begun.pop(), length))
-        else:
-            pieces.append(piece)
-            length += len(piece)
-    return "".join(pieces), spans

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import PaddingStrategy
 
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
-from .chat import ChatTemplate
+from .chat import ChatWriter
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
 from .messages import media_of, read_chats
-from .prompt import Prompt, Text, pad
+from .prompt import Prompt, Text, lay_out
 from .tokenization import PromptTokenizer
 
 
@@ -27,8 +26,6 @@ _UNSUPPORTED = frozenset(
     ("text_pair", "text_target", "text_pair_target", "stride", "is_split_into_words", "return_token_type_ids")
     + ("return_overflowing_tokens", "return_special_tokens_mask", "return_length", "sanitize_control_tokens")
 )
-# A tokenizer that knows no limit has a larger one.
-_NO_LIMIT = 10**9
 
 
 class _Attributes:
@@ -163,11 +160,12 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         source = self.resolve_chat_template(chat_template)
         # What the template does not read is the processor's, as in Transformers, where it once stood here.
         others = {key: variables.pop(key) for key in variables.keys() - template_variables(source)}
-        template = ChatTemplate(source, self.prompt_tokenizer, tools, documents, variables)
         chats, several = read_chats(conversation)
         media = [self.media_of(chat) for chat in chats] if tokenize else []
+        given = (tools, documents, variables, sanitize_control_tokens)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
-        texts = [template.write(chat, mask, sanitize_control_tokens, **options) for chat in chats]
+        writers = [ChatWriter(source, self.prompt_tokenizer, chat, *given, **options) for chat in chats]
+        texts = [writer.write(said=mask) for writer in writers]
         if not tokenize:
             return [text.text for text in texts] if several else texts[0].text
         named = {MODALITIES[name].argument: [found.get(name, []) for found in media] for name in self.modalities}
@@ -209,8 +207,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             ValueError: the assistant's words cannot be found.
         """
         (chat,), _ = read_chats(messages)
-        template = ChatTemplate(self.resolve_chat_template(), self.prompt_tokenizer, tools, variables=template_kwargs)
-        text = template.write(chat, said, add_generation_prompt=add_generation_prompt)
+        options = {"variables": template_kwargs, "add_generation_prompt": add_generation_prompt}
+        text = ChatWriter(self.resolve_chat_template(), self.prompt_tokenizer, chat, tools, **options).write(said)
         return self.prompt_tokenizer.encode([text])[0]
 
     def encode_chat(self, messages: Any, tools: list | None = None, **template_kwargs) -> tuple[list[int], list[bool]]:
@@ -240,7 +238,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         encoding = {}
         if texts is not None:
             self.prompt_tokenizer.place_media(prompts, token_counts)
-            encoding = self._laid_out(prompts, text_kwargs, mask)
+            encoding = lay_out(prompts, self.tokenizer, text_kwargs, mask)
+            if text_kwargs.get("return_mm_token_type_ids"):
+                encoding["mm_token_type_ids"] = self.create_mm_token_type_ids(encoding["input_ids"])
         tensor_type, skipped = text_kwargs.get("return_tensors"), ["text_replacement_offsets"]
         return BatchFeature({**encoding, **inputs}, tensor_type=tensor_type, skip_tensor_conversion=skipped)
 
@@ -288,53 +288,6 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 )
             for i, count in enumerate(given):
                 self.prompt_tokenizer.check_count(prompts[i : i + 1], name, count, f"prompt {i}")
-
-    def _laid_out(self, prompts: list[Prompt], text_kwargs: dict[str, Any], mask: bool) -> dict[str, Any]:
-        """Truncated, with a token for each of a medium's, and padded: `input_ids` and what is asked for beside them."""
-        if text_kwargs.get("truncation") not in (None, False, "do_not_truncate"):
-            limit = text_kwargs.get("max_length") or self.tokenizer.model_max_length
-            side = self.tokenizer.truncation_side
-            prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
-        prompts = [prompt.expanded() for prompt in prompts]
-        columns: dict[str, list] = {"input_ids": [prompt.ids for prompt in prompts]}
-        if text_kwargs.get("return_attention_mask") is not False:
-            columns["attention_mask"] = [prompt.repeats for prompt in prompts]
-        if text_kwargs.get("return_offsets_mapping"):
-            if not self.tokenizer.is_fast:
-                raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
-            columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
-        if mask:
-            columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
-        rows = self._padded(columns, **text_kwargs)
-        if text_kwargs.get("return_mm_token_type_ids"):
-            rows["mm_token_type_ids"] = self.create_mm_token_type_ids(rows["input_ids"])
-        if text_kwargs.get("return_text_replacement_offsets"):
-            rows["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
-        if text_kwargs.get("return_tensors") is not None:
-            return rows
-        return {name: [np.asarray(row).tolist() for row in column] for name, column in rows.items()}
-
-    def _padded(
-        self,
-        columns: dict[str, list],
-        padding: bool | str = True,
-        max_length: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        padding_side: str | None = None,
-        **others,
-    ) -> dict[str, list]:
-        strategy = {True: PaddingStrategy.LONGEST, False: PaddingStrategy.DO_NOT_PAD}.get(padding, padding)
-        length = None
-        if PaddingStrategy(strategy) == PaddingStrategy.MAX_LENGTH:
-            length = max_length or self.tokenizer.model_max_length
-        if PaddingStrategy(strategy) == PaddingStrategy.DO_NOT_PAD or (length or 0) > _NO_LIMIT:
-            return columns
-        if self.tokenizer.pad_token_id is None:
-            raise ValueError("The tokenizer has no padding token: set `tokenizer.pad_token`, or pass padding=False.")
-        values, side = {"input_ids": self.tokenizer.pad_token_id}, padding_side or self.tokenizer.padding_side
-        return {
-            name: pad(rows, values.get(name, 0), length, pad_to_multiple_of, side) for name, rows in columns.items()
-        }
 
     def create_mm_token_type_ids(self, input_ids: Any) -> list[list[int]]:
         """0 for text; else the modality's place in the registry, from 1: image, video, audio, ..."""

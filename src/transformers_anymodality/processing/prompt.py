@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import PaddingStrategy
 
 
 # First character, and the one behind the last.
 Span = tuple[int, int]
+# What Transformers takes instead of a strategy's name.
+_PADDING = {True: "longest", False: "do_not_pad"}
+# A tokenizer that knows no limit has a larger one.
+_NO_LIMIT = 10**9
 
 
 class Text(NamedTuple):
@@ -73,18 +79,13 @@ class Prompt:
 
     def truncated(self, limit: int, side: str, where: str) -> Prompt:
         """Cut on one side to `limit` tokens. Raises ValueError, which names it `where`, if that would cut a medium."""
-        if len(self) <= limit:
-            return self
-        left, size = side == "left", len(self.ids)
-        ends = np.cumsum(self.repeats[::-1] if left else self.repeats)
-        count = int(np.searchsorted(ends, limit, side="right"))
-        lost = slice(size - count) if left else slice(count, None)
-        if self.is_medium[lost].any():
+        order = slice(None, None, -1 if side == "left" else 1)
+        kept = np.cumsum(self.repeats[order])[order] <= limit
+        if self.is_medium[~kept].any():
             raise ValueError(
                 f"{where} has {len(self)} tokens; truncation to max_length={limit} would cut a medium of "
-                f"{self.repeats[lost].max()} tokens. Raise max_length, shorten the text, or give fewer media."
+                f"{self.repeats[~kept].max()} tokens. Raise max_length, shorten the text, or give fewer media."
             )
-        kept = slice(size - count, None) if left else slice(count)
         return self._each(lambda values: values[kept])
 
     def without_last_words(self, count: int) -> Prompt | None:
@@ -96,6 +97,48 @@ class Prompt:
         kept[words[len(words) - count :]] = False
         prompt = self._each(lambda values: values[kept])
         return prompt if (prompt.labels >= 0).any() else None
+
+
+def lay_out(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], mask: bool = False
+) -> dict[str, list]:
+    """Prompts truncated, with a token for each of a medium's, and padded.
+
+    Args:
+        settings: the tokenizer's keyword arguments for truncation, padding, and what is returned.
+        mask: whether `assistant_masks` are asked for.
+
+    Returns:
+        `input_ids` and what is asked for beside them: arrays if `return_tensors` asks for tensors, else lists.
+    """
+    if settings.get("truncation") not in (None, False, "do_not_truncate"):
+        limit, side = settings.get("max_length") or tokenizer.model_max_length, tokenizer.truncation_side
+        prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
+    prompts = [prompt.expanded() for prompt in prompts]
+    columns = {"input_ids": [prompt.ids for prompt in prompts]}
+    if settings.get("return_attention_mask") is not False:
+        columns["attention_mask"] = [np.ones_like(prompt.ids) for prompt in prompts]
+    if settings.get("return_offsets_mapping"):
+        if not tokenizer.is_fast:
+            raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
+        columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
+    if mask:
+        columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
+    padding, limit = PaddingStrategy(_PADDING.get(settings.get("padding"), settings.get("padding"))), None
+    if padding == PaddingStrategy.MAX_LENGTH:
+        limit = settings.get("max_length") or tokenizer.model_max_length
+    if padding != PaddingStrategy.DO_NOT_PAD and (limit or 0) < _NO_LIMIT:
+        if tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no padding token: set `tokenizer.pad_token`, or pass padding=False.")
+        side = settings.get("padding_side") or tokenizer.padding_side
+        for name, rows in columns.items():
+            value = tokenizer.pad_token_id if name == "input_ids" else 0
+            columns[name] = pad(rows, value, limit, settings.get("pad_to_multiple_of"), side)
+    if settings.get("return_tensors") is None:
+        columns = {name: [row.tolist() for row in rows] for name, rows in columns.items()}
+    if settings.get("return_text_replacement_offsets"):
+        columns["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
+    return columns
 
 
 def pad(

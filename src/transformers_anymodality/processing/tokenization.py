@@ -7,7 +7,7 @@ the tokens that the medium needs: media never lengthen what the tokenizer sees, 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any, NamedTuple
@@ -21,18 +21,16 @@ from .prompt import Prompt, Span, Text, count_error
 
 # Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
 PIECE_END = "\ufdd2"
-# How a stretch of text is read: as it is, as what stands behind other text, or as plain text.
-_FIRST, _INNER, _TYPED = range(3)
-_Encoded = tuple[np.ndarray, np.ndarray | None]
+_Encoded = tuple[np.ndarray, np.ndarray]
 
 
 class _Stretch(NamedTuple):
-    """What is tokenised by itself, from `start` to `end` of a text."""
+    """What is tokenised by itself. `lead` is put in front of it, and its tokens are taken away again; None for a typed
+    control token, which is read as plain text."""
 
     text: str
     start: int
-    end: int
-    kind: int
+    lead: str | None
 
 
 class PromptTokenizer:
@@ -54,7 +52,7 @@ class PromptTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str], piecewise: bool = False):
         self.tokenizer, self.tokens, self.piecewise = tokenizer, dict(tokens), piecewise
         self.placeholders = {name: self._token_id(name, token) for name, token in tokens.items()}
-        self._typed: dict[str, np.ndarray] = {}
+        self._typed: dict[str, _Encoded] = {}
 
     def _token_id(self, modality: str, token: str) -> int:
         token_id: Any = self.tokenizer.convert_tokens_to_ids(token)  # of one token, one id
@@ -74,11 +72,10 @@ class PromptTokenizer:
         encoded = iter(self._encode([*chain.from_iterable(stretches)]))
         prompts = []
         for text, own in zip(texts, stretches, strict=True):
-            parts = [next(encoded) for _ in own]
+            parts = [_arrays((), ()), *(next(encoded) for _ in own)]
             if add_special_tokens and not text.complete and not (self.piecewise and self.begins(text.text)):
                 parts = [self._added[0], *parts, self._added[1]]
-            ids = np.concatenate([ids for ids, _ in parts] or [np.zeros(0, dtype=np.int64)])
-            places = np.concatenate([places for _, places in parts] or [np.zeros((0, 2), dtype=np.int64)])
+            ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
             is_medium = np.isin(ids, list(self.placeholders.values()))
             prompts.append(Prompt(ids, is_medium, np.ones_like(ids), places, _overlap(places, text.said)))
         return prompts
@@ -128,17 +125,16 @@ class PromptTokenizer:
         return bos is not None and text.startswith(bos)
 
     @cached_property
-    def _added(self) -> list[tuple[np.ndarray, np.ndarray]]:
+    def _added(self) -> list[_Encoded]:
         """What the tokenizer puts in front of and behind every text; in front of pieces always stands its begin token."""
         if self.piecewise:
-            bos = self.tokenizer.bos_token_id
-            added = [[] if bos is None else [bos], []]
+            first, last = [token for token in [self.tokenizer.bos_token_id] if token is not None], []
         else:
             ids, plain = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
             places = range(len(ids) - len(plain) + 1)
             start = next((i for i in places if ids[i : i + len(plain)] == plain), 0)
-            added = [ids[:start], ids[start + len(plain) :]]
-        return [(np.array(ids, dtype=np.int64), np.zeros((len(ids), 2), dtype=np.int64)) for ids in added]
+            first, last = ids[:start], ids[start + len(plain) :]
+        return [_arrays(ids, (0, 0) * len(ids)) for ids in (first, last)]
 
     # --- stretches -----------------------------------------------------------------------------------------------
 
@@ -150,13 +146,13 @@ class PromptTokenizer:
         for match in [*(mark_pattern(self.tokenizer).finditer(text) if whole.marked else ()), None]:
             end = len(text) if match is None else match.start()
             for a, b in pairwise([start, *(edge for edge in edges if start < edge < end), end]):
-                for span in self._pieces(text, a, b):
-                    kind = _FIRST if self.piecewise or span[0] == 0 else _INNER
-                    yield _Stretch(text[slice(*span)], *span, kind)
+                for first, last in self._pieces(text, a, b):
+                    # Behind a line end, a tokenizer does not put the space that it puts in front of a text.
+                    yield _Stretch(text[first:last], first, "" if self.piecewise or first == 0 else "\n")
             if match is not None:
                 start = match.end()
                 if match.group(1) is not None:
-                    yield _Stretch(match.group(1), *match.span(1), _TYPED)
+                    yield _Stretch(match.group(1), match.start(1), None)
 
     def _pieces(self, text: str, start: int, end: int) -> Iterator[Span]:
         """Special tokens and what is between them, if text is tokenised piecewise; else the whole."""
@@ -173,46 +169,49 @@ class PromptTokenizer:
     def _piece_ends(self) -> re.Pattern:
         return re.compile(f"{PIECE_END}|{self.control_tokens.pattern}")
 
-    def _encode(self, stretches: list[_Stretch]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Ids `(tokens,)` of each, and the characters of these in their text `(tokens, 2)`."""
-        encoded: list[Any] = [None] * len(stretches)
-        for kind, read in enumerate((self._read, self._read_inner, self._read_typed)):
-            which = [i for i, stretch in enumerate(stretches) if stretch.kind == kind]
-            found = read([stretches[i].text for i in which]) if which else []
-            for i, (ids, places) in zip(which, found, strict=True):
-                _, start, end, _ = stretches[i]
-                encoded[i] = ids, np.tile((start, end), (len(ids), 1)) if places is None else places + start
+    def _encode(self, stretches: list[_Stretch]) -> list[_Encoded]:
+        """Ids `(tokens,)` of each, and their characters in the whole text `(tokens, 2)`."""
+        plain = iter(self._read([one.lead + one.text for one in stretches if one.lead is not None]))
+        encoded = []
+        for text, start, lead in stretches:
+            ids, places = self._read_typed(text) if lead is None else next(plain)
+            if lead:
+                skip = len(self._line_end)
+                if np.array_equal(ids[:skip], self._line_end):
+                    ids, places = ids[skip:], np.maximum(places[skip:] - len(lead), 0)
+                else:
+                    ((ids, places),) = self._read([text])
+            encoded.append((ids, places + start))
         return encoded
 
+    @cached_property
+    def _line_end(self) -> np.ndarray:
+        return self._read(["\n"])[0][0]
+
     def _read(self, texts: list[str]) -> list[_Encoded]:
-        """Ids of texts, all in one call, and the characters of each if the tokenizer tells."""
+        """Texts as they are, all in one call. A tokenizer that does not tell characters gives each token those of all."""
+        if not texts:
+            return []
         silent = dict.fromkeys(("add_special_tokens", "padding", "truncation", "return_attention_mask"), False)
-        located = self.tokenizer.is_fast
-        encoding = self.tokenizer(texts, **silent, return_token_type_ids=False, return_offsets_mapping=located)
-        ids = [np.array(row, dtype=np.int64) for row in encoding["input_ids"]]
-        if not located:
-            return [(row, None) for row in ids]
-        flat = (np.fromiter(chain.from_iterable(row), dtype=np.int64) for row in encoding["offset_mapping"])
-        return [(row, places.reshape(-1, 2)) for row, places in zip(ids, flat, strict=True)]
+        told = self.tokenizer.is_fast
+        encoding = self.tokenizer(texts, **silent, return_token_type_ids=False, return_offsets_mapping=told)
+        rows = encoding["input_ids"]
+        places = (
+            encoding["offset_mapping"] if told else [[(0, len(t))] * len(r) for t, r in zip(texts, rows, strict=True)]
+        )
+        return [_arrays(row, chain.from_iterable(own)) for row, own in zip(rows, places, strict=True)]
 
-    def _read_inner(self, texts: list[str]) -> list[_Encoded]:
-        """Behind a line end, a tokenizer does not put the space that it puts in front of a text."""
-        ((line_end, _),) = self._read(["\n"])
-        skip, found = len(line_end), self._read([f"\n{text}" for text in texts])
-        joined = [i for i, (ids, _) in enumerate(found) if not np.array_equal(ids[:skip], line_end)]
-        found = [(ids[skip:], places if places is None else places[skip:] - 1) for ids, places in found]
-        for i, alone in zip(joined, self._read([texts[i] for i in joined]) if joined else [], strict=True):
-            found[i] = alone
-        return found
-
-    def _read_typed(self, texts: list[str]) -> list[_Encoded]:
-        for text in set(texts) - self._typed.keys():
-            line_end = self.tokenizer.encode("\n", add_special_tokens=False)
-            ids = encode_chat_piece(self.tokenizer, text, True, line_end)
+    def _read_typed(self, text: str) -> _Encoded:
+        if text not in self._typed:
+            ids = encode_chat_piece(self.tokenizer, text, True, self._line_end.tolist())
             if self.tokenizer.convert_tokens_to_ids(text) in ids:
                 raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
-            self._typed[text] = np.array(ids, dtype=np.int64)
-        return [(self._typed[text], None) for text in texts]
+            self._typed[text] = _arrays(ids, (0, len(text)) * len(ids))
+        return self._typed[text]
+
+
+def _arrays(ids: Iterable[int], places: Iterable[int]) -> _Encoded:
+    return np.fromiter(ids, dtype=np.int64), np.fromiter(places, dtype=np.int64).reshape(-1, 2)
 
 
 def _overlap(places: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
