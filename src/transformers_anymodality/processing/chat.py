@@ -32,23 +32,26 @@ FALLBACK_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'assistant:' -}}{%- endif -%}"""
 
+# Entries are read by brackets, and text is put together by a block: the sandbox takes long over attributes.
 _EXTENSION = """\
 {%- set media_tokens = MEDIA_TOKENS -%}
 {%- if messages | rejectattr('content', 'string') | list -%}
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
-{%- if message.content is sequence and message.content is not string and message.content is not mapping -%}
-{%- set said = namespace(text='') -%}
-{%- for part in message.content -%}
-{%- if part is string -%}{%- set said.text = said.text + part -%}
-{%- elif part.type in media_tokens -%}{%- set said.text = said.text + media_tokens[part.type] -%}
-{%- elif part.text is defined -%}{%- set said.text = said.text + part.text -%}
-{%- else -%}{{- raise_exception('This model has no modality ' + part.type) -}}
+{%- set content = message['content'] -%}
+{%- if content is sequence and content is not string and content is not mapping -%}
+{%- set said -%}
+{%- for part in content -%}
+{%- if part is string -%}{{- part -}}
+{%- elif part['type'] in media_tokens -%}{{- media_tokens[part['type']] -}}
+{%- elif part['text'] is string -%}{{- part['text'] -}}
+{%- else -%}{{- raise_exception('This model has no modality ' + part['type']) -}}
 {%- endif -%}
 {%- endfor -%}
-{%- set flat.messages = flat.messages + [dict(message, content=said.text)] -%}
-{%- else -%}{%- set flat.messages = flat.messages + [message] -%}
+{%- endset -%}
+{%- set message = dict(message, content=said) -%}
 {%- endif -%}
+{%- set flat.messages = flat.messages + [message] -%}
 {%- endfor -%}
 {%- set messages = flat.messages -%}
 {%- endif %}
@@ -106,7 +109,7 @@ class ChatWriter:
         sanitize: bool | None = None,
         **options: Any,
     ):
-        given = (without_media(messages), tools, documents, variables or {})
+        given: tuple[Any, ...] = (without_media(messages), tools, documents, variables or {})
         self.marked = tokenizer.types_control_tokens(given[:3]) if sanitize is None else sanitize
         if self.marked:
             given = mark_chat(tokenizer.tokenizer, template, *given)
@@ -136,7 +139,7 @@ class ChatWriter:
         return Text(text, [self._with_stop(text, *span) for span in spans], self.marked, self.tokenizer.begins(text))
 
     def _render(self, messages: list[dict], template: str | None = None, **options: Any) -> str:
-        given = {"chat_template": template or self.template, **self.given, **options}
+        given: dict[str, Any] = {"chat_template": template or self.template, **self.given, **options}
         return render_jinja_template(conversations=[messages], **given)[0][0]
 
     def _find_said(self, text: str) -> list[Span]:

@@ -207,7 +207,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             ValueError: the assistant's words cannot be found.
         """
         (chat,), _ = read_chats(messages)
-        options = {"variables": template_kwargs, "add_generation_prompt": add_generation_prompt}
+        options: dict[str, Any] = {"variables": template_kwargs, "add_generation_prompt": add_generation_prompt}
         text = ChatWriter(self.resolve_chat_template(), self.prompt_tokenizer, chat, tools, **options).write(said)
         return self.prompt_tokenizer.encode([text])[0]
 
