@@ -101,9 +101,9 @@ class AnyModalityDataCollator:
             raise
         except Exception as error:
             if self.on_error == "skip":
-                return self(self._usable(samples, error))
+                return self(self._usable(samples, self._faults(samples, error)))
             if isinstance(error, MediaError):
-                raise self._located(samples, error) from error
+                raise next(iter(self._faults(samples, error).values())) from error
             raise
         if self.on_error == "skip":
             good = (sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None)
@@ -133,34 +133,29 @@ class AnyModalityDataCollator:
         self.processor.prompt_tokenizer.place_media(prompts, token_counts)
         return [self._fitted(first + i, prompt) for i, prompt in enumerate(prompts)], inputs
 
-    def _usable(self, samples: list[Mapping[str, Any]], error: Exception) -> list[Mapping[str, Any]]:
-        """The samples without those that cannot be used; `error` is what all together raised."""
-        kept, faults = [], []
+    def _faults(self, samples: list[Mapping[str, Any]], error: Exception) -> dict[int, Exception]:
+        """Place of each sample that cannot be used -> its error, which names it; `error` is what all together raised."""
+        faults: dict[int, Exception] = {}
         for i, sample in enumerate(samples):
             try:
                 self._prepare([sample], i)
-                kept.append(sample)
             except _NOT_ITS_FAULT:
                 raise
             except Exception as fault:
-                faults.append(f"{name_of(i, sample)}: {fault}" if isinstance(fault, MediaError) else str(fault))
+                faults[i] = located(name_of(i, sample), fault) if isinstance(fault, MediaError) else fault
         if not faults:  # each can be used by itself
             raise error
+        return faults
+
+    def _usable(self, samples: list[Mapping[str, Any]], faults: dict[int, Exception]) -> list[Mapping[str, Any]]:
+        """The samples without those that cannot be used, which are counted."""
+        kept, first = [sample for i, sample in enumerate(samples) if i not in faults], next(iter(faults.values()))
         if not kept and self._last_good is None:
-            raise ValueError(f"No sample of the batch can be used, and there was none before. {faults[0]}") from error
+            raise ValueError(f"No sample of the batch can be used, and there was none before. {first}") from first
         if not self.skipped:
-            logger.warning(f"Samples are skipped, `collator.skipped` counts them. The first: {faults[0]}")
+            logger.warning(f"Samples are skipped, `collator.skipped` counts them. The first: {first}")
         self._skipped.add(len(faults))
         return kept or [self._last_good]
-
-    def _located(self, samples: list[Mapping[str, Any]], error: MediaError) -> MediaError:
-        """The error about a medium, with the sample that it belongs to."""
-        for i, sample in enumerate(samples):
-            try:
-                self._prepare([sample], i)
-            except MediaError as found:
-                return located(name_of(i, sample), found)
-        return error
 
     def _chat(self, index: int, sample: Mapping[str, Any]) -> tuple[Prompt, dict[str, list[Any]]]:
         """The tokens and the media of one sample."""

@@ -38,8 +38,7 @@ class ThroughputCallback(TrainerCallback):
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self.since = time.perf_counter()
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
-        self.since = time.perf_counter()
+    on_save = on_evaluate
 
     def on_log(
         self,

@@ -107,10 +107,13 @@ def _covering(parameter: str, parts: Collection[str]) -> str | None:
     return next((name for name in (*around, *groups, "all") if name in parts), None)
 
 
-def _check_parts(composite: nn.Module, parts: Iterable[str]) -> None:
+def _check_parts(composite: nn.Module, parts: Iterable[str], whole: bool = False) -> None:
+    """Raises ValueError for unknown parts; those within others count unless they must be `whole`."""
     known = {*(name for name, _ in composite.named_children()), *_GROUPS, "all"}
-    inside = {name for name, _ in composite.named_modules(remove_duplicate=False)}
-    inside |= {name for name, _ in composite.named_parameters(remove_duplicate=False)}
+    inside: set[str] = set()
+    if not whole:
+        inside |= {name for name, _ in composite.named_modules(remove_duplicate=False)}
+        inside |= {name for name, _ in composite.named_parameters(remove_duplicate=False)}
     if unknown := sorted(set(parts) - known - inside):
         near = did_you_mean(unknown[0], inside if "." in unknown[0] else known)
         raise ValueError(f"Unknown parts {unknown}.{near} Known: {', '.join(sorted(known))}.")
@@ -133,9 +136,7 @@ def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwarg
     composite = composite_of(model)
     children = dict(composite.named_children())
     wanted = {parts} if isinstance(parts, str) else set(parts)
-    if unknown := sorted(wanted - {*children, *_GROUPS, "all"}):
-        near = did_you_mean(unknown[0], [*children, *_GROUPS, "all"])
-        raise ValueError(f"Unknown parts {unknown}.{near} Known: {', '.join([*children, *_GROUPS, 'all'])}.")
+    _check_parts(composite, wanted, whole=True)
     if unable := sorted(name for name in wanted & set(children) if not children[name].supports_gradient_checkpointing):
         raise ValueError(
             f"{', '.join(unable)} ({type(children[unable[0]]).__name__}) cannot compute activations again."
