@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from ..media import MediaError
 from ..processing.processor import AnyModalityProcessor
-from ..processing.prompt import Prompt, pad
+from ..processing.tokenization import Prompt, pad
 from .reading import located, name_of, read_chat
 
 

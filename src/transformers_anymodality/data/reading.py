@@ -9,7 +9,7 @@ from typing import Any
 from ..media import MediaError
 from ..modalities import MODALITIES, UnknownModalityError
 from ..processing.messages import media_of, part_source, parts_of, read_chats
-from ..processing.prompt import Prompt, count_error
+from ..processing.tokenization import Prompt, count_error
 from .records import items_of, media_columns, normalize
 
 

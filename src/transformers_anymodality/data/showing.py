@@ -11,7 +11,7 @@ import numpy as np
 
 from ..media import MediaError
 from ..modalities import MODALITIES
-from ..processing.prompt import Prompt
+from ..processing.tokenization import Prompt
 from .reading import located, name_of, read_chat
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 from ..utils.upstream import mark_chat, render_jinja_template
 from .messages import without_media
-from .prompt import Span, Text
-from .tokenization import PromptTokenizer
+from .tokenization import PromptTokenizer, Span, Text
 
 
 # For language models that bring no template.

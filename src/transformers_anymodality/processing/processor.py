@@ -17,8 +17,7 @@ from ..utils.upstream import template_variables
 from .chat import ChatWriter
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
 from .messages import media_of, read_chats
-from .prompt import Prompt, Text, lay_out
-from .tokenization import PromptTokenizer
+from .tokenization import Prompt, PromptTokenizer, Text, lay_out
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.

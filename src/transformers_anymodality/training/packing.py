@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..data.collator import AnyModalityDataCollator
-from ..processing.prompt import Prompt
+from ..processing.tokenization import Prompt
 from ..utils.upstream import attention_of, is_flash_attention_requested, set_attention
 from .parts import composite_of
 
