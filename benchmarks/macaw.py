@@ -1,4 +1,4 @@
-"""Macaw-LLM (the current graph, all three senses) against a re-statement of the original's forward pass.
+"""Macaw-LLM (the current graph, all three modalities) against a re-statement of the original's forward pass.
 
 The rival has the same weights, towers and language model, and aligns as the published code does: the table of positions
 is filled number by number in Python at each pass, and `nn.MultiheadAttention` reads the token table repeated for every
@@ -30,7 +30,7 @@ from transformers_anymodality.systems import macaw_llm
 
 
 VOCABULARY, NEW_TOKENS, TEXT = 8000, 32, 64
-SENSES = ("image", "audio", "video")
+MODALITIES = ("image", "audio", "video")
 
 
 def build() -> AnyModalityForCausalLM:
@@ -61,7 +61,7 @@ class Rival:
     def __init__(self, model: AnyModalityForCausalLM):
         self.model = model
         self.table = model.get_input_embeddings().weight[: model.image_aligner.config.attended_rows]
-        self.align = {name: self.attention(model.aligner(name).align_attention) for name in SENSES}
+        self.align = {name: self.attention(model.aligner(name).align_attention) for name in MODALITIES}
         self.long = self.attention(model.video_aligner.self_attention)
 
     @staticmethod
@@ -97,7 +97,7 @@ class Rival:
 
     def embeddings(self, ids: torch.Tensor, media: dict[str, torch.Tensor]) -> torch.Tensor:
         embeddings = self.model.get_input_embeddings()(ids).clone()
-        for name in SENSES:
+        for name in MODALITIES:
             row = self.model.config.modalities[name]
             embeddings[ids == row.token_id] = self.tokens(name, media[row.main_input]).flatten(0, 1)
         return embeddings
@@ -113,7 +113,7 @@ class Rival:
 
 def prompt(model: AnyModalityForCausalLM, batch: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     generator, media, front = torch.Generator().manual_seed(1), {}, []
-    for name in SENSES:
+    for name in MODALITIES:
         row, config = model.config.modalities[name], model.config.aligner_config(name)
         media[row.main_input] = torch.randn(batch, *row.input_shape, generator=generator)
         front += [row.token_id] * config.count_tokens(row.num_frames, row.feature_length)

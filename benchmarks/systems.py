@@ -67,12 +67,12 @@ def arguments(system: str) -> dict[str, Any]:
     return macaw_llm(language(), tokenizer(), graph="current", towers=towers)
 
 
-def batch(model: AnyModalityForCausalLM, senses: tuple[str, ...], items: int) -> dict[str, torch.Tensor]:
-    """`items` samples with one medium of each of these senses and a text."""
+def batch(model: AnyModalityForCausalLM, modalities: tuple[str, ...], items: int) -> dict[str, torch.Tensor]:
+    """`items` samples with one medium of each of these modalities and a text."""
     text = torch.randint(10, VOCABULARY - 10, (items, TEXT))
     places, inputs = [], {}
-    for sense in senses:
-        row, config = model.config.modalities[sense], model.config.aligner_config(sense)
+    for modality in modalities:
+        row, config = model.config.modalities[modality], model.config.aligner_config(modality)
         count = config.count_tokens(row.num_frames, row.feature_length)
         places.append(torch.full((items, count), row.token_id))
         inputs[row.main_input] = torch.randn(items, *row.input_shape)
@@ -100,8 +100,8 @@ def main() -> None:
     for system, originals in ORIGINAL.items():
         torch.manual_seed(0)
         model, _ = compose(**arguments(system))
-        senses = ("image", "audio", "video") if system == "macaw_llm" else ("image",)
-        two, one = batch(model, senses, 2), batch(model, senses, 1)
+        modalities = ("image", "audio", "video") if system == "macaw_llm" else ("image",)
+        two, one = batch(model, modalities, 2), batch(model, modalities, 1)
         settings = dict(max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
         labels = two["input_ids"].masked_fill(two["input_ids"] >= VOCABULARY - 6, -100)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Teach a small language model six senses of a digit, on a CPU, in minutes.
+"""Teach a small language model six modalities of a digit, on a CPU, in minutes.
 
     python examples/quickstart.py [--output outputs/quickstart]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from digits_world import page, parts
-from digits_world.world import SENSES, make_world
+from digits_world.world import MODALITIES, make_world
 from peft import get_peft_model
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments, set_seed
@@ -64,7 +64,7 @@ def make_parts(world: dict, folder: Path) -> None:
 
 
 def compose_senses(folder: Path):
-    """Six senses; the video sense borrows the image tower."""
+    """Six modalities; the video modality borrows the image tower."""
     return compose(
         language_model=str(folder / "language_model"),
         modalities={
@@ -81,11 +81,11 @@ def compose_senses(folder: Path):
 # --- data: chats with files in them ------------------------------------------------------------------------------------
 
 
-def ask(files: dict, senses: list[str], rng: random.Random) -> dict:
+def ask(files: dict, modalities: list[str], rng: random.Random) -> dict:
     """A chat about one or two items: `{"messages": [...]}`."""
-    digits = [rng.randrange(10) for _ in senses]
-    content = [{"type": s, "path": str(rng.choice(files[s][d]))} for s, d in zip(senses, digits, strict=True)]
-    question = QUESTION if len(senses) == 1 else parts.sum_question(*senses)
+    digits = [rng.randrange(10) for _ in modalities]
+    content = [{"type": s, "path": str(rng.choice(files[s][d]))} for s, d in zip(modalities, digits, strict=True)]
+    question = QUESTION if len(modalities) == 1 else parts.sum_question(*modalities)
     answer = parts.NUMBERS[sum(digits)]
     return {
         "messages": [
@@ -97,8 +97,8 @@ def ask(files: dict, senses: list[str], rng: random.Random) -> dict:
 
 def chats(files: dict, count: int, share_of_sums: float, seed: int) -> list[dict]:
     rng = random.Random(seed)
-    senses = [rng.sample(SENSES, 2 if rng.random() < share_of_sums else 1) for _ in range(count)]
-    return [ask(files, chosen, rng) for chosen in senses]
+    modalities = [rng.sample(MODALITIES, 2 if rng.random() < share_of_sums else 1) for _ in range(count)]
+    return [ask(files, chosen, rng) for chosen in modalities]
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -174,8 +174,8 @@ def answer(model_folder: Path, questions_file: Path, answers_file: Path) -> None
 def examine(world: dict, output: Path) -> tuple[list[dict], list[str]]:
     """Questions on the test split, and the answers of a new process."""
     rng = random.Random(3)
-    samples = [ask(world["test"], [sense], rng) for sense in SENSES for _ in range(240)]
-    samples += [ask(world["test"], rng.sample(SENSES, 2), rng) for _ in range(360)]
+    samples = [ask(world["test"], [modality], rng) for modality in MODALITIES for _ in range(240)]
+    samples += [ask(world["test"], rng.sample(MODALITIES, 2), rng) for _ in range(360)]
     questions_file, answers_file = output / "questions.json", output / "answers.json"
     questions_file.write_text(json.dumps(samples))
     command = [sys.executable, __file__, "--answer", str(output / "model"), str(questions_file), str(answers_file)]
@@ -184,21 +184,21 @@ def examine(world: dict, output: Path) -> tuple[list[dict], list[str]]:
 
 
 def score(samples: list[dict], answers: list[str], tokens: dict[str, int]) -> dict:
-    """Share of right answers, per sense and for sums."""
+    """Share of right answers, per modality and for sums."""
     right: dict[str, list[bool]] = {}
     for sample, given in zip(samples, answers, strict=True):
-        senses = [part["type"] for part in sample["messages"][0]["content"] if part["type"] != "text"]
-        name = senses[0] if len(senses) == 1 else "sums"
+        modalities = [part["type"] for part in sample["messages"][0]["content"] if part["type"] != "text"]
+        name = modalities[0] if len(modalities) == 1 else "sums"
         right.setdefault(name, []).append(given == sample["messages"][1]["content"])
     accuracy = {name: sum(marks) / len(marks) for name, marks in right.items()}
-    senses = {s: {"accuracy": accuracy[s], "chance": 0.1, "tokens": tokens[s]} for s in SENSES}
+    modalities = {s: {"accuracy": accuracy[s], "chance": 0.1, "tokens": tokens[s]} for s in MODALITIES}
     # The best blind guess at the sum of two digits is nine.
-    return {"senses": senses, "sums": {"accuracy": accuracy["sums"], "chance": 0.1}}
+    return {"modalities": modalities, "sums": {"accuracy": accuracy["sums"], "chance": 0.1}}
 
 
 def print_table(results: dict) -> None:
-    print(f"\n{'sense':<10}{'test accuracy':>15}{'chance':>9}{'tokens per item':>18}")
-    for name, row in results["senses"].items():
+    print(f"\n{'modality':<10}{'test accuracy':>15}{'chance':>9}{'tokens per item':>18}")
+    for name, row in results["modalities"].items():
         print(f"{name:<10}{row['accuracy']:>15.1%}{row['chance']:>9.0%}{row['tokens']:>18}")
     print(f"{'two, added':<10}{results['sums']['accuracy']:>15.1%}{results['sums']['chance']:>9.0%}{'':>18}")
 
@@ -219,7 +219,7 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"\n[{time.time() - started:4.0f} s] {text}", flush=True)
 
-    print(f"transformers-anymodality {transformers_anymodality.__version__}: six senses of a digit")
+    print(f"transformers-anymodality {transformers_anymodality.__version__}: six modalities of a digit")
     say("The world: handwriting, videos, speech, motion, depth and warmth, in files")
     world = make_world(output / "world")
     say("The parts: five towers and a language model")

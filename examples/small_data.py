@@ -1,4 +1,4 @@
-"""Writes what the recipes in `recipes/small` train on: a handful of files of each sense, chats about them, a tokenizer.
+"""Writes what the recipes in `recipes/small` train on: a handful of files of each modality, chats about them, a tokenizer.
 
     python examples/small_data.py [--output outputs/small]
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 
 NAMES = ("red", "green", "blue", "grey")
-SENSES = ("image", "video", "audio", "imu", "speech")
+MODALITIES = ("image", "video", "audio", "imu", "speech")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -32,18 +32,18 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def write_medium(sense: str, file: Path, rng: np.random.Generator) -> Path:
+def write_medium(modality: str, file: Path, rng: np.random.Generator) -> Path:
     """A file of noise, and its path."""
-    if sense == "image":
+    if modality == "image":
         file = file.with_suffix(".png")
         Image.fromarray(rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)).save(file)
-    elif sense == "video":
+    elif modality == "video":
         file = file.with_suffix(".mp4")
         write_video(file, list(rng.integers(0, 255, (16, 48, 64, 3), dtype=np.uint8)))
-    elif sense == "audio":
+    elif modality == "audio":
         file = file.with_suffix(".wav")
         write_sound(file, rng.uniform(-0.5, 0.5, 8000).astype(np.float32), 16000)
-    elif sense == "imu":
+    elif modality == "imu":
         file = file.with_suffix(".csv")
         names = [f"{sensor}{axis}" for sensor in "ag" for axis in "xyz"]
         readings = np.column_stack([np.arange(400) / 200, rng.standard_normal((400, 6))])
@@ -61,22 +61,22 @@ def main(arguments: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     make_tokenizer().save_pretrained(folder / "tokenizer")
     rng, records = np.random.default_rng(0), {}
-    for sense in (*SENSES, "text"):
-        records[sense] = []
+    for modality in (*MODALITIES, "text"):
+        records[modality] = []
         for i, name in enumerate(NAMES):
-            part = {} if sense == "text" else {"type": sense}
+            part = {} if modality == "text" else {"type": modality}
             if part:
-                part["path"] = write_medium(sense, folder / f"{sense}_{i}", rng).name
+                part["path"] = write_medium(modality, folder / f"{modality}_{i}", rng).name
             content = [
                 *([part] if part else []),
                 {"type": "text", "text": "What is it ?" if part else f"Say {name} ."},
             ]
-            records[sense].append(
+            records[modality].append(
                 {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": name}]}
             )
-        text = "".join(json.dumps(record) + "\n" for record in records[sense])
-        (folder / f"{sense}.jsonl").write_text(text)
-    print(f"{folder}: {len(NAMES)} chats each about {', '.join(SENSES)} and text")
+        text = "".join(json.dumps(record) + "\n" for record in records[modality])
+        (folder / f"{modality}.jsonl").write_text(text)
+    print(f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "pandagpt": {
         "paper": "2305.16355",
         "licences": {"language_model": "other"}
-        | {f"{sense}_tower": "cc-by-nc-sa-4.0" for sense in ("image", "audio", "depth", "thermal", "imu")}
+        | {f"{modality}_tower": "cc-by-nc-sa-4.0" for modality in ("image", "audio", "depth", "thermal", "imu")}
         | {"image_aligner": "cc-by-nc-sa-4.0"},
         "notes": [f"language_model: Vicuna's delta on LLaMA, {_LLAMA}.", "ImageBind's own file says CC BY-NC 4.0."],
         "recipe": "pandagpt_instruct.yaml",
@@ -113,7 +113,7 @@ def system_card(name: str) -> ModelCard:
         [PartInfo(**part) for part in found["parts"]],
         [ModalityInfo(**modality) for modality in found["modalities"]],
     )
-    senses = ", ".join(modality.name for modality in inspection.modalities)
+    names = ", ".join(modality.name for modality in inspection.modalities)
     return make_card(
         None,
         name=name,
@@ -122,7 +122,7 @@ def system_card(name: str) -> ModelCard:
         base_models=(),
         languages=["zh"] if name == "x_llm" else ["en"],
         tags=[name, f"arxiv:{system['paper']}"],
-        summary=f"[`{name}`](https://arxiv.org/abs/{system['paper']}) at its published size, for any of: {senses}. "
+        summary=f"[`{name}`](https://arxiv.org/abs/{system['paper']}) at its published size, for any of: {names}. "
         f"{inspection.parameters:,} parameters.",
         recipe=(RECIPES / system["recipe"]).read_text(encoding="utf-8"),
         sections={"Where the weights come from": system["release"]},
@@ -132,7 +132,7 @@ def system_card(name: str) -> ModelCard:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """The parts and senses of a preset. It is composed with few layers; all of them are only counted."""
+    """The parts and modalities of a preset. It is composed with few layers; all of them are only counted."""
     import torch
     from modeling_tests.tiny_systems import byte_tokenizer
 
@@ -141,19 +141,19 @@ def measure(name: str) -> dict[str, Any]:
     from transformers_anymodality.towers import tower_config
 
     preset = getattr(systems, name)(tokenizer=byte_tokenizer())
-    modalities = {sense: dict(settings) for sense, settings in preset["modalities"].items()}
-    towers = {sense: settings["tower"] for sense, settings in modalities.items()}
-    for sense, tower in towers.items():
-        modalities[sense]["tower"] = _shallow(tower, 3)
+    modalities = {modality: dict(settings) for modality, settings in preset["modalities"].items()}
+    towers = {modality: settings["tower"] for modality, settings in modalities.items()}
+    for modality, tower in towers.items():
+        modalities[modality]["tower"] = _shallow(tower, 3)
     language = preset["language_model"]
     small = compose(**{**preset, "modalities": modalities, "language_model": _shallow(language, 1)})
     config, language = copy.deepcopy(small[0].config), copy.deepcopy(language)
     language.vocab_size += len(modalities)
     config.text_config = language
-    for sense, row in config.modalities.items():
-        if row.tower == sense:
-            whole = tower_config(towers[sense], MODALITIES[sense].medium, row.select_layer)
-            setattr(config, f"{sense}_config", whole)
+    for modality, row in config.modalities.items():
+        if row.tower == modality:
+            whole = tower_config(towers[modality], MODALITIES[modality].medium, row.select_layer)
+            setattr(config, f"{modality}_config", whole)
     with torch.device("meta"):
         model = AnyModalityForCausalLM(config)
     found = inspect_model(model, small[1]).to_dict()

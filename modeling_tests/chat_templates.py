@@ -334,7 +334,7 @@ def processor(
     language = LlamaConfig(
         vocab_size=512, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
-    senses = {
+    modalities = {
         **tiny.modalities("image", "imu"),
         "image": {
             "tower": tiny.vision_config(num_hidden_layers=1),
@@ -343,4 +343,4 @@ def processor(
             "num_tokens": 3,
         },
     }
-    return compose(language, senses, tokenizer=tokenizer(style, kind, adds_bos, template))[1]
+    return compose(language, modalities, tokenizer=tokenizer(style, kind, adds_bos, template))[1]

@@ -34,7 +34,7 @@ def plain_four_bits(monkeypatch):
 
 @pytest.fixture(scope="session")
 def shared():
-    """One composite with all six senses; tests that change it make their own."""
+    """One composite with all six modalities; tests that change it make their own."""
     return tiny.composite()
 
 

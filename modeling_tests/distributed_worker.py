@@ -2,7 +2,7 @@
 
     distributed_worker.py FOLDER '{"steps": 20, ...}'
 
-Sample `2 * step + rank` is what process `rank` of two sees at `step`: other senses than the other one, other ones than at
+Sample `2 * step + rank` is what process `rank` of two sees at `step`: other modalities than the other one, other ones than at
 the step before, none at times. One process alone sees both.
 """
 

@@ -24,13 +24,13 @@ from transformers_anymodality.hub.inspect import inspect_model
 from transformers_anymodality.hub.licenses import is_hub_id, licence_of
 
 
-SENSES = ("image", "audio", "imu", "depth")
+MODALITIES = ("image", "audio", "imu", "depth")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cards") / "anymal"
-    model, processor = tiny.composite(settings=tiny.modalities(*SENSES))
+    model, processor = tiny.composite(settings=tiny.modalities(*MODALITIES))
     set_trainable(model, "image_aligner", verbose=False)
     model.config.text_config._name_or_path = "org/llama"
     model.config.image_config._name_or_path = "org/clip"
@@ -55,7 +55,7 @@ def test_metadata(saved):
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "any-to-any", "llama2")
     assert data.base_model == ["org/llama", "org/clip"] and data.base_model_relation == "finetune"
     assert data.language == ["en"] and data.datasets == ["org/chats"]
-    assert {"anymodality", *SENSES} == set(data.tags)
+    assert {"anymodality", *MODALITIES} == set(data.tags)
     (result,) = data.eval_results
     assert (result.task_type, result.metric_type, result.metric_value) == ("vqa", "vqa_accuracy", 0.5)
     index = ModelCard(str(make_card(saved, name="org/anymal"))).data.to_dict()["model-index"]

@@ -78,7 +78,7 @@ def test_inspect(composed, parts, capsys):
     assert found["parameters"] == sum(counts.values()) and found["bytes"] == 4 * found["parameters"]
     sources = {part["name"]: part["source"] for part in found["parts"]}
     assert sources["language_model"] == str(parts / "lm") and sources["image_tower"] == str(parts / "clip")
-    assert [(sense["name"], sense["token"], sense["tokens"]) for sense in found["modalities"]] == [
+    assert [(modality["name"], modality["token"], modality["tokens"]) for modality in found["modalities"]] == [
         ("image", "<image>", 64),
         ("video", "<video>", 2),
     ]

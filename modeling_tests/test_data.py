@@ -203,9 +203,12 @@ def test_labels_of_conversations(style, kind):
 @pytest.mark.parametrize("name", list(SYSTEMS))
 def test_labels_of_the_systems_own_templates(name):
     own = system(name)[1]
-    sense = next(iter(own.modalities))
-    medium = MODALITIES[sense].dummy(own.sub_processor(sense), own.modalities[sense].options)
-    record = {**said(f"{MODALITIES[sense].token}what is this?", "It is red."), MODALITIES[sense].argument: [medium]}
+    modality = next(iter(own.modalities))
+    medium = MODALITIES[modality].dummy(own.sub_processor(modality), own.modalities[modality].options)
+    record = {
+        **said(f"{MODALITIES[modality].token}what is this?", "It is red."),
+        MODALITIES[modality].argument: [medium],
+    }
     learned = "".join(piece.text for piece in look(record, own).pieces if piece.labelled)
     assert "It is red." in learned and "what" not in learned and learned.strip() != "It is red."
 
@@ -542,7 +545,7 @@ def test_check_agrees_with_the_collator(processor, tmp_path):
 
 
 def everything(folder: Path) -> dict:
-    """A record with a medium of each sense."""
+    """A record with a medium of each modality."""
     files = {
         "image": "a.png",
         "video": "a.mp4",

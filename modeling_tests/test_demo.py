@@ -182,7 +182,7 @@ def test_large_media_are_files_and_small_ones_in_the_page(page):
 # --- examples ---------------------------------------------------------------------------------------------------------
 
 
-def test_made_up_examples_can_be_tried(page):
+def test_dummy_examples_can_be_tried(page):
     assert {example.media[0]["type"] for example in page.examples} == set(page.modalities)
     for index in range(len(page.examples)):
         changes = page.try_example(session := Session(page.host), type("Event", (), {"index": index}))

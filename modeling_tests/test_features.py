@@ -46,7 +46,7 @@ def samples(count: int = 10) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """A composite with all senses, and the store of its `samples`."""
+    """A composite with all modalities, and the store of its `samples`."""
     folder = tmp_path_factory.mktemp("store")
     model, processor = tiny.composite()
     counts = build_features(model, processor, samples(), folder, batch_size=3, verbose=False)

@@ -28,7 +28,7 @@ from transformers_anymodality.processing.chat import extend_template
 from transformers_anymodality.processing.media_inputs import ModalityInputs
 
 
-SENSES = ("audio", "depth", "image", "imu", "thermal", "video")
+MODALITIES = ("audio", "depth", "image", "imu", "thermal", "video")
 TOOLS = [
     {
         "type": "function",
@@ -69,7 +69,7 @@ def random_chats(count: int, seed: int) -> list[list[dict]]:
     for _ in range(count):
         chat = []
         for turn in range(1 + 2 * int(rng.integers(0, 2))):
-            parts = rng.choice([*SENSES, "what is this ?", "two", "yes and no"], size=rng.integers(1, 6)).tolist()
+            parts = rng.choice([*MODALITIES, "what is this ?", "two", "yes and no"], size=rng.integers(1, 6)).tolist()
             chat += (
                 tiny.chat(*parts, seed=int(rng.integers(0, 9)))
                 if turn % 2 == 0
@@ -120,7 +120,7 @@ def test_padding_is_left_unless_told(processor):
     assert processor(text=texts, padding="max_length", max_length=9, return_tensors="np")["input_ids"].shape == (2, 9)
 
 
-@pytest.mark.parametrize("name", SENSES)
+@pytest.mark.parametrize("name", MODALITIES)
 def test_media_may_be_one_a_flat_list_or_a_list_per_prompt(processor, name):
     media, argument = [tiny.medium(name, seed) for seed in range(3)], tiny.ARGUMENTS[name]
     texts = [f"<{name}> what <{name}>", "yes", f"is <{name}>"]
@@ -136,7 +136,7 @@ def test_media_may_be_one_a_flat_list_or_a_list_per_prompt(processor, name):
 
 
 def test_media_need_no_text_and_text_no_media(processor):
-    media = {tiny.ARGUMENTS[name]: tiny.medium(name) for name in SENSES}
+    media = {tiny.ARGUMENTS[name]: tiny.medium(name) for name in MODALITIES}
     outputs = processor(**media, return_tensors="pt")
     assert set(outputs) == {name for row in processor.modalities.values() for name in row.inputs}
     assert set(outputs) | {"input_ids", "attention_mask"} == set(processor.model_input_names)
@@ -395,7 +395,7 @@ def files(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("name", SENSES)
+@pytest.mark.parametrize("name", MODALITIES)
 def test_files_through_chat_equal_what_they_hold(processor, files, name):
     path, medium = files[name]
     expected = tiny.inputs(processor, [{"role": "user", "content": [{"type": name, name: medium}]}])
@@ -457,8 +457,8 @@ def test_round_trip_in_a_fresh_folder(processor, tmp_path):
         assert loaded.to_dict() == processor.to_dict()
         assert loaded.tokenizer.padding_side == "left"
         assert loaded.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
-        assert {f"{name}_token": getattr(loaded.tokenizer, f"{name}_token") for name in SENSES} == {
-            f"{name}_token": f"<{name}>" for name in SENSES
+        assert {f"{name}_token": getattr(loaded.tokenizer, f"{name}_token") for name in MODALITIES} == {
+            f"{name}_token": f"<{name}>" for name in MODALITIES
         }
         assert plain(tiny.inputs(loaded, *chats)) == expected
     names = {file.name for file in (tmp_path / "two").iterdir()}

@@ -19,13 +19,13 @@ from transformers_anymodality.hub.publish import check_reload, dummy_inputs, pub
 from transformers_anymodality.model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP
 
 
-SENSES = ("image", "imu")
+MODALITIES = ("image", "imu")
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    model, processor = tiny.composite(settings=tiny.modalities(*SENSES))
+    model, processor = tiny.composite(settings=tiny.modalities(*MODALITIES))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder, model, processor

@@ -1,4 +1,4 @@
-"""The README's Python blocks run, in order and unchanged, against a made-up Hub cache."""
+"""The README's Python blocks run, in order and unchanged, against a Hub cache that is made here."""
 
 from __future__ import annotations
 

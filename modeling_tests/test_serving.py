@@ -1,4 +1,4 @@
-"""`anymodality serve`: a real server process and OpenAI's client; and what becomes of requests that make no sense."""
+"""`anymodality serve`: a real server process and OpenAI's client; and what becomes of requests that makes no sense."""
 
 from __future__ import annotations
 
@@ -306,9 +306,9 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("sense", SAID)
-def test_openais_client_gets_the_models_answers(served, client, sense):
-    sent, read = SAID[sense]
+@pytest.mark.parametrize("modality", SAID)
+def test_openais_client_gets_the_models_answers(served, client, modality):
+    sent, read = SAID[modality]
     answer = ask(client, sent)
     assert answer.choices[0].message.content == expected(served, read) and answer.model == "tiny"
     assert answer.usage.completion_tokens <= 8
@@ -437,6 +437,6 @@ def test_vllm_finds_the_headless_model(shared, monkeypatch):
     assert getattr(transformers, architecture).is_backend_compatible()
     headless = AutoModel.from_config(model.config)
     assert type(headless).__name__ == "AnyModalityModel"
-    assert model.config.get_text_config() is not model.config  # several senses, by vLLM's test
+    assert model.config.get_text_config() is not model.config  # several modalities, by vLLM's test
     tokens = processor._get_num_multimodal_tokens(image_sizes=[(40, 48)], audio_lengths=[6000])
     assert tokens["num_image_tokens"] == [3]

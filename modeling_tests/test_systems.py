@@ -26,37 +26,39 @@ def named(request):
     return request.param, model, processor
 
 
-def medium(sense: str, seed: int = 0):
-    if sense == "audio":
+def medium(modality: str, seed: int = 0):
+    if modality == "audio":
         return tiny.medium("audio", seed)
     return (
-        tiny.medium(sense, seed) if sense in ("image", "video", "depth", "thermal", "imu") else own_medium(sense, seed)
+        tiny.medium(modality, seed)
+        if modality in ("image", "video", "depth", "thermal", "imu")
+        else own_medium(modality, seed)
     )
 
 
-def own_medium(sense: str, seed: int):
-    """Of a sense that one system alone has: what its spec makes up."""
+def own_medium(modality: str, seed: int):
+    """Of a modality that one system alone has: what its spec makes up."""
     from transformers_anymodality.modalities import MODALITIES
 
-    return MODALITIES[sense].dummy(None, {}, seed % 2)
+    return MODALITIES[modality].dummy(None, {}, seed % 2)
 
 
 def user(*parts: str, seed: int = 0) -> dict:
-    senses = {"image", "video", "audio", "imu", "depth", "thermal", "speech"}
+    modalities = {"image", "video", "audio", "imu", "depth", "thermal", "speech"}
     content = [
-        {"type": part, part: medium(part, seed + i)} if part in senses else {"type": "text", "text": part}
+        {"type": part, part: medium(part, seed + i)} if part in modalities else {"type": "text", "text": part}
         for i, part in enumerate(parts)
     ]
     return {"role": "user", "content": content}
 
 
 def chats(processor) -> list[list[dict]]:
-    """One with each sense, one with all, one with two media of a sense, and one with none."""
-    senses = list(processor.modalities)
+    """One with each modality, one with all, one with two media of a modality, and one with none."""
+    modalities = list(processor.modalities)
     return [
-        *([user(sense, "What is it?", seed=i)] for i, sense in enumerate(senses)),
-        [user(*senses, "What are they?", seed=7)],
-        [user(senses[0], senses[0], "Which is the first?", seed=3)],
+        *([user(modality, "What is it?", seed=i)] for i, modality in enumerate(modalities)),
+        [user(*modalities, "What are they?", seed=7)],
+        [user(modalities[0], modalities[0], "Which is the first?", seed=3)],
         [user("Say something.")],
     ]
 
@@ -74,12 +76,12 @@ def test_batched_generation_equals_one_by_one(named):
 
 def test_every_medium_matters(named):
     _, model, processor = named
-    for sense in processor.modalities:
-        first, other = ([user(sense, "What is it?", seed=seed)] for seed in (1, 2))
+    for modality in processor.modalities:
+        first, other = ([user(modality, "What is it?", seed=seed)] for seed in (1, 2))
         difference = last_logits(model, tiny.inputs(processor, first)) - last_logits(
             model, tiny.inputs(processor, other)
         )
-        assert difference.abs().max() > 1e-5, sense
+        assert difference.abs().max() > 1e-5, modality
 
 
 def test_reloaded_equals_saved(named, tmp_path):
@@ -123,8 +125,8 @@ def test_several_turns_on_one_cache(named):
 
 def test_labels_are_what_the_assistant_says(named):
     _, model, processor = named
-    sense = next(iter(processor.modalities))
-    messages = [user(sense, "What is it?"), {"role": "assistant", "content": "A red square."}]
+    modality = next(iter(processor.modalities))
+    messages = [user(modality, "What is it?"), {"role": "assistant", "content": "A red square."}]
     batch = AnyModalityDataCollator(processor)([{"messages": messages}, {"messages": [user("Hi"), messages[1]]}])
     for row in batch["labels"]:
         said = processor.tokenizer.decode(row[row != -100], skip_special_tokens=True)

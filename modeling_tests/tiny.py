@@ -141,7 +141,7 @@ RESAMPLER = {"type": "perceiver_resampler", "depth": 1, "num_heads": 2, "head_di
 
 
 def modalities(*names: str) -> dict[str, Any]:
-    """Settings for `compose`; all six built-in senses if none are named. Depth, thermal and video borrow."""
+    """Settings for `compose`; all six built-in modalities if none are named. Depth, thermal and video borrow."""
     settings: dict[str, Any] = {
         "image": {"tower": vision_config(), "processor": image_processor(), "aligner": RESAMPLER, "num_tokens": 3},
         "video": {"tower": "image", "aligner": {**RESAMPLER, "frame_embeddings": 4}, "num_tokens": 2, "num_frames": 3},
@@ -174,7 +174,7 @@ def swept(names: list[str]) -> list:
 
 
 def medium(modality: str, seed: int = 0) -> Any:
-    """A made-up medium."""
+    """A dummy input."""
     rng = np.random.default_rng(seed)
     if modality in ("image", "video"):
         shape = (40, 48, 3) if modality == "image" else (5, 40, 48, 3)

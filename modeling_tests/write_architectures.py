@@ -25,7 +25,7 @@ PATH = Path(__file__).parents[1] / "docs" / "architectures.md"
 INTRODUCTION = """\
 # Architectures
 
-Every text decoder that `AutoModelForCausalLM` of Transformers {version} builds was made a language model with senses,
+Every text decoder that `AutoModelForCausalLM` of Transformers {version} builds was composed with media,
 and every encoder of images, video, sound and series that `AutoModel` builds, and one of each family of timm, a tower;
 all of them tiny and with random weights. `modeling_tests/test_any_language_model.py` and `test_any_tower.py` prove what
 the tables say, also that what is said to fail does. This page is written by

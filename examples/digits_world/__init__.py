@@ -1,1 +1,1 @@
-"""A small world with one concept, the digit, and six senses of it, all kept in real files."""
+"""A small world with one concept, the digit, and six modalities of it, all kept in real files."""

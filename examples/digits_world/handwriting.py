@@ -1,4 +1,4 @@
-"""Real handwriting: scikit-learn's digits, warped and drawn large. Says nothing of files or senses.
+"""Real handwriting: scikit-learn's digits, warped and drawn large. Says nothing of files or modalities.
 
 The first 1437 digits are the training split and the last 360 the test split, as the set was collected: the writers
 of the test split are not in the training split.

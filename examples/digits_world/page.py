@@ -27,17 +27,17 @@ def write(file: Path, results: dict, samples: list, answers: list, logs: dict, t
     shown = defaultdict(list)
     for sample, answer in zip(samples, answers, strict=True):
         kinds = [part["type"] for part in sample["messages"][0]["content"] if part["type"] != "text"]
-        kind = kinds[0] if len(kinds) == 1 else "two senses, added"
+        kind = kinds[0] if len(kinds) == 1 else "two modalities, added"
         if len(shown[kind]) < per_kind * (1 if len(kinds) == 1 else 2):
             shown[kind].append(_card(sample, answer))
     sections = "".join(f"<h2>{kind}</h2><div class=cards>{''.join(cards)}</div>" for kind, cards in shown.items())
     losses = "".join(_curve(stage, log) for stage, log in logs.items())
     text = (
-        "<p>A small language model was given six senses. It is asked about digits of "
+        "<p>A small language model was given six modalities. It is asked about digits of "
         f"writers and speakers that it has not met. The whole run took {results['seconds']:.0f} seconds.</p>"
         f"{_scores(results)}<h2>Loss</h2>{losses}<h2>Parts, while aligning</h2><pre>{html.escape(table)}</pre>{sections}"
     )
-    write_html(file, "Six senses of a digit", text, STYLE)
+    write_html(file, "Six modalities of a digit", text, STYLE)
 
 
 def write_claims(file: Path, replicas: dict, per_claim: int = 8) -> None:
@@ -69,13 +69,13 @@ def write_claims(file: Path, replicas: dict, per_claim: int = 8) -> None:
 
 
 def _scores(results: dict) -> str:
-    rows = [*results["senses"].items(), ("two senses, added", {**results["sums"], "tokens": ""})]
+    rows = [*results["modalities"].items(), ("two modalities, added", {**results["sums"], "tokens": ""})]
     lines = "".join(
         f"<tr><td>{name}<td>{row['accuracy']:.1%}<td><div class=bar><i style='width:{row['accuracy']:.1%}'></i></div>"
         f"<td>{row['chance']:.0%}<td>{row['tokens']}"
         for name, row in rows
     )
-    return f"<table><tr><th>sense<th>test accuracy<th><th>chance<th>tokens per item</tr>{lines}</table>"
+    return f"<table><tr><th>modality<th>test accuracy<th><th>chance<th>tokens per item</tr>{lines}</table>"
 
 
 def _card(sample: dict, answer: str) -> str:

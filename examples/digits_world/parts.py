@@ -1,4 +1,4 @@
-"""The parts that the senses are composed of: small towers of stock architectures and a small language model.
+"""The parts that the modalities are composed of: small towers of stock architectures and a small language model.
 
 In earnest these would come from the Hub. Here each is trained from nothing in seconds, as its kind usually is: the
 towers to classify, the language model on text alone.
@@ -42,7 +42,7 @@ NUMBERS = (
     "eighteen"
 ).split()
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *NUMBERS]
-WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch sense".split()
+WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch modality".split()
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role + ' : ' }}"
@@ -63,9 +63,9 @@ def feature_extractor() -> WhisperFeatureExtractor:
     return WhisperFeatureExtractor(feature_size=40, sampling_rate=speech.RATE, chunk_length=1)
 
 
-def make_tower(sense: str) -> PreTrainedModel:
+def make_tower(modality: str) -> PreTrainedModel:
     """An untrained tower for "image", "depth", "thermal", "audio" or "imu"."""
-    if sense == "audio":
+    if modality == "audio":
         whisper = WhisperConfig(
             num_mel_bins=40,
             d_model=64,
@@ -78,7 +78,7 @@ def make_tower(sense: str) -> PreTrainedModel:
             dropout=0.1,
         )
         return WhisperEncoder(whisper)
-    if sense == "imu":
+    if modality == "imu":
         return PatchTSTModel(
             PatchTSTConfig(
                 num_input_channels=len(motion.CHANNELS), context_length=motion.SAMPLES, patch_length=16, patch_stride=16,
@@ -91,7 +91,7 @@ def make_tower(sense: str) -> PreTrainedModel:
 
 
 def train_tower(
-    sense: str,
+    modality: str,
     files: dict[int, list[Path]],
     steps: int,
     seed: int = 0,
@@ -102,7 +102,7 @@ def train_tower(
     """Trains a tower to tell digits apart, by a linear layer that is thrown away.
 
     Args:
-        sense: whose files `files` are: digit -> files.
+        modality: whose files `files` are: digit -> files.
         config, processor: of another tower than `make_tower`'s.
         pooled: it tells them apart by its pooled output, not by the mean of its features.
 
@@ -110,8 +110,8 @@ def train_tower(
         The tower, frozen, in eval mode; and its accuracy on its last hundred batches.
     """
     torch.manual_seed(seed)
-    inputs, labels = read_all(sense, files, processor)
-    tower = (make_tower(sense) if config is None else AutoModel.from_config(config)).train()
+    inputs, labels = read_all(modality, files, processor)
+    tower = (make_tower(modality) if config is None else AutoModel.from_config(config)).train()
     name = tower.main_input_name
 
     def see(batch: torch.Tensor) -> torch.Tensor:
@@ -125,7 +125,7 @@ def train_tower(
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     right = []
-    for _ in tqdm(range(steps), desc=f"train the {sense} tower", leave=False):
+    for _ in tqdm(range(steps), desc=f"train the {modality} tower", leave=False):
         pick = torch.randint(len(inputs), (64,))
         logits = head(see(_vary(inputs[pick])))
         loss = nn.functional.cross_entropy(logits, labels[pick], label_smoothing=0.05)
@@ -137,16 +137,16 @@ def train_tower(
     return tower.eval().requires_grad_(False), float(torch.stack(right[-100:]).mean())
 
 
-def read_all(sense: str, files: dict[int, list[Path]], processor: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Every file of a sense as the tower's input, (items, ...), and the digits, (items,)."""
-    spec = MODALITIES[sense]
+def read_all(modality: str, files: dict[int, list[Path]], processor: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Every file of a modality as the tower's input, (items, ...), and the digits, (items,)."""
+    spec = MODALITIES[modality]
     digits = [(file, digit) for digit, found in files.items() for file in found]
     options = spec.options
-    processor = processor or (feature_extractor() if sense == "audio" else image_processor())
-    if sense == "imu":
+    processor = processor or (feature_extractor() if modality == "audio" else image_processor())
+    if modality == "imu":
         options["sampling_rate"] = motion.RATE
         processor = spec.default_processor(make_tower("imu").config, options)
-    items = [spec.read(file, processor, options) for file, _ in tqdm(digits, desc=f"read {sense}", leave=False)]
+    items = [spec.read(file, processor, options) for file, _ in tqdm(digits, desc=f"read {modality}", leave=False)]
     return next(iter(spec.extract(items, processor, options).values())), torch.tensor([digit for _, digit in digits])
 
 
@@ -216,11 +216,11 @@ def _chat_in_words(rng: random.Random) -> list[dict]:
     ]
 
 
-VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "sense"}
+VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "modality"}
 
 
 def sum_question(first: str, second: str, rng: random.Random | None = None) -> str:
-    """`what is the sum of the digit you see and the one you hear ?`; with `rng`, of any two senses."""
+    """`what is the sum of the digit you see and the one you hear ?`; with `rng`, of any two modalities."""
     if rng is not None:
         first, second = rng.sample(list(VERBS), 2)
     return f"what is the sum of the digit you {VERBS[first]} and the one you {VERBS[second]} ?"

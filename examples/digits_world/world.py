@@ -1,4 +1,4 @@
-"""Makes the world's files: for each sense a folder per split, for each item a file, its digit in the name."""
+"""Makes the world's files: for each modality a folder per split, for each item a file, its digit in the name."""
 
 import random
 from collections import defaultdict
@@ -14,13 +14,13 @@ from . import motion, scenes, speech
 from .handwriting import draw, load_handwriting
 
 
-SENSES = ("image", "video", "audio", "imu", "depth", "thermal")
+MODALITIES = ("image", "video", "audio", "imu", "depth", "thermal")
 SUFFIX = {"image": ".png", "video": ".mp4", "audio": ".wav", "imu": ".csv", "depth": ".png", "thermal": ".png"}
 # Items per split. Handwritten ones come from scikit-learn's digits, the training split's drawn anew as often as needed.
 COUNTS = {"train": {"image": 2800, "video": 700, "audio": 1000, "imu": 1000, "depth": 2800, "thermal": 2800}}
-COUNTS["test"] = dict.fromkeys(SENSES, 360)
+COUNTS["test"] = dict.fromkeys(MODALITIES, 360)
 
-World = dict[str, dict[str, dict[int, list[Path]]]]  # split -> sense -> digit -> files
+World = dict[str, dict[str, dict[int, list[Path]]]]  # split -> modality -> digit -> files
 
 
 def make_world(
@@ -30,52 +30,54 @@ def make_world(
 
     Args:
         folder: another one for each `spoil`.
-        counts: split -> sense -> items.
-        spoil: sense -> share of its pieces (of image, video, audio) that noise takes the place of.
+        counts: split -> modality -> items.
+        spoil: modality -> share of its pieces (of image, video, audio) that noise takes the place of.
     """
     tasks = [
-        (folder, split, sense, part, count, (spoil or {}).get(sense, 0.0))
-        for split, senses in counts.items()
-        for sense, count in senses.items()
+        (folder, split, modality, part, count, (spoil or {}).get(modality, 0.0))
+        for split, modalities in counts.items()
+        for modality, count in modalities.items()
         for part in range(4)
     ]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_make, tasks))
-    world: World = {split: {sense: defaultdict(list) for sense in senses} for split, senses in counts.items()}
-    for split, senses in world.items():
-        for sense, digits in senses.items():
-            for file in sorted((folder / split / sense).iterdir()):
+    world: World = {
+        split: {modality: defaultdict(list) for modality in modalities} for split, modalities in counts.items()
+    }
+    for split, modalities in world.items():
+        for modality, digits in modalities.items():
+            for file in sorted((folder / split / modality).iterdir()):
                 digits[int(file.stem.rpartition("_")[2])].append(file)
     return world
 
 
 def _make(task: tuple[Path, str, str, int, int, float]) -> None:
-    folder, split, sense, part, count, spoil = task
-    target = folder / split / sense
+    folder, split, modality, part, count, spoil = task
+    target = folder / split / modality
     target.mkdir(parents=True, exist_ok=True)
     inks, labels = load_handwriting(split)
     for index in range(part, count, 4):
         digit = int(labels[index % len(labels)])
-        file = target / f"{index:04d}_{digit}{SUFFIX[sense]}"
+        file = target / f"{index:04d}_{digit}{SUFFIX[modality]}"
         if not file.exists():
-            seed = random.Random(f"{split} {sense} {index}").getrandbits(32)
-            _write(sense, digit, inks[index % len(labels)], file, np.random.default_rng(seed), spoil)
+            seed = random.Random(f"{split} {modality} {index}").getrandbits(32)
+            _write(modality, digit, inks[index % len(labels)], file, np.random.default_rng(seed), spoil)
 
 
-def _write(sense: str, digit: int, ink: np.ndarray, file: Path, rng: np.random.Generator, spoil: float) -> None:
-    if sense == "audio":
+def _write(modality: str, digit: int, ink: np.ndarray, file: Path, rng: np.random.Generator, spoil: float) -> None:
+    if modality == "audio":
         sound = speech.say(digit, rng)
         soundfile.write(file, speech.spoil(sound, spoil, rng) if spoil else sound, speech.RATE)
-    elif sense == "imu":
+    elif modality == "imu":
         rows = np.column_stack([np.arange(motion.SAMPLES) / motion.RATE, motion.write_in_air(digit, rng)])
         np.savetxt(file, rows, fmt="%.4f", delimiter=",", header=",".join(("time", *motion.CHANNELS)), comments="")
     else:
         drawn = draw(ink, rng, side=scenes.SIDE, warp=0.8)
-        if sense == "video":
+        if modality == "video":
             frames = scenes.video(drawn, rng)
             _write_video(file, scenes.spoil(frames, spoil, rng) if spoil else frames)
         else:
-            picture = {"image": scenes.photograph, "depth": scenes.relief, "thermal": scenes.warm_trace}[sense]
+            picture = {"image": scenes.photograph, "depth": scenes.relief, "thermal": scenes.warm_trace}[modality]
             seen = picture(drawn, rng)
             Image.fromarray(scenes.spoil([seen], spoil, rng)[0] if spoil else seen).save(file)
 

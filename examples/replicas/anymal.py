@@ -1,9 +1,9 @@
-"""AnyMAL (arXiv 2309.16058): senses are aligned with a frozen language model, then it is taught to follow instructions.
+"""AnyMAL (arXiv 2309.16058): modalities are aligned with a frozen language model, then it is taught to follow instructions.
 
 What is claimed, and what could have refuted it:
 
 - Section 3.1: captioning alone, with towers and language model frozen, is enough to make a resampler (image, video) and a
-  linear layer (audio, IMU) speak the language model's tongue. Control: what was said of another item of the same sense,
+  linear layer (audio, IMU) speak the language model's tongue. Control: what was said of another item of the same modality,
   which is as good where captions do not depend on what is perceived.
 - Section 3.1: the language model may be quantised to 4 bits meanwhile. Control: the same in full precision, which must be
   no better by more than three points.
@@ -44,31 +44,31 @@ TOWER_STEPS = {"image": 350, "audio": 350, "imu": 400}
 # --- data --------------------------------------------------------------------------------------------------------------
 
 
-def captions(world: dict, count: int, senses: list[str], seed: int) -> list[dict]:
+def captions(world: dict, count: int, modalities: list[str], seed: int) -> list[dict]:
     """Chats of a medium and its caption, no more words."""
     rng = random.Random(seed)
     chats = []
     for _ in range(count):
-        sense, digit = rng.choice(senses), rng.randrange(10)
-        chats.append(chat([medium(world, sense, digit, rng)], CAPTIONS[sense].format(NUMBERS[digit])))
+        modality, digit = rng.choice(modalities), rng.randrange(10)
+        chats.append(chat([medium(world, modality, digit, rng)], CAPTIONS[modality].format(NUMBERS[digit])))
     return chats
 
 
-def instructions(world: dict, count: int, seed: int, senses=tuple(CAPTIONS), pairs: float = 0.75) -> list[dict]:
-    """Chats of a question and one medium, or two of any senses."""
+def instructions(world: dict, count: int, seed: int, modalities=tuple(CAPTIONS), pairs: float = 0.75) -> list[dict]:
+    """Chats of a question and one medium, or two of any modalities."""
     rng = random.Random(seed)
     chats = []
     for _ in range(count):
         question = rng.choice(list(QUESTIONS)[1:]) if rng.random() < pairs else next(iter(QUESTIONS))
         digits = [rng.randrange(10) for _ in range(1 if question == next(iter(QUESTIONS)) else 2)]
-        chosen = rng.sample(senses, len(digits))
-        media = [medium(world, sense, digit, rng) for sense, digit in zip(chosen, digits, strict=True)]
+        chosen = rng.sample(modalities, len(digits))
+        media = [medium(world, modality, digit, rng) for modality, digit in zip(chosen, digits, strict=True)]
         chats.append(chat([*media, {"type": "text", "text": question}], QUESTIONS[question](*digits)))
     return chats
 
 
-def medium(world: dict, sense: str, digit: int, rng: random.Random) -> dict:
-    return {"type": sense, "path": str(rng.choice(world[sense][digit]))}
+def medium(world: dict, modality: str, digit: int, rng: random.Random) -> dict:
+    return {"type": modality, "path": str(rng.choice(world[modality][digit]))}
 
 
 def in_words(count: int, seed: int) -> list[dict]:
@@ -76,12 +76,12 @@ def in_words(count: int, seed: int) -> list[dict]:
     rng = random.Random(seed)
     chats = []
     for _ in range(count):
-        sense, digits = rng.choice(list(CAPTIONS)), [rng.randrange(10), rng.randrange(10)]
+        modality, digits = rng.choice(list(CAPTIONS)), [rng.randrange(10), rng.randrange(10)]
         words = [" ".join([rng.choice(list(NOUNS.values()))] + [NUMBERS[d]] * rng.choice((1, 3, 3))) for d in digits]
         kind = rng.choice(["caption", *QUESTIONS])
         if kind == "caption":
-            words = " ".join([NOUNS[sense]] + [NUMBERS[digits[0]]] * rng.choice((1, 3, 3)))
-            chats.append(chat(words, CAPTIONS[sense].format(NUMBERS[digits[0]])))
+            words = " ".join([NOUNS[modality]] + [NUMBERS[digits[0]]] * rng.choice((1, 3, 3)))
+            chats.append(chat(words, CAPTIONS[modality].format(NUMBERS[digits[0]])))
         elif kind == "which digit is it ?":
             chats.append(chat(f"{kind} {words[0]}", QUESTIONS[kind](digits[0])))
         else:
@@ -130,13 +130,13 @@ def align(lab: Lab, model, processor) -> list[dict]:
 def caption_claims(lab: Lab, model, processor) -> list[Claim]:
     kinds = {"image": "resampler", "video": "resampler", "audio": "linear", "imu": "linear"}
     claims = []
-    for sense, kind in kinds.items():
-        asked = captions(lab.world["test"], lab.some(240), [sense], seed=3)
+    for modality, kind in kinds.items():
+        asked = captions(lab.world["test"], lab.some(240), [modality], seed=3)
         given = answers(model, processor, asked, max_new_tokens=8)
         of_others = given[1:] + given[:1]
         shown = list(zip(asked, given, strict=True))
         measured, control = accuracy(asked, given), accuracy(asked, of_others)
-        name = f"{sense} captions after alignment ({kind})"
+        name = f"{modality} captions after alignment ({kind})"
         claims.append(Claim(name, measured, control, 0.1, "what was said of another", examples=shown))
     return claims
 
@@ -180,7 +180,7 @@ def run(lab: Lab) -> Replica:
 
     questions = {
         "reasoning over image + IMU": instructions(lab.world["test"], lab.some(300), 6, ("image", "imu"), pairs=1.0),
-        "reasoning over any two senses": instructions(lab.world["test"], lab.some(300), 7, pairs=1.0),
+        "reasoning over any two modalities": instructions(lab.world["test"], lab.some(300), 7, pairs=1.0),
     }
     before = {name: accuracy(chats, answers(model, processor, chats)) for name, chats in questions.items()}
     model, logs["instruct"] = instruct(lab, model, processor)

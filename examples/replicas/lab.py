@@ -22,7 +22,7 @@ class Lab:
 
     Args:
         folder: of this replica, for all that it makes.
-        world: split -> sense -> digit -> files.
+        world: split -> modality -> digit -> files.
         scale: share of all steps and questions; 1 is what the claims need, 0.01 only tries the code.
     """
 
@@ -75,7 +75,7 @@ def small_llama(tokenizer: PreTrainedTokenizerFast, **more) -> LlamaConfig:
 
 
 def teach_text(model, processor, chats: list[dict], folder: Path, **more) -> list[dict]:
-    """The language model learns what it is to know before it has any sense: chats of words alone.
+    """The language model learns what it is to know before it has any modality: chats of words alone.
 
     Noise on its embeddings (NEFTune) makes it tolerate tokens that are near to a word but no word, as media's will be.
     """

@@ -1,13 +1,13 @@
 """Macaw-LLM (arXiv 2306.09093): images, videos and sound at once, in one stage of training.
 
 Towers and language model are trained beforehand, each for itself; then aligners and language model learn from one mix of
-chats (section 3.3), about any of the senses together, and text. Towers stay frozen, as in the code (the paper has all
+chats (section 3.3), about any of the modalities together, and text. Towers stay frozen, as in the code (the paper has all
 trained). Each aligner turns what its tower saw into blends of the language model's words (section 3.2). Much of each
-file is noise, in other places of each, so that no sense alone tells enough. What is claimed, and what could have refuted
-it:
+file is noise, in other places of each, so that no modality alone tells enough. What is claimed, and what could have
+refuted it:
 
-- Section 1: the senses together tell more than each of them. Controls: the best single sense about the same events, and
-  the best two; the model has learned from as many chats about each choice of senses.
+- Section 1: the modalities together tell more than each of them. Controls: the best single modality about the same
+  events, and the best two; the model has learned from as many chats about each choice of modalities.
 - Section 3.3: one stage is enough. Control: as many steps in two stages, aligners alone and then all; one stage must not
   be worse by more than three points.
 """
@@ -30,9 +30,9 @@ from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llam
 
 NUMBERS = parts.NUMBERS
 SPOIL = {"image": 0.5, "video": 0.25, "audio": 0.6}  # share of a file's pieces that are noise
-SENSES = tuple(SPOIL)
-CHOICES = [chosen for count in (1, 2, 3) for chosen in combinations(SENSES, count)]
-COUNTS = {"train": {"image": 2000, "video": 700, "audio": 1000}, "test": dict.fromkeys(SENSES, 360)}
+MODALITIES = tuple(SPOIL)
+CHOICES = [chosen for count in (1, 2, 3) for chosen in combinations(MODALITIES, count)]
+COUNTS = {"train": {"image": 2000, "video": 700, "audio": 1000}, "test": dict.fromkeys(MODALITIES, 360)}
 QUESTIONS = {"which digit is this ?": 0, "which number comes next ?": 1}  # what is added to the digit
 RATE = 1e-3  # of learning
 PREAMBLE = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -44,14 +44,14 @@ PREAMBLE = "Below is an instruction that describes a task. Write a response that
 def event(files: dict, rng: random.Random) -> tuple[list[dict], str, str]:
     """Three media of one digit, a question and its answer."""
     digit, question = rng.randrange(10), rng.choice([*QUESTIONS])
-    media = [{"type": sense, "path": str(rng.choice(files[sense][digit]))} for sense in SENSES]
+    media = [{"type": modality, "path": str(rng.choice(files[modality][digit]))} for modality in MODALITIES]
     return media, question, NUMBERS[digit + QUESTIONS[question]]
 
 
-def ask(happened: tuple[list[dict], str, str], senses: tuple[str, ...] = SENSES) -> dict:
-    """A chat about what some senses tell of an event."""
+def ask(happened: tuple[list[dict], str, str], modalities: tuple[str, ...] = MODALITIES) -> dict:
+    """A chat about what some modalities tell of an event."""
     media, question, answer = happened
-    return chat([*(part for part in media if part["type"] in senses), {"type": "text", "text": question}], answer)
+    return chat([*(part for part in media if part["type"] in modalities), {"type": "text", "text": question}], answer)
 
 
 def in_words(rng: random.Random) -> dict:
@@ -65,7 +65,7 @@ def in_words(rng: random.Random) -> dict:
 
 
 def mix(files: dict, count: int, seed: int) -> list[dict]:
-    """Chats about each choice of senses, and a fifth in words alone."""
+    """Chats about each choice of modalities, and a fifth in words alone."""
     rng = random.Random(seed)
     return [in_words(rng) if rng.random() < 0.2 else ask(event(files, rng), rng.choice(CHOICES)) for _ in range(count)]
 
@@ -102,7 +102,7 @@ def make_model(language_model, tokenizer, towers: dict):
 
 
 def run(lab: Lab) -> Replica:
-    counts = {split: {sense: lab.some(n, least=40) for sense, n in row.items()} for split, row in COUNTS.items()}
+    counts = {split: {modality: lab.some(n, least=40) for modality, n in row.items()} for split, row in COUNTS.items()}
     world = make_world(lab.folder / "noisy_world", counts, SPOIL)
     tokenizer = make_tokenizer([f"{PREAMBLE} ### Instruction: ### Response:", " ".join([*NUMBERS, *QUESTIONS])])
     towers = make_towers(lab, world["train"])
@@ -122,21 +122,24 @@ def run(lab: Lab) -> Replica:
     rng = random.Random(2)
     events = [event(world["test"], rng) for _ in range(lab.some(360))]
     scores, shown = {}, {}
-    for senses in CHOICES:
-        asked = [ask(happened, senses) for happened in events]
+    for modalities in CHOICES:
+        asked = [ask(happened, modalities) for happened in events]
         given = answers(model, processor, asked)
-        scores[senses], shown[senses] = accuracy(asked, given), list(zip(asked, given, strict=True))
-        print(" + ".join(senses), f"{scores[senses]:.1%}")
+        scores[modalities], shown[modalities] = accuracy(asked, given), list(zip(asked, given, strict=True))
+        print(" + ".join(modalities), f"{scores[modalities]:.1%}")
     claims = []
-    for count, name in {1: "three noisy senses rather than one", 2: "three noisy senses rather than two"}.items():
-        best = max((senses for senses in CHOICES if len(senses) == count), key=scores.get)
-        claims.append(Claim(name, scores[SENSES], scores[best], 0.1, f"the best: {' + '.join(best)}"))
-    claims[0].examples = shown[SENSES]
+    for count, name in {
+        1: "three noisy modalities rather than one",
+        2: "three noisy modalities rather than two",
+    }.items():
+        best = max((modalities for modalities in CHOICES if len(modalities) == count), key=scores.get)
+        claims.append(Claim(name, scores[MODALITIES], scores[best], 0.1, f"the best: {' + '.join(best)}"))
+    claims[0].examples = shown[MODALITIES]
 
     half, settings = len(chats) // 2, {"learning_rate": RATE, "features": store}
     logs["two stages: first"] = learn(in_two_stages, processor, chats[:half], lab.folder, "aligners", **settings)
     logs["two stages: second"] = learn(in_two_stages, processor, chats[half:], lab.folder, *learned, **settings)
     asked = [ask(happened) for happened in events]
     two = accuracy(asked, answers(in_two_stages, processor, asked))
-    claims.append(Claim("one stage", scores[SENSES], two, 0.1, "as many steps in two stages", margin=-0.03))
+    claims.append(Claim("one stage", scores[MODALITIES], two, 0.1, "as many steps in two stages", margin=-0.03))
     return Replica(claims, logs)

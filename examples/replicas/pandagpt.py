@@ -1,11 +1,11 @@
-"""PandaGPT (arXiv 2305.16355): it learns to talk about images alone, and then talks about all that it senses.
+"""PandaGPT (arXiv 2305.16355): it learns to talk about images alone, and then talks about all that it modalities.
 
-The paper rests on ImageBind (arXiv 2305.05665, section 3), to whose frozen image tower each other sense was bound by
-contrast, on pairs of an image and that sense. So here: an image tower learns with words, as CLIP does; sound, depth,
+The paper rests on ImageBind (arXiv 2305.05665, section 3), to whose frozen image tower each other modality was bound by
+contrast, on pairs of an image and that modality. So here: an image tower learns with words, as CLIP does; sound, depth,
 warmth and motion are bound to it by pairs that show one digit; a language model that knows digits as words gets one
 linear layer and LoRA, trained on chats about images only (section 2). What is claimed, and what could have refuted it:
 
-- Section 3: senses that no chat was about are understood, video by the image tower. Control: towers that were trained
+- Section 3: modalities that no chat was about are understood, video by the image tower. Control: towers that were trained
   as long and tell digits apart as well (`make_tower` prints it), each in a space of its own, as each learned with words
   of its own.
 - Section 3, "arithmetic": an image and a sound, added into one token, are understood together. What is asked was learned
@@ -37,7 +37,7 @@ from .lab import Lab, accuracy, adapt, answers, chat, make_tokenizer, small_llam
 
 
 NUMBERS = parts.NUMBERS
-WIDTH = 64  # of the space that the senses share
+WIDTH = 64  # of the space that the modalities share
 TOWER_STEPS = {"image": 400, "video": 400, "audio": 300, "imu": 300, "depth": 400, "thermal": 400}
 QUESTIONS = {
     "which digit is this ?": lambda a: NUMBERS[a],
@@ -67,14 +67,14 @@ def make_model(language_model, tokenizer):
         "imu": imagebind.ImageBindImuConfig(**trunk, context_length=motion.SAMPLES),
     }
     settings = pandagpt(language_model, tokenizer, towers=towers)
-    for sense, own in {
+    for modality, own in {
         "video": {"processor": imagebind.ImageBindVideoProcessor(30, num_clips=4, clip_seconds=1 / 8, num_crops=1)},
         "audio": {"processor": imagebind.ImageBindAudioFeatureExtractor(**sound, num_clips=1, clip_seconds=1.0)},
         "depth": {"processor": parts.image_processor()},
         "thermal": {"processor": parts.image_processor()},
         "imu": {"sampling_rate": motion.RATE, "mean": [0, 9.81, 0, 0, 0, 0], "std": [3.0, 3, 3, 1, 1, 1]},
     }.items():
-        settings["modalities"][sense] |= own
+        settings["modalities"][modality] |= own
     return compose(**settings)
 
 
@@ -82,16 +82,16 @@ def make_tower(task: tuple) -> dict[str, torch.Tensor]:
     """Trains a tower by contrast with what is shown beside it: words, which learn with it, or images.
 
     Args:
-        task: a sense; its tower's config; the composite's processor; digit -> files, to train and to test; steps;
+        task: a modality; its tower's config; the composite's processor; digit -> files, to train and to test; steps;
             digit -> embeddings of images (items, WIDTH), or None for words.
 
     Returns:
         The tower's weights.
     """
-    sense, config, processor, files, test_files, steps, images = task
+    modality, config, processor, files, test_files, steps, images = task
     torch.set_num_threads(1)  # towers are made side by side
-    torch.manual_seed(list(TOWER_STEPS).index(sense))
-    inputs, digits = read(processor, sense, files)
+    torch.manual_seed(list(TOWER_STEPS).index(modality))
+    inputs, digits = read(processor, modality, files)
     tower, words = AutoModel.from_config(config).train(), nn.Embedding(10, WIDTH)
     parameters = [*tower.parameters(), *words.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.02)
@@ -112,10 +112,10 @@ def make_tower(task: tuple) -> dict[str, torch.Tensor]:
         schedule.step()
 
     known = embed(tower.eval(), inputs, digits)
-    tests = embed(tower, *read(processor, sense, test_files))
+    tests = embed(tower, *read(processor, modality, test_files))
     means = normalize(torch.stack([known[digit].mean(0) for digit in sorted(known)]), dim=-1)
     right = torch.cat([(tests[digit] @ means.T).argmax(1) == digit for digit in tests]).float().mean()
-    print(f"  {sense} tower, {'not ' if images is None else ''}bound to images: {right:.0%} nearest to their digit")
+    print(f"  {modality} tower, {'not ' if images is None else ''}bound to images: {right:.0%} nearest to their digit")
     return tower.state_dict()
 
 
@@ -126,9 +126,13 @@ def embed(tower, inputs: torch.Tensor, digits: torch.Tensor) -> dict[int, torch.
     return {digit: embeddings[digits == digit] for digit in digits.unique().tolist()}
 
 
-def read(processor, sense: str, files: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """All files of a sense as the composite reads them, (items, ...), and their digits, (items,)."""
-    spec, own, options = MODALITIES[sense], processor.sub_processor(sense), processor.modalities[sense].options
+def read(processor, modality: str, files: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """All files of a modality as the composite reads them, (items, ...), and their digits, (items,)."""
+    spec, own, options = (
+        MODALITIES[modality],
+        processor.sub_processor(modality),
+        processor.modalities[modality].options,
+    )
     digits = [(file, digit) for digit, found in files.items() for file in found]
     items = [spec.read(file, own, options) for file, _ in digits]
     inputs = next(iter(spec.extract(items, own, options).values()))
@@ -145,19 +149,21 @@ def vary(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def make_towers(lab: Lab, model, processor) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Weights of towers: those of images and of what is bound to them, and those of other senses, each for itself."""
+    """Weights of towers: those of images and of what is bound to them, and those of other modalities, each for itself."""
     files, test_files = lab.world["train"], lab.world["test"]
 
-    def task(sense: str, images: dict | None = None) -> tuple:
-        steps = lab.some(TOWER_STEPS[sense])
-        return sense, model.tower(sense).config, processor, files[sense], test_files[sense], steps, images
+    def task(modality: str, images: dict | None = None) -> tuple:
+        steps = lab.some(TOWER_STEPS[modality])
+        return modality, model.tower(modality).config, processor, files[modality], test_files[modality], steps, images
 
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         alone = dict(zip(TOWER_STEPS, pool.map(make_tower, map(task, TOWER_STEPS)), strict=True))
         model.image_tower.load_state_dict(alone["image"])
         images = embed(model.image_tower, *read(processor, "image", files["image"]))
-        senses = [sense for sense in TOWER_STEPS if sense not in ("image", "video")]
-        bound = dict(zip(senses, pool.map(make_tower, [task(sense, images) for sense in senses]), strict=True))
+        modalities = [modality for modality in TOWER_STEPS if modality not in ("image", "video")]
+        bound = dict(
+            zip(modalities, pool.map(make_tower, [task(modality, images) for modality in modalities]), strict=True)
+        )
     image = alone.pop("image")
     return {"image": image, "video": image, **bound}, alone
 
@@ -165,9 +171,9 @@ def make_towers(lab: Lab, model, processor) -> tuple[dict[str, dict], dict[str, 
 # --- chats -----------------------------------------------------------------------------------------------------------------
 
 
-def ask(files: dict, senses: list[str], digits: list[int], question: str, rng: random.Random) -> dict:
+def ask(files: dict, modalities: list[str], digits: list[int], question: str, rng: random.Random) -> dict:
     """A chat about media that stand side by side; two digits are told in their order."""
-    media = [{"type": s, "path": str(rng.choice(files[s][d]))} for s, d in zip(senses, digits, strict=True)]
+    media = [{"type": s, "path": str(rng.choice(files[s][d]))} for s, d in zip(modalities, digits, strict=True)]
     return chat([*media, {"type": "text", "text": question}], answer(question, digits))
 
 
@@ -212,24 +218,24 @@ def instruct(lab: Lab, model, processor):
 
 
 def examine(model, processor, chats: list[dict], instead: dict | None = None) -> tuple[float, list]:
-    """Accuracy, and chats with answers; `instead`: sense -> weights that its tower has for the time."""
-    own = {sense: copy.deepcopy(model.tower(sense).state_dict()) for sense in instead or {}}
-    for sense in own:
-        model.tower(sense).load_state_dict(instead[sense])
+    """Accuracy, and chats with answers; `instead`: modality -> weights that its tower has for the time."""
+    own = {modality: copy.deepcopy(model.tower(modality).state_dict()) for modality in instead or {}}
+    for modality in own:
+        model.tower(modality).load_state_dict(instead[modality])
     given = answers(model, processor, chats, max_new_tokens=5)
-    for sense in own:
-        model.tower(sense).load_state_dict(own[sense])
+    for modality in own:
+        model.tower(modality).load_state_dict(own[modality])
     return accuracy(chats, given), list(zip(chats, given, strict=True))
 
 
 def zero_shot(lab: Lab, model, processor, alone: dict, rng: random.Random) -> list[Claim]:
-    """What chats about images taught, asked about each other sense, and about an image and a sound."""
+    """What chats about images taught, asked about each other modality, and about an image and a sound."""
     files, count, claims = lab.world["test"], lab.some(300), []
-    for sense in alone:
-        asked = [ask(files, [sense], [rng.randrange(10)], rng.choice([*QUESTIONS]), rng) for _ in range(count)]
+    for modality in alone:
+        asked = [ask(files, [modality], [rng.randrange(10)], rng.choice([*QUESTIONS]), rng) for _ in range(count)]
         measured, shown = examine(model, processor, asked)
-        control, _ = examine(model, processor, asked, {sense: alone[sense]})
-        claims.append(Claim(f"{sense}, zero-shot", measured, control, 0.1, "towers not bound", examples=shown))
+        control, _ = examine(model, processor, asked, {modality: alone[modality]})
+        claims.append(Claim(f"{modality}, zero-shot", measured, control, 0.1, "towers not bound", examples=shown))
     asked = [ask(files, ["image", "audio"], rng.sample(range(10), 2), BOTH, rng) for _ in range(count)]
     measured, shown = examine(model, processor, asked)
     control, _ = examine(model, processor, asked, {"audio": alone["audio"]})
@@ -241,7 +247,7 @@ def zero_shot(lab: Lab, model, processor, alone: dict, rng: random.Random) -> li
 
 def noisy_pair(lab: Lab, model, processor, rng: random.Random) -> Claim:
     """An image and a sound of one digit, beside each of them alone."""
-    counts = {"test": {sense: lab.some(360, least=40) for sense in SPOIL}}
+    counts = {"test": {modality: lab.some(360, least=40) for modality in SPOIL}}
     files = make_world(lab.folder / "noisy_world", counts, SPOIL)["test"]
     digits = rng.choices(range(10), k=lab.some(360))
     asked = [ask(files, [*SPOIL], [digit] * 2, next(iter(QUESTIONS)), rng) for digit in digits]
@@ -260,8 +266,8 @@ def run(lab: Lab) -> Replica:
     model, processor = make_model(small_llama(tokenizer), tokenizer)
     bound, alone = make_towers(lab, model, processor)
     logs = {"text": teach_text(model, processor, in_words(64 * lab.some(300), seed=0), lab.folder)}
-    for sense, weights in bound.items():
-        model.tower(sense).load_state_dict(weights)
+    for modality, weights in bound.items():
+        model.tower(modality).load_state_dict(weights)
     model, logs["instruct"] = instruct(lab, model, processor)
     lab.keep(model, processor)
     rng = random.Random(2)

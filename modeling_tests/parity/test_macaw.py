@@ -51,7 +51,7 @@ def attend(weights: dict, name: str, heads: int, query: torch.Tensor, context: t
 
 
 def release_tokens(model, weights: dict, config: dict, name: str, values: torch.Tensor) -> torch.Tensor:
-    """What the code of June 2023 makes of one sense, step by step; towers are Transformers'."""
+    """What the code of June 2023 makes of one modality, step by step; towers are Transformers'."""
     heads, mm = config["attention_heads"], config
     if name == "audio":
         tower = WhisperModel(model.config.audio_config).encoder.eval()

@@ -1,4 +1,4 @@
-"""Any causal language model with any senses, as one ordinary Transformers model. Importing registers everything."""
+"""Any causal language model with any modality, as one ordinary Transformers model. Importing registers everything."""
 
 from . import systems  # noqa: F401 (registers their parts)
 from .aligners import Aligner, AlignerConfig, register_aligner

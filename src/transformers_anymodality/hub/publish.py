@@ -274,7 +274,7 @@ save_file({"logits": logits.float().cpu().contiguous()}, f"{scratch}/logits.safe
 def check_reload(
     model: Any, stage: Path, scratch: Path, module: str | None = None, token: str | bool | None = None
 ) -> float:
-    """Loads `stage` in a fresh process that does not import this package, and compares logits on a made-up medium of
+    """Loads `stage` in a fresh process that does not import this package, and compares logits on a dummy input of
     every modality.
 
     Args:

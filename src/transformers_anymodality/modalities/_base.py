@@ -72,7 +72,7 @@ class ModalitySpec:
         raise NotImplementedError
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
-        """A medium that `read` accepts, made up; `size` 0 and 1 differ in resolution or duration where they may."""
+        """A dummy input that `read` accepts; `size` 0 and 1 differ in resolution or duration where they may."""
         raise NotImplementedError
 
 

@@ -223,7 +223,7 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
 
 
 class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedModel):
-    """A whole causal language model with senses."""
+    """A whole causal language model that reads media of any modality."""
 
     def _build_language_model(self) -> PreTrainedModel:
         return build_language_model(self.config.text_config)
