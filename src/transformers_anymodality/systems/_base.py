@@ -54,7 +54,7 @@ def tower_settings(given: Any, own: Callable[[], Any] = lambda: None) -> dict[st
     return settings if settings.get("tower") is not None else {**settings, "tower": own()}
 
 
-def tower_config(tower: Any) -> PreTrainedConfig | None:
+def config_at_hand(tower: Any) -> PreTrainedConfig | None:
     """The config of a tower as `compose` takes it; None for one that is yet to be loaded."""
     config = getattr(tower, "config", tower)
     return config if isinstance(config, PreTrainedConfig) else None

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from ...towers.imu2clip import Imu2ClipConfig
-from .._base import chosen, cropped, load_tokenizer, register_system, tower_config, tower_settings
+from .._base import chosen, config_at_hand, cropped, load_tokenizer, register_system, tower_settings
 
 
 MODALITY_NAMES = ("image", "audio", "video", "imu")
@@ -139,7 +139,7 @@ def _modality(name: str, given: Any, aligners: dict[str, Any]) -> dict[str, Any]
     """Settings of a modality for `compose`."""
     resampled = name in _RESAMPLED
     row = {"select_feature": "all" if resampled else "pooled", **tower_settings(given, _TOWERS[name])}
-    if "processor" not in row and (processor := _processor(tower_config(row["tower"]))) is not None:
+    if "processor" not in row and (processor := _processor(config_at_hand(row["tower"]))) is not None:
         row["processor"] = processor
     fields = {key: value for key, value in aligners.items() if resampled and key not in MODALITY_NAMES}
     return {**row, "aligner": {**_ALIGNERS[name], **fields, **aligners.get(name, {})}}

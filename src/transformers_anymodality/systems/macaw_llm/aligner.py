@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from ...aligners._base import Aligner, AlignerConfig, register_aligner
+from ...aligners import Aligner, AlignerConfig, register_aligner
 from ...utils.attention import Attention
 
 

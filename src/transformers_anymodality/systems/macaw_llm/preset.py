@@ -15,7 +15,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from .._base import WORDS, cropped, load_tokenizer, register_system, tower_config, tower_settings
+from .._base import WORDS, config_at_hand, cropped, load_tokenizer, register_system, tower_settings
 
 
 MODALITY_NAMES = ("image", "audio", "video")  # in the order of a prompt
@@ -198,7 +198,7 @@ _ALIGNERS = {
 
 def _processor(name: str, settings: dict[str, Any]) -> Any:
     """The sub-processor of a CLIP or Whisper tower whose config is at hand; others are found with their tower."""
-    config = tower_config(settings["tower"])
+    config = config_at_hand(settings["tower"])
     if isinstance(config, WhisperConfig):
         return whisper_processor(config)
     if not isinstance(config, CLIPVisionConfig):

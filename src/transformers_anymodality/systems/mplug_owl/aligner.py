@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from ...aligners._base import Aligner, AlignerConfig, register_aligner
+from ...aligners import Aligner, AlignerConfig, register_aligner
 from ...utils.attention import Attention
 
 

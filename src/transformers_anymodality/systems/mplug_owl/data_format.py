@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.formats._base import chat, listed, register_format, words
+from ...data.formats import chat, listed, register_format, words
 from ...data.records import split_markers
 
 

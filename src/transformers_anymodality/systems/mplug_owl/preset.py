@@ -9,7 +9,7 @@ from transformers import LlamaConfig
 
 from ...processing.tokenization import PIECE_END
 from ...utils.imports import require
-from .._base import WORDS, register_system, tower_config, tower_settings
+from .._base import WORDS, config_at_hand, register_system, tower_settings
 from .bloom import MplugOwlBloomConfig
 from .tower import MplugOwlVisionConfig
 
@@ -124,7 +124,7 @@ def modalities(
     from .processing import MplugOwlImageProcessor, MplugOwlVideoProcessor
 
     settings = tower_settings(towers.get("image"), partial(MplugOwlVisionConfig, temporal=temporal))
-    side = getattr(tower_config(settings["tower"]), "image_size", 224)
+    side = getattr(config_at_hand(settings["tower"]), "image_size", 224)
     size = {"height": side, "width": side}
     return {
         "image": {

@@ -15,7 +15,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, CLIPPreTrainedModel, CLIPVisionEmbeddings
 
-from ...towers._build import register_tower
+from ...towers import register_tower
 from ...utils.upstream import capture_outputs, merge_with_config_defaults
 
 

@@ -20,7 +20,7 @@ from ...towers.imagebind import (
     ImageBindVideoProcessor,
     ImageBindVisionConfig,
 )
-from .._base import WORDS, chosen, register_system, tower_config
+from .._base import WORDS, chosen, config_at_hand, register_system
 
 
 MODALITY_NAMES = ("image", "video", "audio", "depth", "thermal", "imu")
@@ -132,4 +132,4 @@ _SPECTROGRAM = {"num_mel_bins": 128, "target_length": 204}
 
 def _field(tower: Any, name: str, default: int) -> int:
     """Of a tower's config; a tower that is yet to be loaded has the published size."""
-    return getattr(tower_config(tower), name, default)
+    return getattr(config_at_hand(tower), name, default)

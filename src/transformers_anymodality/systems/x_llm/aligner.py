@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from ...aligners._base import Aligner, AlignerConfig, register_aligner
+from ...aligners import Aligner, AlignerConfig, register_aligner
 from ...utils.attention import same_attention
 from ...utils.upstream import attention_of, build
 from .cif import CifConfig, CifModel

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import ModelOutput
 
-from ...towers._build import register_tower
+from ...towers import register_tower
 from ...utils.part_model import PartModel
 
 

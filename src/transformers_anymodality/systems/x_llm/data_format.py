@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...data.formats._base import chat, listed, places, register_format, words
+from ...data.formats import chat, listed, places, register_format, words
 
 
 IMAGE_PROMPTS = (

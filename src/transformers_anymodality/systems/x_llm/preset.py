@@ -8,7 +8,7 @@ from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 
 from ...processing.tokenization import PIECE_END
 from ...towers import PrecomputedConfig
-from .._base import WORDS, cropped, register_system, tower_config, tower_settings
+from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
 from . import media  # noqa: F401 (registers speech that was encoded elsewhere)
 from .chatglm import ChatGLMConfig
 
@@ -124,7 +124,7 @@ def modalities(
 ) -> dict[str, dict[str, Any]]:
     """Settings of image, video and speech (or audio) for `compose`; the arguments are those of `x_llm`."""
     image = tower_settings(towers.get("image"), Blip2VisionConfig)
-    config = tower_config(image["tower"])
+    config = config_at_hand(image["tower"])
     side = getattr(config, "image_size", 224)
     # ViT-g's own last norm makes way for the aligner's, which has another epsilon.
     qformer = {"type": "qformer", "feature_norm_eps": 1e-5, **aligners.get("image", {})}
