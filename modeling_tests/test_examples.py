@@ -116,7 +116,8 @@ def test_features_packing_and_four_bits_are_settings(world, scripts, monkeypatch
         log = json.loads(Path(name, "trainer_state.json").read_text())["log_history"]
         losses[name] = [entry["loss"] for entry in log if "loss" in entry]
     assert losses["features"] == pytest.approx(losses["media"], abs=1e-4)
-    assert losses["packed"] == pytest.approx(losses["media"], abs=1e-4)
+    # Products in 4 bits are rounded by how many rows there are.
+    assert losses["packed"] == pytest.approx(losses["media"], abs=2e-4)
 
 
 @pytest.mark.slow
