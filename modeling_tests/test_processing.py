@@ -637,6 +637,12 @@ def test_assistant_masks_need_no_generation_tags(style):
         assert not inputs["assistant_masks"][i][~kept].any()
 
 
+def test_what_the_stock_server_says_of_sounds_in_videos_changes_nothing(processor):
+    chat = tiny.chat("video", "what is this ?")
+    said = tiny.inputs(processor, chat, load_audio_from_video=True)
+    assert plain(said) == plain(tiny.inputs(processor, chat))
+
+
 def test_token_counts_for_serving_are_those_of_the_processor(processor):
     data = processor._get_num_multimodal_tokens(image_sizes=[(40, 48), (9, 9)], audio_lengths=[100])
     assert (
