@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoProcessor,
     BitsAndBytesConfig,
@@ -21,7 +20,8 @@ from transformers import (
     set_seed,
 )
 
-from transformers_anymodality import AnyModalityDataCollator, compose
+from anymodality.commands.compose import compose_from
+from transformers_anymodality import AnyModalityDataCollator
 from transformers_anymodality.data import load, mixture
 from transformers_anymodality.features import FeatureStore
 from transformers_anymodality.systems import SYSTEMS
@@ -140,27 +140,19 @@ def _load_or_compose(arguments: ModelArguments) -> tuple[Any, Any]:
         return model, AutoProcessor.from_pretrained(arguments.model)
     if not (arguments.system or (arguments.language_model and arguments.modalities)):
         raise SystemExit("Say what to train: --model, --system, or --language_model and --modalities. See --help.")
-    language = _configs(arguments.language_model)
-    tokenizer = arguments.tokenizer or (language if isinstance(language, str) else None)
+    settings = {"language_model": arguments.language_model, "tokenizer": arguments.tokenizer, **dtype}
     if arguments.load_in_4bit:
-        if not isinstance(language, str):
+        if not isinstance(arguments.language_model, str):
             raise SystemExit(
                 "--load_in_4bit quantises weights that are loaded: --language_model must be a checkpoint."
             )
-        language = AutoModelForCausalLM.from_pretrained(language, **quantised, **dtype)
+        settings["language_model"] = AutoModelForCausalLM.from_pretrained(
+            arguments.language_model, **quantised, **dtype
+        )
+        settings["tokenizer"] = arguments.tokenizer or arguments.language_model
     if arguments.system:
-        options = _configs(arguments.options or {})
-        return compose(**SYSTEMS[arguments.system](language, tokenizer, **options), **dtype)
-    return compose(language, _configs(arguments.modalities), tokenizer, **dtype)
-
-
-def _configs(value: Any) -> Any:
-    """Dicts with a `model_type` become the configs that they describe."""
-    if not isinstance(value, dict):
-        return value
-    if "model_type" in value:
-        return AutoConfig.for_model(**value)
-    return {name: _configs(one) for name, one in value.items()}
+        return compose_from({"system": arguments.system, "options": arguments.options, **settings})
+    return compose_from({"modalities": arguments.modalities, **settings})
 
 
 def load_data(arguments: DataArguments) -> tuple[Any, dict[str, Any] | None]:
