@@ -31,6 +31,7 @@ from transformers_anymodality.data import (
     mixture,
     normalize,
     open_records,
+    read_chat,
     register_format,
 )
 from transformers_anymodality.modalities import MODALITIES
@@ -162,6 +163,37 @@ def test_relative_paths_are_put_into_the_media_root(tmp_path):
     assert made["images"] == ["R/d.png", *given[1:4], {"path": "R/i.png"}, given[5]]
     assert made["videos"] == [["R/1.png", "R/2.png"]]
     assert record["images"] is given and given[0] == "d.png"  # left as it was
+
+
+def test_a_record_is_read_with_its_media_in_their_parts(processor):
+    """Some may be in their parts and others in columns, in the order of the bare parts."""
+    parts = [{"type": "image", "path": "0.png"}, {"type": "image"}, {"type": "text", "text": "?"}, {"type": "image"}]
+    record = {"messages": [{"role": "user", "content": parts}], "images": ["1.png", "2.png"], "id": 7}
+    for own in (processor, None):
+        chat = read_chat(3, record, own, "R").checked()
+        assert chat.where == "Sample 3 (id 7)" and chat.media == {"image": [Path("R/0.png"), "R/1.png", "R/2.png"]}
+        assert chat.messages[0]["content"] == [
+            {"type": "image", "path": "R/0.png"},
+            {"type": "image", "image": "R/1.png"},
+            {"type": "text", "text": "?"},
+            {"type": "image", "image": "R/2.png"},
+        ]
+    assert parts[1] == {"type": "image"}  # left as it was
+    flat = read_chat(0, {"image": "a.png", "audio": ["b.wav"], "text": "no medium"}, question="what ?").checked()
+    assert flat.media == {"image": ["a.png"], "audio": ["b.wav"]}
+    assert [part["type"] for part in flat.messages[0]["content"]] == ["image", "audio", "text"]
+
+
+def test_all_that_is_wrong_with_a_record_is_told(processor):
+    """Each once, whatever finds it first."""
+    record = {**said("<image><image><audio>", image="a.png"), "imu": ["b.csv", "c.csv"]}
+    chat = read_chat(0, record, processor)
+    chat.encode(processor)
+    found = [(problem.kind, problem.modality) for problem in chat.problems]
+    assert found == [("wrong_count", "audio"), ("wrong_count", "image"), ("wrong_count", "imu"), ("no_answer", None)]
+    with pytest.raises(ValueError, match="Sample 0 has 1 <audio> placeholders, but 0 media of 'audio'"):
+        chat.checked()
+    assert read_chat(0, 5, processor).problems[0].kind == "broken_record"
 
 
 @pytest.mark.parametrize(

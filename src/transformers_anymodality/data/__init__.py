@@ -4,12 +4,14 @@ from .checking import Problem, Report, check
 from .datasets import load, mixture
 from .files import open_records
 from .formats import FORMATS, convert_file, convert_records, register_format
+from .reading import Chat, read_chat
 from .records import normalize, split_markers
 from .showing import look
 
 
 __all__ = [
     "FORMATS",
+    "Chat",
     "Problem",
     "Report",
     "check",
@@ -20,6 +22,7 @@ __all__ = [
     "mixture",
     "normalize",
     "open_records",
+    "read_chat",
     "register_format",
     "split_markers",
 ]
