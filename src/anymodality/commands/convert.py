@@ -14,11 +14,12 @@ class CLASS(ListingCommand):
     def listing(self) -> str:
         from transformers_anymodality.conversion import CONVERSIONS
 
-        return "systems:\n" + "\n".join(f"  {name:<12} {CONVERSIONS[name].help}" for name in CONVERSIONS)
+        width = max(map(len, CONVERSIONS))
+        return "conversions:\n" + "\n".join(f"  {name:<{width}}  {CONVERSIONS[name].help}" for name in CONVERSIONS)
 
 
 def convert(
-    system: Annotated[str, argument("SYSTEM", "One of those below.")],
+    system: Annotated[str, argument("CONVERSION", "One of those below.")],
     source: Annotated[str, option("DIR", "The released files.", "--from")],
     output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
     language_model: Annotated[
@@ -44,7 +45,9 @@ def convert(
     from transformers_anymodality import conversion
 
     if system not in conversion.CONVERSIONS:
-        raise typer.BadParameter(f"{system!r} is none of {', '.join(conversion.CONVERSIONS)}.", param_hint="SYSTEM")
+        raise typer.BadParameter(
+            f"{system!r} is none of {', '.join(conversion.CONVERSIONS)}.", param_hint="CONVERSION"
+        )
     report = conversion.convert(
         system,
         source,
