@@ -50,53 +50,41 @@ class CLASS(ListingCommand):
         )
 
 
-Directory = Annotated[str | None, argument("DIR", "Folder or Hub id of the model.")]
 Tasks = Annotated[
     list[str] | None, option("NAMES", "Tasks, separated by commas, or one suite; NAME:TASK gives a task a name.")
 ]
 Data = Annotated[list[str] | None, option("FILES", "One file or Hub id per task, in order, or one for all.")]
-Output = Annotated[str | None, option("FILE", "Results, JSON; answers go beside it.")]
-BatchSize = Annotated[int, option("N", "Batch size.", min=1)]
-Limit = Annotated[int | None, option("N", "Number of samples; default: all.", min=1)]
-MaxNewTokens = Annotated[int | None, option("N", "Most tokens of an answer; default: the task's.", min=1)]
-NumBeams = Annotated[int, option("N", "Beams; 1 = greedy decoding.", min=1)]
 Prompt = Annotated[str | None, option("TEXT", "Prompt instead of the task's, with {question} and {choices}.")]
-Labels = Annotated[str | None, option("NAMES", "Choices of samples that have none, separated by commas.")]
-Page = Annotated[int, option("N", "Samples on the HTML page of each task, with their media.", min=0)]
-Ratings = Annotated[list[str] | None, option("FILE", "Ratings of a rated task, as FILE or TASK=FILE.")]
-JudgeUrl = Annotated[str | None, option("URL", "OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")]
-JudgeModel = Annotated[str, option("NAME", "The judge's name at its endpoint.")]
 Compare = Annotated[
     tuple[str, str] | None, option("A.json B.json", "Results to compare instead, by paired bootstrap.")
 ]
-OnlyAnswer = Annotated[bool, typer.Option("--only-answer", hidden=True)]
 
 
 def evaluate(
     ctx: typer.Context,
-    directory: Directory = None,
+    directory: Annotated[str | None, argument("DIR", "Folder or Hub id of the model.")] = None,
     tasks: Tasks = None,
     data: Data = None,
-    output: Output = None,
-    batch_size: BatchSize = 8,
+    output: Annotated[str | None, option("FILE", "Results, JSON; answers go beside it.")] = None,
+    batch_size: Annotated[int, option("N", "Batch size.", min=1)] = 8,
     num_processes: NumProcesses = 1,
     workers: Workers = 0,
-    limit: Limit = None,
-    max_new_tokens: MaxNewTokens = None,
-    num_beams: NumBeams = 1,
+    limit: Annotated[int | None, option("N", "Number of samples; default: all.", min=1)] = None,
+    max_new_tokens: Annotated[int | None, option("N", "Most tokens of an answer; default: the task's.", min=1)] = None,
+    num_beams: Annotated[int, option("N", "Beams; 1 = greedy decoding.", min=1)] = 1,
     prompt: Prompt = None,
-    labels: Labels = None,
+    labels: Annotated[str | None, option("NAMES", "Choices of samples that have none, separated by commas.")] = None,
     media_root: MediaRoot = None,
     split: Split = "test",
     dtype: DType = "auto",
-    page: Page = 50,
-    ratings: Ratings = None,
-    judge: JudgeUrl = None,
-    judge_model: JudgeModel = "default",
+    page: Annotated[int, option("N", "Samples on the HTML page of each task, with their media.", min=0)] = 50,
+    ratings: Annotated[list[str] | None, option("FILE", "Ratings of a rated task, as FILE or TASK=FILE.")] = None,
+    judge: Annotated[str | None, option("URL", "OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")] = None,
+    judge_model: Annotated[str, option("NAME", "The judge's name at its endpoint.")] = "default",
     compare: Compare = None,
     as_json: Json = False,
     module: Import = None,
-    only_answer: OnlyAnswer = False,
+    only_answer: Annotated[bool, typer.Option("--only-answer", hidden=True)] = False,
 ) -> None:
     """Ask a model, score its answers, and keep both.
 
@@ -111,10 +99,9 @@ def evaluate(
     "What is it?", "answers": ["dog", "a dog"]}, with any media by name. Killed, the same command goes on where it was.
     Beside results.json, results.samples has every answer, and a page of samples with their media.
 
-    Instead of tasks, --tasks takes a suite: --data is then a folder with a file of each of its benchmarks that you have.
-
-    Tasks that people rate get a page to rate answers on; run the command again with --ratings ratings.jsonl. Tasks that a
-    judge rates want --judge http://localhost:8000/v1 --judge-model NAME, or --ratings, too.
+    --data of a suite is a folder with a file of each of its benchmarks that you have. Tasks that people rate get a page to
+    rate answers on; run the command again with --ratings ratings.jsonl. Tasks that a judge rates want --judge
+    http://localhost:8000/v1 --judge-model NAME, or --ratings, too.
     """
     if compare is not None:
         return _compare(compare, as_json)
@@ -122,19 +109,15 @@ def evaluate(
         raise typer.BadParameter("Give DIR, --tasks, --data and --output; or --compare A.json B.json.", ctx)
     from transformers_anymodality.evaluation import Judge, finish
 
-    jobs = _jobs(
-        _split(tasks),
-        data,
-        dict(prompt=prompt, labels=tuple(_split([labels or ""])), media_root=media_root, limit=limit, split=split),
-    )
+    shared = dict(prompt=prompt, labels=tuple(_split([labels or ""])), media_root=media_root, limit=limit, split=split)
+    jobs = _jobs(_split(tasks), data, shared)
     given = _ratings(ratings or [], jobs)
     rater = None if judge is None else Judge(judge, judge_model)
     if num_processes > 1 and is_alone():
         run_in_processes(ctx, "--only-answer", without=("as_json", "ratings", "judge"))
     else:
         sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
-        complete = _answer(directory, jobs, output, dtype, sizes)
-        if only_answer or not complete:
+        if not _answer(directory, jobs, output, dtype, sizes) or only_answer:
             return None
     results = finish(jobs, output, ratings=given, judge=rater)
     _write_pages(directory, jobs, output, page)

@@ -87,18 +87,15 @@ def build_features(
     rank, world_size = place_among(rank, world_size)
     was_training = model.training
     model.eval()
-    writers, done, files = {}, {}, {}
     for name in names:
-        place = Path(folder, name)
-        _open_store(place, model, processor, name, dtype)
-        writers[name] = ShardWriter(place, shard_bytes, f"{rank}")
-        shards, known = stored(place)
-        done[name] = set(shards)
-        files |= known
-    if dtype is not None:
-        for name in names:
-            model.tower(name).to(dtype)
-    media = _Media(records, processor, done, Contents(files), media_root, on_error, rank, world_size)
+        _open_store(Path(folder, name), model, processor, name, dtype)
+    for name in names if dtype is not None else ():
+        model.tower(name).to(dtype)
+    writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
+    found = {name: stored(Path(folder, name)) for name in names}
+    done = {name: set(shards) for name, (shards, _) in found.items()}
+    contents = Contents({path: known for _, files in found.values() for path, known in files.items()})
+    media = _Media(records, processor, done, contents, media_root, on_error, rank, world_size)
     bar = tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0)
     skipped = _run(model, media, writers, batch_size, workers, bar)
     bar.close()

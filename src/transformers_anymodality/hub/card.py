@@ -11,10 +11,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.configuration import AnyModalityConfig
+from ..utils.files import read_json
 from .history import History, read_history, read_results
 from .inspect import Inspection, PartInfo, inspect_checkpoint
 from .licenses import UNKNOWN, is_hub_id, licence_of, published_card, strictest
-from .snippet import composite_snippet, extras, tower_snippet
+from .snippet import extras, snippet
 
 
 _TEMPLATE = Path(__file__).with_name("template.md")
@@ -51,12 +52,8 @@ def make_card(
     languages: Iterable[str] = (),
     datasets: Iterable[str] = (),
     tags: Iterable[str] = (),
-    summary: str | None = None,
-    recipe: str | None = None,
     results: str | Path | None = None,
-    sections: Mapping[str, str] | None = None,
-    limits: Iterable[str] = (),
-    origin: str = "made here",
+    **words: Any,
 ) -> ModelCard:
     """The card of a checkpoint, from the checkpoint.
 
@@ -69,106 +66,103 @@ def make_card(
         languages: ISO 639 codes; those of the language model's own card if left out.
         datasets: Hub ids of what it was trained on.
         tags: for the metadata, besides "anymodality".
-        summary: the first paragraph.
-        recipe: YAML that it was trained by.
         results: file of `anymodality evaluate`; `results.json` in the folder if left out.
-        sections: title -> Markdown.
-        limits: what it cannot do, a sentence each.
-        origin: of parts whose source the checkpoint does not know.
+        words: `summary`, the first paragraph; `recipe`, YAML that it was trained by; `sections`, title -> Markdown;
+            `limits`, what it cannot do, a sentence each; `origin` of parts whose source the checkpoint does not know.
 
     Raises:
         ValueError: metadata that the Hub would refuse, or results that `anymodality evaluate` did not write.
     """
     place = None if folder is None else Path(folder)
-    name = name or place.resolve().name
-    if inspection is None and _is_composite(place):
-        inspection = inspect_checkpoint(place)
-    parts, modalities = ([], []) if inspection is None else (inspection.parts, inspection.modalities)
-    cards = {part.name: published_card(part.source) for part in parts if part.source}
-    licences = licences or Licences()
-    named = {**{part: licence_of(card) for part, card in cards.items()}, **licences.parts}
-    whole = licences.whole or strictest(named.values())
-    history, found = _beside(place, results)
+    facts = _facts(place, name or place.resolve().name, inspection, licences or Licences(), results)
+    parts, modalities = facts.inspection.parts, [modality.name for modality in facts.inspection.modalities]
     if base_models is None:
         base_models = dict.fromkeys(part.source for part in parts if is_hub_id(part.source))
-    data = _metadata(
-        name=name,
-        licence=whole,
-        base_models=list(base_models),
-        trained=history is not None or any(part.trained for part in parts),
-        languages=list(languages) or _languages(cards.get("language_model")),
-        datasets=list(datasets),
-        tags=["anymodality", *tags],
-        modalities=[modality.name for modality in modalities],
-        results=found,
+    base_models = list(base_models)
+    trained = facts.history is not None or any(part.trained for part in parts)
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="any-to-any" if modalities else None,
+        base_model=base_models or None,
+        base_model_relation=("finetune" if trained or len(base_models) == 1 else "merge") if base_models else None,
+        license=facts.licence,
+        language=list(languages) or facts.languages or None,
+        datasets=list(datasets) or None,
+        tags=["anymodality", *tags, *modalities],
+        model_name=facts.name.rpartition("/")[2] if facts.results else None,
+        eval_results=facts.results or None,
+        metrics=sorted({result.metric_type for result in facts.results}) or None,
     )
     check_metadata(data)
-    context = {
-        "name": name,
-        "summary": summary or _summary(inspection),
-        "parts": [_row(part, named, origin) for part in parts],
-        "modalities": [asdict(modality) for modality in modalities],
-        "extras": extras(modality.name for modality in modalities),
-        "snippet": _snippet(name, place, inspection),
-        "history": history,
-        "recipe": recipe and recipe.strip(),
-        "results": found,
-        "sections": dict(sections or {}),
-        "limits": [*limits, *_limits(inspection, bool(found))],
-        "licence_notes": [*_licence_notes(whole, named, licences.whole is not None), *licences.notes],
-    }
-    return ModelCard.from_template(data, template_path=str(_TEMPLATE), **context)
+    return ModelCard.from_template(data, template_path=str(_TEMPLATE), **_context(facts, **words))
 
 
-def _beside(folder: Path | None, results: str | Path | None) -> tuple[History | None, list[EvalResult]]:
-    """How the checkpoint was trained and measured, as far as files say."""
-    if folder is None:
-        return None, read_results(Path(results)) if results else []
-    return read_history(folder), read_results(Path(results) if results else folder / "results.json")
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a checkpoint; the inspection of one that is not a composite is empty."""
+
+    name: str
+    inspection: Inspection
+    licence: str
+    licences: Mapping[str, str]  # of its parts
+    licence_notes: list[str]
+    languages: list[str]
+    history: History | None
+    results: list[EvalResult]
+    adapter: bool
 
 
-def _snippet(name: str, folder: Path | None, inspection: Inspection | None) -> str:
+def _facts(
+    folder: Path | None, name: str, inspection: Inspection | None, licences: Licences, results: str | Path | None
+) -> _Facts:
     if inspection is None:
-        return tower_snippet(name)
-    adapter = folder is not None and (folder / "adapter").is_dir()
-    return composite_snippet(name, [modality.name for modality in inspection.modalities], adapter)
+        inspection = inspect_checkpoint(folder) if _is_composite(folder) else Inspection(name, [], [])
+    cards = {part.name: published_card(part.source) for part in inspection.parts if part.source}
+    named = {**{part: licence_of(card) for part, card in cards.items()}, **licences.parts}
+    whole = licences.whole or strictest(named.values())
+    file = results or (folder and folder / "results.json")
+    return _Facts(
+        name,
+        inspection,
+        whole,
+        named,
+        [*_licence_notes(whole, named, licences.whole is not None), *licences.notes],
+        _languages(cards.get("language_model")),
+        folder and read_history(folder),
+        read_results(Path(file)) if file else [],
+        folder is not None and (folder / "adapter").is_dir(),
+    )
+
+
+def _context(
+    facts: _Facts,
+    summary: str | None = None,
+    recipe: str | None = None,
+    sections: Mapping[str, str] | None = None,
+    limits: Iterable[str] = (),
+    origin: str = "made here",
+) -> dict[str, Any]:
+    """What the template reads."""
+    modalities = [modality.name for modality in facts.inspection.modalities]
+    return {
+        "name": facts.name,
+        "summary": summary or _summary(facts.inspection),
+        "parts": [_row(part, facts.licences, origin) for part in facts.inspection.parts],
+        "modalities": [asdict(modality) for modality in facts.inspection.modalities],
+        "extras": extras(modalities),
+        "snippet": snippet(facts.name, modalities, facts.adapter),
+        "history": facts.history,
+        "recipe": recipe and recipe.strip(),
+        "results": facts.results,
+        "sections": dict(sections or {}),
+        "limits": [*limits, *_limits(facts.inspection.parts, bool(facts.results))],
+        "licence_notes": facts.licence_notes,
+    }
 
 
 def _is_composite(folder: Path) -> bool:
     config = folder / "config.json"
-    return config.is_file() and AnyModalityConfig.model_type == AnyModalityConfig.get_config_dict(folder)[0].get(
-        "model_type"
-    )
-
-
-def _metadata(
-    *,
-    name: str,
-    licence: str,
-    base_models: list[str],
-    trained: bool,
-    languages: list[str],
-    datasets: list[str],
-    tags: list[str],
-    modalities: list[str],
-    results: list[EvalResult],
-) -> ModelCardData:
-    relation = None
-    if base_models:
-        relation = "finetune" if trained or len(base_models) == 1 else "merge"
-    return ModelCardData(
-        library_name="transformers",
-        pipeline_tag="any-to-any" if modalities else None,
-        base_model=base_models or None,
-        base_model_relation=relation,
-        license=licence,
-        language=languages or None,
-        datasets=datasets or None,
-        tags=[*tags, *modalities],
-        model_name=name.rpartition("/")[2] if results else None,
-        eval_results=results or None,
-        metrics=sorted({result.metric_type for result in results}) or None,
-    )
+    return config.is_file() and read_json(config).get("model_type") == AnyModalityConfig.model_type
 
 
 _LANGUAGE = r"[a-z]{2,3}|code|multilingual"
@@ -202,8 +196,8 @@ def _row(part: PartInfo, licences: Mapping[str, str], origin: str) -> dict[str, 
     return {**asdict(part), "source": source, "trained": trained, "licence": licence}
 
 
-def _summary(inspection: Inspection | None) -> str:
-    if inspection is None:
+def _summary(inspection: Inspection) -> str:
+    if not inspection.parts:
         return "A tower for [transformers-anymodality](https://pypi.org/project/transformers-anymodality/)."
     modalities = ", ".join(modality.name for modality in inspection.modalities)
     light = " A light checkpoint: unchanged parts are loaded from where they came from." if inspection.light else ""
@@ -221,9 +215,8 @@ def _languages(card: Any) -> list[str]:
     return [one for one in found if isinstance(one, str) and re.fullmatch(_LANGUAGE, one)]
 
 
-def _limits(inspection: Inspection | None, evaluated: bool) -> list[str]:
+def _limits(parts: list[PartInfo], evaluated: bool) -> list[str]:
     limits = [] if evaluated else ["It was not evaluated: nothing is known of how good its answers are."]
-    parts = [] if inspection is None else inspection.parts
     idle = [part.name for part in parts if part.name.endswith("_aligner") and part.trained is False]
     if parts and all(part.trained is None for part in parts):
         limits.append(

@@ -45,15 +45,14 @@ from transformers import AutoModel
 model = AutoModel.from_pretrained("{name}")"""
 
 
-def composite_snippet(name: str, modalities: Iterable[str], adapter: bool = False) -> str:
+def snippet(name: str, modalities: Iterable[str], adapter: bool = False) -> str:
+    """Of a composite; of a tower, where there are no modalities."""
     media = "\n".join(
         f'            {{"type": "{modality}", "path": "{FILES.get(modality, modality)}"}},' for modality in modalities
     )
-    return _COMPOSITE.format(name=name, media=media, adapter=_ADAPTER.format(name=name) if adapter else "")
-
-
-def tower_snippet(name: str) -> str:
-    return _TOWER.format(name=name)
+    return (_COMPOSITE if media else _TOWER).format(
+        name=name, media=media, adapter=_ADAPTER.format(name=name) if adapter else ""
+    )
 
 
 def extras(modalities: Iterable[str]) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...utils.registry import did_you_mean
-from ..records import ROLES, media_columns, normalize
+from ..records import media_columns, normalize
 from ._base import register_format
 
 
@@ -28,8 +27,6 @@ from ._base import register_format
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
     """Markers stay where they are. (LLaVA's own code moves them to the front of their turn.) As in that code, a record
     without any media is text, `<image>` and all."""
-    turns = record["conversations"]
-    for turn in turns:
-        if "role" not in turn and str(turn.get("from")).lower() not in ROLES:
-            raise ValueError(f"a turn is from {turn.get('from')!r}.{did_you_mean(turn.get('from'), ROLES)}")
+    if "conversations" not in record:
+        raise KeyError("conversations")
     yield normalize(record, markers=bool(media_columns(record)))
