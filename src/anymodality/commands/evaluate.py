@@ -202,7 +202,7 @@ def _numbers(metrics: dict[str, float]) -> str:
 
 
 def _compare(files: tuple[str, str], as_json: bool) -> None:
-    from transformers_anymodality.evaluation import comparing
+    from transformers_anymodality.evaluation.comparing import as_table, compare
 
-    found = comparing.compare(*files)
-    return print_json(comparing.as_json(found)) if as_json else print(comparing.as_table(found))
+    found = compare(*files)
+    return print_json([vars(one) for one in found]) if as_json else print(as_table(found))

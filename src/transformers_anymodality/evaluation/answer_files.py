@@ -8,6 +8,7 @@ said of them.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _drop_torn_line(path: Path) -> None:
     """Cuts off what a killed process left behind the last line's end."""
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         return
     with path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -106,7 +105,3 @@ def as_table(differences: Sequence[Difference]) -> str:
         numbers = (f"{one.a:.4f}", f"{one.b:.4f}", f"{one.b - one.a:+.4f}", f"[{one.low:.4f}, {one.high:.4f}]")
         rows.append((one.task, one.metric, *numbers, f"{one.p:.3f}"))
     return "\n".join(columns(rows, right=range(2, 7)))
-
-
-def as_json(differences: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [vars(one) for one in differences]
