@@ -9,7 +9,7 @@ from transformers import AutoModel
 from modeling_tests import tiny
 from modeling_tests.checks import tiny_setting
 from transformers_anymodality.aligners import ALIGNERS
-from transformers_anymodality.utils.upstream import checkpoint_activations
+from transformers_anymodality.utils.upstream import set_checkpointing
 
 
 QFORMER = {"depth": 2, "num_heads": 2, "qformer_hidden_size": 16, "intermediate_size": 24, "num_tokens": 3}
@@ -107,7 +107,7 @@ def test_gradient_checkpointing_changes_nothing(name, case):
         torch.manual_seed(0)
         aligner = make(name, case).train()
         if checkpointing:
-            checkpoint_activations(aligner)
+            set_checkpointing(aligner, True)
         run(aligner, features.clone().requires_grad_()).square().sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in aligner.parameters()]))
     torch.testing.assert_close(*gradients)

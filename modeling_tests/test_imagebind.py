@@ -30,7 +30,7 @@ from transformers_anymodality.towers.imagebind import (
 )
 from transformers_anymodality.towers.imagebind.configuration import TOWERS
 from transformers_anymodality.towers.imu2clip import Imu2ClipConfig, Imu2ClipPatchTransformerConfig
-from transformers_anymodality.utils.upstream import checkpoint_activations
+from transformers_anymodality.utils.upstream import set_checkpointing
 
 
 SIZES = dict(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, projection_dim=16)
@@ -123,7 +123,7 @@ def test_every_weight_gets_a_gradient(name):
             module.drop_path_rate = 0.0
             module.p = 0.0
         if checkpointing and model.supports_gradient_checkpointing:
-            checkpoint_activations(model)
+            set_checkpointing(model, True)
         if name.startswith("imu2clip"):
             model.config.dropout = 0.0
         embeddings = model.train()(values).pooler_output

@@ -12,6 +12,7 @@ from modeling_tests.checks import last_logits
 from modeling_tests.training_runs import samples, trainer
 from transformers_anymodality import lora_config, parts_table, set_trainable
 from transformers_anymodality.training.parts import parameter_groups
+from transformers_anymodality.utils.upstream import CHECKPOINTING
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -23,12 +24,12 @@ def frozen(model):
     return model.requires_grad_(False)
 
 
-@pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_trains_evaluates_saves_and_reloads(tmp_path, activation_checkpointing):
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_trains_evaluates_saves_and_reloads(tmp_path, checkpointing):
     model, processor = tiny.composite()
     set_trainable(model, "aligners", verbose=False)
     before = weights(model)
-    run = trainer(model, processor, tmp_path, activation_checkpointing=activation_checkpointing, max_steps=30)
+    run = trainer(model, processor, tmp_path, **{CHECKPOINTING: checkpointing}, max_steps=30)
     run.train()
     losses = [entry["loss"] for entry in run.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..model.modeling import AnyModalityPreTrainedModel
-from ..utils import upstream
 from ..utils.registry import did_you_mean
 from ..utils.tables import columns
+from ..utils.upstream import get_parameter_names, set_checkpointing
 
 
 _GROUPS = {"aligners": "_aligner", "towers": "_tower"}
@@ -81,7 +81,7 @@ def parameter_groups(
     """
     composite = composite_of(model)
     _check_parts(composite, learning_rates)
-    decayed = set(upstream.get_parameter_names(composite, [nn.LayerNorm], _NOT_DECAYED))
+    decayed = set(get_parameter_names(composite, [nn.LayerNorm], _NOT_DECAYED))
     groups: dict[tuple[str | None, bool], list[nn.Parameter]] = {}
     for name, parameter in composite.named_parameters():
         if parameter.requires_grad:
@@ -142,10 +142,9 @@ def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwarg
             f"{', '.join(unable)} ({type(children[unable[0]]).__name__}) cannot compute activations again."
         )
     for name, part in children.items():
-        if part.supports_gradient_checkpointing and _covering(name, wanted):
-            upstream.checkpoint_activations(part, **kwargs)
-        elif part.supports_gradient_checkpointing:
-            part.activation_checkpointing_disable()
+        if part.supports_gradient_checkpointing:
+            enabled = _covering(name, wanted) is not None
+            set_checkpointing(part, enabled, **(kwargs if enabled else {}))
 
 
 def composite_of(model: nn.Module) -> AnyModalityPreTrainedModel:

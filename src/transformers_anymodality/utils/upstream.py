@@ -44,43 +44,35 @@ from transformers.tokenization_utils_base import generate_merges
 # Which weights an optimizer lets decay, as the Trainer chooses.
 from transformers.trainer_pt_utils import get_parameter_names
 
-# A chat's template: what it reads, and how typed control tokens are told from its own.
-from transformers.utils.chat_template_utils import (
-    _encode_chat_piece,
-    _get_control_token_patterns,
-    _get_template_variables,
-    mark_control_tokens,
-    render_jinja_template,
-)
+# A chat's template: what it reads, and what comes of it.
+from transformers.utils.chat_template_utils import _get_template_variables, render_jinja_template
 
 # How forwards of Transformers' style read their flags, and give tuples or hidden states where asked.
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
 
 # Of which commit a cached file is, and the files of a checkpoint in shards.
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
-from transformers.utils.import_utils import is_torchcodec_available
 from transformers.utils.output_capturing import capture_outputs
 
+from . import upstream_older
 
-# Supplied where they lack.
+
 try:  # since 5.23: a layer of a cache that keeps no keys, and is not asked how long the cache is
     from transformers.cache_utils import DummyLayer
 except ImportError:
-
-    class DummyLayer:
-        supports_early_init = False
-
-
+    from .upstream_older import DummyLayer
 try:  # since 5.23: whether torchcodec loads, and finds FFmpeg
     from transformers.utils.import_utils import is_torchcodec_usable
 except ImportError:
-
-    def is_torchcodec_usable(decode: str) -> bool:
-        try:
-            import torchcodec
-        except Exception:  # whatever a library without its own libraries raises
-            return False
-        return decode == "image" or getattr(torchcodec, "ffmpeg_major_version", 0) is not None
+    from .upstream_older import is_torchcodec_usable
+try:  # since 5.20: how typed control tokens of a chat are told from its template's own
+    from transformers.utils.chat_template_utils import (
+        _encode_chat_piece,
+        _get_control_token_patterns,
+        mark_control_tokens,
+    )
+except ImportError:
+    from .upstream_older import _encode_chat_piece, _get_control_token_patterns, mark_control_tokens
 
 
 # Private names of classes: which we override, read of ourselves, or pass on to the language model. Class -> name -> why.
@@ -205,12 +197,19 @@ def without_deepspeed() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = config
 
 
-def checkpoint_activations(model: PreTrainedModel, **kwargs: Any) -> None:
-    """Lets the backward pass compute activations again. `activation_checkpointing_enable` since 5.23."""
-    if hasattr(model, "activation_checkpointing_enable"):
-        model.activation_checkpointing_enable(**kwargs)
-    else:
-        model.gradient_checkpointing_enable(**kwargs)
+# In names of methods and of training arguments: whether the backward pass computes activations again.
+CHECKPOINTING = (
+    "activation_checkpointing"
+    if hasattr(PreTrainedModel, "activation_checkpointing_enable")
+    else (
+        "gradient_checkpointing"  # before 5.23
+    )
+)
+
+
+def set_checkpointing(model: PreTrainedModel, enabled: bool, **kwargs: Any) -> None:
+    """Whether the backward pass computes the activations of `model` again, instead of keeping them."""
+    getattr(model, f"{CHECKPOINTING}_{'enable' if enabled else 'disable'}")(**kwargs)
 
 
 def registered_processors() -> Iterator[type]:
@@ -233,7 +232,9 @@ def name_special_token(tokenizer: PreTrainedTokenizerBase, name: str, token: str
 
 def mark_chat(tokenizer: PreTrainedTokenizerBase, template: str, *given: Any) -> tuple[Any, ...]:
     """What a template is given (messages, tools, ...), with marks around the control tokens in its texts."""
-    pattern, _ = _get_control_token_patterns(tokenizer._get_control_tokens(template))
+    own = hasattr(tokenizer, "_get_control_tokens")  # since 5.20
+    tokens = tokenizer._get_control_tokens(template) if own else upstream_older.control_tokens(tokenizer, template)
+    pattern, _ = _get_control_token_patterns(tokens)
     return tuple(mark_control_tokens(one, pattern) for one in given)
 
 

@@ -30,3 +30,5 @@ HOOKS: dict[str, dict[str, str]] = {
 }
 # Handlers are told of a request's tools since 5.23, by which an answer's calls are read.
 TAKES_TOOLS = "tools" in inspect.signature(ChatCompletionHandler._streaming).parameters
+# Handlers of the stock server's routes; which there are changes. Ours are put in, the others' routes go.
+NO_HANDLERS = {name: None for name in inspect.signature(build_server).parameters if name.endswith("_handler")}

@@ -21,7 +21,14 @@ from transformers import ProcessorMixin
 
 from ...utils.loopback import HOSTS
 from ...utils.upstream import template_variables as read_by
-from ...utils.upstream_serving import TAKES_TOOLS, BaseHandler, ChatCompletionHandler, ResponseHandler, build_server
+from ...utils.upstream_serving import (
+    NO_HANDLERS,
+    TAKES_TOOLS,
+    BaseHandler,
+    ChatCompletionHandler,
+    ResponseHandler,
+    build_server,
+)
 from ..conversation import context_length
 from .requests import Policy, check_sampling, read_messages, template_variables
 from .stops import CutState
@@ -217,15 +224,8 @@ def build_app(model: Any, processor: Any, name: str, policy: Policy | None = Non
     """
     served = _Served(model, processor, name, policy or Policy())
     state = CutState()
-    app: FastAPI = build_server(
-        served,  # type: ignore[arg-type]
-        _ChatHandler(served, state),  # type: ignore[arg-type]
-        completion_handler=None,  # type: ignore[arg-type]
-        response_handler=_ResponseHandler(served, state),  # type: ignore[arg-type]
-        transcription_handler=None,  # type: ignore[arg-type]
-        systemone_handler=None,  # type: ignore[arg-type]
-        generation_state=state,
-    )
+    handlers = {"chat_handler": _ChatHandler(served, state), "response_handler": _ResponseHandler(served, state)}
+    app: FastAPI = build_server(served, generation_state=state, **{**NO_HANDLERS, **handlers})  # type: ignore[arg-type]
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
     app.add_middleware(_BodyLimit, max_bytes=served.policy.limits.max_bytes * 3 // 2)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(HOSTS))

@@ -29,6 +29,7 @@ class SpeechInterfaceAlignerConfig(AlignerConfig):
     """
 
     model_type = "speech_interface_aligner"
+    has_no_defaults_at_init = True  # Transformers before 5.20 compares what it writes with a config of defaults alone
 
     num_tokens: int = 20
     cif: dict | None = None
