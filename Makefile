@@ -3,7 +3,13 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Versions to install; `make venv CONSTRAINTS=/dev/null` takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints/tested.txt
+UPGRADE ?=
 ARGS ?=
+# What tells soonest that another version of a library breaks something.
+TELLING := $(addprefix modeling_tests/,test_upstream_names.py test_identities.py test_generation.py test_chat_command.py \
+           test_training.py test_checkpoints.py test_saved_checkpoint.py test_serving.py parity)
 
 # xdist workers share the machine: one thread each, and never more than four.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
@@ -11,10 +17,10 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart replicas test style quality venv
+.PHONY: help quickstart replicas test test-slow test-oldest test-newest style quality venv
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 quickstart: venv  ## run the quickstart example
 	@$(BIN)/python examples/quickstart.py $(ARGS)
@@ -24,6 +30,16 @@ replicas: venv  ## try the five papers' claims at small scale, half an hour; ARG
 
 test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+
+test-slow: venv  ## run the slow tests; ARGS as for test
+	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+test-oldest:  ## run a telling part of them with the oldest versions that pyproject.toml allows
+	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=constraints/oldest.txt ARGS="$(TELLING) $(ARGS)"
+
+test-newest:  ## run the same with the newest versions there are
+	@rm -f .venv-newest/.installed
+	@$(MAKE) --no-print-directory test VENV=.venv-newest CONSTRAINTS=/dev/null UPGRADE=--upgrade ARGS="$(TELLING) $(ARGS)"
 
 style: venv  ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format .
@@ -41,7 +57,7 @@ venv: $(STAMP)
 $(STAMP): export UV_SYSTEM_CERTS = 1
 $(STAMP): export UV_HTTP_TIMEOUT = 300
 $(STAMP): export PIP_DISABLE_PIP_VERSION_CHECK = 1
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	@echo "Setting up $(VENV) (first run or changed dependencies: about 6 GB, one to five minutes) ..."
 	@if [ ! -x $(BIN)/python ]; then \
 	    for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
@@ -54,7 +70,7 @@ $(STAMP): pyproject.toml
 	@pip="$(BIN)/python -m pip --quiet --quiet"; \
 	uv=$$(command -v uv) && $$uv --version >/dev/null 2>&1 \
 	    || { uv=$(BIN)/uv; $(BIN)/python -m ensurepip >/dev/null; $$pip install uv; }; \
-	$$uv pip install --quiet --python $(BIN)/python --editable '.[dev]' \
+	$$uv pip install --quiet --python $(BIN)/python --constraints $(CONSTRAINTS) $(UPGRADE) --editable '.[dev]' \
 	    || { echo "uv could not install; trying pip (slower) ..."; \
-	         $(BIN)/python -m ensurepip >/dev/null; $$pip install --editable '.[dev]'; }
+	         $(BIN)/python -m ensurepip >/dev/null; $$pip install --constraint $(CONSTRAINTS) $(UPGRADE) --editable '.[dev]'; }
 	@touch $@

@@ -60,4 +60,7 @@ def pytest_terminal_summary(terminalreporter):
     for reason, count in skipped.most_common():
         terminalreporter.line(f"{count:4d} skipped: {reason}")
     if _package.LACKING:
-        terminalreporter.line(f"Not in the source distribution, stood in for: {', '.join(_package.LACKING)}")
+        terminalreporter.line(
+            f"not run, as the source distribution lacks them: {', '.join(_package.LACKING)}. "
+            "`make test UPSTREAM_TESTS=DIR` runs them from a checkout of Transformers."
+        )

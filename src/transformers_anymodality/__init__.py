@@ -23,11 +23,13 @@ from .processing.processor import AnyModalityProcessor
 from .towers import register_tower
 from .training.lora import lora_config
 from .training.parts import parts_table, set_trainable
+from .utils.upstream import warn_if_untested
 
 
 __version__ = "0.1.0"
 
 register()
+warn_if_untested()
 
 __all__ = [
     "Aligner",

@@ -43,6 +43,7 @@ from transformers.tokenization_utils_base import generate_merges
 
 # Which weights an optimizer lets decay, as the Trainer chooses.
 from transformers.trainer_pt_utils import get_parameter_names
+from transformers.utils import logging
 
 # A chat's template: what it reads, and what comes of it.
 from transformers.utils.chat_template_utils import _get_template_variables, render_jinja_template
@@ -117,6 +118,21 @@ HOOKS: dict[str, dict[str, str]] = {
         "_resolve_system_prompt": "the system prompt may be a file",
     },
 }
+
+
+# --- versions --------------------------------------------------------------------------------------------------------
+
+# The newest Transformers that the whole suite was run with.
+NEWEST_TESTED = "5.24"
+
+
+def warn_if_untested() -> None:
+    """One line for a Transformers newer than the newest that was tested: it may have renamed what we use."""
+    if Version(transformers.__version__).release[:2] > Version(NEWEST_TESTED).release:
+        logging.get_logger(__name__).warning(
+            f"transformers-anymodality was tested with Transformers up to {NEWEST_TESTED}, and this is "
+            f"{transformers.__version__}. If something fails, try: pip install 'transformers<={NEWEST_TESTED}.99'"
+        )
 
 
 # --- the language model's cache --------------------------------------------------------------------------------------
