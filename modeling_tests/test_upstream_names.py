@@ -148,6 +148,7 @@ def test_every_hook_that_is_overridden_is_listed():
                 for name in vars(own)
                 for base in foreign
                 if name.startswith("_") and not name.startswith("__") and name != "_abc_impl"
+                if not name.endswith("_cached_value")  # Transformers keeps some answers on classes as they are used
                 if name in vars(base) and name not in listed
             }
     assert not wrong, "list these in HOOKS of utils/upstream.py:\n" + "\n".join(sorted(wrong))
