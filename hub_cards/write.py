@@ -1,13 +1,12 @@
 """Writes the cards of the published systems: `python hub_cards/write.py`, with `--measure` to count their parts anew.
 
-What a system is made of (`parts.json`) is counted on its preset at the published size, which takes a few minutes; all
+What a system is made of (`parts.json`) is planned by its preset at the published size, which takes a minute; all
 else of a card is written from that, the recipes in `examples/recipes` and the table below.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -132,41 +131,17 @@ def system_card(name: str) -> ModelCard:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """The parts and modalities of a preset. It is composed with few layers; all of them are only counted."""
+    """The parts and modalities of a preset, planned at the published size."""
     import torch
     from modeling_tests.tiny_systems import byte_tokenizer
 
-    from transformers_anymodality import AnyModalityForCausalLM, compose, systems
-    from transformers_anymodality.modalities import MODALITIES
-    from transformers_anymodality.towers import tower_config
+    from transformers_anymodality import compose, systems
 
-    preset = getattr(systems, name)(tokenizer=byte_tokenizer())
-    modalities = {modality: dict(settings) for modality, settings in preset["modalities"].items()}
-    towers = {modality: settings["tower"] for modality, settings in modalities.items()}
-    for modality, tower in towers.items():
-        modalities[modality]["tower"] = _shallow(tower, 3)
-    language = preset["language_model"]
-    small = compose(**{**preset, "modalities": modalities, "language_model": _shallow(language, 1)})
-    config, language = copy.deepcopy(small[0].config), copy.deepcopy(language)
-    language.vocab_size += len(modalities)
-    config.text_config = language
-    for modality, row in config.modalities.items():
-        if row.tower == modality:
-            whole = tower_config(towers[modality], MODALITIES[modality].medium, row.select_layer)
-            setattr(config, f"{modality}_config", whole)
+    preset = getattr(systems, name)
     with torch.device("meta"):
-        model = AnyModalityForCausalLM(config)
-    found = inspect_model(model, small[1]).to_dict()
+        words = preset(tokenizer=byte_tokenizer())["language_model"].vocab_size
+        found = inspect_model(*compose(**preset(tokenizer=byte_tokenizer(size=words)))).to_dict()
     return {key: found[key] for key in ("parts", "modalities")}
-
-
-def _shallow(config: Any, layers: int) -> Any:
-    """A config with the same widths and few layers; names of borrowed towers as they are."""
-    few = copy.deepcopy(config)
-    for field in ("num_hidden_layers", "encoder_layers", "decoder_layers"):
-        if isinstance(getattr(few, field, None), int):
-            setattr(few, field, min(layers, getattr(few, field)))
-    return few
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from modeling_tests import tiny
 from modeling_tests.checks import TIGHT, last_logits
-from transformers_anymodality import lora_config, set_trainable
+from transformers_anymodality import compose, lora_config, set_trainable
 
 
 # Model types that cannot be given media, which `compose` says.
@@ -83,6 +83,7 @@ class Case:
         self.model, self.processor = tiny.composite(language, {"image": {**IMAGE, "num_tokens": 3}})
         self.model.generation_config.eos_token_id = None
         self.folder = folder
+        self.model_type, self.spare_tokens = model_type, spare_tokens
         self.inputs = dict(tiny.inputs(self.processor, *CHATS))
         self.rows = [dict(tiny.inputs(self.processor, chat)) for chat in CHATS]
 
@@ -196,6 +197,16 @@ def check_lora(case: Case) -> None:
     torch.testing.assert_close(last_logits(again, case.inputs), expected, **TIGHT)
 
 
+def check_plan(case: Case) -> None:
+    """Without weights, the same composite is composed."""
+    language = tiny.tiny_causal_lm(case.model_type, vocab_size=len(tiny.WORDS) + case.spare_tokens)
+    with torch.device("meta"):
+        plan, _ = compose(language, {"image": {**IMAGE, "num_tokens": 3}}, tokenizer=tiny.tokenizer())
+    assert plan.config.reads_input_ids == case.model.config.reads_input_ids
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (plan, case.model)]
+    assert shapes[0] == shapes[1]
+
+
 # In this order; the last changes the composite.
 CHECKS: dict[str, Callable[[Case], None]] = {
     "forward": check_forward,
@@ -204,6 +215,7 @@ CHECKS: dict[str, Callable[[Case], None]] = {
     "generation": check_generation,
     "padding": check_padding,
     "checkpoint": check_checkpoint,
+    "plan": check_plan,
     "lora": check_lora,
 }
 

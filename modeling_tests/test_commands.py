@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,28 @@ def test_compose_light_from_yaml(parts, tmp_path, capsys):
     recipe.write_text("language_models: x")
     words[words.index("--output") + 1] = str(tmp_path / "other")
     assert cli.main(words) == 1 and "Did you mean 'language_model'?" in capsys.readouterr().err
+
+
+def test_compose_plan(composed, parts, tmp_path, capsys):
+    """It says what inspecting the composed checkpoint says, of parts without their weights; and nothing is written."""
+    for name in ("lm", "clip"):
+        shutil.copytree(parts / name, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    before = sorted(tmp_path.rglob("*"))
+    words = ["compose", "--language-model", str(tmp_path / "lm"), "--modality", f"image={tmp_path / 'clip'}", "--plan"]
+    words += ["--modality", "video={tower: image, aligner: linear, num_tokens: 2}"]
+    assert cli.main([*words, "--json"]) == 0
+    found, expected = json.loads(capsys.readouterr().out), inspect_checkpoint(composed).to_dict()
+    assert found["source"] == "plan" and found["modalities"] == expected["modalities"]
+    for one in ("parameters", "bytes"):
+        assert found[one] == expected[one]
+        assert [part[one] for part in found["parts"]] == [part[one] for part in expected["parts"]]
+    assert [part["source"] for part in found["parts"]][:2] == [str(tmp_path / "lm"), str(tmp_path / "clip")]
+    assert cli.main(words) == 0
+    table = capsys.readouterr().out
+    assert "plan: " in table and "perceiver_resampler" in table and f"{expected['parameters']:,}" in table
+    assert sorted(tmp_path.rglob("*")) == before
+    for wrong in ([*words, "--output", str(tmp_path / "x")], words[:5]):
+        assert cli.main(wrong) == 2 and "--plan" in capsys.readouterr().err
 
 
 def test_compose_a_system_with_random_weights(parts, tmp_path):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoProcessor, Trainer
 
 from modeling_tests import tiny, tiny_systems
 from modeling_tests.checks import last_logits
 from modeling_tests.training_runs import samples, trainer
-from transformers_anymodality import AnyModalityDataCollator, lora_config, parts_table, set_trainable
+from transformers_anymodality import lora_config, parts_table, set_trainable
 from transformers_anymodality.training.parts import parameter_groups
 from transformers_anymodality.utils.upstream import CHECKPOINTING
 
@@ -46,29 +46,6 @@ def test_trains_evaluates_saves_and_reloads(tmp_path, checkpointing):
         last_logits(frozen(model.eval()), tiny.inputs(processor, *chats)),
         last_logits(frozen(again), tiny.inputs(processor_again, *chats)),
     )
-
-
-@pytest.mark.parametrize("model_type", ["llama", "mamba", "mixtral"])
-def test_metrics_see_logits_alone(tmp_path, model_type):
-    """Not the cache, nor the tokens of media, whatever a language model calls them."""
-    model, processor = tiny.composite(model_type)
-    messages = [tiny.chat("image", "what ?", seed=i, answer="one two") for i in range(4)]
-    collator = AnyModalityDataCollator(processor)
-    arguments = TrainingArguments(
-        str(tmp_path), report_to="none", remove_unused_columns=False, use_cpu=True, per_device_eval_batch_size=2
-    )
-    seen = []
-    run = Trainer(
-        model,
-        arguments,
-        collator,
-        eval_dataset=[{"messages": one} for one in messages],
-        compute_metrics=lambda prediction: seen.append(prediction) or {"seen": len(seen)},
-    )
-    assert run.evaluate()["eval_seen"] == 1
-    labels = collator([{"messages": one} for one in messages])["labels"]
-    assert seen[0].label_ids.tolist() == labels.tolist()
-    assert seen[0].predictions.shape == (*labels.shape, model.get_output_embeddings().weight.shape[0])
 
 
 def test_resumed_equals_uninterrupted(tmp_path):

@@ -33,9 +33,10 @@ def register_tiny(function: Callable[..., dict[str, Any]]) -> Callable[..., dict
     return function
 
 
-def byte_tokenizer(special: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """Tokenises any text, into bytes."""
+def byte_tokenizer(special: tuple[str, ...] = (), size: int = 0) -> PreTrainedTokenizerFast:
+    """Tokenises any text, into bytes. It has `size` words at least, though it uses none of the others."""
     words = ["<pad>", "<s>", "</s>", *special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    words += [f"unused {i}" for i in range(size - len(words))]
     backend = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

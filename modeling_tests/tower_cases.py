@@ -113,10 +113,13 @@ class Case:
         self.whole = load_tower(self.config, self.medium, None).eval()
         tiny.spread(self.whole)
 
+    def settings(self, tower: Any) -> dict[str, Any]:
+        """Of its modality, for `compose`."""
+        processor = sub_processor(self.name, self.kind, self.config)
+        return {"tower": tower, "aligner": "linear", **({} if processor is None else {"processor": processor})}
+
     def compose(self, **settings: Any) -> None:
-        settings |= {"tower": copy.deepcopy(self.whole), "aligner": "linear"}
-        if (processor := sub_processor(self.name, self.kind, self.config)) is not None:
-            settings["processor"] = processor
+        settings |= self.settings(copy.deepcopy(self.whole))
         language = copy.deepcopy(LANGUAGE_MODEL)
         self.model, self.processor = compose(language, {self.modality: settings}, tokenizer=tiny.tokenizer())
         self.media = [medium(self.kind, seed) for seed in (0, 1)]
@@ -240,7 +243,17 @@ def check_layer(case: Case) -> None:
     torch.testing.assert_close(features[:, features.shape[1] - expected.shape[1] :], expected, **TIGHT)
 
 
-CHECKS = ("features", "batch", "training", "checkpoint", "layer")
+def check_plan(case: Case) -> None:
+    """Without weights, the same tower is composed in the same way."""
+    settings = {case.modality: case.settings(copy.deepcopy(case.whole.config))}
+    with torch.device("meta"):
+        plan, _ = compose(copy.deepcopy(LANGUAGE_MODEL.config), settings, tokenizer=tiny.tokenizer())
+    assert plan.config.modalities == case.model.config.modalities
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (plan, case.model)]
+    assert shapes[0] == shapes[1]
+
+
+CHECKS = ("features", "batch", "training", "checkpoint", "plan", "layer")
 
 
 def run_checks(name: str, folder: Any) -> tuple[Case, dict[str, Exception]]:

@@ -39,8 +39,8 @@ the tables say, also that what is said to fail does. This page is written by
 LANGUAGE_CHECKS = """\
 Checked: media reach the logits; the loss is the cross-entropy of the shifted labels; its gradient reaches the aligner;
 greedy generation is the same with and without a cache (generation), and beside a longer row as alone (padding); a
-checkpoint comes back exactly; LoRA on all linear layers is trained, saved and loaded; the vocabulary grows by the
-placeholder (growth).
+checkpoint comes back exactly; without weights, the same composite is planned (plan); LoRA on all linear layers is trained,
+saved and loaded; the vocabulary grows by the placeholder (growth).
 
 {padding} fail only on padding, and do so without media too: train them with padding on the right, as the collator does,
 and generate row by row."""
@@ -48,7 +48,8 @@ and generate row by row."""
 TOWER_CHECKS = """\
 Checked: features are those of the whole tower, though what nobody reads of it is dropped; tokens are the same beside a
 longer medium as alone (batch); a frozen tower keeps no graph, a trained one gets a gradient in all its weights; a
-checkpoint comes back exactly; `select_layer=-2` is what the whole tower calls `hidden_states[-2]` (layer)."""
+checkpoint comes back exactly; without weights, the same composite is planned (plan); `select_layer=-2` is what the whole
+tower calls `hidden_states[-2]` (layer)."""
 
 
 def status(name: str, refused: dict[str, str], known: dict[str, dict[str, str]]) -> str:

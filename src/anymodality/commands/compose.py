@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ class CLASS(ListingCommand):
 
 
 def compose(
-    output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
+    output: Annotated[str | None, option("DIR", "Folder of the checkpoint; must not exist.")] = None,
     config: Annotated[str | None, option("FILE.yaml", "Settings, see below.")] = None,
     language_model: Annotated[str | None, option("ID_OR_DIR", "Any causal language model.")] = None,
     modality: Annotated[
@@ -32,6 +33,9 @@ def compose(
     option: Annotated[list[str] | None, option("NAME=VALUE", "Option of the system's preset; repeatable.")] = None,
     tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer; default: the language model's.")] = None,
     dtype: OwnDType = None,
+    plan: Annotated[
+        bool, flag("--plan", "Print what would be composed: parts, parameters, tokens; loads and writes no weights.")
+    ] = False,
     light: Annotated[
         bool, flag("--light", "Refer to unchanged parts at their source instead of storing them.")
     ] = False,
@@ -46,24 +50,34 @@ def compose(
           --modality 'audio={tower: openai/whisper-small, aligner: linear, num_tokens: 100}'
       anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'modalities=[audio]' --output panda
       anymodality compose --config anymal.yaml --output my-anymal --light
+      anymodality compose --system pandagpt --language-model lmsys/vicuna-13b-v1.5 --plan
 
     Values are YAML. A file may have language_model, modalities (a table), or system and options (a table); tokenizer,
     dtype, chat_template, text and generation. A language model or tower may also be a config (`{model_type: llama,
-    hidden_size: 64}`), which starts with random weights. What the command line says goes first.
+    hidden_size: 64}`), which starts with random weights. What the command line says goes first. A plan needs configs,
+    tokenizer and preprocessors, and little memory, whatever the size.
     """
-    from transformers_anymodality.hub.inspect import inspect_checkpoint
+    import torch
 
-    if Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
+    from transformers_anymodality.hub.inspect import inspect_checkpoint, inspect_model
+
+    if plan == (output is not None):
+        raise typer.BadParameter("Say where the checkpoint goes, --output, or that there is to be none, --plan.")
+    if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
         raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
     given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}
     settings = _read(config) | {name: value for name, value in given.items() if value is not None}
     for name, words in (("modalities", modality), ("options", option)):
         if words:
             settings[name] = {**(settings.get(name) or {}), **dict(map(_pair, words))}
-    model, processor = compose_from(settings)
-    model.save_pretrained(output, light=light)
-    processor.save_pretrained(output)
-    found = inspect_checkpoint(output)
+    with torch.device("meta") if plan else nullcontext():
+        model, processor = compose_from(settings)
+    if output is None:
+        found = inspect_model(model, processor, "plan")
+    else:
+        model.save_pretrained(output, light=light)
+        processor.save_pretrained(output)
+        found = inspect_checkpoint(output)
     print_json(found.to_dict()) if json else print(found)
 
 

@@ -1,9 +1,9 @@
-"""One modality while it is composed: its tower, sub-processor and aligner are found, built and tried."""
+"""A modality's tower, sub-processor and aligner: found, loaded or built."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -17,14 +17,12 @@ from transformers import (
 )
 
 from ..aligners import ALIGNERS, Aligner, AlignerConfig
-from ..towers import (
-    load_tower,
-)
+from ..towers import load_tower
 from ..towers.timm import stock_image_processor
 from ..utils.registry import did_you_mean
 from ..utils.upstream import name_or_path
-from .part import Part, borrows
-from .probe import _check_aligner
+from .part import Part
+from .small import on_cpu
 
 
 _AUTO_PROCESSORS = {
@@ -38,33 +36,24 @@ _AUTO_PROCESSORS = {
 # --- towers --------------------------------------------------------------------------------------------------------
 
 
-def add_tower(part: Part, by_name: dict[str, Part], load: dict[str, Any]) -> None:
-    source = part.settings["tower"]
-    lender = by_name.get(source) if isinstance(source, str) else None
-    if lender is part:
-        raise ValueError(f"Modality {part.name!r} cannot borrow its own tower; there {source!r} names no checkpoint.")
-    if lender is not None:
-        if borrows("tower", by_name)(lender):
-            raise ValueError(f"Modality {part.name!r} borrows the tower of {source!r}, which borrows one itself.")
-        if part.settings.get("select_layer") not in (None, lender.settings.get("select_layer")):
-            raise ValueError(f"select_layer of a borrowed tower is set where it belongs, in modality {source!r}.")
-        part.tower, part.row["tower"] = lender.tower, source
-        part.settings["select_layer"] = lender.settings.get("select_layer")
-        if part.settings.get("processor") is None:
-            part.processor, part.attribute = lender.processor, lender.attribute
-        else:
-            part.processor = _find_processor(part, source, load)
+def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
+    """Finds tower and sub-processor, and settles the options of reading that depend on them."""
+    asked, owner = part.asked, lender or part
+    if asked.select_layer not in (None, owner.asked.select_layer):
+        raise ValueError(f"select_layer of a borrowed tower is set where it belongs, in modality {owner.name!r}.")
+    part.config.tower, part.config.select_layer = owner.name, owner.asked.select_layer
+    if lender is None:
+        load = {**load, **({"revision": asked.revision} if asked.revision else {})}
+        part.tower = load_tower(asked.tower, part.spec.medium, asked.select_layer, **load)
     else:
-        revision = {"revision": part.settings["revision"]} if part.settings.get("revision") else {}
-        part.tower = load_tower(source, part.spec.medium, part.settings.get("select_layer"), **load, **revision)
-        part.row["tower"] = part.name
-        part.processor = _find_processor(part, source, {**load, **revision})
-    if part.settings.get("select_layer") is not None:
-        part.row["select_layer"] = part.settings["select_layer"]
-    if not part.attribute:
+        part.tower = lender.tower
+    if lender is not None and asked.processor is None:
+        part.processor, part.attribute = lender.processor, lender.attribute
+    else:
+        part.processor = _find_processor(part, load)
         part.attribute = _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
-    if "num_frames" in part.options and "num_frames" not in part.settings["explicit"] and isinstance(frames, int):
+    if "num_frames" in part.options and "num_frames" not in part.asked.options and isinstance(frames, int):
         part.options["num_frames"] = frames
     _check_options(part)
 
@@ -77,7 +66,7 @@ def _attribute(part: Part) -> str:
     return part.spec.processor_attribute or primary or f"{part.name}_{kind}"
 
 
-def check_attributes(parts: list[Part]) -> None:
+def check_attributes(parts: Iterable[Part]) -> None:
     """Raises ValueError if two sub-processors would be kept in one place."""
     owners: dict[str, Part] = {}
     for part in parts:
@@ -92,9 +81,9 @@ def check_attributes(parts: list[Part]) -> None:
 def _check_options(part: Part) -> None:
     """Raises ValueError for options that a sub-processor which was found or given contradicts."""
     default = part.spec.default_processor(part.tower.config, part.options)
-    for option in sorted(part.settings["explicit"]) if default is not None else ():
+    for option in sorted(part.asked.options) if default is not None else ():
         name = "num_samples" if option == "seconds" else option
-        ours, theirs = getattr(default, name, None), getattr(part.processor, name, None)
+        ours, theirs = (np.asarray(getattr(one, name, None)) for one in (default, part.processor))
         if not np.array_equal(ours, theirs):
             raise ValueError(
                 f"Modality {part.name!r} is set to {name}={ours}, but its {type(part.processor).__name__} has "
@@ -102,8 +91,9 @@ def _check_options(part: Part) -> None:
             )
 
 
-def _find_processor(part: Part, source: Any, load: dict[str, Any]) -> Any:
-    given, kind = part.settings.get("processor"), part.spec.processor_kind
+@on_cpu()
+def _find_processor(part: Part, load: dict[str, Any]) -> Any:
+    given, kind, source = part.asked.processor, part.spec.processor_kind, part.asked.tower
     if given is not None and not isinstance(given, (str, os.PathLike)):
         return given
     place = given or (source if isinstance(source, (str, os.PathLike)) else name_or_path(part.tower.config))
@@ -128,27 +118,22 @@ def _find_processor(part: Part, source: Any, load: dict[str, Any]) -> Any:
 # --- aligners ------------------------------------------------------------------------------------------------------
 
 
-def add_aligner(part: Part, by_name: dict[str, Part], hidden: int) -> None:
-    wanted = part.settings.get("aligner")
-    wanted = "perceiver_resampler" if wanted is None else wanted
-    lender = by_name.get(wanted) if isinstance(wanted, str) and wanted not in ALIGNERS else None
-    if lender is part:
-        raise ValueError(f"Modality {part.name!r} cannot borrow its own aligner; {wanted!r} is no aligner's name.")
-    if lender is not None:
-        if lender.row.get("aligner") != lender.name:
-            raise ValueError(f"Modality {part.name!r} borrows the aligner of {wanted!r}, which borrows one itself.")
-        part.aligner, part.row["aligner"] = lender.aligner, wanted
-        if part.aligner.config.feature_size != part.settings["feature_size"]:
-            raise ValueError(
-                f"Modality {part.name!r} has features of width {part.settings['feature_size']}, but the aligner of "
-                f"{wanted!r} reads {part.aligner.config.feature_size}."
-            )
-    else:
-        part.aligner, part.row["aligner"] = _build_aligner(part, wanted, hidden), part.name
-    _check_aligner(part, hidden)
+def add_aligner(part: Part, lender: Part | None, hidden: int) -> None:
+    """Finds or builds the aligner, for a language model of width `hidden`."""
+    part.config.aligner = (lender or part).name
+    if lender is None:
+        part.aligner = _build_aligner(part, hidden)
+        return
+    part.aligner, reads = lender.aligner, lender.aligner.config.feature_size
+    if reads != part.trial.width:
+        raise ValueError(
+            f"Modality {part.name!r} has features of width {part.trial.width}, but the aligner of {lender.name!r} reads "
+            f"{reads}."
+        )
 
 
-def _build_aligner(part: Part, wanted: Any, hidden: int) -> Aligner:
+def _build_aligner(part: Part, hidden: int) -> Aligner:
+    wanted = part.asked.aligner
     if isinstance(wanted, Aligner):
         return wanted
     if isinstance(wanted, AlignerConfig):
@@ -159,7 +144,7 @@ def _build_aligner(part: Part, wanted: Any, hidden: int) -> Aligner:
         raise ValueError(
             f'The aligner of {part.name!r} is a name, {{"type": name, ...}}, a config or a module; not {shown}.'
         )
-    config_class = ALIGNERS[settings["type"]].config_class
+    config_class: Any = ALIGNERS[settings["type"]].config_class
     settings = {key: value for key, value in settings.items() if key != "type"}
     if unknown := sorted(set(settings) - (known := {field.name for field in fields(config_class)})):
         raise ValueError(
@@ -167,11 +152,11 @@ def _build_aligner(part: Part, wanted: Any, hidden: int) -> Aligner:
             f"{did_you_mean(unknown[0], known)}"
         )
     sizes = {
-        "feature_size": part.settings["feature_size"],
+        "feature_size": part.trial.width,
         "hidden_size": hidden,
-        "feature_length": part.row["feature_length"],
-        "num_frames": part.row["num_frames"],
+        "feature_length": part.config.feature_length,
+        "num_frames": part.config.num_frames,
     }
-    if part.settings.get("num_tokens") is not None:
-        sizes["num_tokens"] = part.settings["num_tokens"]
+    if part.asked.num_tokens is not None:
+        sizes["num_tokens"] = part.asked.num_tokens
     return AutoModel.from_config(config_class(**{**sizes, **settings}))

@@ -140,7 +140,7 @@ def composite_config(source: str | Path, **hub: Any) -> AnyModalityConfig:
     return config
 
 
-def inspect_model(model: Any, processor: Any = None) -> Inspection:
+def inspect_model(model: Any, processor: Any = None, source: str | None = None) -> Inspection:
     """The same of a model in memory; its weights may be on the meta device."""
     types = {dtype: name for name, dtype in _TYPES.items()}
     stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -149,7 +149,7 @@ def inspect_model(model: Any, processor: Any = None) -> Inspection:
             stored[name.partition(".")[0]].append((types.get(tensor.dtype, "I64"), tensor.numel()))
     tokens = {} if processor is None else {name: own.token for name, own in processor.modalities.items()}
     parts = [_part(name, model.config, stored[name]) for name in model.config.part_names]
-    return Inspection(model.name_or_path, parts, _modalities(model.config, tokens))
+    return Inspection(model.name_or_path if source is None else source, parts, _modalities(model.config, tokens))
 
 
 def part_config(config: AnyModalityConfig, part: str) -> Any:

@@ -24,7 +24,7 @@ from ..utils.upstream import CACHE_NAMES, cache_of, can_return_tuple, set_initia
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
-from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
+from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters, no_cache
 from .media_encoding import (
     MediaEncodingMixin,
     hide,
@@ -180,9 +180,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         if cache is None:
             # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
             packed = "labels" in arguments and position_ids is not None and attention_mask is None
-            if (self.training or packed) and hasattr(self.language_model.config, "use_cache"):
-                if {"use_cache", "kwargs"} & takes:
-                    arguments.setdefault("use_cache", False)
+            if self.training or packed:
+                arguments = {**no_cache(self.language_model), **arguments}
             if position_ids is None and "position_ids" in takes:
                 position_ids = _positions(attention_mask, inputs_embeds)
         if position_ids is not None:

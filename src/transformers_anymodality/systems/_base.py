@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from ..utils.registry import Registry
-from ..utils.upstream import name_or_path
 
 
 # What the templates of the systems begin with: the words of a message, whose media they place themselves.
@@ -76,14 +74,3 @@ def register_processor(auto_class: Any, model_type: str, processor: type | None 
     """
     stand_in = type(f"{model_type}_config", (PreTrainedConfig,), {"model_type": model_type})
     auto_class.register(stand_in, *([] if processor is None else [processor]), **kinds, exist_ok=True)
-
-
-def load_tokenizer(tokenizer: Any, language_model: Any) -> PreTrainedTokenizerBase:
-    """For presets that read or add to the tokenizer: a copy of the one given, or found with the language model."""
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        return copy.deepcopy(tokenizer)
-    config = getattr(language_model, "config", language_model)
-    source = tokenizer or (name_or_path(config) if isinstance(config, PreTrainedConfig) else config)
-    if not source:
-        raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
-    return AutoTokenizer.from_pretrained(source)

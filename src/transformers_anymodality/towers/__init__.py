@@ -1,8 +1,16 @@
 """Towers encode one modality. Any `AutoModel` is one: here it is found, cut to what is read, built, loaded and read."""
 
-from ._build import build_tower, feature_length, load_tower, register_tower, tower_class, tower_config
+from ._build import (
+    build_tower,
+    cut_layers,
+    feature_length,
+    load_tower,
+    register_tower,
+    tower_class,
+    tower_config,
+)
 from ._features import main_input, match_arguments
-from ._run import drop_unread, put_back, run_tower, unread_weights
+from ._run import drop_unread, outermost, put_back, run_tower, trace_tower
 from .imagebind import ImageBindConfig, ImageBindModel
 from .imu2clip import Imu2ClipConfig, Imu2ClipModel, Imu2ClipPatchTransformerConfig, Imu2ClipPatchTransformerModel
 from .precomputed import PrecomputedConfig, PrecomputedModel
@@ -18,15 +26,17 @@ __all__ = [
     "PrecomputedConfig",
     "PrecomputedModel",
     "build_tower",
+    "cut_layers",
     "drop_unread",
     "feature_length",
     "load_tower",
     "main_input",
     "match_arguments",
+    "outermost",
     "put_back",
     "register_tower",
     "run_tower",
     "tower_class",
     "tower_config",
-    "unread_weights",
+    "trace_tower",
 ]

@@ -13,11 +13,13 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from ..utils.hub import config_alone
 from ..utils.registry import config_class_of, models_beside
 from ..utils.upstream import MODEL_MAPPING, build, name_or_path, set_name_or_path
 from ._features import main_input, match_arguments, read_features
@@ -63,7 +65,7 @@ def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None
         config = own if type(own) is not type(config) else _without_cache(config)
     if config.model_type == "timm_wrapper":
         config = _whole_timm_config(config)
-    return config if select_layer is None else _cut(config, select_layer)
+    return config if select_layer is None else cut_layers(config, select_layer)
 
 
 def _reads_videos(config: PreTrainedConfig) -> bool:
@@ -90,7 +92,12 @@ def _whole_timm_config(config: PreTrainedConfig) -> PreTrainedConfig:
 _LAYER_COUNTS = ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers")
 
 
-def _cut(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
+def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
+    """The config of a tower up to a layer; see `tower_config`.
+
+    Raises:
+        ValueError: the tower has fewer layers, or no stack of layers that its config tells the number of.
+    """
     whole = _size(config)
     for name in ("blocks",) if config.model_type == "timm_wrapper" else _LAYER_COUNTS:
         layers = _timm_blocks(config) if name == "blocks" else getattr(config, name, None)
@@ -178,15 +185,22 @@ def load_tower(
 ) -> PreTrainedModel:
     """A tower from a Hub id or local path (weights loaded), a config (random weights) or a loaded model (its half).
 
+    Within `torch.device("meta")`, of a Hub id or path no more than the config is read.
+
     Raises:
         ValueError: weights that do not fill the tower exactly, or a model that cannot be rebuilt from its config.
     """
     if isinstance(source, PreTrainedConfig):
         return build_tower(tower_config(source, medium, select_layer))
     if isinstance(source, (str, os.PathLike)):
-        whole, random = _load_whole(source, **hub_kwargs)
+        if (config := config_alone(source, **hub_kwargs)) is not None:
+            own = tower_config(config, medium, select_layer)
+            own.dtype = config.dtype
+            set_name_or_path(own, name_or_path(config))
+            return build_tower(own)
+        whole = _loader(source, hub_kwargs).from_pretrained(source, **hub_kwargs)
     elif isinstance(source, PreTrainedModel):
-        whole, random = source, []
+        whole = source
         known = type(whole.config) in MODEL_MAPPING or models_beside(type(whole.config))
         if not known and not whole.config.is_encoder_decoder:
             register_tower(type(whole))
@@ -196,27 +210,18 @@ def load_tower(
             "plain module in a `PreTrainedModel` with a config, so that it can be saved and built again."
         )
     config = tower_config(whole.config, medium, select_layer)
-    wanted = tower_class(config)
-    tower = whole
-    if not (type(whole) is wanted and config is whole.config):
-        with torch.device("meta"):
-            tower = build_tower(config)
-        tower = _fill(tower, whole)
-    places = {whole.get_parameter(name).data_ptr() for name in random}
-    tower.random_weights = [name for name, p in tower.named_parameters() if p.data_ptr() in places]
-    return tower
+    if type(whole) is tower_class(config) and config is whole.config:
+        return whole
+    with torch.device("meta"):
+        tower = build_tower(config)
+    return _fill(tower, whole)
 
 
-def _load_whole(source: str | os.PathLike, **hub_kwargs) -> tuple[PreTrainedModel, list[str]]:
-    """A model from a checkpoint, and the weights that the checkpoint lacks and that are random now."""
+def _loader(source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> type:
+    """What loads a checkpoint: `AutoModel`, or the class of an encoder that was saved alone."""
     config = AutoConfig.from_pretrained(source, **{k: v for k, v in hub_kwargs.items() if k != "dtype"})
-    loader: type = AutoModel
-    if config.is_encoder_decoder and config.architectures == [tower_class(config).__name__]:
-        loader = tower_class(config)  # the encoder was saved alone
-    whole, info = loader.from_pretrained(source, output_loading_info=True, **hub_kwargs)
-    mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
-    own = dict(whole.named_parameters())
-    return whole, [name for name in {*info["missing_keys"], *mismatched} if name in own]
+    alone = config.is_encoder_decoder and config.architectures == [tower_class(config).__name__]
+    return tower_class(config) if alone else AutoModel
 
 
 def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
@@ -289,7 +294,7 @@ class _FeatureCounter:
     def __init__(self, config: PreTrainedConfig):
         self.whole, self.shallow, self.agreed = _weightless(config), None, set()
         with suppress(ValueError):  # there is no stack of layers
-            self.shallow = _weightless(_cut(config, 1))
+            self.shallow = _weightless(cut_layers(config, 1))
 
     def __call__(self, outputs: Mapping[str, torch.Tensor]) -> int:
         if len(self.agreed) == 2:

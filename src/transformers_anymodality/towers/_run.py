@@ -33,34 +33,29 @@ def run_tower(
     return read_features(tower, output if layer is None else layer.value, select_feature), output
 
 
-def unread_weights(
-    tower: PreTrainedModel, readings: Iterable[tuple[dict[str, torch.Tensor], int | None, str]]
-) -> list[str]:
-    """Names of the modules (or single parameters) of a tower that its features do not depend on: poolers, final norms.
+def trace_tower(
+    tower: PreTrainedModel,
+    arguments: dict[str, torch.Tensor],
+    select_layer: int | None = None,
+    select_feature: str = "all",
+) -> tuple[torch.Tensor, set[str]]:
+    """The features, as `run_tower` gives them, and the names of the weights that they do not depend on.
 
-    Found by what the graph of a forward pass leads back to. They are not built (`drop_unread`): weights that never get
-    a gradient stop distributed training, and nobody misses them.
-
-    Args:
-        tower: in eval mode; it is left as it was.
-        readings: arguments, select_layer and select_feature of each modality that reads the tower.
-
-    Returns:
-        The outermost modules none of whose weights are read, and unread parameters of modules that are.
+    The graph of the forward pass leads back to those that they do; where there is none, all count as read. A tower without
+    data can be asked, too.
     """
     weights = {name: p for name, p in tower.named_parameters() if p.is_floating_point()}
     trained = {name: p.requires_grad for name, p in weights.items()}
-    read: set[int] = set()
     try:
         for parameter in weights.values():
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            for arguments, select_layer, select_feature in readings:
-                read |= _leaves(run_tower(tower, arguments, select_layer, select_feature)[0])
+            features = run_tower(tower, arguments, select_layer, select_feature)[0]
     finally:
         for name, parameter in weights.items():
             parameter.requires_grad_(trained[name])
-    return _outermost(tower, {name for name, p in weights.items() if id(p) not in read}) if read else []
+    read = _leaves(features)
+    return features.detach(), {name for name, p in weights.items() if read and id(p) not in read}
 
 
 def _leaves(features: torch.Tensor) -> set[int]:
@@ -74,7 +69,8 @@ def _leaves(features: torch.Tensor) -> set[int]:
     return leaves - {id(None)}
 
 
-def _outermost(tower: nn.Module, unread: set[str]) -> list[str]:
+def outermost(tower: nn.Module, unread: set[str]) -> list[str]:
+    """The outermost modules all of whose weights are among `unread`, and unread parameters of modules that are read."""
     found: list[str] = []
     for name, module in tower.named_modules():
         own = {f"{name}.{child}" for child, _ in module.named_parameters()}
@@ -92,9 +88,10 @@ class Unread(nn.Module):
 
 
 def drop_unread(tower: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Takes unread modules out of a tower, in place; single parameters among `names` are left, frozen.
+    """Takes unread modules (poolers, final norms) out of a tower, in place; of `names`, single parameters are only frozen.
 
-    Returns what was taken out, for `put_back`.
+    Weights that never get a gradient stop distributed training, and nobody misses them. Returns what was taken out, for
+    `put_back`.
     """
     parameters, taken = dict(tower.named_parameters()), {}
     for name in names:

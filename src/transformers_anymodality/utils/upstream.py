@@ -202,6 +202,11 @@ def set_initialized(module: Any, value: bool = True) -> None:
     module._is_hf_initialized = value
 
 
+def is_offloaded(model: Any) -> bool:
+    """Whether accelerate brings weights of a model from elsewhere as they are needed."""
+    return any(hasattr(module, "_hf_hook") for module in model.modules())
+
+
 @contextmanager
 def without_deepspeed() -> Iterator[None]:
     """Within, models are built as if DeepSpeed were not to spread their weights."""

@@ -17,8 +17,9 @@ from transformers import (
     VideoMAEVideoProcessor,
 )
 
+from ...compose.tokens import load_tokenizer
 from ...towers.imu2clip import Imu2ClipConfig
-from .._base import chosen, config_at_hand, cropped, load_tokenizer, register_system, tower_settings
+from .._base import chosen, config_at_hand, cropped, register_system, tower_settings
 
 
 MODALITY_NAMES = ("image", "audio", "video", "imu")

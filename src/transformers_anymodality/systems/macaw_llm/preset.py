@@ -15,7 +15,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from .._base import WORDS, config_at_hand, cropped, load_tokenizer, register_system, tower_settings
+from ...compose.tokens import load_tokenizer
+from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
 
 
 MODALITY_NAMES = ("image", "audio", "video")  # in the order of a prompt

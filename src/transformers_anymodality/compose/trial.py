@@ -1,0 +1,316 @@
+"""What is not said is tried: a dummy input runs through processor, tower and aligner.
+
+A tower runs on one item, to see its features and which weights they depend on; on two, to see that items stay apart; and
+without the weights that nothing depends on, to see that nothing does. One that gives each item another number of features
+runs on a longer item, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+
+from ..model.language_model import build_language_model, reads_input_ids
+from ..model.media_encoding import compute_dtype
+from ..towers import (
+    build_tower,
+    drop_unread,
+    feature_length,
+    main_input,
+    match_arguments,
+    outermost,
+    put_back,
+    run_tower,
+    trace_tower,
+)
+from ..utils.upstream import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+from .part import Part, Trial
+from .small import is_weightless, on_cpu, on_small_copy, without_data
+
+
+Inputs = dict[str, torch.Tensor]
+
+
+@contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """Within, a module and all in it are in eval mode."""
+    modes = [(one, one.training) for one in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one, mode in modes:
+            one.training = mode
+
+
+# --- towers --------------------------------------------------------------------------------------------------------
+
+
+@on_cpu()
+def try_tower(part: Part, tried: Iterable[Part]) -> None:
+    """Sees what inputs and features are, by a short and a long dummy input. What was `tried` before is not asked again.
+
+    Raises:
+        ValueError: processor and tower do not fit each other, or the tower cannot be read.
+    """
+    items = short, long = [_dummy_input(part, size) for size in (0, 1)]
+    part.arguments = match_arguments(part.tower, short)
+    main = next(iter(part.arguments))
+    config, shape = part.config, short[main].shape[1:]
+    config.inputs = {_input_name(part.name, key, main): argument for key, argument in part.arguments.items()}
+    config.input_shape, config.input_dtype = list(shape), str(short[main].dtype).removeprefix("torch.")
+    config.select_feature, per_frame = part.asked.select_feature, part.asked.per_frame
+    config.per_frame = _reads_frames(part, short[main]) if per_frame is None else bool(per_frame)
+    config.num_frames = shape[0] if config.per_frame else 1
+    fixed = config.select_feature == "pooled" or shape == long[main].shape[1:]
+    shapes = [(item[key].shape, item[key].dtype) for item in items for key in part.arguments]
+    part.reading = (id(part.tower), config.per_frame, config.select_feature, shapes)
+    twin = next((other for other in tried if other.reading == part.reading), None)
+    if twin is not None:
+        part.trial = twin.trial
+    else:
+        part.trial = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
+    config.feature_length = part.trial.length if fixed else None
+
+
+def _reads_frames(part: Part, values: torch.Tensor) -> bool:
+    """Whether a tower reads the frames of these inputs one by one."""
+    tower, clips = part.tower, values.ndim > 5  # `(items, clips, channels, frames, height, width)`
+    native = tower.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES or "video" in main_input(tower)
+    return "num_frames" in part.options and not (native or clips)
+
+
+@torch.no_grad()
+def _dummy_input(part: Part, size: int) -> Inputs:
+    """What the sub-processor gives for a dummy item."""
+    spec, processor, options = part.spec, part.processor, part.options
+    try:
+        return spec.extract([spec.read(spec.dummy(processor, options, size), processor, options)], processor, options)
+    except Exception as error:
+        raise ValueError(
+            f"The processor of {part.name!r} ({type(processor).__name__}) cannot prepare a dummy input: {error}"
+        ) from error
+
+
+def _input_name(modality: str, key: str, main: str) -> str:
+    """Name of a model input: Transformers' own where it has one, else `<modality>_values` and `<modality>_<key>`."""
+    canonical = {
+        ("image", "pixel_values"): "pixel_values",
+        ("video", "pixel_values"): "pixel_values_videos",
+        ("video", "pixel_values_videos"): "pixel_values_videos",
+        ("audio", "input_features"): "input_features",
+        ("audio", "input_values"): "input_values",
+    }
+    return canonical.get((modality, key)) or (f"{modality}_values" if key == main else f"{modality}_{key}")
+
+
+def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
+    """Runs a tower that has weights."""
+    short, long = items
+    with in_eval(tower):
+        one = _arguments(part, tower, short)
+        features, unread = _trace(part, tower, one)
+        two = _arguments(
+            part, tower, {key: torch.cat([short[key], _other(part, short, key)]) for key in part.arguments}
+        )
+        _check_apart(part, len(next(iter(one.values()))), features, _features(part, tower, two))
+        if not fixed:
+            longer = _features(part, tower, _arguments(part, tower, long))
+            _check_length(part, items, [features.shape[1], longer.shape[1]])
+    return Trial(tower, one, features, *features.shape[1:], unread)
+
+
+def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
+    """What shapes and the graph tell is seen of the whole tower, without data; what values tell, of a small copy."""
+    tower.to("meta")  # some make a weight or two with data all the same
+    arguments = _arguments(part, tower, items[0])
+    with in_eval(tower):
+        traced = without_data(partial(_trace, part, tower, arguments))
+        if traced is None:  # many a forward looks at its mask, and does without
+            with suppress(ValueError):
+                traced = without_data(partial(_trace, part, tower, dict([next(iter(arguments.items()))])))
+
+    def question(copy: PreTrainedModel) -> Trial:
+        trial = _try(part, copy, items, fixed)
+        if not trial.features.isfinite().all() or (traced is not None and trial.length != traced[0].shape[1]):
+            raise RuntimeError(f"the copy gives {trial.length} features, or some that are no numbers")
+        return trial
+
+    # Where data decide, the copy's features must be as wide as the tower's.
+    trial = on_small_copy(tower.config, build_tower, question, same_width=traced is None)
+    if traced is not None:
+        return replace(trial, width=traced[0].shape[2], unread=traced[1])
+    names, known = (dict(one.named_parameters()).keys() for one in (tower, trial.tower))
+    stacks = tuple(re.split(r"\d", name)[0] for name in names - known)  # layers that the copy lacks may read otherwise
+    return replace(trial, unread={name for name in trial.unread if not name.startswith(stacks)})
+
+
+def _arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Inputs:
+    """Of a tower's forward: one row for each item, or for each frame."""
+    device = next((weight.device for weight in tower.parameters()), torch.device("cpu"))
+    arguments = {}
+    for key, argument in part.arguments.items():
+        if key in inputs:
+            value = inputs[key].to(device)
+            value = value.to(compute_dtype(tower)) if value.is_floating_point() else value
+            arguments[argument] = value.flatten(0, 1) if part.config.per_frame else value
+    return arguments
+
+
+def _other(part: Part, inputs: Inputs, key: str) -> torch.Tensor:
+    """Another item of the same shape: the same numbers in another order."""
+    return inputs[key].flip(-1) if key == next(iter(part.arguments)) else inputs[key]
+
+
+@torch.no_grad()
+def _features(part: Part, tower: PreTrainedModel, arguments: Inputs) -> torch.Tensor:
+    """`(items or frames, length, dim)`."""
+    with _reading(part, tower, arguments):
+        return run_tower(tower, arguments, part.config.select_layer, part.config.select_feature)[0]
+
+
+def _trace(part: Part, tower: PreTrainedModel, arguments: Inputs) -> tuple[torch.Tensor, set[str]]:
+    """Features, and which weights they do not depend on."""
+    with _reading(part, tower, arguments):
+        return trace_tower(tower, arguments, part.config.select_layer, part.config.select_feature)
+
+
+@contextmanager
+def _reading(part: Part, tower: PreTrainedModel, arguments: Inputs) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        shapes = {name: tuple(value.shape) for name, value in arguments.items()}
+        raise ValueError(
+            f"The tower of {part.name!r} ({type(tower).__name__}) cannot read what its processor "
+            f"({type(part.processor).__name__}) gives, {shapes}: {error}"
+        ) from error
+
+
+def _check_apart(part: Part, rows: int, alone: torch.Tensor, beside: torch.Tensor) -> None:
+    """Raises ValueError unless the tower gives an item of `rows` the same features again, beside another one."""
+    apart = (len(alone), len(beside)) == (rows, 2 * rows) and beside.shape[1:] == alone.shape[1:]
+    close = 1e-3 if alone.dtype == torch.float32 else 0.1
+    if not apart or (beside[:rows] - alone).abs().max() > close * alone.abs().max():
+        cause = "it draws them at random" if apart else "it does not keep items apart"
+        raise ValueError(
+            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another one, "
+            f"of shapes {tuple(alone.shape)} and {tuple(beside.shape)}: {cause}."
+        )
+
+
+def _check_length(part: Part, items: list[Inputs], lengths: list[int]) -> None:
+    """Raises ValueError unless the number of features of a short and a long item can be told without data."""
+    kind = type(part.tower).__name__
+    try:
+        counted = [feature_length(part.tower.config, item) for item in items]
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"The tower of {part.name!r} ({kind}) gives each item another number of features, and how many cannot be told "
+            f"without running it: {error}"
+        ) from error
+    if lengths != counted or lengths[0] == lengths[1]:
+        raise ValueError(
+            f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, where {counted} "
+            "were counted: its config does not tell their width."
+        )
+
+
+# --- weights that are not read -------------------------------------------------------------------------------------
+
+
+def drop_unread_weights(parts: Collection[Part]) -> None:
+    """Takes out of each tower what no modality reads, if the features are then really the same; freezes the rest of it."""
+    for owner in (part for part in parts if part.owns("tower")):
+        readers = list({id(part.trial): part for part in parts if part.tower is owner.tower}.values())
+        unread = set.intersection(*(part.trial.unread for part in readers))
+        names = outermost(owner.tower, unread)
+        without = names
+        if not _same_without(names, readers):
+            without = [name for name in names if _same_without([name], readers)]
+            if not _same_without(without, readers):
+                without = []
+        kept = tuple(f"{name}." for name in names if name not in without)
+        frozen = [name for name in unread if f"{name}.".startswith(kept)]
+        owner.config.unread = sorted({*without, *frozen})
+        drop_unread(owner.tower, owner.config.unread)
+
+
+def _same_without(names: list[str], readers: list[Part]) -> bool:
+    """Whether features stay the same without these modules."""
+    for part in readers:
+        tower = part.trial.tower
+        taken = drop_unread(tower, set(names).intersection(dict(tower.named_modules())))
+        try:
+            with in_eval(tower):
+                if taken and not torch.equal(_trace(part, tower, part.trial.arguments)[0], part.trial.features):
+                    return False
+        except ValueError:
+            return False
+        finally:
+            put_back(tower, taken)
+    return True
+
+
+# --- aligners ------------------------------------------------------------------------------------------------------
+
+
+@on_cpu()
+def try_aligner(part: Part, hidden: int) -> None:
+    """Raises ValueError if the aligner does not fit, or gives another number of tokens than it counts."""
+    config, name, count = part.aligner.config, part.name, part.asked.num_tokens
+    if (config.feature_size, config.hidden_size) != (part.trial.width, hidden):
+        raise ValueError(
+            f"The aligner of {name!r} goes from width {config.feature_size} to {config.hidden_size}; its tower and "
+            f"the language model have {part.trial.width} and {hidden}."
+        )
+    if count not in (None, config.num_tokens):
+        raise ValueError(
+            f"num_tokens={count} is set for {name!r}, but the aligner of {part.config.aligner!r} has its own: "
+            f"{config.num_tokens}. Set it there."
+        )
+    if config.sum_neighbours and config.num_tokens not in (None, 1):
+        raise ValueError(
+            f"The aligner of {name!r} adds neighbouring media into one token, but gives {config.num_tokens}."
+        )
+    shape = (part.config.num_frames, part.trial.length, config.feature_size)
+    counted = config.count_tokens(*shape[:2])
+    try:
+        given = without_data(partial(_count_tokens, part.aligner, shape))
+        if given is None:
+            given = on_small_copy(config, AutoModel.from_config, partial(_count_tokens, shape=shape))
+    except Exception as error:
+        raise ValueError(f"The aligner of {name!r} cannot read features of shape {shape}: {error}") from error
+    if given != counted:
+        raise ValueError(
+            f"The aligner of {name!r} gives {given} tokens for features of shape {shape}, but counts {counted}."
+        )
+
+
+@torch.no_grad()
+def _count_tokens(aligner: PreTrainedModel, shape: tuple[int, int, int]) -> int:
+    """Tokens that an aligner gives for an item of `shape` (frames, length, dim); of a copy, the width is its own."""
+    zeros = next(aligner.parameters()).new_zeros
+    table = {"token_embeddings": zeros(2, aligner.config.hidden_size)} if aligner.reads_token_embeddings else {}
+    with in_eval(aligner):
+        output = aligner(zeros(1, *shape[:2], aligner.config.feature_size), **table)
+    return (output[0] if isinstance(output, tuple) else output).shape[1]
+
+
+# --- the language model --------------------------------------------------------------------------------------------
+
+
+@on_cpu()
+def try_language_model(language: PreTrainedModel) -> bool:
+    """Whether it reads ids for more than their embeddings; see `reads_input_ids`."""
+    if is_weightless(language):
+        return on_small_copy(language.config, build_language_model, reads_input_ids, few_words=True)
+    with in_eval(language):
+        return reads_input_ids(language)
