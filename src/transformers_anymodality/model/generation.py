@@ -128,10 +128,12 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
         """Transformers' server gives the processor for the tokenizer."""
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        # Typed for models whose `_is_stateful` can be set.
         return super()._get_stopping_criteria(*args, tokenizer=tokenizer, **kwargs)  # ty: ignore[invalid-argument-type]
 
     def _get_logits_processor(self, generation_config, *args, device: Any = None, **kwargs):
         """Placeholders are never generated. First, so that top-k and the like see what is left."""
+        # Typed for models whose `_is_stateful` can be set.
         processors = super()._get_logits_processor(  # ty: ignore[invalid-argument-type]
             generation_config, *args, device=device, **kwargs
         )

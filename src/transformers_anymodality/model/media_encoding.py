@@ -34,6 +34,7 @@ class EncodedMedia(BaseModelOutputWithPooling):
     `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs; `token_mask`: `(items, tokens)`
     bool, True for the tokens that the language model sees, None if it sees all."""
 
+    # Always given; the base has no list, and its fields before this one have defaults.
     pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
     token_mask: torch.Tensor | None = None
 
