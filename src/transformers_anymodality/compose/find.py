@@ -8,13 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
-from transformers import (
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoModel,
-    AutoTokenizer,
-    AutoVideoProcessor,
-)
+from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoTokenizer, AutoVideoProcessor
 
 from ..aligners import ALIGNERS, Aligner, AlignerConfig
 from ..towers import load_tower

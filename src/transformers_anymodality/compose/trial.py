@@ -8,10 +8,11 @@ runs on a longer item, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -113,18 +114,18 @@ def _input_name(modality: str, key: str, main: str) -> str:
 
 def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
     """Runs a tower that has weights."""
-    short, long = items
+    short, long = ({key: item[key] for key in part.arguments} for item in items)
+    main = next(iter(short))
+    # Another item of the same shape: the same numbers in another order.
+    both = {key: torch.cat([value, value.flip(-1) if key == main else value]) for key, value in short.items()}
     with in_eval(tower):
-        one = _arguments(part, tower, short)
-        features, unread = _trace(part, tower, one)
-        two = _arguments(
-            part, tower, {key: torch.cat([short[key], _other(part, short, key)]) for key in part.arguments}
-        )
-        _check_apart(part, len(next(iter(one.values()))), features, _features(part, tower, two))
+        alone = _arguments(part, tower, short)
+        features, unread = _run(part, tower, alone, trace_tower)
+        _check_apart(part, alone, features, _run(part, tower, _arguments(part, tower, both))[0])
         if not fixed:
-            longer = _features(part, tower, _arguments(part, tower, long))
+            longer = _run(part, tower, _arguments(part, tower, long))[0]
             _check_length(part, items, [features.shape[1], longer.shape[1]])
-    return Trial(tower, one, features, *features.shape[1:], unread)
+    return Trial(tower, alone, features, *features.shape[1:], unread)
 
 
 def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
@@ -132,10 +133,11 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     tower.to("meta")  # some make a weight or two with data all the same
     arguments = _arguments(part, tower, items[0])
     with in_eval(tower):
-        traced = without_data(partial(_trace, part, tower, arguments))
+        traced = without_data(partial(_run, part, tower, arguments, trace_tower))
         if traced is None:  # many a forward looks at its mask, and does without
             with suppress(ValueError):
-                traced = without_data(partial(_trace, part, tower, dict([next(iter(arguments.items()))])))
+                main = dict([next(iter(arguments.items()))])
+                traced = without_data(partial(_run, part, tower, main, trace_tower))
 
     def question(copy: PreTrainedModel) -> Trial:
         trial = _try(part, copy, items, fixed)
@@ -157,35 +159,17 @@ def _arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Inputs:
     device = next((weight.device for weight in tower.parameters()), torch.device("cpu"))
     arguments = {}
     for key, argument in part.arguments.items():
-        if key in inputs:
-            value = inputs[key].to(device)
-            value = value.to(compute_dtype(tower)) if value.is_floating_point() else value
-            arguments[argument] = value.flatten(0, 1) if part.config.per_frame else value
+        value = inputs[key].to(device)
+        value = value.to(compute_dtype(tower)) if value.is_floating_point() else value
+        arguments[argument] = value.flatten(0, 1) if part.config.per_frame else value
     return arguments
 
 
-def _other(part: Part, inputs: Inputs, key: str) -> torch.Tensor:
-    """Another item of the same shape: the same numbers in another order."""
-    return inputs[key].flip(-1) if key == next(iter(part.arguments)) else inputs[key]
-
-
 @torch.no_grad()
-def _features(part: Part, tower: PreTrainedModel, arguments: Inputs) -> torch.Tensor:
-    """`(items or frames, length, dim)`."""
-    with _reading(part, tower, arguments):
-        return run_tower(tower, arguments, part.config.select_layer, part.config.select_feature)[0]
-
-
-def _trace(part: Part, tower: PreTrainedModel, arguments: Inputs) -> tuple[torch.Tensor, set[str]]:
-    """Features, and which weights they do not depend on."""
-    with _reading(part, tower, arguments):
-        return trace_tower(tower, arguments, part.config.select_layer, part.config.select_feature)
-
-
-@contextmanager
-def _reading(part: Part, tower: PreTrainedModel, arguments: Inputs) -> Iterator[None]:
+def _run(part: Part, tower: PreTrainedModel, arguments: Inputs, run: Callable[..., Any] = run_tower) -> tuple:
+    """What `run` gives, features `(items or frames, length, dim)` first."""
     try:
-        yield
+        return run(tower, arguments, part.config.select_layer, part.config.select_feature)
     except Exception as error:
         shapes = {name: tuple(value.shape) for name, value in arguments.items()}
         raise ValueError(
@@ -194,8 +178,9 @@ def _reading(part: Part, tower: PreTrainedModel, arguments: Inputs) -> Iterator[
         ) from error
 
 
-def _check_apart(part: Part, rows: int, alone: torch.Tensor, beside: torch.Tensor) -> None:
-    """Raises ValueError unless the tower gives an item of `rows` the same features again, beside another one."""
+def _check_apart(part: Part, arguments: Inputs, alone: torch.Tensor, beside: torch.Tensor) -> None:
+    """Raises ValueError unless the tower gives an item the same features again, beside another one."""
+    rows = len(next(iter(arguments.values())))
     apart = (len(alone), len(beside)) == (rows, 2 * rows) and beside.shape[1:] == alone.shape[1:]
     close = 1e-3 if alone.dtype == torch.float32 else 0.1
     if not apart or (beside[:rows] - alone).abs().max() > close * alone.abs().max():
@@ -250,7 +235,9 @@ def _same_without(names: list[str], readers: list[Part]) -> bool:
         taken = drop_unread(tower, set(names).intersection(dict(tower.named_modules())))
         try:
             with in_eval(tower):
-                if taken and not torch.equal(_trace(part, tower, part.trial.arguments)[0], part.trial.features):
+                if taken and not torch.equal(
+                    _run(part, tower, part.trial.arguments, trace_tower)[0], part.trial.features
+                ):
                     return False
         except ValueError:
             return False
