@@ -11,8 +11,10 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils.attention import Attention
+from ..utils.attention import Attention, eager_attention_forward
+from ..utils.upstream import attention_of
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
@@ -80,9 +82,11 @@ class PerceiverResamplerAttention(Attention):
         """`features (b, n, dim)`, `latents (b, k, dim)`, bool `mask (b, 1, 1, n + k)` -> `(b, k, dim)`."""
         latents = self.norm_latents(latents)
         context = torch.cat((self.norm_media(features), latents), dim=1)
-        query = self.q_norm(self.split_heads(self.q_proj(latents)))
-        key, value = self.k_norm(self.split_heads(self.k_proj(context))), self.split_heads(self.v_proj(context))
-        return self.o_proj(self.attend(query, key, value, mask)[0])
+        states = (self.q_proj(latents), self.k_proj(context), self.v_proj(context))
+        query, key, value = (one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attended, _ = attend(self, self.q_norm(query), self.k_norm(key), value, mask, scaling=self.scaling)
+        return self.o_proj(attended.flatten(2))
 
 
 class PerceiverResamplerLayer(GradientCheckpointingLayer):

@@ -13,10 +13,11 @@ from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils.attention import Attention
+from ..utils.attention import Attention, eager_attention_forward
 from ..utils.part_model import PartModel
-from ..utils.upstream import capture_outputs, merge_with_config_defaults
+from ..utils.upstream import attention_of, capture_outputs, merge_with_config_defaults
 from ._build import register_tower
 
 
@@ -166,9 +167,12 @@ class Imu2ClipAttention(Attention):
 
     def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(b, n, dim)` -> `(b, n, dim)` and the weights, if the implementation gives them."""
-        heads = (self.split_heads(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        states, weights = self.attend(*heads, dropout=self.config.dropout)
-        return self.out_proj(states), weights
+        states = (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        heads = [one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states]
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        dropout = self.config.dropout if self.training else 0.0
+        attended, weights = attend(self, *heads, None, dropout=dropout, scaling=self.scaling)
+        return self.out_proj(attended.flatten(2)), weights
 
 
 class Imu2ClipLayer(GradientCheckpointingLayer):

@@ -1,17 +1,16 @@
-"""Attention layers of parts: heads, and whichever implementation of Transformers' the config chooses."""
+"""What attention layers of parts have in common, and the plain one of the implementations that a config may choose."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .upstream import attention_of, set_attention
 
 
 class Attention(nn.Module):
-    """Base of attention layers, whose projections subclasses make.
+    """Base of attention layers; their forwards project, split heads and call an implementation as Transformers' own do.
 
     Args:
         config: of the part, where users choose the implementation.
@@ -26,33 +25,6 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.head_dim, self.scaling = config, head_dim, head_dim**-0.5
 
-    def split_heads(self, states: torch.Tensor) -> torch.Tensor:
-        """`(b, n, heads * head_dim)` -> `(b, heads, n, head_dim)`."""
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-    def attend(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        mask: torch.Tensor | None = None,
-        dropout: float = 0.0,
-        **kwargs,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        Args:
-            query, key, value: `(b, heads, n, head_dim)` and twice `(b, heads, m, head_dim)`.
-            mask: broadcastable to `(b, heads, n, m)`; bool with True = visible, or scores to add.
-            dropout: of weights, in training.
-
-        Returns:
-            `(b, n, heads * head_dim)`, and the weights `(b, heads, n, m)` if the implementation gives them.
-        """
-        function = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
-        dropout = dropout if self.training else 0.0
-        states, weights = function(self, query, key, value, mask, dropout=dropout, scaling=self.scaling, **kwargs)
-        return states.flatten(2), weights
-
 
 def eager_attention_forward(
     module: nn.Module,
@@ -64,9 +36,15 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain implementation, with the arguments of Transformers' interface; see `Attention.attend`.
+    """The plain implementation, by Transformers' interface.
 
-    Returns the attended values `(b, n, heads, head_dim)` and the weights.
+    Args:
+        query, key, value: `(b, heads, n, head_dim)` and twice `(b, heads, m, head_dim)`.
+        attention_mask: broadcastable to `(b, heads, n, m)`; bool with True = visible, or scores to add.
+        dropout: of weights, in training.
+
+    Returns:
+        The attended values `(b, n, heads, head_dim)` and the weights `(b, heads, n, m)`.
     """
     scores = (query * scaling) @ key.transpose(-1, -2)
     if attention_mask is not None and attention_mask.dtype == torch.bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import transformers
@@ -169,9 +170,8 @@ CHUNKS_MEDIA = Version(transformers.__version__) >= Version("5.23")
 # --- configs and models ----------------------------------------------------------------------------------------------
 
 
-def attention_of(config: PreTrainedConfig) -> str | None:
-    """The name of the attention that a model of this config runs with."""
-    return config._attn_implementation
+# Config -> the name of the attention that a model of it runs with.
+attention_of = attrgetter("_attn_implementation")
 
 
 def set_attention(config: PreTrainedConfig, name: str | None) -> None:

@@ -12,9 +12,11 @@ import math
 import torch
 from torch import nn
 from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
-from ...utils.attention import Attention
+from ...utils.attention import Attention, eager_attention_forward
+from ...utils.upstream import attention_of
 
 
 class MacawAlignerConfig(AlignerConfig):
@@ -89,10 +91,10 @@ class MacawAttention(Attention):
         """`query (b, n, size)`, `context (b, m, size)`, bool `mask (b, m)`, True = visible -> `(b, n, size)`."""
         few = query.shape[1] * (self.heads - 1) < query.shape[2]
         states = (self._absorb if few else self._form)(query, context, mask)
-        return self.out_proj(states.transpose(1, 2).flatten(2))
+        return self.out_proj(states.flatten(2))
 
     def _form(self, query: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """By keys and values: `(b, heads, n, head size)`."""
+        """By keys and values: `(b, n, heads, head size)`."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         sources, tails = (query, context, context), (None, self.bias_k, self.bias_v)
         heads = []
@@ -100,20 +102,23 @@ class MacawAttention(Attention):
             states = nn.functional.linear(source, weight, bias)
             if tail is not None:
                 states = torch.cat((states, tail.expand(len(states), -1, -1), torch.zeros_like(states[:, :1])), dim=1)
-            heads.append(self.split_heads(states))
+            heads.append(states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2))
         if mask is not None:
             mask = nn.functional.pad(mask, (0, 2), value=True)[:, None, None]
-        return self.split_heads(self.attend(*heads, mask, dropout=self.config.attention_dropout)[0])
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        return attend(self, *heads, mask, dropout=dropout, scaling=self.scaling)[0]
 
     def _absorb(self, query: torch.Tensor, context: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """By the context itself: `(b, heads, n, head size)`."""
+        """By the context itself: `(b, n, heads, head size)`."""
         to_query, *weights = self.in_proj_weight.chunk(3)
         to_key, to_value = (weight.unflatten(0, (self.heads, -1)) for weight in weights)
         query_bias, *biases = self.in_proj_bias.chunk(3)
         key_bias, value_bias, key, value = (
             bias.view(self.heads, 1, -1) for bias in (*biases, self.bias_k, self.bias_v)
         )
-        query = self.split_heads(nn.functional.linear(query, to_query, query_bias)) * self.scaling
+        query = nn.functional.linear(query, to_query, query_bias) * self.scaling
+        query = query.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         # Heads behind each other: a product that is broadcast over them would copy the context for each.
         scores = torch.einsum("bhnd,hdc->bhnc", query, to_key).flatten(1, 2) @ context.transpose(1, 2)
         scores = scores.unflatten(1, (self.heads, -1)) + (query * key_bias).sum(-1, keepdim=True)
@@ -126,7 +131,7 @@ class MacawAttention(Attention):
         read, learned = shares[..., :-2], shares[..., -2:-1]
         states = (read.flatten(1, 2) @ context).unflatten(1, (self.heads, -1))
         states = torch.einsum("bhnc,hdc->bhnd", states, to_value)
-        return states + read.sum(-1, keepdim=True) * value_bias + learned * value
+        return (states + read.sum(-1, keepdim=True) * value_bias + learned * value).transpose(1, 2)
 
 
 def sinusoids(length: int, size: int) -> torch.Tensor:

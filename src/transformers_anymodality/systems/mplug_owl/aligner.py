@@ -11,9 +11,11 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
-from ...utils.attention import Attention
+from ...utils.attention import Attention, eager_attention_forward
+from ...utils.upstream import attention_of
 
 
 class VisualAbstractorAlignerConfig(AlignerConfig):
@@ -80,8 +82,11 @@ class VisualAbstractorAttention(Attention):
         queries = self.norm1(queries)
         context = torch.cat((queries, self.normk(features)), dim=1)
         states = (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
-        attended, _ = self.attend(*map(self.split_heads, states), mask, dropout=self.config.attention_dropout)
-        return queries + self.out_proj(attended)
+        heads = [one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states]
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        dropout = self.config.attention_dropout if self.training else 0.0
+        attended, _ = attend(self, *heads, mask, dropout=dropout, scaling=self.scaling)
+        return queries + self.out_proj(attended.flatten(2))
 
 
 class VisualAbstractorLayer(GradientCheckpointingLayer):

@@ -25,12 +25,14 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...utils.attention import Attention
+from ...utils.attention import Attention, eager_attention_forward
 from ...utils.upstream import (
     CACHE_NAME,
     CACHE_NAMES,
     DummyLayer,
+    attention_of,
     cache_length,
     cache_of,
     can_return_tuple,
@@ -171,8 +173,9 @@ class ChatGLMAttention(Attention):
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        states, weights = self.attend(query, key, value, attention_mask, **kwargs)
-        return self.dense(states), weights
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        states, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
+        return self.dense(states.flatten(2)), weights
 
     @staticmethod
     def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...utils.attention import Attention
+from ...utils.attention import Attention, eager_attention_forward
+from ...utils.upstream import attention_of
 from .configuration import ImageBindTextConfig, ImageBindTowerConfig
 
 
@@ -35,9 +37,11 @@ class ImageBindAttention(Attention):
         if self.bias_k is not None:
             key = torch.cat((key, self.bias_k.expand(len(key), -1, -1)), dim=1)
             value = torch.cat((value, self.bias_v.expand(len(value), -1, -1)), dim=1)
-        heads = (self.split_heads(states) for states in (self.q_proj(hidden_states), key, value))
-        states, weights = self.attend(*heads, attention_mask, **kwargs)
-        return self.out_proj(states), weights
+        states = (self.q_proj(hidden_states), key, value)
+        heads = [one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states]
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attended, weights = attend(self, *heads, attention_mask, scaling=self.scaling, **kwargs)
+        return self.out_proj(attended.flatten(2)), weights
 
 
 class ImageBindMLP(nn.Module):
