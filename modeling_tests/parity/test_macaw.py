@@ -134,8 +134,8 @@ def test_attention_equals_torchs(heads, queries, masked):
     mask = torch.arange(30) < torch.tensor([[30], [7], [1]]) if masked else None
     results = []
     for run in (
-        lambda q, c: attention.out_proj(attention._form(q, c, mask).transpose(1, 2).flatten(2)),
-        lambda q, c: attention.out_proj(attention._absorb(q, c, mask).transpose(1, 2).flatten(2)),
+        lambda q, c: attention.out_proj(attention._form(q, c, mask).flatten(2)),
+        lambda q, c: attention.out_proj(attention._absorb(q, c, mask).flatten(2)),
         lambda q, c: attention(q, c, mask),
         lambda q, c: expected(q, c, c, key_padding_mask=None if mask is None else ~mask)[0],
     ):
