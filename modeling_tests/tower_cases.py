@@ -23,7 +23,7 @@ from modeling_tests.tiny_towers import TIMM_FAMILIES, tiny_encoder, tiny_timm
 from transformers_anymodality import TextSpec, compose, register_modality, set_trainable
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.towers import load_tower, run_tower
-from transformers_anymodality.towers._features import read_features
+from transformers_anymodality.towers._run import read_features
 
 
 MODALITY_OF_KIND = {"series": "imu", "text": "document"}  # the other kinds are named as their modalities

@@ -9,8 +9,7 @@ from ._build import (
     tower_class,
     tower_config,
 )
-from ._features import main_input, match_arguments
-from ._run import drop_unread, outermost, put_back, run_tower, trace_tower
+from ._run import drop_unread, main_input, match_arguments, outermost, put_back, run_tower, trace_tower
 from .imagebind import ImageBindConfig, ImageBindModel
 from .imu2clip import Imu2ClipConfig, Imu2ClipModel, Imu2ClipPatchTransformerConfig, Imu2ClipPatchTransformerModel
 from .precomputed import PrecomputedConfig, PrecomputedModel

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from ..utils.hub import config_alone
 from ..utils.registry import config_class_of, models_beside
 from ..utils.upstream import MODEL_MAPPING, build, name_or_path, set_name_or_path
-from ._features import main_input, match_arguments, read_features
+from ._run import main_input, match_arguments, read_features
 
 
 # Where two-sided configs keep the half that a medium needs, in order of preference.
