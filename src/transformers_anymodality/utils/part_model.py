@@ -9,7 +9,7 @@ from transformers import initialization as init
 
 
 class PartModel(PreTrainedModel):
-    """Base of towers and aligners: no token embeddings, and every attention that `utils.attention` can have.
+    """Base of towers and aligners: every attention that `utils.attention` can have.
 
     Bare parameters (latents, queries, class tokens, learned positions) start as rows of embedding tables do.
     """
@@ -20,9 +20,6 @@ class PartModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-
-    def get_input_embeddings(self) -> nn.Module:
-        raise NotImplementedError(f"{type(self).__name__} embeds no tokens.")
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...utils.attention import Attention, eager_attention_forward
 from ...utils.upstream import attention_of
-from .configuration import ImageBindTextConfig, ImageBindTowerConfig
+from .configuration import ImageBindAudioConfig, ImageBindTextConfig, ImageBindTowerConfig
 
 
 class ImageBindAttention(Attention):
@@ -21,13 +22,10 @@ class ImageBindAttention(Attention):
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__(config, config.hidden_size // config.num_attention_heads)
         self.is_causal = isinstance(config, ImageBindTextConfig)
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            setattr(self, name, nn.Linear(config.hidden_size, config.hidden_size))
         for name in ("bias_k", "bias_v"):
-            bias = nn.Parameter(torch.empty(1, 1, config.hidden_size)) if config.kv_bias else None
-            self.register_parameter(name, bias)
+            setattr(self, name, nn.Parameter(torch.empty(1, 1, config.hidden_size)) if config.kv_bias else None)
 
     def forward(
         self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs
@@ -44,17 +42,6 @@ class ImageBindAttention(Attention):
         return self.out_proj(attended.flatten(2)), weights
 
 
-class ImageBindMLP(nn.Module):
-    def __init__(self, config: ImageBindTowerConfig):
-        super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.act = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.act(self.fc1(hidden_states)))
-
-
 class ImageBindLayer(GradientCheckpointingLayer):
     def __init__(self, config: ImageBindTowerConfig, index: int):
         super().__init__()
@@ -62,7 +49,13 @@ class ImageBindLayer(GradientCheckpointingLayer):
         self.norm_1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attn = ImageBindAttention(config)
         self.norm_2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = ImageBindMLP(config)
+        self.mlp = nn.Sequential(
+            OrderedDict(
+                fc1=nn.Linear(config.hidden_size, config.intermediate_size),
+                act=ACT2FN[config.hidden_act],
+                fc2=nn.Linear(config.intermediate_size, config.hidden_size),
+            )
+        )
 
     def drop_path(self, branch: torch.Tensor) -> torch.Tensor:
         """Stochastic depth (arXiv 1603.09382): in training the branch is left out for some of the rows."""
@@ -71,26 +64,10 @@ class ImageBindLayer(GradientCheckpointingLayer):
         kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path_rate
         return branch * kept.to(branch.dtype) / (1 - self.drop_path_rate)
 
-    def forward(
-        self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
-    ) -> torch.Tensor:
-        hidden_states = hidden_states + self.drop_path(
-            self.attn(self.norm_1(hidden_states), attention_mask, **kwargs)[0]
-        )
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
+        attended, _ = self.attn(self.norm_1(hidden_states), attention_mask, **kwargs)
+        hidden_states = hidden_states + self.drop_path(attended)
         return hidden_states + self.drop_path(self.mlp(self.norm_2(hidden_states)))
-
-
-class ImageBindHead(nn.Module):
-    """From one token of the trunk to the space that all towers share: `(rows, dim)` -> `(rows, projection_dim)`."""
-
-    def __init__(self, config: ImageBindTowerConfig):
-        super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-
-    def forward(self, token: torch.Tensor) -> torch.Tensor:
-        return self.projection(self.dropout(self.norm(token)))
 
 
 class ImageBindScale(nn.Module):
@@ -99,7 +76,7 @@ class ImageBindScale(nn.Module):
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__()
         self.start = config.logit_scale
-        self.register_parameter("log_logit_scale", nn.Parameter(torch.empty(())) if config.learn_logit_scale else None)
+        self.log_logit_scale = nn.Parameter(torch.empty(())) if config.learn_logit_scale else None
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         embeddings = nn.functional.normalize(embeddings, dim=-1)
@@ -162,11 +139,14 @@ class ImageBindVisionEmbeddings(ImageBindEmbeddings):
 
 
 class ImageBindMapEmbeddings(ImageBindEmbeddings):
-    """Of images with one channel, and of spectrograms."""
+    """Of images with one channel, and of spectrograms, whose patches may overlap."""
 
-    def __init__(self, config, size: tuple[int, int], stride: int):
-        sides = ((side - config.patch_size) // stride + 1 for side in size)
-        super().__init__(config, (1, *sides))
+    def __init__(self, config):
+        if isinstance(config, ImageBindAudioConfig):
+            size, stride = (config.num_mel_bins, config.target_length), config.patch_stride
+        else:
+            size, stride = (config.image_size, config.image_size), config.patch_size
+        super().__init__(config, (1, *((side - config.patch_size) // stride + 1 for side in size)))
         self.patch_embedding = nn.Conv2d(
             config.num_channels, config.hidden_size, config.patch_size, stride=stride, bias=False
         )

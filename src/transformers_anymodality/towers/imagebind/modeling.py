@@ -6,6 +6,7 @@ Each is a tower of its own; `ImageBindModel` is all of them.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,6 @@ from .configuration import (
 )
 from .layers import (
     ImageBindAttention,
-    ImageBindHead,
     ImageBindImuEmbeddings,
     ImageBindLayer,
     ImageBindMapEmbeddings,
@@ -60,21 +60,27 @@ class ImageBindTower(ImageBindPreTrainedModel):
     """
 
     config: ImageBindTowerConfig
+    embeddings_class: type[nn.Module]
 
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__(config)
-        self.embeddings = self.make_embeddings()
+        self.embeddings = self.embeddings_class(config)
         self.pre_norm = nn.Identity()
         if isinstance(config, ImageBindVisionConfig):
             self.pre_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList(ImageBindLayer(config, index) for index in range(config.num_hidden_layers))
-        self.head = ImageBindHead(config)
+        self.head = nn.Sequential(
+            OrderedDict(
+                norm=nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
+                dropout=nn.Dropout(config.head_dropout),
+                projection=nn.Linear(config.hidden_size, config.projection_dim, bias=False),
+            )
+        )
         self.scale = ImageBindScale(config)
         self.post_init()
 
-    def make_embeddings(self) -> nn.Module:
-        raise NotImplementedError
-
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
     def encode(self, values: torch.Tensor, ndim: int, **kwargs) -> BaseModelOutputWithPooling:
         """
         Args:
@@ -113,12 +119,8 @@ class ImageBindVisionModel(ImageBindTower):
     config: ImageBindVisionConfig
     main_input_name = "pixel_values"
     input_modalities = ("image", "video")
+    embeddings_class = ImageBindVisionEmbeddings
 
-    def make_embeddings(self) -> nn.Module:
-        return ImageBindVisionEmbeddings(self.config)
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """`pixel_values`: images `(items, 3, height, width)`, clips of images `(items, clips, 3, height, width)`, or
         clips of videos `(items, clips, 3, frames, height, width)`. A single video is a clip too: `clips` is then 1."""
@@ -136,15 +138,8 @@ class ImageBindTextModel(ImageBindTower):
     config: ImageBindTextConfig
     main_input_name = "input_ids"
     input_modalities = ("text",)
-
-    def make_embeddings(self) -> nn.Module:
-        return ImageBindTextEmbeddings(self.config)
-
-    def get_input_embeddings(self):
-        return self.embeddings.token_embedding
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embeddings.token_embedding = value
+    embeddings_class = ImageBindTextEmbeddings
+    _input_embed_layer = "token_embedding"
 
     def attention_mask(self, tokens: torch.Tensor) -> torch.Tensor | None:
         return create_causal_mask(self.config, tokens, None, None)
@@ -152,8 +147,6 @@ class ImageBindTextModel(ImageBindTower):
     def read_token(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         return tokens[torch.arange(len(rows), device=rows.device), rows.argmax(-1)]
 
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """`input_ids (items, tokens)` int64: begin, words, end, then any padding. What comes after the end token, which
         has the greatest id and is what is read, changes nothing, as attention is causal."""
@@ -165,13 +158,8 @@ class ImageBindAudioModel(ImageBindTower):
     config: ImageBindAudioConfig
     main_input_name = "input_features"
     input_modalities = ("audio",)
+    embeddings_class = ImageBindMapEmbeddings
 
-    def make_embeddings(self) -> nn.Module:
-        size = (self.config.num_mel_bins, self.config.target_length)
-        return ImageBindMapEmbeddings(self.config, size, self.config.patch_stride)
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, input_features: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """`input_features`: spectrograms `(items, 1, mel bins, frames)` or `(items, clips, 1, mel bins, frames)`."""
         return self.encode(input_features, 4, **kwargs)
@@ -182,12 +170,8 @@ class ImageBindMapTower(ImageBindTower):
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    embeddings_class = ImageBindMapEmbeddings
 
-    def make_embeddings(self) -> nn.Module:
-        return ImageBindMapEmbeddings(self.config, (self.config.image_size,) * 2, self.config.patch_size)
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """`pixel_values (items, 1, height, width)`, or `(items, clips, 1, height, width)`."""
         return self.encode(pixel_values, 4, **kwargs)
@@ -207,12 +191,8 @@ class ImageBindThermalModel(ImageBindMapTower):
 class ImageBindImuModel(ImageBindTower):
     config: ImageBindImuConfig
     main_input_name = "input_values"
+    embeddings_class = ImageBindImuEmbeddings
 
-    def make_embeddings(self) -> nn.Module:
-        return ImageBindImuEmbeddings(self.config)
-
-    @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
     def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """`input_values (items, channels, samples)`, or `(items, clips, channels, samples)`."""
         return self.encode(input_values, 3, **kwargs)
