@@ -640,7 +640,7 @@ class Refused:
         ({"image": {"aligner": "image"}}, "'image' cannot borrow its own aligner"),
         (
             {"image": {"aligner": "linear"}, "imu": {"tower": tiny.imu_config(), "aligner": "image"}},
-            "'imu' has features of width 16, but the aligner of 'image' reads 24",
+            "aligner of 'image' goes from width 24 to 64; the tower of 'imu' and the language model have 16 and 64",
         ),
         (
             {

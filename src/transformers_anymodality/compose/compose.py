@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -27,14 +29,14 @@ from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
 from ..utils.hub import HUB_KWARGS, config_alone
 from ..utils.registry import did_you_mean
-from .find import add_aligner, add_tower, check_attributes
-from .part import Part, lenders_first, read_settings
+from ..utils.upstream import name_or_path, name_special_token
+from .part import Asked, Part, add_aligner, add_tower, check_attributes, lenders_first, read_settings
 from .small import is_weightless
-from .tokens import load_tokenizer, prepare_tokenizer, set_generation
-from .trial import drop_unread_weights, try_aligner, try_language_model, try_tower
+from .trial import Trials, drop_unread_weights, try_aligner, try_language_model, try_tower
 
 
 _HUB_KWARGS = frozenset((*HUB_KWARGS, "code_revision", "trust_remote_code"))  # for everything that is loaded
+_ROLES = {"bos": "begin", "eos": "end", "pad": "padding", "unk": "unknown"}
 
 
 @built_whole()
@@ -54,9 +56,8 @@ def compose(
     Loaded models that are given become the composite's own and may be changed: embeddings grow by the placeholders,
     and parts of towers that no one reads (poolers, final norms) are taken out.
 
-    Within `with torch.device("meta"):` a composite of any size is planned without its memory: it has no weights, and of
-    Hub ids and paths configs alone are read. What has to run to be known is run on small copies of the same architecture.
-    The processor is the real one.
+    Within `with torch.device("meta"):` a composite of any size is planned without its memory. It has no weights, of Hub
+    ids and paths configs alone are read, and what has to run to be known runs on small copies of the same architecture.
 
     Args:
         language_model: Hub id, local path, config (random weights) or loaded model.
@@ -80,37 +81,23 @@ def compose(
         hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
             A part that is loaded with more (`device_map`, `quantization_config`), load yourself, and give the model.
 
-    Returns:
-        The model, in eval mode, with everything as trainable as it was; and its processor.
-
-    Raises:
-        ValueError, TypeError: parts that do not fit together, or impossible settings; nothing was changed.
+    Returns the model, in eval mode, with everything as trainable as it was, and its processor. Raises ValueError or
+    TypeError for parts that do not fit together and for impossible settings; nothing was changed then.
     """
     _check_arguments(modalities, hub_kwargs)
     load = {**hub_kwargs, **({} if dtype is None else {"dtype": dtype})}
     asked = read_settings(modalities)
     language = _language_model(language_model, load)
-    hidden = language.get_input_embeddings().get_parameter("weight").shape[-1]
     tokenizer = load_tokenizer(tokenizer, language, **hub_kwargs)
     tokens = {name: one.token for name, one in asked.items()}
-    token_ids = prepare_tokenizer(tokenizer, tokens)
-    parts = {name: Part(name, asked[name], ModalityConfig(token_id)) for name, token_id in token_ids.items()}
-    tried: list[Part] = []
-    for part, lender in lenders_first(parts, "tower"):
-        add_tower(part, lender, load)
-        try_tower(part, tried)
-        tried.append(part)
-    check_attributes(parts.values())
-    for part, lender in lenders_first(parts, "aligner"):
-        add_aligner(part, lender, hidden)
-        try_aligner(part, hidden)
+    parts = _parts(asked, _add_placeholders(tokenizer, tokens), language, load)
     reads_ids = try_language_model(language)
     beside = check_growth(language, len(tokenizer))
     # All that can be refused was; only now is what was given changed.
     drop_unread_weights(parts.values())
     grow_embeddings(language, len(tokenizer), beside)
     model = _model(language, parts, reads_ids)
-    set_generation(model.generation_config, tokenizer, generation or {}, text or {})
+    _set_generation(model.generation_config, tokenizer, generation or {}, text or {})
     model.part_sources = _sources(language_model, parts, load)
     tokenizer.chat_template = extend_template(chat_template or tokenizer.chat_template, tokens)
     return model, _processor(tokenizer, parts, text)
@@ -146,6 +133,91 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(source, **load)
 
 
+def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> PreTrainedTokenizerBase:
+    """A copy of the one given, or else that of the language model; both as `compose` takes them."""
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return copy.deepcopy(tokenizer)
+    config = getattr(language_model, "config", language_model)
+    source = tokenizer or (name_or_path(config) if isinstance(config, PreTrainedConfig) else config)
+    if not source:
+        raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
+    loaded: Any = AutoTokenizer.from_pretrained(source, **hub_kwargs)
+    return loaded
+
+
+def _add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> dict[str, int]:
+    """Sets padding, and makes the placeholder of each modality a special token with an attribute (`image_token`).
+
+    Returns:
+        modality -> its token's id.
+
+    Raises:
+        ValueError: nothing to pad with; a placeholder that text would hold by chance, or that means something else.
+    """
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ValueError("The tokenizer has neither a padding nor an end token; set `tokenizer.pad_token`.")
+        tokenizer.pad_token = tokenizer.eos_token
+    # For generation; the collator pads on the right for training. What is saved are the init kwargs.
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    _check_placeholders(tokenizer, tokens)
+    for name, token in tokens.items():
+        tokenizer.add_special_tokens({"extra_special_tokens": [token]}, replace_extra_special_tokens=False)
+        name_special_token(tokenizer, f"{name}_token", token)
+    return {name: tokenizer.added_tokens_encoder[token] for name, token in tokens.items()}
+
+
+def _check_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> None:
+    if len(set(tokens.values())) < len(tokens):
+        raise ValueError(f"Each modality needs a placeholder token of its own: {tokens}.")
+    words = tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder.keys()
+    for name, token in tokens.items():
+        if not isinstance(token, str) or not token.strip():
+            raise ValueError(
+                f"The placeholder token of {name!r} must be a string like {f'<{name}>'!r}, not {token!r}."
+            )
+        for role, word in _ROLES.items():
+            if token == getattr(tokenizer, f"{role}_token"):
+                raise ValueError(f"The placeholder {token!r} of {name!r} is the tokenizer's {word} token already.")
+        if token in words:
+            raise ValueError(
+                f"The placeholder {token!r} of {name!r} is an ordinary word of the tokenizer; choose another."
+            )
+
+
+def _set_generation(
+    config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], text: dict[str, Any]
+) -> None:
+    """Sets fields; and what ends an answer ends its generation, too, where that is one token."""
+    config.update(**fields)
+    vocabulary = tokenizer.get_vocab()
+    stops = [vocabulary[stop] for stop in text.get("stop", ()) if stop in vocabulary]
+    if stops:
+        ends = config.eos_token_id if config.eos_token_id is not None else tokenizer.eos_token_id
+        ends = [] if ends is None else [ends] if isinstance(ends, int) else ends
+        config.eos_token_id = [*ends, *(stop for stop in stops if stop not in ends)]
+
+
+# --- modalities ------------------------------------------------------------------------------------------------------
+
+
+def _parts(
+    asked: dict[str, Asked], token_ids: dict[str, int], language: PreTrainedModel, load: dict[str, Any]
+) -> dict[str, Part]:
+    """Each modality with its tower, sub-processor and aligner, which were tried and fit each other."""
+    parts = {name: Part(name, asked[name], ModalityConfig(token_id)) for name, token_id in token_ids.items()}
+    hidden = language.get_input_embeddings().get_parameter("weight").shape[-1]
+    trials: Trials = {}
+    for part, lender in lenders_first(parts, "tower"):
+        add_tower(part, lender, load)
+        try_tower(part, trials)
+    check_attributes(parts.values())
+    for part, lender in lenders_first(parts, "aligner"):
+        add_aligner(part, lender, hidden)
+        try_aligner(part, hidden)
+    return parts
+
+
 # --- putting together ----------------------------------------------------------------------------------------------
 
 
@@ -175,14 +247,14 @@ def _model(language: PreTrainedModel, parts: dict[str, Part], reads_input_ids: b
 def _sources(language_model: Any, parts: dict[str, Part], load: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """Where each part that was loaded here came from, so that a light checkpoint can refer to it."""
     dtype = None if load.get("dtype") is None else str(load["dtype"]).removeprefix("torch.")
-    given = {"language_model": (language_model, load, None)}
-    for name, part in parts.items():
-        if part.owns("tower"):
-            own = {**load, "revision": part.asked.revision or load.get("revision")}
-            given[f"{name}_tower"] = (part.asked.tower, own, part.asked.select_layer)
-    sources = {name: (source_of(source, **own), layer) for name, (source, own, layer) in given.items()}
+    given = {"language_model": (language_model, load, None)} | {
+        f"{name}_tower": (part.asked.tower, part.asked.loading(load), part.asked.select_layer)
+        for name, part in parts.items()
+        if part.owns("tower")
+    }
     return {
-        name: source and {**source, "dtype": dtype, "select_layer": layer} for name, (source, layer) in sources.items()
+        name: (source := source_of(one, **arguments)) and {**source, "dtype": dtype, "select_layer": layer}
+        for name, (one, arguments, layer) in given.items()
     }
 
 

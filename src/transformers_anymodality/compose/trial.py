@@ -8,7 +8,7 @@ runs on a longer item, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -37,6 +37,8 @@ from .small import is_weightless, on_cpu, on_small_copy, without_data
 
 
 Inputs = dict[str, torch.Tensor]
+# By tower and the way in which it is read.
+Trials = dict[tuple[Any, ...], Trial]
 
 
 @contextmanager
@@ -55,8 +57,8 @@ def in_eval(module: nn.Module) -> Iterator[None]:
 
 
 @on_cpu()
-def try_tower(part: Part, tried: Iterable[Part]) -> None:
-    """Sees what inputs and features are, by a short and a long dummy input. What was `tried` before is not asked again.
+def try_tower(part: Part, trials: Trials) -> None:
+    """Sees what inputs and features are, by a short and a long dummy input. What is in `trials` is not asked again.
 
     Raises:
         ValueError: processor and tower do not fit each other, or the tower cannot be read.
@@ -71,13 +73,11 @@ def try_tower(part: Part, tried: Iterable[Part]) -> None:
     config.per_frame = _reads_frames(part, short[main]) if per_frame is None else bool(per_frame)
     config.num_frames = shape[0] if config.per_frame else 1
     fixed = config.select_feature == "pooled" or shape == long[main].shape[1:]
-    shapes = [(item[key].shape, item[key].dtype) for item in items for key in part.arguments]
-    part.reading = (id(part.tower), config.per_frame, config.select_feature, shapes)
-    twin = next((other for other in tried if other.reading == part.reading), None)
-    if twin is not None:
-        part.trial = twin.trial
-    else:
-        part.trial = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
+    shapes = tuple((item[key].shape, item[key].dtype) for item in items for key in part.arguments)
+    reading = (part.tower, config.per_frame, config.select_feature, shapes)
+    if reading not in trials:
+        trials[reading] = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
+    part.trial = trials[reading]
     config.feature_length = part.trial.length if fixed else None
 
 
@@ -255,8 +255,8 @@ def try_aligner(part: Part, hidden: int) -> None:
     config, name, count = part.aligner.config, part.name, part.asked.num_tokens
     if (config.feature_size, config.hidden_size) != (part.trial.width, hidden):
         raise ValueError(
-            f"The aligner of {name!r} goes from width {config.feature_size} to {config.hidden_size}; its tower and "
-            f"the language model have {part.trial.width} and {hidden}."
+            f"The aligner of {part.config.aligner!r} goes from width {config.feature_size} to {config.hidden_size}; the "
+            f"tower of {name!r} and the language model have {part.trial.width} and {hidden}."
         )
     if count not in (None, config.num_tokens):
         raise ValueError(

@@ -17,7 +17,7 @@ from transformers import (
     VideoMAEVideoProcessor,
 )
 
-from ...compose.tokens import load_tokenizer
+from ...compose.compose import load_tokenizer
 from ...towers.imu2clip import Imu2ClipConfig
 from .._base import chosen, config_at_hand, cropped, register_system, tower_settings
 

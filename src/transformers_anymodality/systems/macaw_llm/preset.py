@@ -15,7 +15,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from ...compose.tokens import load_tokenizer
+from ...compose.compose import load_tokenizer
 from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
 
 
