@@ -4,8 +4,7 @@ from .checking import Problem, Report, check
 from .datasets import load, mixture
 from .files import open_records
 from .formats import FORMATS, convert_file, convert_records, register_format
-from .reading import Chat, read_chat
-from .records import normalize, split_markers
+from .records import Chat, normalize, read_chat, split_markers
 from .showing import look
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from ..utils.files import json_lines
 from ..utils.processes import read_ahead
 from .files import open_records
-from .reading import MEDIA_ROOT, Chat, is_missing, read_chat
+from .records import MEDIA_ROOT, Chat, is_missing, read_chat
 
 
 # Kinds of problems, in the order of the report.

@@ -14,7 +14,7 @@ from transformers.utils import logging
 from ..media import MediaError
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
-from .reading import located, name_of, read_chat
+from .records import located, name_of, read_chat
 
 
 logger = logging.get_logger(__name__)

@@ -12,7 +12,7 @@ import numpy as np
 from ..media import MediaError
 from ..modalities import MODALITIES
 from ..processing.tokenization import Prompt
-from .reading import located, name_of, read_chat
+from .records import located, name_of, read_chat
 
 
 GREEN, BLUE, PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ..data.collator import AnyModalityDataCollator
-from ..data.reading import located
+from ..data.records import located
 from ..media import MediaError
 from ..model.language_model import forward_parameters
 from .jobs import Job

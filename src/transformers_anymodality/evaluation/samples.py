@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.reading import RecordError, name_of, read_chat
+from ..data.records import RecordError, name_of, read_chat
 from ..processing.messages import text_of
 from .tasks import Task
 

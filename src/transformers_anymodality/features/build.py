@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from ..data.reading import RecordError, located, read_chat
+from ..data.records import RecordError, located, read_chat
 from ..media import MediaError
 from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig

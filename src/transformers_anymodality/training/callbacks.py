@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..data.reading import read_chat
+from ..data.records import read_chat
 from ..model.distributed import is_sharded
 from ..processing.messages import parts_of
 from ..utils.files import json_lines

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...data.files import open_records
-from ...data.reading import Chat, read_chat
+from ...data.records import Chat, read_chat
 from ...media._source import describe
 from ...modalities import MODALITIES
 from ...processing.messages import part_source, parts_of, text_of
