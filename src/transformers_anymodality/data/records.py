@@ -12,7 +12,7 @@ from typing import Any
 
 from ..media import MediaError
 from ..modalities import MODALITIES, UnknownModalityError
-from ..processing.messages import media_of, part_source, parts_of, read_chats
+from ..processing.chat import media_of, part_source, parts_of, read_chats
 from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean
 from .webdataset import from_shard

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..data.records import RecordError, name_of, read_chat
-from ..processing.messages import text_of
+from ..processing.chat import text_of
 from .tasks import Task
 
 

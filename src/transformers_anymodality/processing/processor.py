@@ -14,9 +14,8 @@ from ..modalities import MODALITIES, ModalitySpec
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
-from .chat import ChatWriter
+from .chat import ChatWriter, media_of, read_chats
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
-from .messages import media_of, read_chats
 from .tokenization import Prompt, PromptTokenizer, Text, lay_out
 
 

@@ -12,7 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..data.records import read_chat
 from ..model.distributed import is_sharded
-from ..processing.messages import parts_of
+from ..processing.chat import parts_of
 from ..utils.files import json_lines
 
 

@@ -12,7 +12,7 @@ from ...data.files import open_records
 from ...data.records import Chat, read_chat
 from ...media._source import describe
 from ...modalities import MODALITIES
-from ...processing.messages import part_source, parts_of, text_of
+from ...processing.chat import part_source, parts_of, text_of
 
 
 MAX_EXAMPLES = 12

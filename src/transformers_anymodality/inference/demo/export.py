@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from ... import __version__
-from ...processing.messages import parts_of
+from ...processing.chat import parts_of
 from ...utils.files import json_lines
 from .examples import file_of, read_chats
 
