@@ -16,7 +16,7 @@ from transformers import CLIPImageProcessor, ConvNextConfig, Wav2Vec2FeatureExtr
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import AnyModalityProcessor, MediaError
-from transformers_anymodality.media import Limits
+from transformers_anymodality.modalities import Limits
 
 
 Image = pytest.importorskip("PIL.Image")

@@ -27,7 +27,7 @@ from transformers_anymodality.inference.demo.examples import dummies, read_examp
 from transformers_anymodality.inference.demo.page import Page, _messages  # noqa: E402
 from transformers_anymodality.inference.demo.running import files_alone, keep  # noqa: E402
 from transformers_anymodality.inference.demo.session import Host, Session  # noqa: E402
-from transformers_anymodality.media import Limits  # noqa: E402
+from transformers_anymodality.modalities import Limits  # noqa: E402
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

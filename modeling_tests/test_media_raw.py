@@ -12,7 +12,8 @@ import torch
 
 from modeling_tests.media_files import LEVELS, STAMPS, encoded, places, sound, tone, write_video
 from transformers_anymodality import MediaError
-from transformers_anymodality.media import (
+from transformers_anymodality.modalities import (
+    MODALITIES,
     Limits,
     _video_files,
     read_audio,
@@ -20,7 +21,6 @@ from transformers_anymodality.media import (
     read_video_frames,
     read_waveform,
 )
-from transformers_anymodality.modalities import MODALITIES
 
 
 Image = pytest.importorskip("PIL.Image")

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor
 
 from modeling_tests import tiny
 from transformers_anymodality import MediaError
-from transformers_anymodality.media import Limits, read_audio, read_image, read_map, read_signal, read_video
+from transformers_anymodality.modalities import Limits, read_audio, read_image, read_map, read_signal, read_video
 
 
 @pytest.fixture(scope="module")

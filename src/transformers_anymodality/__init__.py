@@ -5,11 +5,11 @@ from .aligners import Aligner, AlignerConfig, register_aligner
 from .auto import register
 from .compose import compose
 from .data.collator import AnyModalityDataCollator
-from .media import MediaError
 from .modalities import (
     AudioSpec,
     ImageSpec,
     MapSpec,
+    MediaError,
     ModalitySpec,
     SignalFeatureExtractor,
     SignalSpec,

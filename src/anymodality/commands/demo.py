@@ -57,7 +57,7 @@ def demo(
 
     require("gradio", "demo")
     from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch
-    from transformers_anymodality.media import Limits
+    from transformers_anymodality.modalities import Limits
 
     if export is not None:
         for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):

@@ -62,7 +62,7 @@ def serve(
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, "serve")
     from transformers_anymodality.inference.server import Policy, build_app, run_app
-    from transformers_anymodality.media import Limits
+    from transformers_anymodality.modalities import Limits
 
     if media_root is not None and not media_root.is_dir():
         raise NotADirectoryError(f"{media_root} is no folder.")

@@ -20,6 +20,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from ..model.language_model import build_language_model, reads_input_ids
 from ..model.media_encoding import compute_dtype
+from ..processing.media_inputs import extract
 from ..towers import (
     build_tower,
     drop_unread,
@@ -93,7 +94,8 @@ def _dummy_input(part: Part, size: int) -> Inputs:
     """What the sub-processor gives for a dummy item."""
     spec, processor, options = part.spec, part.processor, part.options
     try:
-        return spec.extract([spec.read(spec.dummy(processor, options, size), processor, options)], processor, options)
+        item = spec.read(spec.dummy(processor, options, size), processor, options)
+        return extract(spec, [item], processor, options)
     except Exception as error:
         raise ValueError(
             f"The processor of {part.name!r} ({type(processor).__name__}) cannot prepare a dummy input: {error}"

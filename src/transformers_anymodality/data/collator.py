@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from ..media import MediaError
+from ..modalities import MediaError
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
 from .records import located, name_of, read_chat

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..media import MediaError, open_source
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, MediaError, open_source
 from ..utils.imports import require
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..media import MediaError
-from ..modalities import MODALITIES, UnknownModalityError
+from ..modalities import MODALITIES, MediaError, UnknownModalityError
 from ..processing.chat import media_of, part_source, parts_of, read_chats
 from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean

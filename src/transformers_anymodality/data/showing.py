@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..media import MediaError
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, MediaError
 from ..processing.tokenization import Prompt
 from .records import located, name_of, read_chat
 

@@ -9,7 +9,7 @@ import torch
 
 from ..data.collator import AnyModalityDataCollator
 from ..data.records import located
-from ..media import MediaError
+from ..modalities import MediaError
 from ..model.language_model import forward_parameters
 from .jobs import Job
 from .samples import Sample

@@ -14,10 +14,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..media import MediaError
-from ..media._arrays import to_numpy
-from ..media._source import describe, is_array, open_source
-from ..modalities import MODALITIES, ModalitySpec
+from ..modalities import MODALITIES, MediaError, ModalitySpec
+from ..modalities._arrays import to_numpy
+from ..modalities._source import describe, is_array, open_source
 from ..model.media_encoding import compute_dtype
 from ..utils.tensors import tensors_hash
 

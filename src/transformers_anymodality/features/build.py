@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..data.records import RecordError, located, read_chat
-from ..media import MediaError
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, MediaError
 from ..model.configuration import AnyModalityConfig
 from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM

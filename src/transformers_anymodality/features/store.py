@@ -19,9 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
-from ..media import MediaError
-from ..media._source import describe
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, MediaError
+from ..modalities._source import describe
 from ..utils.files import read_header, read_json, written_whole
 from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint
 

@@ -1,12 +1,17 @@
-"""What is known of each modality, said once. Built in: image, video, audio, imu, depth, thermal."""
+"""What is known of each modality, and how its media are read. Built in: image, video, audio, imu, depth, thermal.
+
+Decoders are imported when first needed.
+"""
 
 from ._base import MODALITIES, ModalitySpec, UnknownModalityError, register_modality
-from .audio import AudioSpec
-from .image import ImageSpec
-from .map import MapSpec
-from .signal import SignalFeatureExtractor, SignalSpec
+from ._frames import frame_times
+from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
+from .audio import AudioSpec, read_audio, read_waveform
+from .image import ImageSpec, read_image
+from .map import MapSpec, read_map
+from .signal import SignalFeatureExtractor, SignalSpec, read_signal
 from .text import TextSpec
-from .video import VideoSpec
+from .video import VideoSpec, read_video, read_video_frames
 
 
 # The order of registration is the order of the modalities' token type ids.
@@ -26,15 +31,27 @@ register_modality(MapSpec(name="depth"))
 register_modality(MapSpec(name="thermal"))
 
 __all__ = [
+    "DEFAULT_LIMITS",
     "MODALITIES",
     "AudioSpec",
     "ImageSpec",
+    "Limits",
     "MapSpec",
+    "MediaError",
     "ModalitySpec",
     "SignalFeatureExtractor",
     "SignalSpec",
     "TextSpec",
     "UnknownModalityError",
     "VideoSpec",
+    "frame_times",
+    "open_source",
+    "read_audio",
+    "read_image",
+    "read_map",
+    "read_signal",
+    "read_video",
+    "read_video_frames",
+    "read_waveform",
     "register_modality",
 ]

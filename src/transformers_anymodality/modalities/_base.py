@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from transformers import PreTrainedConfig
 from transformers.processing_utils import TextKwargs
 
 from ..utils.registry import Registry
-from ._names import check_modality_name
 
 
 MODALITIES: Registry[ModalitySpec] = Registry("modality")
+# Names that would shadow what Transformers looks for in a config or model.
+_RESERVED = {
+    "text",
+    "decoder",
+    "generator",
+    "encoder",
+    "language",
+    "language_model",
+    "backbone",
+    "quantization",
+    "generation",
+}
 
 
 class UnknownModalityError(ValueError):
@@ -64,11 +73,11 @@ class ModalitySpec:
         return not isinstance(value, (list, tuple))
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
-        """One medium, decoded: from a path, bytes, an array, or what else `media` reads. `access` is its limits."""
+        """One medium, decoded, from all that its reader takes. `access`: `allow_urls` and `limits`, as readers take them."""
         raise NotImplementedError
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
-        """Model inputs of read items by the sub-processor's own names, one row per item."""
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
+        """The sub-processor's own outputs for read items, one row per item."""
         raise NotImplementedError
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
@@ -92,16 +101,14 @@ def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> Modality
     return MODALITIES.register(spec.name, spec, exist_ok=exist_ok)
 
 
-def as_inputs(outputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The array-like part of a sub-processor's outputs, as tensors."""
-    inputs = {}
-    for name, value in outputs.items():
-        if isinstance(value, (torch.Tensor, np.ndarray)):
-            inputs[name] = torch.as_tensor(value)
-        elif isinstance(value, list) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
-            inputs[name] = torch.stack([torch.as_tensor(v) for v in value])
-    return inputs
-
-
-def is_path_or_bytes(value: Any) -> bool:
-    return isinstance(value, (str, bytes, Path, dict)) or hasattr(value, "read")
+def check_modality_name(name: str) -> None:
+    """Raises ValueError for a name that cannot be a modality's."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith(("_aligner", "_tower", "_config")):
+        raise ValueError(
+            f"Modality name {name!r} must be lower-case letters, digits and underscores, and not end in _aligner, "
+            "_tower or _config."
+        )
+    if name in _RESERVED:
+        raise ValueError(
+            f"Modality name {name!r} is reserved by Transformers; choose another, such as {name + '_in'!r}."
+        )

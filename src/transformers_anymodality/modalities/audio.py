@@ -1,17 +1,27 @@
-"""Sound: mono waveforms at the rate of the feature extractor."""
+"""Sound: one channel at the rate of the feature extractor, or waveforms as they are."""
 
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Number
+from io import BytesIO
+from numbers import Number, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..media import MediaError, read_audio, read_waveform
-from ._base import ModalitySpec, as_inputs
+from ..utils.imports import require
+from ._arrays import first_bad, to_numpy
+from ._base import ModalitySpec
+from ._containers import FFMPEG_OPTIONS, check_recording
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
+
+
+MAX_CHANNELS = 8
+_MALFORMED = 3  # libsndfile's SF_ERR_MALFORMED_FILE: the format is known and the file breaks its rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +65,10 @@ class AudioSpec(ModalitySpec):
             return frames * processor.sampling_rate // 100 + processor.sampling_rate // 50
         return None
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`input_features` or `input_values`, float32, and `attention_mask` where the feature extractor gives one."""
         if getattr(processor, "reads_raw", False):
-            return as_inputs(processor(items, return_tensors="pt", **kwargs))
+            return processor(items, return_tensors="pt", **kwargs)
         free = self.window(processor) is None
         if "padding" not in kwargs:
             kwargs |= {"padding": True} if free else {}
@@ -66,7 +76,7 @@ class AudioSpec(ModalitySpec):
             # Asked for in the call, it is one of frames; as Whisper's feature extractor gives it by itself, of samples.
             if accepted and (free or getattr(processor, "return_attention_mask", False)):
                 kwargs["return_attention_mask"] = True
-        return as_inputs(processor(items, sampling_rate=processor.sampling_rate, return_tensors="pt", **kwargs))
+        return processor(items, sampling_rate=processor.sampling_rate, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         rate = processor.sampling_rate
@@ -74,3 +84,257 @@ class AudioSpec(ModalitySpec):
         # No round number: some towers read whole frames only.
         time = np.arange(min(rate // 2 * (1 + size) + 13, window)) / rate
         return (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+
+
+def read_audio(
+    source: Any, sampling_rate: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> np.ndarray:
+    """Read a recording as one channel at `sampling_rate`.
+
+    Files are decoded by soundfile, else by torchcodec where it works, else by PyAV; channels are averaged, and soxr
+    (HQ) resamples.
+
+    Args:
+        source: anything `open_source` takes; an array, tensor or list of numbers, taken to be at `sampling_rate`
+            already; `(array, rate)`; `{"array": ..., "sampling_rate": ...}`; or a torchcodec `AudioDecoder`. Arrays
+            are (samples,), (channels, samples) or (samples, channels) with at most 8 channels; float in [-1, 1], or
+            int16 or int32 over their full range.
+        sampling_rate: Hz of the result.
+        allow_urls: fetch http(s) URLs.
+        limits: ceilings; seconds are checked by the header and again while decoding.
+
+    Returns:
+        float32, shape (samples,).
+
+    Raises:
+        MediaError: unreadable, truncated, empty, too long, too many channels, NaN or infinity (the time is named).
+        ImportError: no installed package can decode the file, or soxr is missing and the rates differ.
+    """
+    wanted = _rate(sampling_rate, "sampling_rate")
+    samples, rate, name = _read(source, wanted, True, allow_urls, limits)
+    return _resample(samples[0], rate, wanted, name)
+
+
+def read_waveform(
+    source: Any, sampling_rate: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> tuple[np.ndarray, float]:
+    """Read a recording as it is: every channel, at its own rate. For feature extractors that resample themselves.
+
+    Args:
+        source: as `read_audio` takes it.
+        sampling_rate: Hz of a bare array.
+        allow_urls: fetch http(s) URLs.
+        limits: ceilings.
+
+    Returns:
+        float32, shape (channels, samples); and its rate in Hz.
+
+    Raises:
+        MediaError, ImportError: as `read_audio`.
+    """
+    samples, rate, _ = _read(source, _rate(sampling_rate, "sampling_rate"), False, allow_urls, limits)
+    return np.ascontiguousarray(samples, dtype=np.float32), rate
+
+
+def _read(
+    source: Any, default_rate: float, mix: bool, allow_urls: bool, limits: Limits
+) -> tuple[np.ndarray, float, str]:
+    """Checked samples (channels, samples), one channel with `mix`; their rate, and the source's name."""
+    name = describe(source)
+    if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], Real):
+        name = f"(array, {source[1]}) with {describe(source[0])}"
+        samples, rate = _from_array(to_numpy(source[0], name), name, mix), _rate(source[1], name)
+    elif isinstance(source, Mapping) and "array" in source:
+        if source.get("sampling_rate") is None:
+            raise MediaError(f'{name} has no "sampling_rate": expected {{"array": ..., "sampling_rate": Hz}}.')
+        samples = _from_array(to_numpy(source["array"], name), name, mix)
+        rate = _rate(source["sampling_rate"], f'"sampling_rate" of {name}')
+    elif is_array(source) or isinstance(source, (list, tuple)):
+        samples, rate = _from_array(to_numpy(source, name), name, mix), default_rate
+    elif hasattr(source, "get_all_samples"):
+        samples, rate = _from_decoder(source, name, mix, limits)
+    else:
+        samples, rate = _from_file(open_source(source, allow_urls=allow_urls, limits=limits), name, mix, limits)
+    if samples.size == 0:
+        raise MediaError(f"{name} holds no samples: expected a recording of some length.")
+    _check_seconds(samples.shape[1] / rate, name, limits)
+    bad = first_bad(samples)
+    if bad is not None:
+        raise MediaError(f"{name} holds {samples[bad]} at {bad[1] / rate:.6g} s (sample {bad[1]}): expected numbers.")
+    return samples, rate, name
+
+
+def _fold(samples: np.ndarray, mix: bool) -> np.ndarray:
+    """(channels, samples) as they are, or their mean (1, samples) in float64."""
+    return samples.mean(axis=0, dtype=np.float64, keepdims=True) if mix and len(samples) > 1 else samples
+
+
+def _rate(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+        raise MediaError(f"{name}: {value!r} is no sampling rate, expected a positive number of Hz.")
+    return float(value)
+
+
+def _check_seconds(seconds: float | None, name: str, limits: Limits) -> None:
+    if seconds is not None and seconds > limits.max_seconds:
+        raise MediaError(
+            f"{name} lasts at least {seconds:.6g} s, more than the limit of {limits.max_seconds:g} s: cut it, or pass "
+            "limits=Limits(max_seconds=...) if you trust it."
+        )
+
+
+def _check_channels(count: int, name: str) -> None:
+    if not 1 <= count <= MAX_CHANNELS:
+        raise MediaError(f"{name} has {count} channels, expected 1 to {MAX_CHANNELS}: mix it down first.")
+
+
+def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
+    """float32 (channels, samples) from (samples,), (channels, samples) or (samples, channels)."""
+    if values.ndim == 2:
+        rows, columns = values.shape
+        if rows == columns:
+            raise MediaError(f"{name} has shape {values.shape}: which axis holds the channels? Give (samples,).")
+        _check_channels(min(rows, columns), name)
+    elif values.ndim != 1:
+        raise MediaError(f"{name} has shape {values.shape}, expected (samples,) or (channels, samples).")
+    if values.dtype.kind == "f":
+        scale = 1.0
+    elif values.dtype in (np.int16, np.int32):
+        scale = 1.0 / -float(np.iinfo(values.dtype).min)
+    else:
+        raise MediaError(
+            f"{name} holds {values.dtype}, expected float in [-1, 1], int16 or int32: the full scale of other types "
+            "is not known."
+        )
+    values = values[None] if values.ndim == 1 else values
+    values = _fold(values.T if values.shape[0] > values.shape[1] else values, mix)
+    with np.errstate(over="ignore"):
+        return (values * scale if scale != 1.0 else values).astype(np.float32)
+
+
+def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.ndarray:
+    if rate == wanted:
+        return np.ascontiguousarray(samples, dtype=np.float32)
+    soxr = require("soxr")
+    try:
+        result = soxr.resample(samples, rate, wanted, quality="HQ")
+    except (ValueError, RuntimeError) as error:
+        raise MediaError(f"{name} cannot be resampled from {rate:g} to {wanted:g} Hz ({error}).") from error
+    if result.size == 0:
+        raise MediaError(f"{name} is too short: {samples.size} samples at {rate:g} Hz leave none at {wanted:g} Hz.")
+    return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    """Samples (channels, samples) and rate of a torchcodec `AudioDecoder`."""
+    try:
+        information = getattr(decoder, "metadata", None)
+        _check_seconds(getattr(information, "duration_seconds_from_header", None), name, limits)
+        _check_channels(getattr(information, "num_channels", None) or 1, name)
+        if hasattr(decoder, "get_samples_played_in_range"):
+            # One second beyond the limit suffices to see that it is passed, however long the rest.
+            begin = getattr(information, "begin_stream_seconds_from_header", None) or 0.0
+            decoded = decoder.get_samples_played_in_range(begin, begin + limits.max_seconds + 1.0)
+        else:
+            decoded = decoder.get_all_samples()
+    except MediaError:
+        raise
+    except Exception as error:
+        raise MediaError(f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}).") from error
+    data = to_numpy(decoded.data, name)
+    _check_channels(data.shape[0], name)
+    return _fold(data, mix).astype(np.float32), float(decoded.sample_rate)
+
+
+def _from_file(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    """Samples (channels, samples) and rate by the first backend that reads the file."""
+    check_recording(source, name)
+    failures: list[str] = []
+    missing: ImportError | None = None
+    for backend in (_by_soundfile, _by_torchcodec, _by_av):
+        try:
+            return backend(source, name, mix, limits)
+        except ImportError as error:
+            missing = missing or error
+            failures.append(str(error))
+        except _NotDecoded as error:
+            failures.append(str(error))
+    if missing is not None and not any(failure.startswith("[") for failure in failures):
+        raise missing
+    raise MediaError(f"{name} cannot be decoded as sound; it may be corrupt or truncated. " + " ".join(failures))
+
+
+class _NotDecoded(Exception):
+    """A backend does not read this file; another one may. The message begins with the backend in brackets."""
+
+
+def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    soundfile = require("soundfile")
+    recognised = False
+    try:
+        with soundfile.SoundFile(source) as file:
+            recognised = True
+            rate, promised = file.samplerate, file.frames
+            _check_channels(file.channels, name)
+            _check_seconds(promised / rate, name, limits)
+            # Not `file.blocks`: it fills a block that comes short with what the buffer held before.
+            blocks: list[np.ndarray] = []
+            while len(block := file.read(1 << 18, dtype="float32", always_2d=True)):
+                blocks.append(_fold(block.T, mix).astype(np.float32))
+    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
+        if recognised or getattr(error, "code", None) == _MALFORMED:
+            # Another backend might play what is left of a broken file, so that the loss would never show.
+            raise MediaError(f"{name} is truncated or corrupt ({error}). Copy or export it again.") from error
+        raise _NotDecoded(f"[soundfile] {error}") from error
+    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
+    # Compressed formats may estimate their length, hence some slack.
+    if promised - samples.shape[1] > 0.1 * rate + 0.02 * promised:
+        raise MediaError(
+            f"{name} is truncated: its header promises {promised / rate:.6g} s, {samples.shape[1] / rate:.6g} s are there."
+        )
+    return samples, float(rate)
+
+
+def _by_torchcodec(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    from ..utils.upstream import is_torchcodec_usable
+
+    if not is_torchcodec_usable("audio"):
+        raise ImportError("torchcodec is missing or does not find FFmpeg.")
+    from torchcodec.decoders import AudioDecoder
+
+    try:
+        decoder = AudioDecoder(source if isinstance(source, Path) else source.getvalue())
+    except Exception as error:
+        raise _NotDecoded(f"[torchcodec] {error}") from error
+    return _from_decoder(decoder, name, mix, limits)
+
+
+def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
+    av = require("av")
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    try:
+        with av.open(str(source) if isinstance(source, Path) else source, options=dict(FFMPEG_OPTIONS)) as container:
+            if not container.streams.audio:
+                raise MediaError(f"{name} has no sound track ({container.format.name}): expected one.")
+            stream = container.streams.audio[0]
+            if stream.duration is not None and stream.time_base is not None:
+                _check_seconds(float(stream.duration * stream.time_base), name, limits)
+            _check_channels(stream.codec_context.channels, name)
+            rate = int(stream.codec_context.sample_rate)
+            blocks: list[np.ndarray] = []
+            count = 0
+            resampler = av.AudioResampler(format="fltp", rate=rate)
+            for frame in container.decode(stream):
+                for planar in resampler.resample(frame):
+                    block = planar.to_ndarray()
+                    count += block.shape[1]
+                    _check_seconds(count / rate, name, limits)
+                    blocks.append(_fold(block, mix).astype(np.float32))
+            for planar in resampler.resample(None):
+                blocks.append(_fold(planar.to_ndarray(), mix).astype(np.float32))
+    except (MediaError, ImportError):
+        raise
+    except Exception as error:
+        raise _NotDecoded(f"[PyAV] {error}") from error
+    return (np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)), float(rate)

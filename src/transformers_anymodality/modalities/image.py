@@ -1,28 +1,27 @@
-"""Stills with three colour channels."""
+"""Stills with three colour channels, as 8-bit RGB."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ..media import MediaError, read_image
-from ._base import ModalitySpec, as_inputs
+from ..utils.imports import require
+from ._arrays import first_bad, to_numpy
+from ._base import ModalitySpec
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 
 
-def extract_images(images: list[Any], processor: Any, **kwargs) -> dict[str, torch.Tensor]:
-    """`pixel_values (items, channels, height, width)` float32, and what else the image processor gives."""
-    try:
-        return as_inputs(processor(images=images, return_tensors="pt", **kwargs))
-    except (ValueError, RuntimeError) as error:
-        if len(images) == 1:
-            raise
-        raise MediaError(
-            f"{len(images)} images cannot be put into one batch: {str(error).splitlines()[0]}. If the image processor "
-            "does not bring all to one size, do so yourself, or give them in batches of their own."
-        ) from error
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
+_FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +33,178 @@ class ImageSpec(ModalitySpec):
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
         return read_image(source, **access)
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`pixel_values (items, channels, height, width)` float32, and what else the image processor gives."""
-        return extract_images(items, processor, **kwargs)
+        return processor(images=items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
         side = 48 + 16 * size
         row, column = np.mgrid[0:side, 0 : side + 16]
         return np.stack([row * 2, column * 2, row + column], axis=-1).astype(np.uint8)
+
+
+@contextmanager
+def open_image(source: Path | BytesIO, name: str, limits: Limits) -> Generator[Image.Image]:
+    """Open an encoded image, its pixels not decoded yet, with the size its header gives checked.
+
+    Whatever Pillow raises inside the block comes out as `MediaError`.
+
+    Args:
+        source: what `open_source` returned.
+        name: the source's name for messages.
+        limits: `max_pixels` is applied.
+    """
+    module = require("PIL.Image")
+    module.init()
+    formats = [known for known in _FORMATS if known in module.OPEN]
+    try:
+        with module.open(source, formats=formats) as image:
+            check_pixels(image.width, image.height, name, limits)
+            yield image
+    except (MediaError, ImportError):
+        raise
+    except module.UnidentifiedImageError as error:
+        raise MediaError(
+            f"{name} is no image of a known format (it begins with {head(source, 8)!r}): expected one of "
+            f"{', '.join(formats)}."
+        ) from error
+    except module.DecompressionBombError as error:
+        raise MediaError(f"{name} is refused by Pillow ({error}): see PIL.Image.MAX_IMAGE_PIXELS.") from error
+    except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, EOFError, ValueError and more
+        raise MediaError(
+            f"{name} cannot be decoded ({type(error).__name__}: {error}): the file is truncated or corrupt."
+        ) from error
+
+
+def check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
+    """Raise `MediaError` for a frame that is empty or above `limits.max_pixels`."""
+    if width < 1 or height < 1:
+        raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
+    if width * height > limits.max_pixels:
+        raise MediaError(
+            f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels}: scale it down, or "
+            "pass limits=Limits(max_pixels=...) if you trust it."
+        )
+
+
+def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+    """Read an image as 8-bit RGB.
+
+    Args:
+        source: anything `open_source` takes; a PIL image; or an array or tensor of shape (H, W), (H, W, 1 | 3 | 4)
+            or (1 | 3 | 4, H, W), uint8, or float in [0, 1].
+        allow_urls: fetch http(s) URLs.
+        limits: ceilings; pixels are checked before decoding.
+
+    Returns:
+        RGB image, turned upright by its EXIF orientation, transparency laid on white, 16-bit grey scaled to 8 bits.
+        Of an animation, the first frame (of a PIL image, the current one).
+
+    Raises:
+        MediaError: unreadable, truncated, too large, or an array of another shape, type or range.
+        ImportError: Pillow is missing.
+    """
+    name = describe(source)
+    module = require("PIL.Image")
+    if isinstance(source, module.Image):
+        name = f"PIL image of mode {source.mode}, {source.width} x {source.height} pixels"
+        check_pixels(source.width, source.height, name, limits)
+        try:
+            return to_rgb(upright(source), name)
+        except (OSError, SyntaxError, EOFError) as error:  # PIL images decode lazily
+            raise MediaError(f"{name} cannot be decoded ({error}): its file is truncated or corrupt.") from error
+    if is_array(source):
+        return _array_to_rgb(to_numpy(source, name), name)
+    with open_image(open_source(source, allow_urls=allow_urls, limits=limits), name, limits) as image:
+        return to_rgb(upright(image), name)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        return require("PIL.ImageOps").exif_transpose(image)
+    except Exception:  # a broken EXIF block says nothing about orientation, and the pixels are sound
+        return image
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A new 8-bit RGB image from a PIL image of any mode; transparency is laid on white.
+
+    Raises:
+        MediaError: values whose range is unknown (32-bit integers beyond 16 bits, floats beyond [0, 1]).
+    """
+    module = require("PIL.Image")
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _deep_to_rgb(image, name)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        image = image.convert("RGBA")
+        white = module.new("RGBA", image.size, (255, 255, 255, 255))
+        return module.alpha_composite(white, image).convert("RGB")
+    try:
+        return image.copy() if image.mode == "RGB" else image.convert("RGB")
+    except ValueError as error:
+        raise MediaError(f"{name}: mode {image.mode} cannot be converted to RGB ({error}).") from error
+
+
+def _deep_to_rgb(image: Image.Image, name: str) -> Image.Image:
+    # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit image white.
+    full = 1.0 if image.mode == "F" else 65535.0
+    values = np.asarray(image).astype(np.float64)
+    if first_bad(values) is not None or values.min() < 0 or values.max() > full:
+        raise MediaError(
+            f"{name} holds values from {values.min():g} to {values.max():g}, expected 0..{full:g}: if these are "
+            "measurements (depth, heat), read them by read_map."
+        )
+    return _grey(np.rint(values * (255.0 / full)).astype(np.uint8))
+
+
+def _grey(values: np.ndarray) -> Image.Image:
+    return require("PIL.Image").fromarray(np.ascontiguousarray(values)).convert("RGB")
+
+
+def pixels_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
+    """uint8 pixels as they are, float pixels in [0, 1] scaled to 0..255 and rounded.
+
+    Raises:
+        MediaError: another type, NaN, infinity, or floats outside [0, 1].
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind != "f":
+        raise MediaError(
+            f"{name} holds {values.dtype}, expected uint8, or float in [0, 1]: cast by .astype('uint8') if the values "
+            "lie in 0..255; raw measurements belong to read_map."
+        )
+    bad = first_bad(values)
+    if bad is not None:
+        raise MediaError(f"{name} holds {values[bad]} at index {bad}: pixels must be finite.")
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > 1:
+        raise MediaError(
+            f"{name} holds floats from {low:g} to {high:g}, expected [0, 1]: divide by 255, or undo a normalisation."
+        )
+    return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def _array_to_rgb(values: np.ndarray, name: str) -> Image.Image:
+    wanted = "expected (H, W), (H, W, 1 | 3 | 4) or (1 | 3 | 4, H, W)"
+    if values.ndim == 3:
+        last, first = values.shape[2] in (1, 3, 4), values.shape[0] in (1, 3, 4)
+        if last and first:
+            raise MediaError(
+                f"{name}: both the first and the last axis could be the channels. Give a PIL image, or drop an axis."
+            )
+        if first:
+            values = np.moveaxis(values, 0, 2)
+        elif not last:
+            raise MediaError(f"{name}: {wanted}.")
+        if values.shape[2] == 1:
+            values = values[:, :, 0]
+    elif values.ndim != 2:
+        raise MediaError(f"{name}: {wanted}" + (", one image without a batch axis." if values.ndim == 4 else "."))
+    values = pixels_to_uint8(values, name)
+    if values.ndim == 2:
+        return _grey(values)
+    return to_rgb(require("PIL.Image").fromarray(np.ascontiguousarray(values)), name)

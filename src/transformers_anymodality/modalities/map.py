@@ -1,16 +1,21 @@
-"""Images of one measured quantity: depth, temperature. An image tower reads them as three equal channels."""
+"""Maps of one measured quantity (depth, temperature), raw values and all. An image tower reads three equal channels."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from ..media import read_map
+from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._base import ModalitySpec
-from .image import extract_images
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from .image import check_pixels, open_image, upright
+
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +44,90 @@ class MapSpec(ModalitySpec):
         scaled = (values - low) / max(float(high) - float(low), np.finfo(np.float32).tiny)
         return np.repeat(np.clip(scaled, 0, 1)[..., None] * np.float32(255), 3, axis=-1).astype(np.float32)
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`pixel_values (items, 3, height, width)` float32."""
-        if getattr(processor, "reads_raw", False):
-            return extract_images(items, processor, **kwargs)
-        return extract_images(items, processor, input_data_format="channels_last", **kwargs)
+        if not getattr(processor, "reads_raw", False):
+            kwargs["input_data_format"] = "channels_last"
+        return processor(images=items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         side = 48 + 16 * size
         row, column = np.mgrid[0:side, 0 : side + 16]
         return (row + 2.0 * column).astype(np.float32)
+
+
+def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """Read a map of one measured value per pixel, such as depth or temperature, its raw values unchanged.
+
+    Args:
+        source: anything `open_source` takes, holding an 8- or 16-bit PNG, a 16- or 32-bit (also float) TIFF, another
+            single-channel image or a `.npy` file; a PIL image; or an array or tensor of shape (H, W), (1, H, W) or
+            (H, W, 1). A colour image only where its channels are equal.
+        allow_urls: fetch http(s) URLs.
+        limits: ceilings; pixels are checked before decoding.
+
+    Returns:
+        float32, shape (H, W), in the units of the source. Integers beyond 2**24 are rounded to float32.
+
+    Raises:
+        MediaError: unreadable, truncated, too large, more than one channel, NaN or infinity (the place is named).
+        ImportError: Pillow is missing and an encoded image came.
+    """
+    name = describe(source)
+    if is_array(source):
+        return _finite_map(to_numpy(source, name), name)
+    if type(source).__module__.partition(".")[0] == "PIL":
+        check_pixels(source.width, source.height, name, limits)
+        return _finite_map(_map_values(source, name), name)
+    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
+    if head(resolved, len(NPY_MAGIC)) == NPY_MAGIC:
+        values = load_npy(resolved, name, limits)
+        check_pixels(values.shape[-1], values.size // values.shape[-1] if values.ndim else 0, name, limits)
+    else:
+        with open_image(resolved, name, limits) as image:
+            values = _map_values(image, name)
+    return _finite_map(values, name)
+
+
+def _map_values(image: Image.Image, name: str) -> np.ndarray:
+    """Raw values (H, W) of a PIL image."""
+    tile = getattr(image, "tile", None)
+    if image.mode in ("RGB", "RGBA", "LA") and tile and ";16" in str(tile[0][3]):
+        raise MediaError(
+            f"{name} is a colour image of 16 bits per channel, of which only 8 bits can be read: save it with a "
+            "single 16-bit grey channel, as .tiff (float) or as .npy."
+        )
+    unsigned = image.mode == "I" and (getattr(image, "tag_v2", None) or {}).get(339, (1,)) in ((1,), 1)
+    image = upright(image)
+    if image.mode in ("L", "1", "I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        if unsigned and values.min() < 0:
+            raise MediaError(f"{name} holds unsigned 32-bit values beyond 2**31, which overflow: save it as float.")
+        return values
+    if image.mode in ("RGB", "P", "RGBA", "LA", "PA"):
+        channels = np.asarray(image.convert("RGBA"))
+        colour = channels[..., :3]
+        if (colour == colour[..., :1]).all() and (channels[..., 3] == 255).all():
+            return colour[..., 0]
+    raise MediaError(
+        f"{name} is a colour image (mode {image.mode}) whose channels differ, expected one value per pixel: a "
+        "rendering in false colours cannot be turned back into measurements. Give the raw map (16-bit PNG, TIFF "
+        "or .npy), or read it by read_image."
+    )
+
+
+def _finite_map(values: np.ndarray, name: str) -> np.ndarray:
+    shape = values.shape
+    if values.ndim == 3 and 1 in (shape[0], shape[2]):
+        values = values[0] if shape[0] == 1 else values[:, :, 0]
+    if values.ndim != 2:
+        raise MediaError(f"{name} has shape {shape}, expected (H, W), (1, H, W) or (H, W, 1): one value per pixel.")
+    with np.errstate(over="ignore"):
+        result = np.array(values, dtype=np.float32, order="C")
+    bad = first_bad(result)
+    if bad is not None:
+        raise MediaError(
+            f"{name} holds {values[bad]} at row {bad[0]}, column {bad[1]}: expected finite numbers within float32. "
+            "Fill missing measurements first, for instance by 0."
+        )
+    return result

@@ -1,19 +1,28 @@
-"""Signals of several channels over time: IMU, ECG and what else a sensor records."""
+"""Signals of several channels over time (IMU, ECG and what else a sensor records), on a regular grid of time."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number
+from numbers import Number, Real
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ..media import MediaError, read_signal
-from ..media._arrays import to_numpy
+from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._base import ModalitySpec
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from ._tables import Table, read_csv, read_parquet
+
+
+_GAP_INTERVALS = 10  # of the recording's own median interval
+_GAP_SECONDS = 0.25
+_DECIMATION = 1.5  # from this ratio of rates on, an average replaces interpolation
+_WRONG_UNIT = 100.0  # a recording this much slower than declared most likely has its time in another unit
+_JITTER = 1e-3  # of a sampling interval; below it, readings are taken to stand on the grid
 
 
 class SignalFeatureExtractor(FeatureExtractionMixin):
@@ -135,11 +144,208 @@ class SignalSpec(ModalitySpec):
             processor.check_length(len(signal))
         return signal
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`input_values (items, samples, channels)` float32 (channels first if the feature extractor says so)."""
-        return dict(processor(items, return_tensors="pt", **kwargs))
+        return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         samples = max(1, getattr(processor, "num_samples", 64) // (2 - size))
         channels = len(getattr(processor, "channels", None) or self.channels)
         return np.sin(np.arange(samples)[:, None] / 5 + np.arange(channels)).astype(np.float32)
+
+
+def read_signal(
+    source: Any,
+    channels: Sequence[str],
+    sampling_rate: float,
+    *,
+    max_gap: float | None = None,
+    allow_urls: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
+) -> np.ndarray:
+    """Read readings of named channels at a regular rate.
+
+    With times, the readings are put on a regular grid that starts at the first of them. Each grid point is the
+    linear interpolation between its neighbours; where the recording is more than 1.5 times denser than the grid, it
+    is the average of that interpolation over one interval of the grid around the point (cut at the ends of the
+    recording), as plain picking would fold fast changes into slow ones. Without times, the declared rate is assumed.
+
+    Args:
+        source: anything `open_source` takes, holding CSV, Parquet or `.npy`; an array or tensor of shape
+            (T, channels); or a dict with `"values"` (or `"array"`), such an array, and either `"time"` (seconds per
+            row) or `"sampling_rate"` (Hz). CSV and Parquet columns are found by name, whatever their case and
+            order; others are ignored. A column `time`, `t`, `timestamp`, `time_s`, `timestamp_s` or `seconds` holds
+            seconds, one `time_` or `timestamp_` + `ms`, `us` or `ns` that unit. A CSV without header must hold the
+            channels alone, or one column of seconds before them.
+        channels: names of the channels, in the order of the result.
+        sampling_rate: Hz of the result.
+        max_gap: longest time in seconds allowed between two readings, for interpolation would invent what lies
+            between; by default 10 of the recording's own median intervals, and at least 0.25 s.
+        allow_urls: fetch http(s) URLs.
+        limits: ceilings on bytes and seconds.
+
+    Returns:
+        float32, shape (samples, len(channels)), in the units of the source.
+
+    Raises:
+        MediaError: unreadable, truncated, columns missing, values empty or not finite (row and column are named),
+            times that do not increase or leave a gap, or beyond the limits.
+        ImportError: pyarrow is missing and Parquet came.
+    """
+    names = _check_arguments(channels, sampling_rate, max_gap)
+    name = describe(source)
+    if isinstance(source, Mapping) and ("values" in source or "array" in source):
+        table = _from_mapping(source, names, name)
+    elif is_array(source):
+        table = Table(_columns(to_numpy(source, name), names, name), None)
+    elif isinstance(source, (list, tuple)):
+        raise MediaError(f"{name}: expected a file, an array of shape (T, {len(names)}), or a dict with the values.")
+    else:
+        table = _from_file(
+            open_source(source, allow_urls=allow_urls, limits=limits), names, sampling_rate, name, limits
+        )
+    _check_values(table.values, names, name)
+    if table.seconds is None:
+        _check_seconds(len(table.values) / sampling_rate, name, limits)
+        return np.ascontiguousarray(table.values, dtype=np.float32)
+    _check_times(table.seconds, sampling_rate, max_gap, name, limits)
+    return _regular(table.values, table.seconds, float(sampling_rate), name, limits)
+
+
+def _check_values(values: np.ndarray, names: list[str], name: str) -> None:
+    with np.errstate(over="ignore"):
+        bad = first_bad(values.astype(np.float32))
+    if bad is not None:
+        raise MediaError(
+            f"{name} holds {values[bad]} at row {bad[0]}, column {names[bad[1]]}: expected finite numbers within "
+            "float32. Leave out or fill such rows."
+        )
+
+
+def _check_arguments(channels: Sequence[str], sampling_rate: float, max_gap: float | None) -> list[str]:
+    if isinstance(channels, str) or not channels or not all(isinstance(channel, str) for channel in channels):
+        raise MediaError(f"channels is {channels!r}, expected a sequence of names such as ['ax', 'ay', 'az'].")
+    names = list(channels)
+    if len({channel.strip().lower() for channel in names}) != len(names):
+        raise MediaError(f"channels {names} repeats a name (case does not tell them apart).")
+    for label, value in (("sampling_rate", sampling_rate), ("max_gap", max_gap)):
+        if value is None and label == "max_gap":
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+            raise MediaError(f"{label} is {value!r}, expected a positive number.")
+    return names
+
+
+def _check_seconds(seconds: float, name: str, limits: Limits) -> None:
+    if seconds > limits.max_seconds:
+        raise MediaError(
+            f"{name} lasts {seconds:.6g} s, more than the limit of {limits.max_seconds:g} s: cut it, or pass "
+            "limits=Limits(max_seconds=...) if you trust it."
+        )
+
+
+def _columns(values: np.ndarray, names: list[str], name: str) -> np.ndarray:
+    """float64 (T, channels)."""
+    if values.ndim == 1 and len(names) == 1:
+        values = values[:, None]
+    if values.ndim != 2 or values.shape[1] != len(names):
+        hint = ""
+        if values.ndim == 2 and values.shape[0] == len(names):
+            hint = " Transpose it: rows are moments, columns are channels."
+        elif values.ndim == 2 and values.shape[1] == len(names) + 1:
+            hint = ' Give a time column apart: {"values": ..., "time": ...}.'
+        raise MediaError(
+            f"{name} has shape {values.shape}, expected (T, {len(names)}) for the channels {', '.join(names)}.{hint}"
+        )
+    return values.astype(np.float64)
+
+
+def _from_mapping(source: Mapping, names: list[str], name: str) -> Table:
+    values = source["values"] if source.get("values") is not None else source.get("array")
+    time, rate = source.get("time"), source.get("sampling_rate")
+    if values is None or (time is None) == (rate is None):
+        raise MediaError(f'{name}: expected "values" (or "array") and one of "time" and "sampling_rate".')
+    columns = _columns(to_numpy(values, name), names, name)
+    if rate is not None:
+        _check_arguments(names, rate, None)
+        return Table(columns, np.arange(len(columns)) / float(rate))
+    stamps = to_numpy(time, f'"time" of {name}')
+    if stamps.shape != (len(columns),):
+        raise MediaError(f'{name}: "time" has shape {stamps.shape}, expected ({len(columns)},), one per row.')
+    stamps = stamps.astype(np.int64) if stamps.dtype.kind in "bu" else stamps
+    return Table(columns, (stamps - stamps[0]).astype(np.float64))
+
+
+def _from_file(source: Any, names: list[str], sampling_rate: float, name: str, limits: Limits) -> Table:
+    start = head(source, 16)
+    if start[: len(NPY_MAGIC)] == NPY_MAGIC:
+        return Table(_columns(load_npy(source, name, limits), names, name), None)
+    if start[:4] == b"PAR1":
+        return read_parquet(source, names, name, limits)
+    if start[:4] == b"PK\x03\x04":
+        raise MediaError(f"{name} is a zip archive (.npz, .xlsx?), expected CSV, .npy or Parquet.")
+    return read_csv(source, names, sampling_rate, name, limits)
+
+
+def _check_times(seconds: np.ndarray, rate: float, max_gap: float | None, name: str, limits: Limits) -> None:
+    bad = first_bad(seconds)
+    if bad is not None:
+        raise MediaError(f"{name} has the time {seconds[bad]} at row {bad[0]}: expected finite times.")
+    if len(seconds) < 2:
+        return
+    steps = np.diff(seconds)
+    if steps.min() <= 0:
+        row = int(np.argmax(steps <= 0)) + 1
+        raise MediaError(
+            f"{name}: the time of row {row} ({seconds[row]:.9g} s after the first) does not come after that of row "
+            f"{row - 1} ({seconds[row - 1]:.9g} s): sort the rows and drop repeated ones."
+        )
+    _check_seconds(float(seconds[-1]), name, limits)
+    median = float(np.median(steps))
+    if median * rate >= _WRONG_UNIT:
+        raise MediaError(
+            f"{name} has one row per {median:.6g} s, expected about {1 / rate:.6g} s at {rate:g} Hz: its times look "
+            "like another unit; name the column time_ms, time_us or time_ns accordingly."
+        )
+    allowed = max(_GAP_INTERVALS * median, _GAP_SECONDS) if max_gap is None else max_gap
+    if steps.max() > allowed:
+        row = int(np.argmax(steps > allowed))
+        raise MediaError(
+            f"{name} has a gap of {steps[row]:.6g} s between rows {row} and {row + 1} ({seconds[row]:.6g} s and "
+            f"{seconds[row + 1]:.6g} s after the first), more than the {allowed:.6g} s allowed: split the recording "
+            "there, or pass max_gap=... if a straight line across it will do."
+        )
+
+
+def _regular(values: np.ndarray, seconds: np.ndarray, rate: float, name: str, limits: Limits) -> np.ndarray:
+    """Readings on the grid k / rate, shape (samples, channels), float32."""
+    count = math.floor(seconds[-1] * rate + _JITTER) + 1
+    if count * values.shape[1] * 8 > limits.max_bytes:
+        raise MediaError(f"{name} needs {count} samples at {rate:g} Hz, above the limit of {limits.max_bytes} bytes.")
+    grid = np.arange(count) / rate
+    if count == len(seconds) and np.abs(seconds - grid).max() * rate <= _JITTER:
+        return np.ascontiguousarray(values, dtype=np.float32)
+    own_rate = (len(seconds) - 1) / seconds[-1]
+    if own_rate > _DECIMATION * rate:
+        result = _averages(values, seconds, grid, 1.0 / rate)
+    else:
+        result = np.stack([np.interp(grid, seconds, column) for column in values.T], axis=1)
+    return np.ascontiguousarray(result, dtype=np.float32)
+
+
+def _averages(values: np.ndarray, seconds: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
+    """Averages of the piecewise linear signal over `width` around each grid point, by its exact integral."""
+    steps = np.diff(seconds)[:, None]
+    level = values.mean(axis=0)  # taken off for the sums, so that a large constant costs no precision
+    values = values - level
+    integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(steps * (values[1:] + values[:-1]) / 2, 0)])
+
+    def integrate_to(moments: np.ndarray) -> np.ndarray:
+        piece = np.clip(np.searchsorted(seconds, moments, side="right") - 1, 0, len(seconds) - 2)
+        past = (moments - seconds[piece])[:, None]
+        slope = (values[piece + 1] - values[piece]) / steps[piece]
+        return integral[piece] + past * values[piece] + past**2 * slope / 2
+
+    begin = np.maximum(grid - width / 2, seconds[0])
+    end = np.minimum(grid + width / 2, seconds[-1])
+    return level + (integrate_to(end) - integrate_to(begin)) / (end - begin)[:, None]

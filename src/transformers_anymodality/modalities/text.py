@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ..media import MediaError, open_source
-from ..media._containers import opened
-from ..media._source import describe
-from ._base import ModalitySpec, as_inputs
+from ._base import ModalitySpec
+from ._source import MediaError, describe, open_source, opened
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +30,9 @@ class TextSpec(ModalitySpec):
             )
         return text
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`input_ids` and `attention_mask`, both `(items, tokens)` int64."""
-        return as_inputs(processor(items, padding=True, return_tensors="pt", **kwargs))
+        return processor(items, padding=True, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> str:
         return " ".join(["text"] * (3 + 4 * size))
@@ -46,4 +43,4 @@ def _file_text(path: Path, **access: Any) -> str:
         try:
             return file.read().decode("utf-8")
         except UnicodeDecodeError as error:
-            raise MediaError(f"{describe(path)} is no UTF-8 text ({error}).") from error
+            raise MediaError(f"{describe(path)} is not UTF-8 text ({error}).") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
-from ..modalities._names import check_modality_name
+from ..modalities._base import check_modality_name
 from ..utils.registry import did_you_mean
 from ..utils.upstream import CACHE_NAMES, attention_of, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin

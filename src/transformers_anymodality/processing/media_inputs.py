@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import (
@@ -17,8 +18,7 @@ from transformers import (
 )
 from transformers.processing_utils import MultiModalData, TextKwargs
 
-from ..media import MediaError
-from ..modalities import MODALITIES
+from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.configuration import as_config, main_input_first
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
@@ -78,6 +78,30 @@ class ModalityInputs:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         configs = {key: values.pop(key) for key in _CONFIGS}
         return {**values, **{key: config.to_dict() for key, config in configs.items() if config is not None}}
+
+
+def extract(
+    spec: ModalitySpec, items: list[Any], processor: Any, options: dict[str, Any], **kwargs
+) -> dict[str, torch.Tensor]:
+    """What the sub-processor makes of read items, by its own names; what is not an array is left out."""
+    try:
+        outputs = spec.extract(items, processor, options, **kwargs)
+        inputs = {}
+        for name, value in outputs.items():
+            if isinstance(value, (torch.Tensor, np.ndarray)):
+                inputs[name] = torch.as_tensor(value)
+            elif isinstance(value, list) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
+                inputs[name] = torch.stack([torch.as_tensor(v) for v in value])
+        return inputs
+    except (ValueError, RuntimeError) as error:
+        if len(items) == 1 or isinstance(error, MediaError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise MediaError(
+            f"{len(items)} {spec.argument} cannot be put into one batch: {reason}. If "
+            f"{type(processor).__name__} does not bring all to one size, do so yourself, or give them in batches of "
+            "their own."
+        ) from error
 
 
 class MediaMixin:
@@ -147,7 +171,7 @@ class MediaMixin:
 
     def _extract(self, modality: str, items: list[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
         own = self.modalities[modality]
-        outputs = MODALITIES[modality].extract(items, self.sub_processor(modality), own.options, **kwargs)
+        outputs = extract(MODALITIES[modality], items, self.sub_processor(modality), own.options, **kwargs)
         inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
         if own.num_tokens is None:
             lengths = self._feature_lengths(modality, items, kwargs, outputs)
@@ -162,7 +186,7 @@ class MediaMixin:
         tower: Any = own.tower  # not None where the number of tokens depends on it
         main, lengths = own.inputs[own.main_input], []
         for i, item in enumerate(items):
-            alone = spec.extract([item], processor, own.options, **kwargs) if len(items) > 1 else batch
+            alone = extract(spec, [item], processor, own.options, **kwargs) if len(items) > 1 else batch
             values = alone[main].shape[-1]
             try:
                 lengths.append(feature_length(tower, alone))

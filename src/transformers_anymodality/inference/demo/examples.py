@@ -10,8 +10,8 @@ from typing import Any
 
 from ...data.files import open_records
 from ...data.records import Chat, read_chat
-from ...media._source import describe
 from ...modalities import MODALITIES
+from ...modalities._source import describe
 from ...processing.chat import part_source, parts_of, text_of
 
 

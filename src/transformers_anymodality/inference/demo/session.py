@@ -15,8 +15,8 @@ from typing import Any
 
 from ...data.figures import figure
 from ...data.showing import counted
-from ...media import Limits
-from ...media._source import describe
+from ...modalities import Limits
+from ...modalities._source import describe
 from ..conversation import Conversation
 
 

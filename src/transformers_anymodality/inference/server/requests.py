@@ -21,9 +21,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from ...media import Limits
-from ...media._arrays import to_numpy
-from ...modalities import MODALITIES
+from ...modalities import MODALITIES, Limits
+from ...modalities._arrays import to_numpy
 from ...utils.registry import did_you_mean
 
 

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ...media import MediaError, open_source
-from ...media._arrays import first_bad, load_npy, to_numpy
-from ...media._source import DEFAULT_LIMITS, Limits, describe, is_array
-from ...modalities import ModalitySpec, register_modality
+from ...modalities import DEFAULT_LIMITS, Limits, MediaError, ModalitySpec, open_source, register_modality
+from ...modalities._arrays import first_bad, load_npy, to_numpy
+from ...modalities._source import describe, is_array
 from .._base import register_processor
 
 
@@ -85,9 +83,9 @@ class TokenFeatureSpec(ModalitySpec):
         processor.check(rows, name)
         return rows.astype(np.float32)
 
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> dict[str, torch.Tensor]:
+    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> BatchFeature:
         """`input_values (items, max_rows, feature_size)` float32."""
-        return dict(processor(items, return_tensors="pt", **kwargs))
+        return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         rows, width = getattr(processor, "max_rows", 20), getattr(processor, "feature_size", 512)

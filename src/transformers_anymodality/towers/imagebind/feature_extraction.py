@@ -11,7 +11,7 @@ import torch
 from transformers import AutoFeatureExtractor, BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ...media import MediaError, read_waveform
+from ...modalities import MediaError, read_waveform
 from .configuration import ImageBindAudioConfig
 from .kaldi import fbank, resample, window_length
 from .video_processing import clip_starts

@@ -11,7 +11,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import is_vision_available
 
-from ...media import MediaError, read_image, read_map
+from ...modalities import MediaError, read_image, read_map
 from ...utils.imports import require
 from .configuration import ImageBindDepthConfig, ImageBindThermalConfig, ImageBindVisionConfig
 

@@ -14,7 +14,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.utils import is_torchvision_available, is_vision_available
 from transformers.video_processing_utils import VideoProcessorMixin
 
-from ...media import MediaError
+from ...modalities import MediaError
 from .configuration import ImageBindVisionConfig
 from .image_processing import NoKwargs, normalized
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ._containers import opened
-from ._source import Limits, MediaError
+from ._source import Limits, MediaError, opened
 
 
 NPY_MAGIC = b"\x93NUMPY"

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..utils.imports import require
-from ._containers import opened
-from ._source import Limits, MediaError
+from ._source import Limits, MediaError, opened
 
 
 # Name of a time column -> seconds per unit.

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Generator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
-from ._source import MediaError
+from ._source import MediaError, head, opened
 
 
 # Demuxers that read one file. FFmpeg knows others that follow references to further files and addresses (HLS, DASH,
@@ -21,26 +19,6 @@ FFMPEG_FORMATS = (
 FFMPEG_OPTIONS = {"format_whitelist": FFMPEG_FORMATS, "protocol_whitelist": "file"}
 _UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger figure where they cannot know the size
 _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<smil", b"[playlist]", b"v=0")
-
-
-@contextmanager
-def opened(source: Path | BytesIO) -> Generator[BinaryIO]:
-    """The source as a binary file at position 0; one held in memory is rewound afterwards and not closed."""
-    if isinstance(source, BytesIO):
-        source.seek(0)
-        try:
-            yield source
-        finally:
-            source.seek(0)
-    else:
-        with source.open("rb") as file:
-            yield file
-
-
-def head(source: Path | BytesIO, size: int = 4096) -> bytes:
-    """The first bytes of a source."""
-    with opened(source) as file:
-        return file.read(size)
 
 
 def check_recording(source: Path | BytesIO, name: str) -> None:

@@ -6,11 +6,12 @@ import base64
 import binascii
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from ._fetch import SHOWN, FetchError, fetch, url_name
@@ -68,6 +69,26 @@ def describe(source: Any) -> str:
 def is_array(source: Any) -> bool:
     """Whether the source is a numpy array, a tensor or alike (anything with a shape and a dtype)."""
     return hasattr(source, "shape") and hasattr(source, "dtype")
+
+
+@contextmanager
+def opened(source: Path | BytesIO) -> Generator[BinaryIO]:
+    """The source as a binary file at position 0; one held in memory is rewound afterwards and not closed."""
+    if isinstance(source, BytesIO):
+        source.seek(0)
+        try:
+            yield source
+        finally:
+            source.seek(0)
+    else:
+        with source.open("rb") as file:
+            yield file
+
+
+def head(source: Path | BytesIO, size: int = 4096) -> bytes:
+    """The first bytes of a source."""
+    with opened(source) as file:
+        return file.read(size)
 
 
 def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Path | BytesIO:
