@@ -8,14 +8,13 @@ runs on a longer item, too.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
 from ..model.language_model import build_language_model, reads_input_ids
@@ -32,6 +31,7 @@ from ..towers import (
     run_tower,
     trace_tower,
 )
+from ..utils.tensors import in_eval
 from ..utils.upstream import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 from .part import Part, Trial
 from .small import is_weightless, on_cpu, on_small_copy, without_data
@@ -40,18 +40,6 @@ from .small import is_weightless, on_cpu, on_small_copy, without_data
 Inputs = dict[str, torch.Tensor]
 # By tower and the way in which it is read.
 Trials = dict[tuple[Any, ...], Trial]
-
-
-@contextmanager
-def in_eval(module: nn.Module) -> Iterator[None]:
-    """Within, a module and all in it are in eval mode."""
-    modes = [(one, one.training) for one in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one, mode in modes:
-            one.training = mode
 
 
 # --- towers --------------------------------------------------------------------------------------------------------

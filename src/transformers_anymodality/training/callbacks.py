@@ -14,6 +14,7 @@ from ..data.records import read_chat
 from ..model.distributed import is_sharded
 from ..processing.chat import parts_of
 from ..utils.files import json_lines
+from ..utils.tensors import in_eval
 
 
 class ThroughputCallback(TrainerCallback):
@@ -87,21 +88,19 @@ class AnswersCallback(TrainerCallback):
         together = is_sharded(model)
         if not (together or state.is_world_process_zero):
             return
-        was_training = model.training
-        model.eval()
-        for question, expected in map(_question, self.chats):
-            inputs = processor.apply_chat_template(
-                question, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-            ).to(model.device)
-            output = model.generate(**inputs, **self.generation, synced_gpus=together)
-            said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-            if state.is_world_process_zero:
-                asked = _words(question)
-                entry = {"step": state.global_step, "question": asked, "answer": said, "expected": expected}
-                print(f"  {asked}\n    -> {said}   (expected: {expected})", flush=True)
-                with Path(args.output_dir, "answers.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json_lines([entry]))
-        model.train(was_training)
+        with in_eval(model):
+            for question, expected in map(_question, self.chats):
+                inputs = processor.apply_chat_template(
+                    question, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+                ).to(model.device)
+                output = model.generate(**inputs, **self.generation, synced_gpus=together)
+                said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+                if state.is_world_process_zero:
+                    asked = _words(question)
+                    entry = {"step": state.global_step, "question": asked, "answer": said, "expected": expected}
+                    print(f"  {asked}\n    -> {said}   (expected: {expected})", flush=True)
+                    with Path(args.output_dir, "answers.jsonl").open("a", encoding="utf-8") as file:
+                        file.write(json_lines([entry]))
 
 
 def by_modality(samples: Any) -> dict[str, Any]:

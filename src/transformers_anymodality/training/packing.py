@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data.collator import AnyModalityDataCollator
 from ..processing.tokenization import Prompt
+from ..utils.tensors import in_eval
 from ..utils.upstream import attention_of, is_flash_attention_requested, set_attention
 from .parts import composite_of
 
@@ -115,18 +116,17 @@ def check_packing(model: nn.Module, max_length: int) -> None:
                 "it hides placeholders from the language model by an attention mask, which packed rows have not. Use "
                 "AnyModalityDataCollator."
             )
-    language, was_training = composite.language_model, composite.training
-    implementation, composite_device = attention_of(language.config), next(language.parameters()).device
-    borrowed = is_flash_attention_requested(language.config) and composite_device.type == "cpu"
+    language = composite.language_model
+    implementation, device = attention_of(language.config), next(language.parameters()).device
+    borrowed = is_flash_attention_requested(language.config) and device.type == "cpu"
     try:
-        composite.eval()
         if borrowed:  # it reads the same position ids, but runs on accelerators only
             set_attention(language.config, "sdpa")
-        reason = _difference(composite, _lengths(language.config, max_length))
+        with in_eval(composite):
+            reason = _difference(composite, _lengths(language.config, max_length))
     except Exception as error:  # whatever a language model makes of position ids
         reason = f"it fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     finally:
-        composite.train(was_training)
         if borrowed:
             set_attention(language.config, implementation)
     if reason is not None:
@@ -138,14 +138,9 @@ def check_packing(model: nn.Module, max_length: int) -> None:
 @torch.no_grad()
 def _hides_places(composite: Any, modality: str) -> bool:
     config, settings = composite.config.aligner_config(modality), composite.config.modalities[modality]
-    aligner = composite.aligner(modality)
-    was_training = aligner.training
     shape = (1, settings.num_frames, settings.feature_length or 64, config.feature_size)
-    try:
-        features = torch.ones(shape, device=next(aligner.parameters()).device)
-        return config.sum_neighbours or composite.align(modality, features)[1] is not None
-    finally:
-        aligner.train(was_training)
+    features = torch.ones(shape, device=next(composite.aligner(modality).parameters()).device)
+    return config.sum_neighbours or composite.align(modality, features)[1] is not None
 
 
 @torch.no_grad()
@@ -160,21 +155,19 @@ def _difference(composite: Any, lengths: list[int]) -> str | None:
     orders = [(0, 1, 2)] if one_row else [(0, 1, 2), (2, 0, 1)]
     padding = segments[0].new_zeros(_PADDING)
     parts = [[*(segments[i] for i in order), padding] for order in orders]
-    batch = {
-        "input_ids": torch.stack([torch.cat(row) for row in parts]),
-        "position_ids": torch.stack(
-            [torch.cat([torch.arange(len(one), device=device) for one in row]) for row in parts]
-        ),
-    }
-    labels = batch["input_ids"].masked_fill(batch["position_ids"] == 0, -100)
+    ids = torch.stack([torch.cat(row) for row in parts])
+    positions = torch.stack([torch.cat([torch.arange(len(one), device=device) for one in row]) for row in parts])
+    labels = ids.masked_fill(positions == 0, -100)
     labels[:, -_PADDING:] = -100
-    output = composite(**batch, labels=labels)
+    output = composite(input_ids=ids, position_ids=positions, labels=labels)
     expected = torch.stack([torch.cat([alone[i] for i in order]) for order in orders])
     left = (output.logits[:, :-_PADDING].float() - expected).abs().max()
     if not left <= tolerance * seen:
         return "what stands before a sample in its row changes what it makes of it (a state, or positions of its own)"
-    more = abs(output.loss.item() - _padded_loss(composite, segments, orders)) > tolerance * abs(output.loss.item())
-    if more or getattr(output, "aux_loss", None) is not None:
+    labels = nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=-100)
+    mask = (labels >= 0).long()
+    padded = composite(input_ids=labels.clamp(min=0), attention_mask=mask, labels=labels).loss.item()
+    if abs(output.loss.item() - padded) > tolerance * abs(padded) or getattr(output, "aux_loss", None) is not None:
         return "its loss is not that of the labels alone (but a router's, too, which counts what fills the rows)"
     return None
 
@@ -199,10 +192,3 @@ def _segments(composite: Any, lengths: list[int]) -> list[torch.Tensor]:
     words = torch.tensor([i for i in range(min(rows, 1000)) if i not in media])
     generator = torch.Generator().manual_seed(0)
     return [words[torch.randint(len(words), (length,), generator=generator)] for length in lengths]
-
-
-def _padded_loss(composite: Any, segments: list[torch.Tensor], orders: list[tuple[int, ...]]) -> float:
-    rows = [segments[i] for order in orders for i in order]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    return composite(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss.item()

@@ -1,12 +1,26 @@
-"""What tells tensors from others."""
+"""What any tensors or modules may need: a hash, eval mode for a while."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+
+
+@contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """Within, a module and all in it are in eval mode."""
+    modes = [(one, one.training) for one in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one, mode in modes:
+            one.training = mode
 
 
 @torch.no_grad()

@@ -43,7 +43,6 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 from transformers.tokenization_utils_base import generate_merges
 
 # Which weights an optimizer lets decay, as the Trainer chooses.
-from transformers.trainer_pt_utils import get_parameter_names
 from transformers.utils import logging
 
 # A chat's template: what it reads, and what comes of it.
