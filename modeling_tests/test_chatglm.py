@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 from modeling_tests import tiny
 from modeling_tests.checks import last_logits
 from modeling_tests.tiny_systems import system
+from transformers_anymodality.model.media_encoding import cache_of
 from transformers_anymodality.systems.x_llm import chat_template
 from transformers_anymodality.systems.x_llm.chatglm import ChatGLMConfig, ChatGLMForCausalLM, positions
 from transformers_anymodality.systems.x_llm.chatglm_tokenizer import chatglm_tokenizer
-from transformers_anymodality.utils.upstream import CACHE_NAME, cache_of, set_checkpointing
+from transformers_anymodality.utils.upstream import CACHE_NAME, set_checkpointing
 
 
 PAD, BOS, EOS, GMASK, MASK = 0, 1, 2, 3, 4

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from ..model.media_encoding import cache_of
 from ..processing.processor import until_stop
-from ..utils.upstream import CACHE_NAME, cache_of
+from ..utils.upstream import CACHE_NAME
 
 
 class Conversation:

@@ -12,8 +12,17 @@ import torch
 import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from ..utils.upstream import CHUNKS_MEDIA, cache_length, cache_of
-from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, hide, placeholder_mask, split_media
+from ..utils.upstream import CHUNKS_MEDIA
+from .media_encoding import (
+    EncodedMedia,
+    MediaEncodingMixin,
+    MediaInputs,
+    cache_length,
+    cache_of,
+    hide,
+    placeholder_mask,
+    split_media,
+)
 
 
 class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):

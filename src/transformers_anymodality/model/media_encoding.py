@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
 from ..towers import run_tower
-from ..utils.upstream import cache_length
+from ..utils.upstream import CACHE_NAMES
 from .configuration import AnyModalityConfig
 from .distributed import is_sharded
 
@@ -345,6 +345,16 @@ def without_placeholders(config: AnyModalityConfig, input_ids: torch.Tensor) -> 
     ids = torch.tensor(config.placeholder_ids, device=input_ids.device)
     padding = getattr(config.get_text_config(), "pad_token_id", None) or 0
     return input_ids.masked_fill(torch.isin(input_ids, ids), padding)
+
+
+def cache_of(values: Mapping[str, Any]) -> Any | None:
+    """The cache among a model's keyword arguments or in its output, by whatever name; None if there is none."""
+    return next((value for name, value in values.items() if name in CACHE_NAMES and value is not None), None)
+
+
+def cache_length(cache: Any | None) -> int:
+    """How many tokens a cache holds; 0 without one, or for one that keeps no tokens."""
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
 def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None) -> torch.Tensor | None:

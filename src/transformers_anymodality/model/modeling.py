@@ -20,13 +20,14 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from ..towers import build_tower, drop_unread
-from ..utils.upstream import CACHE_NAMES, cache_of, can_return_tuple, set_initialized
+from ..utils.upstream import CACHE_NAMES, can_return_tuple, set_initialized
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
-from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters, no_cache
+from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
 from .media_encoding import (
     MediaEncodingMixin,
+    cache_of,
     hide,
     is_trained,
     split_media,
@@ -180,8 +181,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         if cache is None:
             # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
             packed = "labels" in arguments and position_ids is not None and attention_mask is None
-            if self.training or packed:
-                arguments = {**no_cache(self.language_model), **arguments}
+            can_do_without = {"use_cache", "kwargs"} & takes and hasattr(self.language_model.config, "use_cache")
+            if can_do_without and (self.training or packed):
+                arguments.setdefault("use_cache", False)
             if position_ids is None and "position_ids" in takes:
                 position_ids = _positions(attention_mask, inputs_embeds)
         if position_ids is not None:

@@ -144,24 +144,6 @@ CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
-def cache_of(values: Mapping[str, Any]) -> Any | None:
-    """The cache among a model's keyword arguments or in its output, by whatever name; None if there is none."""
-    return next((value for name, value in values.items() if name in CACHE_NAMES and value is not None), None)
-
-
-def take_cache(kwargs: dict[str, Any]) -> Any | None:
-    """As `cache_of`, and takes it out of a forward's own `kwargs`."""
-    cache = cache_of(kwargs)
-    for name in CACHE_NAMES:
-        kwargs.pop(name, None)
-    return cache
-
-
-def cache_length(cache: Any | None) -> int:
-    """How many tokens a cache holds; 0 without one, or for one that keeps no tokens."""
-    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-
-
 # Whether a prefill in chunks (`prefill_chunk_size`) gives each chunk the media of its own placeholders.
 CHUNKS_MEDIA = Version(transformers.__version__) >= Version("5.23")
 

@@ -10,6 +10,8 @@ Weights have the names of the published checkpoint.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -27,19 +29,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from ...model.media_encoding import cache_length, cache_of
 from ...utils.attention import Attention, eager_attention_forward
 from ...utils.upstream import (
     CACHE_NAME,
     CACHE_NAMES,
     DummyLayer,
     attention_of,
-    cache_length,
-    cache_of,
     can_return_tuple,
     capture_outputs,
     create_causal_mask,
     merge_with_config_defaults,
-    take_cache,
 )
 
 
@@ -154,6 +154,14 @@ class ChatGLMRotaryEmbedding(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
+def _take_cache(kwargs: dict[str, Any]) -> Any | None:
+    """The cache, taken out of a forward's own `kwargs`."""
+    cache = cache_of(kwargs)
+    for name in CACHE_NAMES:
+        kwargs.pop(name, None)
+    return cache
+
+
 class ChatGLMAttention(Attention):
     is_causal = True
 
@@ -166,7 +174,7 @@ class ChatGLMAttention(Attention):
 
     def forward(self, hidden_states, position_embeddings, attention_mask, **kwargs):
         """`hidden_states (batch, length, hidden)` -> the same, and attention weights."""
-        cache = take_cache(kwargs)
+        cache = _take_cache(kwargs)
         # A head's query, key and value stand beside each other.
         joined = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
         query, key, value = joined.chunk(3, dim=-1)
@@ -267,7 +275,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             inputs_embeds: `(batch, length, hidden)`, instead of the ids' own embeddings.
             **kwargs: the cache among them, under the name that this Transformers has for it.
         """
-        cache = take_cache(kwargs)
+        cache = _take_cache(kwargs)
         if input_ids is None:
             raise ValueError(
                 "ChatGLM finds positions by `input_ids`; give them, beside `inputs_embeds` if embeddings are others."
