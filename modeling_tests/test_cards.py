@@ -65,9 +65,9 @@ def test_metadata(saved):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"datasets": ["not an id"]}, "datasets: 'not an id' is no id"),
-        ({"languages": ["english"]}, "language: 'english' is no ISO 639 code"),
-        ({"licences": Licences("Apache 2")}, "license: 'Apache 2' is no name"),
+        ({"datasets": ["not an id"]}, "datasets: 'not an id' is not an id"),
+        ({"languages": ["english"]}, "language: 'english' is not an ISO 639 code"),
+        ({"licences": Licences("Apache 2")}, "license: 'Apache 2' is not a name"),
     ],
 )
 def test_metadata_that_the_hub_would_refuse(saved, settings, message):

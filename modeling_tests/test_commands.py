@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
 from anymodality import cli
 from modeling_tests import tiny
 from transformers_anymodality.hub.inspect import inspect_checkpoint
-from transformers_anymodality.utils.files import read_header
+from transformers_anymodality.utils.files import open_weights
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +95,11 @@ def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
     assert cli.main(["inspect", str(tmp_path / "gone")]) == 1
     broken = tmp_path / "model.safetensors"
     broken.write_bytes((composed / "model.safetensors").read_bytes()[:-8])
-    with pytest.raises(ValueError, match="is damaged"):
-        read_header(broken)
+    with pytest.raises(ValueError, match="is damaged"), open_weights(broken):
+        pass
     broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="no safetensors file"):
-        read_header(broken)
+    with pytest.raises(ValueError, match="is not a safetensors file"), open_weights(broken):
+        pass
 
 
 def test_compose_light_from_yaml(parts, tmp_path, capsys):

@@ -192,7 +192,7 @@ def test_light_checkpoints_must_refer_to_the_hub(tmp_path, unchecked, monkeypatc
     model, processor = compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
     model.save_pretrained(tmp_path / "light", light=True)
     processor.save_pretrained(tmp_path / "light")
-    with pytest.raises(ValueError, match="which others cannot load: it is no repository on the Hub"):
+    with pytest.raises(ValueError, match="which others cannot load: it is not a repository on the Hub"):
         publish(tmp_path / "light", "org/light")
     config = json.loads((tmp_path / "light" / "config.json").read_text())
     config["references"]["image_tower"] |= {"id": "org/clip", "revision": "0" * 40}

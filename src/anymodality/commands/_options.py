@@ -18,5 +18,5 @@ def flag(name: str, help: str) -> Any:
 
 
 def argument(metavar: str, help: str) -> Any:
-    """A word that is no option."""
+    """A word that is not an option."""
     return typer.Argument(metavar=metavar, help=help, show_default=False)

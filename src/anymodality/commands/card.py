@@ -49,7 +49,7 @@ def card(
 
     place = Path(folder) / "README.md"
     if not (Path(folder) / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is no checkpoint: it has no config.json.")
+        raise FileNotFoundError(f"{folder} is not a checkpoint: it has no config.json.")
     if place.exists() and not (force or stdout):
         raise FileExistsError(f"{place} exists already: --force replaces it, --stdout prints the new one.")
     made = make_card(

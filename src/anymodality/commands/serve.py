@@ -65,7 +65,7 @@ def serve(
     from transformers_anymodality.modalities import Limits
 
     if media_root is not None and not media_root.is_dir():
-        raise NotADirectoryError(f"{media_root} is no folder.")
+        raise NotADirectoryError(f"{media_root} is not a folder.")
     limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)
     processor = load_processor(source)
     name = name or name_of(source)

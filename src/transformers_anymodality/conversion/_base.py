@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from ..utils.registry import LazyRegistry
+from ..utils.registry import Registry
 from ._release import Release, Tensors
 
 
@@ -90,7 +90,7 @@ class Conversion:
     help: str
 
 
-CONVERSIONS: LazyRegistry[Conversion] = LazyRegistry("conversion")
+CONVERSIONS: Registry[Conversion] = Registry("conversion")
 
 
 def register_conversion(name: str, *, help: str):

@@ -21,7 +21,7 @@ from transformers.utils import logging
 
 from ..modalities import MODALITIES, MediaError
 from ..modalities._source import describe
-from ..utils.files import read_header, read_json, written_whole
+from ..utils.files import open_weights, read_json, written_whole
 from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint
 
 
@@ -190,9 +190,9 @@ def stored(folder: Path) -> tuple[dict[str, Path], dict[str, list]]:
     shards: dict[str, Path] = {}
     files: dict[str, list] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        header, metadata = read_header(path)
-        shards |= dict.fromkeys(header, path)
-        files |= json.loads(metadata.get("files", "{}"))
+        with open_weights(path) as shard:
+            shards |= dict.fromkeys(shard.keys(), path)
+            files |= json.loads((shard.metadata() or {}).get("files", "{}"))
     return shards, files
 
 

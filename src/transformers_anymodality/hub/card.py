@@ -15,10 +15,21 @@ from ..utils.files import read_json
 from .history import History, read_history, read_results
 from .inspect import Inspection, PartInfo, inspect_checkpoint
 from .licenses import UNKNOWN, is_hub_id, licence_of, published_card, strictest
-from .snippet import extras, snippet
 
 
 _TEMPLATE = Path(__file__).with_name("template.md")
+# A file of each modality, as the card's code names it; those of other modalities bear the modality's name.
+_FILES = {
+    "image": "photo.jpg",
+    "video": "clip.mp4",
+    "audio": "speech.wav",
+    "imu": "walk.csv",
+    "depth": "depth.png",
+    "thermal": "thermal.png",
+    "text": "page.txt",
+}
+# Modality -> the extras of this package that it needs.
+_EXTRAS = {"image": "image", "depth": "image", "thermal": "image", "video": "image,video", "audio": "audio"}
 
 
 @dataclass(frozen=True)
@@ -143,14 +154,18 @@ def _context(
     origin: str = "made here",
 ) -> dict[str, Any]:
     """What the template reads."""
-    modalities = [modality.name for modality in facts.inspection.modalities]
+    names = [modality.name for modality in facts.inspection.modalities]
+    extras = {extra for name in ("image", *names) for extra in _EXTRAS.get(name, "signal").split(",")}
     return {
         "name": facts.name,
         "summary": summary or _summary(facts.inspection),
         "parts": [_row(part, facts.licences, origin) for part in facts.inspection.parts],
-        "modalities": [asdict(modality) for modality in facts.inspection.modalities],
-        "extras": extras(modalities),
-        "snippet": snippet(facts.name, modalities, facts.adapter),
+        "modalities": [
+            {**asdict(modality), "file": _FILES.get(modality.name, modality.name)}
+            for modality in facts.inspection.modalities
+        ],
+        "extras": ",".join(sorted(extras)),
+        "adapter": facts.adapter,
         "history": facts.history,
         "recipe": recipe and recipe.strip(),
         "results": facts.results,
@@ -173,12 +188,14 @@ def check_metadata(data: ModelCardData) -> None:
     for key in ("base_model", "datasets"):
         for one in getattr(data, key) or ():
             if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", one):
-                raise ValueError(f"{key}: {one!r} is no id of the Hub.")
+                raise ValueError(f"{key}: {one!r} is not an id of the Hub.")
     for language in data.language or ():
         if not re.fullmatch(_LANGUAGE, language):
-            raise ValueError(f"language: {language!r} is no ISO 639 code, such as 'en'.")
+            raise ValueError(f"language: {language!r} is not an ISO 639 code, such as 'en'.")
     if data.license is not None and not re.fullmatch(r"[a-z0-9.+-]+", data.license):
-        raise ValueError(f"license: {data.license!r} is no name the Hub knows, such as 'apache-2.0' or 'other'.")
+        raise ValueError(
+            f"license: {data.license!r} is not a name that the Hub knows, such as 'apache-2.0' or 'other'."
+        )
     again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data
     if again.to_dict() != data.to_dict():
         raise ValueError("The card's metadata are not the same when they are read again.")

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+from huggingface_hub import HfApi, is_offline_mode
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
 from ..model.configuration import AnyModalityConfig
-from ..utils.files import read_header, read_json, shard_names
+from ..utils.files import open_weights, read_json, shard_names
 from ..utils.tables import columns
 from ..utils.upstream import name_or_path
 
@@ -121,23 +121,17 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
 
     Raises:
         OSError: there is no such checkpoint, or it has no safetensors.
-        ValueError: it is another model, or damaged.
+        ValueError: it is another model, damaged, or a folder that lacks files of weights.
     """
     source, hub = str(source), {"revision": revision, "token": token}
-    config = composite_config(source, **hub)
-    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for name, header in _headers(source, hub):
-        stored[name.partition(".")[0]].append(header)
-    parts = [_part(name, config, stored.get(name, [])) for name in config.part_names]
-    return Inspection(source, parts, _modalities(config, _placeholders(source, hub)))
-
-
-def composite_config(source: str | Path, **hub: Any) -> AnyModalityConfig:
-    """The config of a checkpoint; ValueError if it is another model's."""
     config = AutoConfig.from_pretrained(source, **hub)
     if not isinstance(config, AnyModalityConfig):
         raise ValueError(f"{source} is not a transformers-anymodality checkpoint (model_type {config.model_type!r}).")
-    return config
+    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
+    for name, dtype, count in _tensors(source, hub):
+        stored[name.partition(".")[0]].append((dtype, count))
+    parts = [_part(name, config, stored[name]) for name in config.part_names]
+    return Inspection(source, parts, _modalities(config, _placeholders(source, hub)))
 
 
 def inspect_model(model: Any, processor: Any = None, source: str | None = None) -> Inspection:
@@ -195,37 +189,31 @@ def _placeholders(source: str, hub: dict[str, Any]) -> dict[str, str]:
     return {name: row["token"] for name, row in rows.items()}
 
 
-# --- headers -------------------------------------------------------------------------------------------------------
+# --- weights -------------------------------------------------------------------------------------------------------
 
 
-def _headers(source: str, hub: dict[str, Any]) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Name -> (type, count of numbers) of every stored tensor."""
-    files = _local_files(source, hub)
+def _tensors(source: str, hub: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Name, dtype and count of numbers of every stored tensor."""
+    files = _local_files(source, hub["revision"])
     if files is None:
-        found = HfApi().get_safetensors_metadata(source, **hub).files_metadata.values()
-        for file in found:
-            for name, info in file.tensors.items():
-                yield name, (info.dtype, info.parameter_count)
-        return
-    for file in files:
-        for name, info in read_header(file)[0].items():
-            yield name, (info["dtype"], math.prod(info["shape"]))
+        for found in HfApi().get_safetensors_metadata(source, **hub).files_metadata.values():
+            yield from ((name, info.dtype, info.parameter_count) for name, info in found.tensors.items())
+    for file in files or ():
+        with open_weights(file) as weights:
+            for name in weights.keys():
+                found = weights.get_slice(name)
+                yield name, found.get_dtype(), math.prod(found.get_shape())
 
 
-def _local_files(source: str, hub: dict[str, Any]) -> list[Path] | None:
+def _local_files(source: str, revision: str | None) -> list[str] | None:
     """The weight files on this machine; None if they are on the Hub alone."""
-    folder = Path(source)
-    if folder.is_dir():
-        files = sorted(folder.glob("model*.safetensors"))
-        if not files:
-            raise FileNotFoundError(f"{source} has no {SAFE_WEIGHTS_NAME}.")
-        return files
-    for name in (SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME):
-        cached = try_to_load_from_cache(source, name, revision=hub["revision"])
-        if isinstance(cached, str):
-            files = sorted(Path(cached).parent.glob("model*.safetensors"))
-            if name == SAFE_WEIGHTS_NAME or len(files) == len(shard_names(cached)):
-                return files
-    if is_offline_mode():
+    here = {"revision": revision, "local_files_only": True, "_raise_exceptions_for_missing_entries": False}
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **here)
+    names = [SAFE_WEIGHTS_NAME] if index is None else shard_names(index)
+    files = {name: cached_file(source, name, **here) for name in names}
+    missing = [name for name, file in files.items() if file is None]
+    if missing and Path(source).is_dir():
+        raise ValueError(f"{source} lacks {', '.join(missing)}.")
+    if missing and is_offline_mode():
         raise FileNotFoundError(f"The weights of {source} are not on this machine, and it is offline.")
-    return None
+    return None if missing else list(files.values())

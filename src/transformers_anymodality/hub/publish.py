@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,18 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor, BatchFeature, PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..modalities import MODALITIES
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
-from ..utils.files import read_header, read_json, shard_names
+from ..utils.files import read_json
 from . import make_card
 from .history import data_name
-from .inspect import composite_config
+from .inspect import Inspection, inspect_checkpoint
 from .licenses import is_hub_id
 
 
-# What a training leaves in its folder that is no part of the model: states of optimizers and loaders, which are pickled,
+# What a training leaves in its folder that is not part of the model: states of optimizers and loaders, which are pickled,
 # the Trainer's, which names folders of this machine, logs, and checkpoints, which are models by themselves.
 _LEFT_OUT = ("checkpoint-*", "runs", "logs", "wandb", "*.bin", "*.pt", "*.pth", "*.pkl", "*.log", "*.samples") + (
     (".*", "__pycache__", "*.partial", "global_step*", "latest", "trainer_state.json")
@@ -99,14 +98,11 @@ def publish(
         OSError: the Hub refuses, or cannot be reached.
     """
     folder = Path(folder)
-    files, left_out = _choose(folder)
-    _check_whole(folder, files)
+    found = _check_whole(folder)
     with tempfile.TemporaryDirectory() as scratch:
         stage = Path(scratch, "stage")
-        for name in files:
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            (stage / name).symlink_to((folder / name).resolve())
-        _complete(stage, folder, repo_id, card)
+        left_out = _link(folder, stage)
+        _complete(stage, folder, repo_id, {"name": repo_id, "inspection": found, **(card or {})})
         difference = check_reload(folder if model is None else model, stage, Path(scratch), module, token)
         sizes = {
             str(file.relative_to(stage)): file.stat().st_size for file in sorted(stage.rglob("*")) if file.is_file()
@@ -155,62 +151,48 @@ def push_to_hub(
         return publish(folder, repo_id, model=model, card={"tags": tags or ()}, **kwargs).url
 
 
-def _choose(folder: Path) -> tuple[list[str], list[str]]:
-    """Files to upload, and what of the folder is left out."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder.")
-    files, left_out = [], set()
-    for file in sorted(folder.rglob("*")):
-        path = file.relative_to(folder)
-        unwanted = next((part for part in path.parts if any(fnmatch(part, name) for name in _LEFT_OUT)), None)
-        if unwanted is not None:
-            left_out.add(unwanted)
-        elif file.is_file():
-            files.append(path.as_posix())
-    return files, sorted(left_out)
-
-
-def _check_whole(folder: Path, files: list[str]) -> None:
+def _check_whole(folder: Path) -> Inspection:
     """Raises ValueError if something that was trained would not go along, or would not be found by others."""
-    if "adapter_config.json" in files:
+    if (folder / "adapter_config.json").exists():
         raise ValueError(
             f"{folder} holds an adapter, which is nothing without the model it was trained on. Merge it and push the "
             "result: PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(merged)"
         )
-    for name in ("config.json", "processor_config.json"):
-        if name not in files:
-            what = "model" if name == "config.json" else "processor"
+    for name, what in (("config.json", "model"), ("processor_config.json", "processor")):
+        if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}: save the {what} there, too ({what}.save_pretrained).")
-    config = composite_config(folder)
-    stored = _stored(folder, files)
-    kept = set(config.references or ())
-    if lost := sorted(set(config.trained or ()) - kept - {name.partition(".")[0] for name in stored}):
+    found = inspect_checkpoint(folder)
+    if lost := [part.name for part in found.parts if part.trained and not (part.referenced or part.parameters)]:
         raise ValueError(f"Trained, but not in {folder}: {', '.join(lost)}.")
-    for part, reference in (config.references or {}).items():
-        if not is_hub_id(reference["id"]) or not reference["revision"]:
+    for part in found.parts:
+        if part.referenced and not (is_hub_id(part.source) and part.revision):
             raise ValueError(
-                f"`{part}` of this light checkpoint is kept at {reference['id']}, which others cannot load"
-                f"{'' if is_hub_id(reference['id']) else ': it is no repository on the Hub'}. Save it in full."
+                f"`{part.name}` of this light checkpoint is kept at {part.source}, which others cannot load"
+                f"{'' if is_hub_id(part.source) else ': it is not a repository on the Hub'}. Save it in full."
             )
+    return found
 
 
-def _stored(folder: Path, files: list[str]) -> set[str]:
-    """Names of the stored tensors; ValueError if a file is missing or damaged."""
-    sharded = SAFE_WEIGHTS_INDEX_NAME in files
-    weights = shard_names(folder / SAFE_WEIGHTS_INDEX_NAME) if sharded else [SAFE_WEIGHTS_NAME]
-    if missing := [name for name in weights if name not in files]:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}.")
-    return {name for file in weights for name in read_header(folder / file)[0]}
+def _link(folder: Path, stage: Path) -> list[str]:
+    """Makes `stage` a copy of the folder, of links to its files; returns what of the folder is left out."""
+    unwanted, left_out = shutil.ignore_patterns(*_LEFT_OUT), set()
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        found = unwanted(place, names)
+        left_out.update(found)
+        return found
+
+    shutil.copytree(folder.resolve(), stage, ignore=ignored, copy_function=os.symlink)
+    return sorted(left_out)
 
 
-def _complete(stage: Path, folder: Path, repo_id: str, card: dict[str, Any] | None) -> None:
+def _complete(stage: Path, folder: Path, repo_id: str, card: dict[str, Any]) -> None:
     """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts came
     from. The folder itself stays as it is."""
     if not (stage / f"{MODULE}.py").exists():
         write_module(stage)
     if not (stage / "README.md").exists():
-        made = make_card(folder, **{"name": repo_id, **(card or {})})
-        (stage / "README.md").write_text(f"{made}\n", encoding="utf-8")
+        (stage / "README.md").write_text(f"{make_card(folder, **card)}\n", encoding="utf-8")
     if (stage / "results.json").exists():
         _replace(stage / "results.json", lambda results: _public_results(results, repo_id))
     for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):
@@ -238,7 +220,7 @@ def _public_results(results: Any, repo_id: str) -> Any:
 
 
 def _without_paths(settings: Any) -> Any:
-    """`settings` with sources of parts that are no repositories on the Hub left empty, at any depth."""
+    """`settings` with sources of parts that are not repositories on the Hub left empty, at any depth."""
     if isinstance(settings, list):
         return [_without_paths(one) for one in settings]
     if not isinstance(settings, dict):

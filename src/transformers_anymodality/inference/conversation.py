@@ -67,7 +67,7 @@ class Conversation:
         turn = self._turn(messages)
         streamer = _Streamer(self.processor, on_text)
         cache = self._cache
-        self._forget()  # what fails in the middle of a layer leaves a cache that is no good
+        self._forget()  # what fails in the middle of a layer leaves a cache that is not whole
         try:
             ids = self._generate(turn, cache, streamer)
             answer = self.processor.decode(ids, skip_special_tokens=True).strip()

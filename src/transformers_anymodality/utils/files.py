@@ -1,4 +1,4 @@
-"""JSON, headers of weights, and files that are written whole or not at all."""
+"""JSON, files of weights, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 
 def read_json(file: str | Path) -> Any:
@@ -47,22 +49,15 @@ def shard_names(index: str | Path) -> list[str]:
     return sorted(set(read_json(index)["weight_map"].values()))
 
 
-def read_header(file: Path) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Tensor name -> `{"dtype", "shape", "data_offsets"}` of a safetensors file, and its metadata.
+@contextmanager
+def open_weights(file: Path) -> Iterator[safe_open]:
+    """A safetensors file, of which no more than the header is read until its tensors are asked for.
 
     Raises:
-        ValueError: it is none, or cut off.
+        ValueError: it is cut off, or something else.
     """
-    with open(file, "rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        total = file.stat().st_size
-        if not 2 <= size <= min(total - 8, 100_000_000):
-            raise ValueError(f"{file} is no safetensors file.")
-        try:
-            header = json.loads(stream.read(size))
-        except ValueError as error:
-            raise ValueError(f"{file} is no safetensors file ({error}).") from error
-    metadata = header.pop("__metadata__", {})
-    if total != 8 + size + max((info["data_offsets"][1] for info in header.values()), default=0):
-        raise ValueError(f"{file} is damaged: it has another length than its header says.")
-    return header, metadata
+    try:
+        with safe_open(file, "pt") as weights:
+            yield weights
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged, or is not a safetensors file ({error}).") from error

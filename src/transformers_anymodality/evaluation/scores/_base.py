@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...utils.registry import LazyRegistry
+from ...utils.registry import Registry
 
 
 class Score:
@@ -56,7 +56,7 @@ class Score:
         return self.rows(predictions, references)
 
 
-SCORES: LazyRegistry[Score] = LazyRegistry("score")
+SCORES: Registry[Score] = Registry("score")
 
 
 def register_score(name: str) -> Callable[[type[Score]], type[Score]]:

@@ -51,7 +51,7 @@ def read_examples(file: Path, processor: Any) -> list[Example]:
     """What users ask first in the first chats of a file; relative paths are from its folder.
 
     Raises:
-        ValueError: a record is no chat, or has media that the model lacks, or that are no files.
+        ValueError: a record is not a chat, or has media that the model lacks, or that are not files.
     """
     examples = []
     for chat in islice(read_chats(file, processor), MAX_EXAMPLES):

@@ -159,7 +159,7 @@ class _ResponseHandler(_CheckedHandler, ResponseHandler):
         try:
             return self._normalize_input(body)
         except (KeyError, TypeError, AttributeError) as error:
-            raise HTTPException(400, f"`input` is no text and no list of messages ({error!r:.100}).") from error
+            raise HTTPException(400, f"`input` is neither text nor a list of messages ({error!r:.100}).") from error
 
     def _tools(self, body: dict) -> Any:
         return self._normalize_tools(_checked_tools(body.get("tools")))
@@ -258,7 +258,7 @@ def run_app(app: FastAPI, host: str, port: int, max_requests: int, started: Any 
         started: is called with the address when the port is there.
 
     Raises:
-        OSError: the address is taken, or is none.
+        OSError: the address is taken, or is not one.
     """
     family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.create_server((host, port), family=family)

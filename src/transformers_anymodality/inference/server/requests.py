@@ -60,7 +60,7 @@ def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) 
     """Chat messages with media as the processor takes them.
 
     Raises:
-        ValueError: anything that is no chat, has no place in this model, or that the policy does not allow.
+        ValueError: anything that is not a chat, has no place in this model, or that the policy does not allow.
     """
     if not isinstance(messages, list) or not messages:
         raise ValueError("`messages` must be a list of some.")
@@ -197,7 +197,7 @@ def check_sampling(body: Mapping[str, Any], vocabulary_size: int) -> None:
         raise ValueError(f"`logit_bias` must be an object of at most {_MOST_BIASES} tokens.")
     for token in biases:
         if not token.isdecimal() or int(token) >= vocabulary_size:
-            raise ValueError(f"`logit_bias` has {token!r}, which is no token id.")
+            raise ValueError(f"`logit_bias` has {token!r}, which is not a token id.")
         _check_number(biases, token, -100, 100)
 
 
@@ -215,7 +215,7 @@ def template_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
     """`chat_template_kwargs` that the template itself reads, and nothing that is an argument of the processor.
 
     Raises:
-        ValueError: other names, or values that are no numbers, truth values or plain words.
+        ValueError: other names, or values that are not numbers, truth values or plain words.
     """
     given = {} if given is None else given
     if not isinstance(given, dict):
