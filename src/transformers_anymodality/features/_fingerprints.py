@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,10 @@ _ASIDE = (
     *("output_hidden_states", "problem_type", "processor_class", "return_dict", "torch_dtype", "transformers_version"),
     "use_cache",
 )
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# How a tower is read.
+_READING = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
+# In which a checkpoint's tower may be loaded, and be the same.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 # --- media -----------------------------------------------------------------------------------------------------------
@@ -127,24 +130,17 @@ def path_of(source: Any) -> str | None:
 # --- towers and preprocessing ----------------------------------------------------------------------------------------
 
 
-def tower_fingerprint(model: Any, modality: str, dtypes: tuple[torch.dtype, ...] | None = None) -> dict[str, Any]:
-    """What the features of a modality depend on in the model: weights (a hash for each of `dtypes`, by default the
-    tower's own), config, and how the tower is read."""
+def tower_fingerprint(model: Any, modality: str, dtypes: Iterable[torch.dtype] = ()) -> dict[str, Any]:
+    """What the features of a modality depend on in the model: weights (a hash of them in the tower's own dtype, and in each
+    of `dtypes`), config, and how the tower is read."""
     tower, settings = model.tower(modality), model.config.modalities[modality]
-    weights = {
-        str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in dtypes or (compute_dtype(tower),)
-    }
     reading = {key: getattr(settings, key) for key in _READING}
-    return {"weights": weights, "config": plain(tower.config.to_dict()), "reading": plain(reading)}
-
-
-_READING = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
-
-
-def all_dtypes(model: Any, modality: str) -> tuple[torch.dtype, ...]:
-    """Dtypes that a checkpoint's tower may be loaded in and be the same."""
-    own = compute_dtype(model.tower(modality))
-    return tuple(dict.fromkeys((own, *_DTYPES)))
+    weighed = dict.fromkeys((compute_dtype(tower), *dtypes))
+    return {
+        "weights": {str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in weighed},
+        "config": plain(tower.config.to_dict()),
+        "reading": plain(reading),
+    }
 
 
 @torch.no_grad()
@@ -183,7 +179,27 @@ def _hashed(value: Any) -> str:
     return _hash(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+# --- what differs --------------------------------------------------------------------------------------------------------
+
+
+def difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between what features were computed by and what is there now, or "". Of `now`, `tower` (of
+    `tower_fingerprint`), `preprocessing` and `dtype` are compared that are in it."""
+    now = {**stored, **now}
+    before, tower = stored["tower"], now["tower"]
+    if named := _changes(before["config"], tower["config"]):
+        return f"its tower's config has other {named}"
+    if named := _changes(before["reading"], tower["reading"]):
+        return f"its tower is read with other {named}"
+    dtype, weights = next(iter(tower["weights"].items()))  # the tower's own dtype
+    if before["weights"].get(dtype) != weights:
+        return "its tower has other weights"
+    if named := _changes(stored["preprocessing"], now["preprocessing"]):
+        return f"media were prepared in another way: {named}"
+    return "" if stored["dtype"] == now["dtype"] else f"they are {stored['dtype']}, not {now['dtype']}"
+
+
+def _changes(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The names of settings that differ, or ""."""
     names = sorted(key for key in {*stored, *now} if stored.get(key) != now.get(key))
     shown = [f"{name} ({stored.get(name)!r:.40} then, {now.get(name)!r:.40} now)" for name in names[:3]]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import random
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM
 from ..utils.files import read_json, write_json
 from ..utils.processes import place_among, read_ahead
-from ._fingerprints import Contents, all_dtypes, changes, path_of, preprocessing_fingerprint, tower_fingerprint
-from .store import FORMAT, ShardWriter, stored, tower_difference
+from ._fingerprints import DTYPES, Contents, difference, path_of, preprocessing_fingerprint, tower_fingerprint
+from .store import FORMAT, ShardWriter, stored
 
 
 logger = logging.get_logger(__name__)
@@ -95,9 +96,8 @@ def build_features(
     done = {name: set(shards) for name, (shards, _) in found.items()}
     contents = Contents({path: known for _, files in found.values() for path, known in files.items()})
     media = _Media(records, processor, done, contents, media_root, on_error, rank, world_size)
-    bar = tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0)
-    skipped = _run(model, media, writers, batch_size, workers, bar)
-    bar.close()
+    with tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0) as bar:
+        skipped = _run(model, media, writers, batch_size, workers, bar)
     model.train(was_training)
     if skipped:
         logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")
@@ -107,25 +107,16 @@ def build_features(
 def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None) -> None:
     """Writes down what features depend on, or raises ValueError if those that are there depend on something else."""
     index = place / "index.json"
-    kept = dtype or compute_dtype(model.tower(name))
     now = {
         "format": FORMAT,
-        "dtype": str(kept).removeprefix("torch."),
-        "tower": tower_fingerprint(model, name, all_dtypes(model, name)),
+        "dtype": str(dtype or compute_dtype(model.tower(name))).removeprefix("torch."),
+        "tower": tower_fingerprint(model, name, DTYPES),
         "preprocessing": preprocessing_fingerprint(processor, name),
     }
     if not index.exists():
         place.mkdir(parents=True, exist_ok=True)
         write_json(index, now, sort_keys=True)
-        return
-    before = read_json(index)
-    own = {**now["tower"], "weights": dict([next(iter(now["tower"]["weights"].items()))])}
-    found = tower_difference(before, own)
-    if not found and (named := changes(before["preprocessing"], now["preprocessing"])):
-        found = f"media were prepared in another way, {named}"
-    if not found and before["dtype"] != now["dtype"]:
-        found = f"they are {before['dtype']}, not {now['dtype']}"
-    if found:
+    if found := difference(read_json(index), now):
         raise ValueError(
             f"{place} holds features that would not be the same: {found}. Choose another folder, or delete it."
         )
@@ -151,16 +142,15 @@ class _Media(torch.utils.data.IterableDataset):
     def __iter__(self) -> Iterator[tuple[list, int]]:
         worker = torch.utils.data.get_worker_info()
         if not hasattr(self.records, "__getitem__"):
-            for i, record in enumerate(self.records):
-                yield self._checked(i, lambda record=record: record)
+            yield from map(self._checked, count(), self.records)
             return
         # Of several workers, each has every n-th record.
-        for i in range(*((0, len(self)) if worker is None else (worker.id, len(self), worker.num_workers))):
-            yield self._checked(i, lambda i=i: self.records[i])
+        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        yield from map(self._checked, range(first, len(self), step))
 
-    def _checked(self, index: int, record: Callable[[], Mapping[str, Any]]) -> tuple[list, int]:
+    def _checked(self, index: int, record: Mapping[str, Any] | None = None) -> tuple[list, int]:
         try:
-            return self._sample(index, record())
+            return self._sample(index, self.records[index] if record is None else record)
         except AugmentationError:
             raise
         except (ValueError, OSError) as error:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ from transformers.utils import logging
 
 from ..modalities import MODALITIES, MediaError
 from ..modalities._source import describe
+from ..training.parts import composite_of
 from ..utils.files import open_weights, read_json, written_whole
-from ._fingerprints import Contents, changes, preprocessing_fingerprint, tower_fingerprint
+from ._fingerprints import Contents, difference, preprocessing_fingerprint, tower_fingerprint
 
 
 logger = logging.get_logger(__name__)
 
 FORMAT = 1
-_OPEN_SHARDS = 64
 
 
 class FeatureStore:
@@ -64,7 +63,7 @@ class FeatureStore:
         for name in self.modalities:
             self._shards[name], files = stored(self.folder / name)
             self._contents.files |= files
-        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._open: dict[Path, Any] = {}  # shards, which cost address space alone
         self._checked: Any = None
         if model is None:
             logger.warning_once(
@@ -78,35 +77,29 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which open files of their own."""
-        return {**self.__dict__, "_open": OrderedDict(), "_checked": None}
+        return {**self.__dict__, "_open": {}, "_checked": None}
 
     # --- what features were computed by --------------------------------------------------------------------------
 
     def check(self, model: Any) -> None:
         """Raises ValueError if a tower is not the one that computed the features."""
-        from ..training.parts import composite_of
-
         composite = composite_of(model)
-        for name, index in self.modalities.items():
-            if name not in composite.config.modalities:
-                continue
-            found = tower_difference(index, tower_fingerprint(composite, name))
-            if found:
-                raise ValueError(
-                    f"The features of {name!r} in {self.folder} are not this model's: {found}. {_REBUILD}"
-                )
+        for name in self.modalities:
+            if name in composite.config.modalities:
+                self._compare(name, tower=tower_fingerprint(composite, name))
 
     def check_processor(self, processor: Any) -> None:
         """Raises ValueError if media are prepared in another way than they were for the features."""
-        for name, index in self.modalities.items():
-            if name not in processor.modalities:
-                continue
-            found = changes(index["preprocessing"], preprocessing_fingerprint(processor, name))
-            if found:
-                raise ValueError(
-                    f"The features of {name!r} in {self.folder} are of media that were prepared in another way: {found}. "
-                    f"{_REBUILD}"
-                )
+        for name in self.modalities:
+            if name in processor.modalities:
+                self._compare(name, preprocessing=preprocessing_fingerprint(processor, name))
+
+    def _compare(self, name: str, **now: Any) -> None:
+        if found := difference(self.modalities[name], now):
+            raise ValueError(
+                f"The features of {name!r} in {self.folder} are not this model's: {found}. Build them anew into another "
+                "folder, or train with the parts that they were built by."
+            )
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -137,9 +130,6 @@ class FeatureStore:
         path = self._shards[modality][digest]
         if path not in self._open:
             self._open[path] = safe_open(path, "pt")
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        self._open.move_to_end(path)
         return self._open[path].get_tensor(digest)
 
     def _digests(self, modality: str, sources: list[Any]) -> list[str] | None:
@@ -162,24 +152,10 @@ class FeatureStore:
         return digests
 
 
-_REBUILD = "Build them anew into another folder, or train with the parts that they were built by."
-
-
 def _padded(features: list[torch.Tensor]) -> torch.Tensor:
     """Of items `(frames, length, dim)`, `(items, frames, longest, dim)`, zeros behind the shorter ones."""
     longest = max(one.shape[1] for one in features)
     return torch.stack([torch.nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in features])
-
-
-def tower_difference(index: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between the tower that computed features and another's `tower_fingerprint`, or ""."""
-    for what, key in (("its tower's config has other", "config"), ("its tower is read with other", "reading")):
-        if found := changes(index["tower"][key], now[key]):
-            return f"{what} {found}"
-    stored = index["tower"]["weights"]
-    if any(stored.get(dtype) != digest for dtype, digest in now["weights"].items()):
-        return "its tower has other weights"
-    return ""
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
