@@ -31,17 +31,16 @@ from transformers_anymodality.evaluation import (
     finish,
     read_answers,
     read_results,
-    read_sample,
     register_task,
 )
-from transformers_anymodality.evaluation.answer_files import AnswerFiles
 from transformers_anymodality.evaluation.answering import generated, likelihoods
+from transformers_anymodality.evaluation.results import AnswerFiles
 from transformers_anymodality.evaluation.tasks import lettered, named, score
 from transformers_anymodality.systems.x_llm.evaluation import parse_review
 
 
 pytest.importorskip("sacrebleu")
-pytest.importorskip("jiwer")
+pytest.importorskip("rapidfuzz")
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +204,9 @@ def test_a_chat_and_a_flat_record_ask_the_same(folder, shared):
     parts = [{"type": "image"}, {"type": "text", "text": "what ?"}]
     turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "yes"}]
     sharegpt = [{"from": "human", "value": "<image>what ?"}, {"from": "gpt", "value": "yes"}]
-    task = TASKS["vqa"]
-    samples = [
-        read_sample(task, 0, flat, media_root=folder, prompt="{question}"),
-        read_sample(task, 0, {"messages": turns, "images": ["0.png"]}, media_root=folder),
-        read_sample(task, 0, {"conversations": sharegpt, "image": "0.png"}, media_root=folder),
-    ]
+    chats = [{"messages": turns, "images": ["0.png"]}, {"conversations": sharegpt, "image": "0.png"}]
+    chosen = Job("vqa", [flat, *chats], media_root=folder, prompt="{question}")
+    samples = [chosen.sample(i) for i in range(3)]
     assert samples[0].messages == samples[1].messages == samples[2].messages
     assert samples[0].messages[0]["content"][0] == {"type": "image", "image": str(folder / "0.png")}
     assert [sample.references for sample in samples] == [["yes"]] * 3
@@ -239,7 +235,7 @@ WRONG = {
             {"question": "what ?", "choices": ["a", "b"], "answer": "c"},
             "reference 'c', which is none of its choices: a, b",
         ),
-        ({"question": "what ?", "choices": ["a", 3], "answer": "a"}, "no list of strings"),
+        ({"question": "what ?", "choices": ["a", 3], "answer": "a"}, "not a list of strings"),
     ],
     "yes_no": [({"question": "what ?", "label": "maybe"}, "reference 'maybe', which is none of its choices")],
 }
@@ -271,7 +267,7 @@ REFERENCES = [("b", ["a", "b"], "b"), (1, ["x", "y"], "y"), ("B", ["x", "y"], "y
 @pytest.mark.parametrize("given, choices, expected", REFERENCES)
 def test_a_choice_by_words_place_or_letter(given, choices, expected):
     record = {"question": "what ?", "choices": choices, "answer": given}
-    sample = read_sample(TASKS["multiple_choice_letter"], 0, record)
+    sample = Job("multiple_choice_letter", [record]).sample(0)
     assert sample.references == [expected]
     assert f"\nA. {choices[0]}\nB. {choices[1]}\n" in sample.question
 
@@ -332,14 +328,14 @@ def test_a_killed_run_goes_on(shared, folder, tmp_path, monkeypatch):
     kept = path.read_text()
     path.write_text(kept[: kept.rindex('"answer"')])
     calls = []
-    from transformers_anymodality.evaluation import running
+    from transformers_anymodality.evaluation import answering
 
     def counted(*args, **kwargs):
         found = generated(*args, **kwargs)
         calls.append(len(found))
         return found
 
-    monkeypatch.setattr(running, "generated", counted)
+    monkeypatch.setattr(answering, "generated", counted)
     assert run(shared, [job(folder, "vqa")], output) == {**expected, "tasks": {"vqa": {
         **expected["tasks"]["vqa"], "answers": "results.samples/vqa.*.jsonl"
     }}}  # fmt: skip
@@ -380,9 +376,10 @@ def test_answers_of_another_run_are_refused(shared, folder, tmp_path):
 
 
 def test_a_broken_line_is_named(tmp_path):
-    (tmp_path / "vqa.0.jsonl").write_text('{"index": 0}\n{"ind\n{"index": 2}\n')
-    with pytest.raises(ValueError, match=r"vqa.0.jsonl, line 2 is no JSON"):
-        AnswerFiles(tmp_path, "vqa").read()
+    (tmp_path / "r.samples").mkdir()
+    (tmp_path / "r.samples/vqa.0.jsonl").write_text('{"index": 0}\n{"ind\n{"index": 2}\n')
+    with pytest.raises(ValueError, match=r"vqa.0.jsonl, line 2 is not JSON"):
+        AnswerFiles(tmp_path / "r.json", "vqa").lines()
 
 
 # --- ratings -----------------------------------------------------------------------------------------------------------

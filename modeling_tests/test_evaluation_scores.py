@@ -9,11 +9,11 @@ import pytest
 
 from transformers_anymodality.evaluation.comparing import _summary
 from transformers_anymodality.evaluation.scores import METRIC, SCORES, normalize_answer
-from transformers_anymodality.evaluation.scores.ptb import tokens
+from transformers_anymodality.evaluation.scores.captions import tokens
 
 
 pytest.importorskip("sacrebleu")
-pytest.importorskip("jiwer")
+pytest.importorskip("rapidfuzz")
 
 # What Stanford's PTBTokenizer (CoreNLP 3.4.1, as pycocoevalcap runs it) makes of captions.
 TOKENS = {

@@ -107,20 +107,19 @@ def evaluate(
         return _compare(compare, as_json)
     if not (directory and tasks and data and output):
         raise typer.BadParameter("Give DIR, --tasks, --data and --output; or --compare A.json B.json.", ctx)
-    from transformers_anymodality.evaluation import Judge, finish
+    from transformers_anymodality.evaluation import Judge, answer, finish
 
-    shared = dict(prompt=prompt, labels=tuple(_split([labels or ""])), media_root=media_root, limit=limit, split=split)
-    jobs = _jobs(_split(tasks), data, shared)
+    shared = dict(prompt=prompt, labels=_split([labels or ""]), media_root=media_root, limit=limit, split=split)
+    jobs, processor = _jobs(_split(tasks), data, shared), load_processor(directory)
     given = _ratings(ratings or [], jobs)
     rater = None if judge is None else Judge(judge, judge_model)
+    options = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
     if num_processes > 1 and is_alone():
         run_in_processes(ctx, "--only-answer", without=("as_json", "ratings", "judge"))
-    else:
-        sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
-        if not _answer(directory, jobs, output, dtype, sizes) or only_answer:
-            return None
+    elif not answer(load_model(directory, dtype), processor, jobs, output, **options) or only_answer:
+        return None
     results = finish(jobs, output, ratings=given, judge=rater)
-    _write_pages(directory, jobs, output, page)
+    _write_pages(directory, processor, jobs, output, page)
     return print_json(results) if as_json else print(_table(jobs, results, output))
 
 
@@ -154,28 +153,20 @@ def _ratings(given: Sequence[str], jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def _answer(directory: str, jobs: Sequence[Job], output: str, dtype: str, sizes: dict[str, Any]) -> bool:
-    from transformers_anymodality.evaluation import answer
-
-    return answer(load_model(directory, dtype), load_processor(directory), jobs, output, **sizes)
-
-
-def _write_pages(directory: str, jobs: Sequence[Job], output: str, count: int) -> None:
-    from transformers_anymodality.evaluation.answer_files import AnswerFiles
+def _write_pages(directory: str, processor: Any, jobs: Sequence[Job], output: str, count: int) -> None:
     from transformers_anymodality.evaluation.pages import write_rating_page, write_samples_page
-    from transformers_anymodality.evaluation.running import samples_folder
+    from transformers_anymodality.evaluation.results import AnswerFiles
     from transformers_anymodality.utils.files import json_lines
 
-    processor, folder = load_processor(directory), samples_folder(output)
     for job in jobs:
-        files = AnswerFiles(folder, job.name)
+        files = AnswerFiles(output, job.name)
         if count:
-            write_samples_page(folder / f"{job.name}.html", job, processor, files, count)
+            write_samples_page(files.folder / f"{job.name}.html", job, processor, files, count)
         if job.task.rating and job.task.rating.choices:
-            write_rating_page(folder / f"{job.name}.rate.html", job, processor, files)
+            write_rating_page(files.folder / f"{job.name}.rate.html", job, processor, files)
         if job.task.released:
-            released = (job.task.released(line, directory) for line in files.read().values())
-            (folder / f"{job.name}.answers.jsonl").write_text(json_lines(released), encoding="utf-8")
+            released = (job.task.released(line, directory) for line in files.lines())
+            (files.folder / f"{job.name}.answers.jsonl").write_text(json_lines(released), encoding="utf-8")
 
 
 def _table(jobs: Sequence[Job], results: dict[str, Any], output: str) -> str:

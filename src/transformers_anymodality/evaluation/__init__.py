@@ -1,10 +1,10 @@
 """Evaluation: tasks, scores, answers kept sample by sample, and what two runs differ by."""
 
+from .answering import answer, evaluate
 from .comparing import compare
-from .jobs import Job
+from .jobs import Job, Sample
 from .ratings import Judge
-from .running import answer, evaluate, finish, read_answers, read_results
-from .samples import Sample, read_sample
+from .results import finish, read_answers, read_results
 from .scores import METRIC, SCORES, Score, register_score
 from .tasks import SUITES, TASKS, Rating, Task, register_suite, register_task
 
@@ -26,7 +26,6 @@ __all__ = [
     "finish",
     "read_answers",
     "read_results",
-    "read_sample",
     "register_score",
     "register_suite",
     "register_task",

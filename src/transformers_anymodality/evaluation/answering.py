@@ -1,40 +1,175 @@
-"""A model's answers to a batch of samples: generated, or the likelihood of each choice."""
+"""A model's answers to samples: generated, or the likelihood of each choice."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from ..data.collator import AnyModalityDataCollator
 from ..data.records import located
 from ..modalities import MediaError
 from ..model.language_model import forward_parameters
-from .jobs import Job
-from .samples import Sample
+from ..utils.processes import place_among, read_ahead
+from ..utils.tensors import tensors_hash
+from ..utils.upstream import name_or_path
+from .jobs import Job, Sample
+from .ratings import Judge
+from .results import AnswerFiles, finish
 
 
-class Batches(torch.utils.data.Dataset):
+def evaluate(
+    model: Any,
+    processor: Any,
+    jobs: Sequence[Job],
+    output: str | os.PathLike,
+    *,
+    ratings: Mapping[str, str] | None = None,
+    judge: Judge | None = None,
+    **options: Any,
+) -> dict[str, Any] | None:
+    """Answers, scores, and writes what came of it: `answer`, which has the options, then `finish`.
+
+    Returns:
+        What is in the results file; None if other processes have not finished: the last one writes it.
+    """
+    complete = answer(model, processor, jobs, output, **options)
+    return finish(jobs, output, ratings=ratings, judge=judge) if complete else None
+
+
+def answer(
+    model: Any,
+    processor: Any,
+    jobs: Sequence[Job],
+    output: str | os.PathLike,
+    *,
+    batch_size: int = 8,
+    workers: int = 0,
+    max_new_tokens: int | None = None,
+    num_beams: int = 1,
+    rank: int | None = None,
+    world_size: int | None = None,
+    verbose: bool = True,
+) -> bool:
+    """Answers this process's share of the samples that have no answer yet, and keeps each batch at once.
+
+    Killed, a run goes on where it was when it is started again, also with another number of processes.
+
+    Args:
+        output: the results file, beside which answers are kept.
+        batch_size: samples per run of the model.
+        workers: processes that read media.
+        max_new_tokens: of an answer; the task's by default. Answers are greedy (or by `num_beams`), hence the same again.
+        rank, world_size: of this process; from `accelerate launch` or `torchrun` by default.
+
+    Returns:
+        Whether all answers are there, other processes' too.
+
+    Raises:
+        ValueError, MediaError: a sample that lacks something, by its name; or answers are there of another model, or
+            under other settings.
+    """
+    rank, world_size = place_among(rank, world_size)
+    _check_jobs(jobs)
+    model.eval()
+    weights = model_fingerprint(model)
+    shares = []
+    for job in jobs:
+        generation = {"max_new_tokens": max_new_tokens or job.task.max_new_tokens, "num_beams": num_beams}
+        files = AnswerFiles(output, job.name, _settings(model, weights, job, generation))
+        done = {line["index"] for line in files.lines()}
+        share = range(rank, job.count, world_size)
+        todo = [index for index in share if index not in done]
+        for index in todo:
+            job.sample(index)  # raises, before the first is answered
+        silent, ready = not verbose or rank > 0, len(share) - len(todo)
+        with tqdm(total=len(share), initial=ready, desc=job.name, unit="sample", disable=silent) as bar:
+            for lines in _answered(model, _Batches(job, processor, todo, batch_size), workers, generation):
+                files.append(rank, lines)
+                bar.update(len(lines))
+        shares.append((job, files))
+    # Asked last, and of all tasks: whichever process ends last sees that all is there.
+    return all(len(files.lines(job.count)) == job.count for job, files in shares)
+
+
+def _check_jobs(jobs: Sequence[Job]) -> None:
+    """What would stop a later task stops the first."""
+    names = [job.name for job in jobs]
+    if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ValueError(f"Two tasks would be {repeated[0]!r} in the results: call one of them by another name.")
+    for job in jobs:
+        job.sample(0)
+
+
+def _settings(model: Any, weights: str, job: Job, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the answers depend on."""
+    return {
+        "model": name_or_path(model.config),
+        "weights": weights,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "task": job.kind,
+        "data": job.fingerprint(),
+        "prompt": job.prompt or job.task.prompt,
+        "labels": list(job.labels),
+        "generation": dict(generation) if job.task.output == "text" else None,
+    }
+
+
+def model_fingerprint(model: Any) -> str:
+    """Of the weights: some of each, so that a model that was trained further is another."""
+    state = sorted(model.state_dict().items())
+    return tensors_hash((f"{name} {tuple(tensor.shape)}", _some(tensor)) for name, tensor in state)[:16]
+
+
+def _some(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.is_meta:  # weights that are kept on disk
+        return torch.empty(0, dtype=tensor.dtype)
+    return tensor.detach().reshape(-1)[:: max(1, tensor.numel() // 16)][:16]
+
+
+# --- batches -----------------------------------------------------------------------------------------------------------
+
+
+class _Batches(torch.utils.data.Dataset):
     """Batches of samples with their model inputs, for a data loader's processes to prepare."""
 
-    def __init__(self, job: Job, processor: Any, batches: Sequence[Sequence[int]]):
-        self.job, self.processor, self.batches = job, processor, batches
+    def __init__(self, job: Job, processor: Any, indices: Sequence[int], size: int):
+        self.job, self.processor = job, processor
+        self.batches = [indices[i : i + size] for i in range(0, len(indices), size)]
 
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, index: int) -> tuple[Sequence[Sample], Any]:
-        samples = [self.job.sample(i) for i in self.batches[index]]
-        prepare = _asked if self.job.task.output == "text" else _choices
+    def __getitem__(self, place: int) -> tuple[Sequence[Sample], Any]:
+        samples = [self.job.sample(index) for index in self.batches[place]]
         try:
-            return samples, prepare(self.processor, samples)
+            return samples, self._inputs(samples)
         except (ValueError, OSError) as error:
-            raise _located(prepare, self.processor, samples, error) from error
+            raise self._located(samples, error) from error
 
+    def _inputs(self, samples: Sequence[Sample]) -> Any:
+        if self.job.task.output == "text":
+            return prompts(self.processor, [sample.messages for sample in samples])
+        # One batch per place among the choices, so that as many media are in memory as there are samples.
+        collate, most = AnyModalityDataCollator(self.processor), max(len(sample.choices) for sample in samples)
+        return [
+            collate([_chosen(sample, place) for sample in samples if place < len(sample.choices)])
+            for place in range(most)
+        ]
 
-def _asked(processor: Any, samples: Sequence[Sample]) -> Any:
-    return prompts(processor, [sample.messages for sample in samples])
+    def _located(self, samples: Sequence[Sample], error: Exception) -> Exception:
+        """The error of a batch, with the name of the sample that it belongs to."""
+        for sample in samples:
+            try:
+                self._inputs([sample])
+            except (ValueError, OSError) as found:
+                if isinstance(found, MediaError):
+                    return located(sample.where, found, "Sample 0: ")
+                return ValueError(f"{sample.where}: {str(found).removeprefix('Sample 0').lstrip(': ')}")
+        return error
 
 
 def prompts(processor: Any, chats: Sequence[list[dict[str, Any]]]) -> Any:
@@ -49,29 +184,34 @@ def prompts(processor: Any, chats: Sequence[list[dict[str, Any]]]) -> Any:
     )
 
 
-def _choices(processor: Any, samples: Sequence[Sample]) -> list[dict[str, torch.Tensor]]:
-    """One batch per place among the choices, so that as many media are in memory as there are samples."""
-    most = max(len(sample.choices) for sample in samples)
-    collate = AnyModalityDataCollator(processor)
-    return [
-        collate([_chosen(sample, place) for sample in samples if place < len(sample.choices)]) for place in range(most)
-    ]
-
-
 def _chosen(sample: Sample, place: int) -> dict[str, Any]:
     return {"messages": [*sample.messages, {"role": "assistant", "content": sample.choices[place]}]}
 
 
-def _located(prepare: Any, processor: Any, samples: Sequence[Sample], error: Exception) -> Exception:
-    """The error of a batch, with the name of the sample that it belongs to."""
-    for sample in samples:
-        try:
-            prepare(processor, [sample])
-        except (ValueError, OSError) as found:
-            if isinstance(found, MediaError):
-                return located(sample.where, found, "Sample 0: ")
-            return ValueError(f"{sample.where}: {str(found).removeprefix('Sample 0').lstrip(': ')}")
-    return error
+# --- answers -----------------------------------------------------------------------------------------------------------
+
+
+def _answered(
+    model: Any, batches: _Batches, workers: int, generation: Mapping[str, Any]
+) -> Iterator[list[dict[str, Any]]]:
+    """Of each batch, the lines that are kept."""
+    for samples, inputs in read_ahead(batches, workers):
+        if batches.job.task.output == "text":
+            answers = generated(model, batches.processor, inputs, do_sample=False, **generation)
+        else:
+            answers = likelihoods(model, samples, inputs)
+        yield [{**_line(sample), **answer} for sample, answer in zip(samples, answers, strict=True)]
+
+
+def _line(sample: Sample) -> dict[str, Any]:
+    return {
+        "index": sample.index,
+        "id": sample.id,
+        "question": sample.question,
+        "references": sample.references,
+        "kept": sample.kept,
+        **({"choices": sample.choices} if sample.choices else {}),
+    }
 
 
 @torch.inference_mode()
@@ -96,9 +236,9 @@ def likelihoods(model: Any, samples: Sequence[Sample], inputs: list[dict[str, An
             found[i].append(value)
     answers = []
     for sample, values in zip(samples, found, strict=True):
-        sums, tokens = [value for value, _ in values], [count for _, count in values]
-        best = max(range(len(sums)), key=sums.__getitem__)
-        answers.append({"answer": sample.choices[best], "log_likelihoods": sums, "tokens": tokens})
+        sums, tokens = map(list, zip(*values, strict=True))
+        best = sample.choices[sums.index(max(sums))]
+        answers.append({"answer": best, "log_likelihoods": sums, "tokens": tokens})
     return answers
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..utils.tables import columns
-from .running import read_answers, read_results
+from .results import read_answers, read_results
 from .scores import SCORES
 from .tasks import TASKS, rows_of
 
@@ -62,11 +62,10 @@ def _paired(name: str, a: Sequence[Mapping], b: Sequence[Mapping]) -> tuple[list
     """The samples of both; where answers are rated, those that are in both."""
     if len(a) != len(b):
         raise ValueError(f"{name}: {len(a)} samples in one run, {len(b)} in the other.")
-    for one, other in zip(a, b, strict=True):
-        same = all(one.get(key) == other.get(key) for key in ("index", "id", "references", "choices"))
-        if not same:
-            raise ValueError(f"{name}: sample {one['index']} (id {one['id']!r}) is not the same in both runs.")
     pairs = list(zip(a, b, strict=True))
+    for one, other in pairs:
+        if any(one.get(key) != other.get(key) for key in ("index", "id", "references", "choices")):
+            raise ValueError(f"{name}: sample {one['index']} (id {one['id']!r}) is not the same in both runs.")
     if any("rating" in line for line in [*a, *b]):
         pairs = [(one, other) for one, other in pairs if "rating" in one and "rating" in other]
     return [one for one, _ in pairs], [other for _, other in pairs]

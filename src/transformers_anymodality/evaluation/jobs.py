@@ -1,29 +1,48 @@
-"""A task on some data: its records, its samples, and what its answers depend on."""
+"""A task on some data: its records as samples, each what the model is asked and what would be right."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..data.files import open_records
-from ..utils.tensors import tensors_hash
-from .samples import Sample, read_sample
+from ..data.records import RecordError, name_of, read_chat
+from ..processing.chat import text_of
 from .tasks import TASKS, Task
 
 
 @dataclass(frozen=True)
+class Sample:
+    """`messages` end with the user's turn and have the media in their parts; `where` names the sample in errors."""
+
+    index: int
+    where: str
+    id: str | int
+    messages: list[dict[str, Any]]
+    references: list[str]
+    choices: list[str]
+    kept: dict[str, Any]
+
+    @property
+    def question(self) -> str:
+        """The last turn's words."""
+        return text_of(self.messages[-1])
+
+
+@dataclass
 class Job:
     """
     Args:
         kind: a registered task.
-        data: file, Hub id, or the records themselves.
+        data: file, Hub id, or the records themselves. A record is a chat (`messages`, `conversations`; what the assistant
+            says last is the reference unless a column has some), or flat: media in columns (`image`, `images`, `audio`,
+            ...), a question, references, choices.
         name: in the results; the task's by default.
         prompt: instead of the task's.
         labels: choices of records that have none.
@@ -36,14 +55,14 @@ class Job:
     data: Any
     name: str = ""
     prompt: str | None = None
-    labels: tuple[str, ...] = ()
-    media_root: str | None = None
+    labels: Sequence[str] = ()
+    media_root: str | Path | None = None
     limit: int | None = None
     split: str = "test"
 
     def __post_init__(self):
         TASKS[self.kind]  # raises for one that is not registered
-        object.__setattr__(self, "name", self.name or self.kind)
+        self.name = self.name or self.kind
         if not re.fullmatch(r"[\w-]+", self.name):
             raise ValueError(f"A task's name in the results has letters, digits, - and _; not {self.name!r}.")
 
@@ -70,16 +89,6 @@ class Job:
     def count(self) -> int:
         return len(self.records) if self.limit is None else min(self.limit, len(self.records))
 
-    def sample(self, index: int) -> Sample:
-        return read_sample(
-            self.task,
-            index,
-            self.records[index],
-            media_root=self.media_root,
-            prompt=self.prompt,
-            labels=self.labels,
-        )
-
     def fingerprint(self) -> str:
         """Of the data: a file's content, or what else tells it from others."""
         if not isinstance(self.data, (str, Path)):
@@ -89,14 +98,105 @@ class Job:
         with open(self.data, "rb") as file:
             return f"{Path(self.data).name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
+    def sample(self, index: int) -> Sample:
+        """
+        Raises:
+            ValueError: the sample's name, and what it lacks.
+        """
+        record = self.records[index]
+        where = name_of(index, record)
+        if not isinstance(record, Mapping):
+            raise ValueError(f"{where} is not an object, but {type(record).__name__}.")
+        try:
+            return self._read(index, where, record)
+        except RecordError:  # which names the sample
+            raise
+        except ValueError as error:
+            raise ValueError(f"{where} {error}") from None
 
-def model_fingerprint(model: Any) -> str:
-    """Of the weights: some of each, so that a model that was trained further is another."""
-    state = sorted(model.state_dict().items())
-    return tensors_hash((f"{name} {tuple(tensor.shape)}", _some(tensor)) for name, tensor in state)[:16]
+    # --- what is asked, and what would be right: errors go on from the sample's name ---------------------------------
+
+    def _read(self, index: int, where: str, record: Mapping[str, Any]) -> Sample:
+        choices = self._choices(record)
+        is_chat = any(record.get(name) is not None for name in ("messages", "conversations", "__key__"))
+        asked = None if is_chat else self._prompt(record, choices)
+        messages, answer = read_chat(index, record, media_root=self.media_root, question=asked).checked().messages, ""
+        if messages[-1].get("role") == "assistant":
+            *messages, last = messages
+            answer = text_of(last).strip()
+        if not messages:
+            raise ValueError("has an answer, but nobody asked: its only message is the assistant's.")
+        references = self._references(record, answer)
+        if choices:
+            references = [_choice(one, choices) for one in references]
+        known = next((record[key] for key in ("id", "question_id", "__key__") if record.get(key) is not None), index)
+        kept = {name: record[name] for name in self.task.keeps if record.get(name) is not None}
+        return Sample(index, where, known, messages, references, choices, kept)
+
+    def _prompt(self, record: Mapping[str, Any], choices: list[str]) -> str:
+        text = self.task.prompt if self.prompt is None else self.prompt
+        if "{question}" in text:
+            question = record.get(_column(record, self.task.questions))
+            if not isinstance(question, str) or not question.strip():
+                raise ValueError(f"has no question in {_or(self.task.questions)}; {_columns(record)}.")
+            text = text.replace("{question}", question.strip())
+        lines = (f"{letter}. {choice}" for letter, choice in zip(string.ascii_uppercase, choices, strict=False))
+        return text.replace("{choices}", "\n".join(lines))
+
+    def _references(self, record: Mapping[str, Any], answer: str) -> list[str]:
+        column = _column(record, self.task.references)
+        if column is None:
+            if self.task.needs_references and not answer:
+                raise ValueError(f"has no references in {_or(self.task.references)}; {_columns(record)}.")
+            return [answer] if answer else []
+        given = record[column] if isinstance(record[column], (list, tuple)) else [record[column]]
+        texts = [_reference(one.get("answer") if isinstance(one, Mapping) else one) for one in given]
+        if self.task.needs_references and not (texts and all(texts)):
+            raise ValueError(f"has an empty reference in {column!r}: {record[column]!r:.80}.")
+        return texts
+
+    def _choices(self, record: Mapping[str, Any]) -> list[str]:
+        if self.task.choices is not None:
+            return list(self.task.choices)
+        given = record.get(_column(record, ("choices", "options")), self.labels)
+        given = list(given.values()) if isinstance(given, Mapping) else given
+        if not isinstance(given, (list, tuple)) or not all(isinstance(one, str) and one.strip() for one in given):
+            raise ValueError(f"has choices that are not a list of strings, but {given!r:.80}.")
+        if self.task.needs_choices and len(given) < 2:
+            raise ValueError(f"has no choices in 'choices' or 'options'; {_columns(record)}.")
+        if self.task.needs_choices and len(given) > len(string.ascii_uppercase):
+            raise ValueError(f"has {len(given)} choices, more than there are letters.")
+        return [one.strip() for one in given]
 
 
-def _some(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:  # weights that are kept on disk
-        return torch.empty(0, dtype=tensor.dtype)
-    return tensor.detach().reshape(-1)[:: max(1, tensor.numel() // 16)][:16]
+def _reference(value: Any) -> str:
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    return str(value).strip() if isinstance(value, (str, int, float)) else ""
+
+
+def _choice(reference: str, choices: list[str]) -> str:
+    """The choice that a reference means: its words, its letter, or its place from 0."""
+    meanings = {str(place): choice for place, choice in enumerate(choices)}
+    meanings |= dict(zip(string.ascii_lowercase, choices, strict=False))
+    meanings |= {choice.lower(): choice for choice in choices}
+    if choices == ["Yes", "No"]:
+        meanings |= {"1": "Yes", "0": "No", "true": "Yes", "false": "No"}
+    if reference in choices:
+        return reference
+    if reference.lower() not in meanings:
+        raise ValueError(f"has the reference {reference!r}, which is none of its choices: {', '.join(choices)}.")
+    return meanings[reference.lower()]
+
+
+def _column(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of the columns that is there."""
+    return next((name for name in names if record.get(name) is not None), None)
+
+
+def _or(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}" if len(names) > 1 else names[0]
+
+
+def _columns(record: Mapping[str, Any]) -> str:
+    return f"its columns are {', '.join(map(str, record)) or 'none'}"

@@ -28,7 +28,7 @@ class ScoreModule(evaluate.Metric):
             "references": datasets.List(datasets.Value("string")),
         }
         return evaluate.MetricInfo(
-            description=inspect.getdoc(type(score)) or score.help,
+            description=inspect.getdoc(score),
             citation="",
             inputs_description="predictions: one per sample; references: a list of strings per sample.",
             features=datasets.Features(features),

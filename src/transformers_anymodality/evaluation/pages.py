@@ -10,8 +10,8 @@ from typing import Any
 
 from ..data.figures import figures
 from ..data.page import write_html
-from .answer_files import AnswerFiles
 from .jobs import Job
+from .results import AnswerFiles
 from .scores import SCORES
 from .tasks import Lines, rows_of
 
@@ -50,7 +50,7 @@ show();
 
 def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles, count: int) -> None:
     """The first answers with their media, their references, and what each metric says of them."""
-    lines = files.rated(job.count)
+    lines = files.lines(job.count)
     scores = _scores(job, lines)
     body = "".join(
         _shown(job, processor, line, "".join(f"<div class=score>{html.escape(text)}</div>" for text in scores[i]))
@@ -62,7 +62,7 @@ def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles,
 
 def write_rating_page(path: Path, job: Job, processor: Any, files: AnswerFiles) -> None:
     """All answers, each with the choices of the task's rating; ratings stay in the browser until they are saved."""
-    lines, settings, choices = files.rated(), files.settings(), job.task.rating.choices
+    lines, settings, choices = files.lines(), files.settings(), job.task.rating.choices
     body = "".join(_shown(job, processor, line, _choices(line, choices)) for line in lines)
     # Browsers keep what pages from disk store in one place: the run tells its ratings from another's.
     data = {

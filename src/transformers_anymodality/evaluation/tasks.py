@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ Lines = Sequence[Mapping[str, Any]]
 Reader = Callable[[Lines], list[Any]]
 QUESTIONS = ("question", "prompt", "instruction", "input")
 _ANSWERS = ("references", "answers", "answer", "response", "label", "target")
-_CAPTIONS = ("references", "captions", "caption", "text", "txt")
-_TRANSCRIPTS = ("references", "transcription", "transcript", "sentence", "text", "normalized_text")
 
 
 @dataclass(frozen=True)
@@ -135,20 +133,15 @@ def score_groups(task: Task, lines: Lines) -> dict[str, dict[str, dict[str, floa
     for column in task.groups:
         members: dict[str, list] = {}
         for line in lines:
-            for value in _values(line.get("kept", {}).get(column)):
-                members.setdefault(value, []).append(line)
+            given = line["kept"].get(column, [])
+            for value in given if isinstance(given, list) else str(given).split(","):
+                members.setdefault(str(value).strip(), []).append(line)
+        members.pop("", None)
         if members:
             found[column] = {
                 value: {"samples": len(members[value]), **score(task, members[value])} for value in sorted(members)
             }
     return found
-
-
-def _values(value: Any) -> list[str]:
-    if value is None:
-        return []
-    several = value if isinstance(value, list) else str(value).split(",")
-    return [str(one).strip() for one in several if str(one).strip()]
 
 
 def rows_of(task: Task, lines: Lines) -> dict[str, tuple[str, np.ndarray]]:
@@ -166,18 +159,13 @@ def rows_of(task: Task, lines: Lines) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def said(lines: Lines) -> list[str]:
-    """What was generated."""
+    """What was generated; or the choice of the highest likelihood, with the token that ends an answer."""
     return [line["answer"] for line in lines]
 
 
 def first_line(lines: Lines) -> list[str]:
     """What was generated up to the first line's end: small models go on with questions of their own."""
     return [(line["answer"].strip().splitlines() or [""])[0] for line in lines]
-
-
-def likeliest(lines: Lines) -> list[str]:
-    """The choice of the highest likelihood, with the token that ends an answer."""
-    return [line["choices"][int(np.argmax(line["log_likelihoods"]))] for line in lines]
 
 
 def likeliest_per_token(lines: Lines) -> list[str]:
@@ -236,21 +224,25 @@ def _named(answer: str, labels: Sequence[str]) -> str:
 
 # --- kinds ---------------------------------------------------------------------------------------------------------------
 
-_CAPTION_METRICS = {name: (name, first_line) for name in ("cider", "bleu", "rouge_l")}
-_SPEECH_METRICS = {"wer": ("wer", said), "cer": ("cer", said)}
-
+_CAPTIONING = Task(
+    help="captions of images, videos or sounds: CIDEr-D, BLEU, ROUGE-L",
+    prompt="Describe this in one short sentence.",
+    metrics={name: (name, first_line) for name in ("cider", "bleu", "rouge_l")},
+    references=("references", "captions", "caption", "text", "txt"),
+)
+_ASR = Task(
+    help="transcripts of speech: WER, CER",
+    prompt="Write down what is said.",
+    metrics={"wer": ("wer", said), "cer": ("cer", said)},
+    references=("references", "transcription", "transcript", "sentence", "text", "normalized_text"),
+    max_new_tokens=200,
+)
 _KINDS = {
-    "captioning": Task(
-        help="captions of images, videos or sounds: CIDEr-D, BLEU, ROUGE-L",
-        prompt="Describe this in one short sentence.",
-        metrics=_CAPTION_METRICS,
-        references=_CAPTIONS,
-    ),
-    "imu_captioning": Task(
+    "captioning": _CAPTIONING,
+    "imu_captioning": replace(
+        _CAPTIONING,
         help="what the wearer of motion sensors does: CIDEr-D, BLEU, ROUGE-L",
         prompt="Describe in one short sentence what the person who wears this motion sensor is doing.",
-        metrics=_CAPTION_METRICS,
-        references=_CAPTIONS,
     ),
     "vqa": Task(
         help="short answers to questions, by several people: the official VQA accuracy",
@@ -263,7 +255,7 @@ _KINDS = {
     "multiple_choice": Task(
         help="the likeliest of the choices, as a whole and per token: accuracy",
         prompt="{question}",
-        metrics={"accuracy": ("accuracy", likeliest), "accuracy_per_token": ("accuracy", likeliest_per_token)},
+        metrics={"accuracy": ("accuracy", said), "accuracy_per_token": ("accuracy", likeliest_per_token)},
         output="likelihood",
         needs_choices=True,
     ),
@@ -281,24 +273,16 @@ _KINDS = {
         references=("label", *_ANSWERS),
         max_new_tokens=16,
     ),
-    "asr": Task(
-        help="transcripts of speech: WER, CER",
-        prompt="Write down what is said.",
-        metrics=_SPEECH_METRICS,
-        references=_TRANSCRIPTS,
-        max_new_tokens=200,
-    ),
-    "multimodal_asr": Task(
+    "asr": _ASR,
+    "multimodal_asr": replace(
+        _ASR,
         help="transcripts of speech about a picture or video that is given, too: WER, CER",
         prompt="Look at what is shown, and write down what is said about it.",
-        metrics=_SPEECH_METRICS,
-        references=_TRANSCRIPTS,
-        max_new_tokens=200,
     ),
     "yes_no": Task(
         help="P(Yes) against P(No) by likelihood: area under the ROC curve, accuracy",
         prompt="{question}",
-        metrics={"auc": ("auc", probability_of_first), "accuracy": ("accuracy", likeliest)},
+        metrics={"auc": ("auc", probability_of_first), "accuracy": ("accuracy", said)},
         output="likelihood",
         choices=("Yes", "No"),
     ),

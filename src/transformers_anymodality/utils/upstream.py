@@ -39,6 +39,9 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
+# How transcripts are written before they are compared.
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
+
 # Merges of a tokenizer whose file has none.
 from transformers.tokenization_utils_base import generate_merges
 

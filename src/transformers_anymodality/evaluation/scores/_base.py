@@ -14,16 +14,15 @@ from ...utils.registry import Registry
 
 
 class Score:
-    """Base of all scores; the registered name is the name of its main number.
+    """Base of all scores; the registered name is the name of its main number. The docstring of each says what it is, its
+    range, and where it was published.
 
     Attributes:
-        help: one line: what it is, its range, where it was published.
         prediction: what a prediction is: "string", "float" for a probability, "pair" for two scores.
         needs_references: whether a sample without is an error.
     """
 
     name = ""
-    help = ""
     prediction = "string"
     needs_references = True
 

@@ -1,4 +1,4 @@
-"""Scores of short answers: VQA accuracy, plain accuracy, and the area under the ROC curve."""
+"""Scores of short answers (VQA accuracy, plain accuracy, area under the ROC curve), and error rates of transcripts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...utils.imports import require
+from ...utils.upstream import BasicTextNormalizer
 from ._base import Score, register_score
 
 
@@ -45,14 +47,12 @@ def normalize_answer(answer: str) -> str:
 
 @register_score("vqa_accuracy")
 class VqaAccuracy(Score):
-    """VQA accuracy (Antol et al. 2015, https://arxiv.org/abs/1505.00468): `min(agreeing people / 3, 1)`, averaged over
-    all subsets that leave one of the people out; answers are normalised, and so are the people's.
+    """VQA accuracy, 0 to 1 (Antol et al. 2015, https://arxiv.org/abs/1505.00468): `min(agreeing people / 3, 1)`, averaged
+    over all subsets that leave one of the people out; answers are normalised, and so are the people's.
 
     With fewer than three answers (OK-VQA's or one's own with a single one), a match counts in full: agreement of three
     cannot be asked of fewer, so `min(agreeing / min(3, people), 1)`, without leaving anybody out.
     """
-
-    help = "VQA accuracy with the official normalisation, 0 to 1"
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         return np.asarray([[_agreement(one, several)] for one, several in zip(predictions, references, strict=True)])
@@ -68,9 +68,7 @@ def _agreement(prediction: str, references: Sequence[str]) -> float:
 
 @register_score("accuracy")
 class Accuracy(Score):
-    """The share of predictions that are one of their references, letter by letter."""
-
-    help = "share of right answers, 0 to 1"
+    """The share of predictions that are one of their references, letter by letter, 0 to 1."""
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
         return np.asarray([[float(one in several)] for one, several in zip(predictions, references, strict=True)])
@@ -78,10 +76,9 @@ class Accuracy(Score):
 
 @register_score("auc")
 class Auc(Score):
-    """Area under the ROC curve: the chance that a sample whose reference is "Yes" has a higher probability than one whose
-    reference is "No" (Mann and Whitney's U; ties count one half)."""
+    """Area under the ROC curve, 0 to 1: the chance that a sample whose reference is "Yes" has a higher probability than one
+    whose reference is "No" (Mann and Whitney's U; ties count one half)."""
 
-    help = "area under the ROC curve of P(yes), 0 to 1"
     prediction = "float"
 
     def rows(self, predictions: Sequence[float], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -100,3 +97,39 @@ class Auc(Score):
         below = np.searchsorted(negative, positive, side="left")
         not_above = np.searchsorted(negative, positive, side="right")
         return {"auc": float((below + not_above).mean() / 2 / len(negative))}
+
+
+_plain = BasicTextNormalizer()
+
+
+@register_score("wer")
+class Wer(Score):
+    """Word error rate, 0 is best: edits over the reference's words, both summed over the corpus. Texts are compared as is
+    usual for languages other than English: lower case, no punctuation or symbols, nothing in brackets."""
+
+    def units(self, words: list[str]) -> Sequence[str]:
+        """What is counted."""
+        return words
+
+    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+        """Of each sample: edits, and the length of its first reference."""
+        edits = require("rapidfuzz.distance", "eval").Levenshtein.distance
+        rows = []
+        for i, (said, several) in enumerate(zip(predictions, references, strict=True)):
+            wanted = self.units(_plain(several[0]).split())
+            if not wanted:
+                raise ValueError(f"{self.name}: the reference of sample {i} has no words: {several[0]!r}.")
+            rows.append([edits(wanted, self.units(_plain(said).split())), len(wanted)])
+        return np.asarray(rows, dtype=np.float64)
+
+    def total(self, rows: np.ndarray) -> dict[str, float]:
+        edits, length = rows.sum(axis=0)
+        return {self.name: float(edits / length)}
+
+
+@register_score("cer")
+class Cer(Wer):
+    """Character error rate: as `wer`, of characters without spaces (as Chinese needs)."""
+
+    def units(self, words: list[str]) -> Sequence[str]:
+        return "".join(words)

@@ -1,7 +1,14 @@
-"""CIDEr-D, BLEU and ROUGE-L of captions, as COCO's evaluation computes them, on its tokens."""
+"""CIDEr-D, BLEU and ROUGE-L of captions, as COCO's evaluation computes them, on its tokens.
+
+Its tokens are Penn Treebank's, lower-cased, without some punctuation. COCO's code runs Stanford's PTBTokenizer (CoreNLP
+3.4.1, `-preserveLines -lowerCase`) in Java, then removes the tokens of a list. `tokens` gives the same for what captions
+consist of: words, numbers, contractions, brackets, quotes, common abbreviations. What it knows less of are Stanford's long
+lists of abbreviations and emoticons.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
@@ -9,22 +16,72 @@ import numpy as np
 
 from ...utils.imports import require
 from ._base import Score, register_score
-from .ptb import tokens
 
+
+# Written in two, though no apostrophe says so.
+_SPLIT = {
+    "cannot": "can not",
+    "gonna": "gon na",
+    "gotta": "got ta",
+    "lemme": "lem me",
+    "gimme": "gim me",
+    "wanna": "wan na",
+    "'tis": "'t is",
+    "'twas": "'t was",
+    "y'all": "y' all",
+}
+# Stanford's names for brackets, and its idea of currencies. COCO's list has the brackets in capitals, so that they stay.
+_NAMES = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "£": "#", "€": "$"}
+_REMOVED = {"''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"}
+_ABBREVIATIONS = (
+    "mr mrs ms dr prof st jr sr vs etc inc ltd co corp mt ave gen sgt capt lt rev jan feb aug sept oct nov dec"
+).split()
+_CLITIC = r"'(?:s|re|ve|ll|d|m)(?!\w)"
+_TOKEN = re.compile(
+    rf"""
+      (?:https?://|www\.)[^\s"<>|]*[^\s"<>|.,;:!?)]
+    | [\w.+-]+@\w[\w-]*(?:\.\w+)+                                   # e-mail
+    | (?:[^\W\d_]\.){{2,}}(?!\w)                                     # u.s.
+    | (?:{"|".join(_ABBREVIATIONS)})\.(?!\w) | no\.(?=\s*\d)
+    | n't(?!\w) | {_CLITIC} | 'n'(?!\w) | '\d\ds(?!\w) | '(?:tis|twas)(?!\w) | y'all(?!\w)
+    | \d+:\d\d(?!\d)                                                # 10:45
+    | (?<![\w.])[-+]\d[\d.,]*(?<![.,])(?!\w)                          # -5
+    | (?<!\w)\.\d+                                                  # .5
+    | [#@][^\W\d_]\w*
+    | (?:[odl]'(?=\w\w))?\w(?:\w|[-/.&](?=\w)|(?<=\d),(?=\d))*         # words and numbers
+    | \.{{2,}} | -{{2,}} | [?!]+ | \S
+    """,
+    re.VERBOSE,
+)
+
+
+def tokens(caption: str) -> list[str]:
+    """The words of a caption."""
+    text = re.sub("[\u2018\u2019]", "'", caption.lower())
+    text = re.sub("[\u201c\u201d]", '"', re.sub("[\u2013\u2014]", " -- ", text))
+    text = re.sub(r"(?<=\w)'n'(?=\w)", " 'n' ", text)
+    text = re.sub(rf"(?<=\w)(n't(?!\w)|{_CLITIC})", r" \1", text)
+    text = re.sub(rf"(?<=n't)({_CLITIC})", r" \1", text)
+    found = [_NAMES.get(token, _SPLIT.get(token, token)) for token in _TOKEN.findall(text)]
+    words = (word for token in found for word in token.split())
+    return [word for word in words if word not in _REMOVED and set(word) not in ({"."}, {"-"})]
+
+
+# --- scores ----------------------------------------------------------------------------------------------------------
 
 Grams = dict[tuple[str, ...], float]
 
 
 @register_score("cider")
 class Cider(Score):
-    """CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 4 and appendix).
+    """CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 4 and appendix): 0 to 10; 1.0 is published as
+    100.
 
     Cosines of TF-IDF vectors of 1- to 4-grams, averaged over n and over references; counts are clipped to those of the
     reference, a difference in length is punished by a Gaussian of deviation 6, and all is multiplied by 10. IDF comes from
     the references given: scores of different sets of samples, and that of one sample alone (0), do not compare.
     """
 
-    help = "CIDEr-D; 1.0 is published as 100; up to 10"
     max_n, sigma = 4, 6.0
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -71,7 +128,6 @@ class Bleu(Score):
     """BLEU-1 to BLEU-4 of the corpus (Papineni et al. 2002), by sacrebleu, on COCO's tokens, unsmoothed, with the closest
     reference's length for the brevity penalty; 0 to 100."""
 
-    help = "BLEU-1 to BLEU-4 of the corpus, 0 to 100"
     max_n = 4
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -106,7 +162,6 @@ class RougeL(Score):
     """ROUGE-L as COCO's evaluation has it: F-measure with beta 1.2 of the best precision and the best recall over the
     references, by the longest common subsequence (Lin 2004); 0 to 1."""
 
-    help = "ROUGE-L (COCO's, beta 1.2), 0 to 1"
     beta = 1.2
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

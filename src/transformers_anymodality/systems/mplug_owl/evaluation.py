@@ -24,7 +24,6 @@ class OwlRating(Score):
     """How many answers were rated A (correct and satisfying), B (acceptable, minor flaws), C (understood, but wrong) and D
     (irrelevant or invalid), and the share of A and B (mPLUG-Owl, https://arxiv.org/abs/2304.14178, section 4.2)."""
 
-    help = "counts of A, B, C, D, and the share of A and B"
     needs_references = False
 
     def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

@@ -36,7 +36,6 @@ class RelativeScore(Score):
     """`100 * mean(model's scores) / mean(reference's scores)`, both by the same judge from 1 to 10 (X-LLM,
     https://arxiv.org/abs/2305.04160, section 4, after LLaVA)."""
 
-    help = "the judge's scores relative to the reference's, in per cent"
     prediction = "pair"
     needs_references = False
 

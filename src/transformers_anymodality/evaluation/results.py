@@ -1,0 +1,174 @@
+"""Answers kept sample by sample, so that a run that was killed goes on, and a run can be scored again; and their scores.
+
+`results.json` has a folder `results.samples` beside it: per task `<task>.json`, what its answers depend on, and
+`<task>.<rank>.jsonl`, to which each process appends a line per sample; and `<task>.ratings.jsonl`, what people or a judge
+said of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..utils.files import json_lines, read_json, write_json
+from .jobs import Job
+from .ratings import Judge, read_ratings
+from .tasks import score, score_groups
+
+
+class AnswerFiles:
+    """The answers of one task.
+
+    Args:
+        output: the results file.
+        task: its name.
+        settings: what answers depend on, as JSON has it; None to read only.
+
+    Raises:
+        ValueError: answers that are there were given under other settings.
+    """
+
+    def __init__(self, output: str | os.PathLike, task: str, settings: Mapping[str, Any] | None = None):
+        self.folder, self.task = Path(output).with_suffix(".samples"), task
+        if settings is not None:
+            self._check(settings)
+
+    def _check(self, settings: Mapping[str, Any]) -> None:
+        place = self.folder / f"{self.task}.json"
+        if not place.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(place, settings)
+        before = self.settings()
+        for name in {*settings, *before} - {"model"}:  # a folder has many names; the weights tell models apart
+            if settings.get(name) != before.get(name):
+                raise ValueError(
+                    f"{self.folder} holds answers of {self.task} with {name}={before.get(name)!r}, not "
+                    f"{settings.get(name)!r}: choose another output, or delete {place.stem}.* there."
+                )
+
+    def settings(self) -> dict[str, Any]:
+        return read_json(self.folder / f"{self.task}.json")
+
+    def append(self, writer: int | str, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Writes lines so that they survive this process; those of the writer "ratings" are `{"index", "rating"}`."""
+        path = self.folder / f"{self.task}.{writer}.jsonl"
+        _drop_torn_line(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json_lines(lines))
+
+    def lines(self, count: int | None = None) -> list[dict[str, Any]]:
+        """The lines of the first `count` samples, of all processes, in the order of samples, each with its last `rating`
+        where it has one; a line that is not whole yet is left out."""
+        found: dict[int, dict[str, Any]] = {}
+        for path in sorted(self.folder.glob(f"{self.task}.[0-9]*.jsonl")):
+            found |= {line["index"]: line for line in _read(path)}
+        for line in _read(self.folder / f"{self.task}.ratings.jsonl"):
+            if line["index"] in found:
+                found[line["index"]]["rating"] = line["rating"]
+        return [found[index] for index in sorted(found) if count is None or index < count]
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else [""]
+    for number, text in enumerate(whole, 1):
+        try:
+            yield json.loads(text)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number} is not JSON ({error}): delete the line to have it again."
+            ) from None
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cuts off what a killed process left behind the last line's end."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def finish(
+    jobs: Sequence[Job],
+    output: str | os.PathLike,
+    *,
+    ratings: Mapping[str, str] | None = None,
+    judge: Judge | None = None,
+) -> dict[str, Any]:
+    """Scores answers that are all there; needs no model.
+
+    Args:
+        output: JSON file; what was in it of other tasks stays.
+        ratings: name of a task that is rated -> file with ratings, see `read_ratings`.
+        judge: rates the answers of tasks that say what to ask it, where no file does.
+
+    Returns:
+        What is in the file.
+    """
+    ratings = ratings or {}
+    for name in ratings:
+        if not any(job.name == name and job.task.rating for job in jobs):
+            raise ValueError(f"There are ratings for {name!r}, which is not a task here that is rated.")
+    results = {}
+    for job in jobs:
+        files, rating = AnswerFiles(output, job.name), job.task.rating
+        lines = files.lines(job.count)
+        if rating and job.name in ratings:
+            files.append("ratings", read_ratings(ratings[job.name], rating, lines))
+        elif rating and rating.prompt and judge is not None:
+            for found in judge.reviews(rating, [line for line in lines if "rating" not in line]):
+                files.append("ratings", [found])  # at once, so that what was paid for is not lost
+        results[job.name] = _result(job, files)
+    return _write(Path(output), results)
+
+
+def _result(job: Job, files: AnswerFiles) -> dict[str, Any]:
+    task, lines = job.task, files.lines(job.count)
+    rated = {"rated": sum("rating" in line for line in lines)} if task.rating else {}
+    return {
+        **files.settings(),
+        "samples": len(lines),
+        **rated,
+        "empty_answers": sum(not line["answer"] for line in lines),
+        "metrics": score(task, lines),
+        **({"groups": groups} if (groups := score_groups(task, lines)) else {}),
+        "answers": f"{files.folder.name}/{job.name}.*.jsonl",
+    }
+
+
+def _write(path: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Adds to what is there; a file is of one model."""
+    tasks = (read_results(path)["tasks"] if path.exists() else {}) | results
+    models = {one["weights"]: one["model"] for one in tasks.values()}
+    if len(models) > 1:
+        names = ", ".join(f"{name} ({weights})" for weights, name in models.items())
+        raise ValueError(f"{path} would hold results of several models, {names}: choose another output.")
+    (model,) = models.values()
+    found = {"model": model, "tasks": tasks}
+    write_json(path, found)
+    return found
+
+
+def read_results(path: str | os.PathLike) -> dict[str, Any]:
+    """What `finish` wrote.
+
+    Raises:
+        ValueError: another file.
+    """
+    try:
+        found = read_json(path)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("tasks"), dict):
+        raise ValueError(f"{path} holds no results of an evaluation.")
+    return found
+
+
+def read_answers(path: str | os.PathLike, name: str) -> list[dict[str, Any]]:
+    """The answers to a task of a results file, in the order of samples, with their ratings."""
+    return AnswerFiles(path, name).lines(read_results(path)["tasks"][name]["samples"])
