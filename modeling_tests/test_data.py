@@ -286,7 +286,7 @@ def test_every_format_says_what_it_does_not_know(name, tmp_path, capsys):
         (tmp_path / "source.json").write_text(json.dumps([FORMATS[name].example, wrong]))
         output = tmp_path / "out.jsonl"
         assert cli.main(["data", "convert", name, "--from", str(tmp_path / "source.json"), "--output", str(output)])
-        assert re.search(r"Record 1 (has no|is none of)", capsys.readouterr().err)
+        assert re.search(r"Record 1 (has no|is not of)", capsys.readouterr().err)
         assert not list(tmp_path.glob("out*"))
 
 
@@ -544,7 +544,7 @@ def test_check_finds_what_is_wrong(workers, saved, tmp_path, capsys):
     assert "data convert markers" in next(p["message"] for p in problems if p["sample"] == 7)
     assert by_kind["no_answer"]["id"] == "asked"
     assert "max_length is 30" in by_kind["too_long"]["message"]
-    assert "Line 15 is no JSON" in problems[-1]["message"]
+    assert "Line 15 is not JSON" in problems[-1]["message"]
 
 
 def test_check_passes_what_is_right(processor, saved, tmp_path, capsys):

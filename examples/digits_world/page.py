@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from transformers_anymodality.data.figures import animation, curves, in_colours, picture, uri
-from transformers_anymodality.data.page import write_html
+from transformers_anymodality.data.figures import animation, curves, in_colours, picture, uri, write_html
 
 
 STYLE = """

@@ -102,9 +102,8 @@ def show(
 
     Tokens that are learned are green (between ⟦ and ⟧ where there are no colours).
     """
-    from transformers_anymodality.data.files import open_records
-    from transformers_anymodality.data.page import write_page
-    from transformers_anymodality.data.showing import as_text, look
+    from transformers_anymodality.data.datasets import open_records
+    from transformers_anymodality.data.showing import as_text, look, write_page
 
     reads, records = load_processor(processor), open_records(file)
     if beyond := [place for place in index if not 0 <= place < len(records)]:

@@ -62,7 +62,7 @@ def build(
         return check(output)
     import torch
 
-    from transformers_anymodality.data.files import open_records
+    from transformers_anymodality.data.datasets import open_records
     from transformers_anymodality.features.build import build_features, load_towers
 
     counts = build_features(

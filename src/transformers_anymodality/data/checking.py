@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..utils.files import json_lines
 from ..utils.processes import read_ahead
-from .files import open_records
+from .datasets import open_records
 from .records import MEDIA_ROOT, Chat, is_missing, read_chat
 
 
@@ -101,15 +101,14 @@ def check(
     """
     records = open_records(source) if isinstance(source, (str, Path)) else source
     checked = _Checked(records, processor, max_length, media_root)
-    report, bar = Report(), tqdm(total=len(checked), disable=not progress, unit="sample")
-    for i, (problems, tokens, media) in enumerate(read_ahead(checked, workers)):
+    report = Report()
+    bar = tqdm(read_ahead(checked, workers), total=len(checked), disable=not progress, unit="sample")
+    for i, (problems, tokens, media) in enumerate(bar):
         report.samples += 1
         report.media += media
         report.problems += problems
         if tokens is not None:
             report.lengths.append((i, tokens))
-        bar.update()
-    bar.close()
     return report
 
 

@@ -1,8 +1,10 @@
-"""Files, shards and data sets of the Hub as `datasets` of chats, and mixtures of them."""
+"""Files, shards and data sets of the Hub: as records, each of which can be looked at by itself; as `datasets` of chats; and
+mixtures of these."""
 
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,8 +12,7 @@ from typing import Any
 
 from ..modalities import MODALITIES
 from ..utils.imports import require
-from .records import normalize
-from .webdataset import modality_of_field
+from .records import modality_of_field, normalize
 
 
 _BUILDERS = {
@@ -107,15 +108,73 @@ def mixture(
     )
 
 
+# --- records of a file -----------------------------------------------------------------------------------------------
+
+
+class _Lines(Sequence):
+    """Lines of JSON, parsed when asked for. (JSON may hold line ends other than `\\n` as they are.)"""
+
+    def __init__(self, content: str):
+        self.lines = [(i, line) for i, line in enumerate(content.split("\n"), 1) if line.strip()]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> Any:
+        number, line = self.lines[index]
+        try:
+            return json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"Line {number} is not JSON ({error}).") from error
+
+
+def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
+    """The records of a file.
+
+    Args:
+        file: JSON (a list, or an object whose one list it is), JSONL, or what `datasets` reads (Parquet, WebDataset
+            shards, a folder, a Hub id).
+        split: of what `datasets` reads.
+
+    Returns:
+        A sequence; of JSONL, a line that is not JSON raises ValueError when it is asked for.
+    """
+    path = Path(file).expanduser()
+    if path.suffix not in (".json", ".jsonl"):
+        return load_raw(str(file), split=split)
+    content = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".jsonl":
+        return _Lines(content)
+    try:
+        found = json.loads(content)
+    except ValueError as error:
+        lines = _Lines(content)
+        if len(lines) > 1 and isinstance(_parsed(lines.lines[0][1]), Mapping):
+            return lines
+        raise ValueError(f"{file} is not JSON ({error}).") from error
+    if isinstance(found, Mapping):
+        lists = [value for value in found.values() if isinstance(value, list)]
+        found = lists[0] if len(lists) == 1 else [found]
+    if not isinstance(found, list):
+        raise ValueError(f"{file} holds a {type(found).__name__}, expected a list of records.")
+    return found
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
 # --- columns -----------------------------------------------------------------------------------------------------------
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Media as paths or bytes."""
-    datasets = require("datasets", "train")
+    """Media as paths or bytes. (Their own `decode` leaves JSON undecoded, too.)"""
     if dataset.features is None:
         return dataset
-    features = datasets.Features({name: _raw(feature) for name, feature in dataset.features.items()})
+    features = require("datasets", "train").Features({name: _raw(one) for name, one in dataset.features.items()})
     return dataset if features == dataset.features else dataset.cast(features)
 
 
@@ -209,7 +268,7 @@ def _argument(column: str) -> str:
 
 
 def _arguments() -> set[str]:
-    return {MODALITIES[name].argument for name in MODALITIES}
+    return {spec.argument for spec in MODALITIES.values()}
 
 
 # --- mixing ------------------------------------------------------------------------------------------------------------
@@ -247,7 +306,6 @@ def _aligned(loaded: list[Any]) -> list[Any]:
 
 def _as_files(record: Mapping[str, Any], column: str) -> dict[str, Any]:
     given = record[column]
-    items = given if isinstance(given, list) or given is None else [given]
-    if items is None or any(not isinstance(item, (str, Mapping)) for item in items):
-        return {**record, column: items}
-    return {**record, column: [{"path": item, "bytes": None} if isinstance(item, str) else item for item in items]}
+    items = given if given is None or isinstance(given, list) else [given]
+    files = items and [{"path": item, "bytes": None} if isinstance(item, str) else item for item in items]
+    return {**record, column: files}

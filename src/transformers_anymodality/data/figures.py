@@ -1,11 +1,10 @@
-"""Media as pieces of HTML: what the model is given, not merely what the file is."""
+"""Pages that need no other file, with media in them: what the model is given, not merely what the file is."""
 
 from __future__ import annotations
 
 import base64
 import html
 import io
-import wave
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,33 @@ _PLAYED_CODECS = ("h264", "vp8", "vp9", "av1")
 _MAX_BYTES = 32 * 1024**2  # of a video that is put into the page as it is
 _MAX_SIDE = 768
 _MAX_CURVES = 16
+_STYLE = """
+body{font:16px/1.6 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1f2430;background:#fbfbfd}
+h2{font-size:1.1rem;margin-top:2.5rem}
+.tokens{background:#fff;border:1px solid #e3e5ec;border-radius:.6rem;padding:1rem;margin-top:1rem}
+.tokens{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9rem}
+.tokens span{border-radius:.2rem;box-shadow:inset 0 0 0 1px #eef0f5}
+.tokens .learned{background:#c9f2d6;box-shadow:inset 0 0 0 1px #7fd69b}
+.tokens .medium{background:#dbe8fd;color:#1d4fa0;padding:0 .3rem}
+.media{display:flex;flex-wrap:wrap;gap:1rem}
+figure{margin:0;background:#fff;border:1px solid #e3e5ec;border-radius:.6rem;padding:.7rem;max-width:100%}
+figure img,figure video{max-width:24rem;max-height:18rem;display:block}
+figure img.small{min-width:8rem;image-rendering:pixelated}
+figure img.strip{max-width:100%;max-height:7rem;margin-top:.4rem}
+figcaption{color:#5b6275;font-size:.85rem;margin-top:.3rem}
+.wrong{color:#c02626} .key span{padding:0 .4rem;border-radius:.2rem}
+"""
+
+
+def write_html(file: str | Path, title: str, body: str, style: str = "") -> None:
+    """Writes a page of HTML and its CSS, in the look that all of ours have."""
+    path, title = Path(file), html.escape(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}{style}</style>"
+        f"<h1>{title}</h1>{body}",
+        encoding="utf-8",
+    )
 
 
 def figures(media: Mapping[str, Sequence[Any]], processor: Any) -> str:
@@ -50,7 +76,9 @@ def _drawn(modality: str, source: Any, processor: Any) -> str:
         return f"<pre>{html.escape(item)}</pre>"
     if spec.medium == "audio":
         samples, rate = item if isinstance(item, tuple) else (item, own.sampling_rate)
-        return f"<audio controls src='{uri('audio/wav', _wav(np.atleast_2d(samples), rate))}'></audio>"
+        buffer = io.BytesIO()
+        require("soundfile").write(buffer, np.atleast_2d(samples).T, round(rate), "PCM_16", format="WAV")
+        return f"<audio controls src='{uri('audio/wav', buffer.getvalue())}'></audio>"
     if hasattr(item, "convert"):
         return picture(item)
     values = np.asarray(item)
@@ -85,17 +113,6 @@ def in_colours(values: np.ndarray) -> Any:
     stops = np.array([[20, 24, 82], [120, 28, 109], [229, 92, 48], [252, 255, 164]], dtype=float)
     colour = np.stack([np.interp(values, np.linspace(0, 1, 4), stops[:, i]) for i in range(3)], axis=-1)
     return require("PIL.Image").fromarray(colour.astype(np.uint8))
-
-
-def _wav(samples: np.ndarray, rate: float) -> bytes:
-    """16-bit WAV of `(channels, samples)`."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as file:
-        file.setnchannels(len(samples))
-        file.setsampwidth(2)
-        file.setframerate(round(rate))
-        file.writeframes((np.clip(samples.T, -1, 1) * 32767).astype("<i2").tobytes())
-    return buffer.getvalue()
 
 
 def _video(source: Any, frames: np.ndarray) -> str:

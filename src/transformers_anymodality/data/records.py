@@ -14,7 +14,6 @@ from ..modalities import MODALITIES, MediaError, UnknownModalityError
 from ..processing.chat import media_of, part_source, parts_of, read_chats
 from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean
-from .webdataset import from_shard
 
 
 MEDIA_ROOT = "Relative paths are looked for in the media root (`media_root`)."
@@ -197,7 +196,7 @@ def normalize(
         ValueError: neither chat nor caption, a turn without words, an unknown speaker, media of one kind in two columns.
     """
     if "__key__" in record:
-        record = from_shard(record)
+        record = _from_shard(record)
     rest = {key: value for key, value in record.items() if key not in ("messages", "conversations", "system")}
     for name, column in media_columns(record).items():
         spec = MODALITIES[name]
@@ -305,3 +304,49 @@ def rooted(source: Any, media_root: str | Path | None, is_text: bool = False) ->
         keys = [key for key in ("path", "frames") if source.get(key) is not None and source.get("bytes") is None]
         return {**source, **{key: rooted(source[key], media_root) for key in keys}}
     return source
+
+
+# --- samples of WebDataset shards ----------------------------------------------------------------------------------------
+
+
+def _from_shard(sample: Mapping[str, Any]) -> dict[str, Any]:
+    """A record from a sample as `datasets` reads it: `__key__`, and a field per file.
+
+    The chat is in `json`; without one, `txt` is a caption, which the assistant says of the media. Media are found by
+    suffix (`jpg`, `2.jpg`, `wav`) or, where several modalities have it, by name (`depth.png`, `imu.csv`), in the order
+    of their names.
+    """
+    given = sample.get("json")
+    record: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
+    media: dict[str, list[Any]] = {}
+    files = [name for name in sample if not name.startswith("__") and name not in ("json", "txt")]
+    for file in sorted(files, key=_natural):
+        if sample[file] is not None and (name := modality_of_field(file)) is not None:
+            media.setdefault(name, []).append(sample[file])
+    for name, items in media.items():  # files in the shard, rather than names that its chat may still have for them
+        record = {key: value for key, value in record.items() if key not in (name, f"{name}s")}
+        record[MODALITIES[name].argument] = items
+    if not ("messages" in record or "conversations" in record) and isinstance(sample.get("txt"), str):
+        places = [{"type": name} for name, items in media.items() for _ in items]
+        words = [{"type": "text", "text": sample["txt"]}]
+        record["messages"] = [{"role": "user", "content": places}, {"role": "assistant", "content": words}]
+    return {**record, "id": record.get("id", sample["__key__"])}
+
+
+def modality_of_field(field: str) -> str | None:
+    """The modality of a field, or None for one that holds no medium."""
+    *names, suffix = field.lower().split(".")
+    for part in names:
+        part = re.sub(r"[_-]?\d+$", "", part)
+        for name, spec in MODALITIES.items():
+            if part in (name, spec.argument):
+                return name
+    for name, spec in MODALITIES.items():
+        if f".{suffix}" in spec.suffixes and spec.medium in ("pixels", "audio") and suffix != "npy":
+            return name
+    return None
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """Sorts "2" before "10"."""
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"(\d+)", text)]

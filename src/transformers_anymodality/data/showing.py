@@ -1,8 +1,9 @@
-"""A sample as the model gets it: its tokens, those that are learned, and its media."""
+"""A sample as the model gets it: its tokens, those that are learned, and its media; as text and as a page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..modalities import MODALITIES, MediaError
 from ..processing.tokenization import Prompt
+from .figures import figures, write_html
 from .records import located, name_of, read_chat
 
 
@@ -109,3 +111,26 @@ def as_text(shown: Shown, colour: bool = False) -> str:
         medium = f"[{piece.modality}: {counted(piece.tokens)}]"
         text += piece.text if piece.modality is None else f"{BLUE}{medium}{PLAIN}" if colour else medium
     return "\n".join([*lines, text + (closing if open_ else "")])
+
+
+def write_page(file: str | Path, samples: Sequence[Shown], processor: Any, title: str = "Samples") -> None:
+    """Writes a page of samples: their tokens, coloured by whether they are learned, and their media."""
+    body = "".join(_section(shown, processor) for shown in samples)
+    key = (
+        "<p class=key>Each box is a token: <span style='background:#c9f2d6'>learned</span> (its label is its own id), "
+        "white: read only, <span style='background:#dbe8fd'>a medium</span> with its number of tokens.</p>"
+    )
+    write_html(file, title, key + body)
+
+
+def _section(shown: Shown, processor: Any) -> str:
+    spans, numbers = [], {}
+    for piece in shown.pieces:
+        if piece.modality is not None:
+            number = numbers[piece.modality] = numbers.get(piece.modality, -1) + 1
+            spans.append(f"<span class=medium>{piece.modality} {number} · {counted(piece.tokens)}</span>")
+        else:
+            kind = " class=learned" if piece.labelled else ""
+            spans.append(f"<span{kind}>{html.escape(piece.text)}</span>")
+    head = f"<h2>{html.escape(shown.summary())}</h2>{figures(shown.media, processor)}"
+    return f"{head}<div class=tokens>{''.join(spans)}</div>"

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..data.files import open_records
+from ..data.datasets import open_records
 from ..data.records import RecordError, name_of, read_chat
 from ..processing.chat import text_of
 from .tasks import TASKS, Task

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.figures import figures
-from ..data.page import write_html
+from ..data.figures import figures, write_html
 from .jobs import Job
 from .results import AnswerFiles
 from .scores import SCORES

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..data.files import open_records
+from ..data.datasets import open_records
 from ..utils.upstream import httpx
 from .tasks import Lines, Rating
 

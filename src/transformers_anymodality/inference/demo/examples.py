@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...data.files import open_records
+from ...data.datasets import open_records
 from ...data.records import Chat, read_chat
 from ...modalities import MODALITIES
 from ...modalities._source import describe

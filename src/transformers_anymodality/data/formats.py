@@ -1,4 +1,4 @@
-"""The formats of others: each a function from one of their records to chats of ours."""
+"""The formats of others: each a function from one of their records to chats of ours. A system's own is on its shelf."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...utils.files import json_lines, written_whole
-from ...utils.registry import Registry
-from ..files import open_records
-from ..records import normalize
+from ..utils.files import json_lines, written_whole
+from ..utils.registry import Registry
+from .datasets import open_records
+from .records import media_columns, normalize
 
 
 Converter = Callable[[Mapping[str, Any], int, Path | None], Iterable[dict[str, Any]]]
@@ -52,21 +52,19 @@ def convert_records(
     """Chats from records of a format; relative paths are put into `media_root`.
 
     Raises:
-        ValueError: a record that is none of that format, by its place.
+        ValueError: a record that is not of that format, by its place.
     """
     this, root = FORMATS[name], None if media_root is None else Path(media_root)
     for i, record in enumerate(records):
         try:
             if not isinstance(record, Mapping):
-                raise TypeError(f"is no object, but {type(record).__name__}")
+                raise TypeError(f"is not an object, but {type(record).__name__}")
             for chat in this.convert(record, i, root):
                 yield normalize(chat, media_root=root, markers=False)
-        except KeyError as error:
-            raise ValueError(f"Record {i} has no {error}; {name} has records like {_shown(this.example)}") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"Record {i} is none of {name}: {error}; it has some like {_shown(this.example)}"
-            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            wrong = f"has no {error}" if isinstance(error, KeyError) else f"is not of {name}: {error}"
+            example = json.dumps(this.example, ensure_ascii=False)
+            raise ValueError(f"Record {i} {wrong}; {name} has records like {example}") from error
 
 
 def convert_file(
@@ -82,16 +80,12 @@ def convert_file(
         raise FileExistsError(f"{output} exists already: name another, or remove it.")
     records, count = open_records(source), 0
     output.parent.mkdir(parents=True, exist_ok=True)
-    bar = tqdm((records[i] for i in range(len(records))), total=len(records), disable=not progress, unit="rec")
+    bar = tqdm(records, disable=not progress, unit="rec")
     with written_whole(output) as part, part.open("w", encoding="utf-8") as file:
         for chat in convert_records(name, bar, media_root=media_root):
             file.write(json_lines([chat]))
             count += 1
     return count
-
-
-def _shown(example: Mapping[str, Any]) -> str:
-    return json.dumps(example, ensure_ascii=False)
 
 
 # --- pieces of chats ---------------------------------------------------------------------------------------------------
@@ -105,7 +99,7 @@ def chat(*turns: tuple[str, list[dict[str, str]] | str], **columns: Any) -> dict
 
 def words(text: str) -> list[dict[str, str]]:
     if not isinstance(text, str):
-        raise TypeError(f"{text!r:.80} is no string")
+        raise TypeError(f"{text!r:.80} is not a string")
     return [{"type": "text", "text": text}]
 
 
@@ -118,3 +112,46 @@ def listed(value: Any) -> list[Any]:
 def places(**media: list[Any]) -> list[dict[str, str]]:
     """A bare part for each medium."""
     return [{"type": name} for name, items in media.items() for _ in items]
+
+
+# --- formats of several systems ------------------------------------------------------------------------------------------
+
+
+@register_format(
+    "llava",
+    help="LLaVA's and ShareGPT's: conversations with <image> (or <video>, <audio>, ...) where media stand",
+    example={
+        "id": "1",
+        "image": "coco/1.jpg",
+        "conversations": [
+            {"from": "human", "value": "<image>\nWhat colour is the bus?"},
+            {"from": "gpt", "value": "It is red."},
+            {"from": "human", "value": "How many people are in it?"},
+            {"from": "gpt", "value": "Two."},
+        ],
+    },
+)
+def from_llava(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    """Markers stay where they are. (LLaVA's own code moves them to the front of their turn.) As in that code, a record
+    without any media is text, `<image>` and all."""
+    if "conversations" not in record:
+        raise KeyError("conversations")
+    yield normalize(record, markers=bool(media_columns(record)))
+
+
+@register_format(
+    "markers",
+    help="LLaMA-Factory's and ms-swift's: messages with <image> in their strings, columns images, videos, audios",
+    example={
+        "messages": [
+            {"role": "user", "content": "<image><audio>Who speaks here?"},
+            {"role": "assistant", "content": "The man on the left."},
+        ],
+        "images": ["frames/7.png"],
+        "audios": ["sound/7.wav"],
+    },
+)
+def from_markers(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    if not ({"messages", "conversations"} & record.keys()):
+        raise KeyError("messages")
+    yield normalize(record, markers=True)
