@@ -18,8 +18,8 @@ from transformers_anymodality.towers.imagebind import (
     ImageBindVideoProcessor,
     tokenize,
 )
-from transformers_anymodality.towers.imagebind.kaldi import resample
-from transformers_anymodality.towers.imagebind.video_processing import clip_starts
+from transformers_anymodality.towers.imagebind.feature_extraction import resample
+from transformers_anymodality.towers.imagebind.image_processing import clip_starts
 
 
 def reloaded(processor, auto_class, folder):
@@ -120,7 +120,7 @@ def test_sound_is_as_torchaudio_makes_it(rate):
     torchaudio = pytest.importorskip("torchaudio")
     from torchaudio.compliance import kaldi
 
-    from transformers_anymodality.towers.imagebind.kaldi import fbank
+    from transformers_anymodality.towers.imagebind.feature_extraction import fbank
 
     waveform = torch.randn(2, 20011) * 0.1
     ours = resample(waveform, rate, 16000)

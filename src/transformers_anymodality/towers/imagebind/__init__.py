@@ -10,7 +10,12 @@ from .configuration import (
     ImageBindVisionConfig,
 )
 from .feature_extraction import ImageBindAudioFeatureExtractor
-from .image_processing import ImageBindDepthImageProcessor, ImageBindImageProcessor, ImageBindThermalImageProcessor
+from .image_processing import (
+    ImageBindDepthImageProcessor,
+    ImageBindImageProcessor,
+    ImageBindThermalImageProcessor,
+    ImageBindVideoProcessor,
+)
 from .modeling import (
     ImageBindAudioModel,
     ImageBindDepthModel,
@@ -21,7 +26,6 @@ from .modeling import (
     ImageBindVisionModel,
 )
 from .tokenization import tokenize
-from .video_processing import ImageBindVideoProcessor
 
 
 __all__ = [

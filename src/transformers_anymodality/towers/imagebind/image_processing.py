@@ -1,15 +1,19 @@
-"""Images in ImageBind's form: photographs, thermal images and depth maps, resized by Pillow and cut to a square."""
+"""Images and videos in ImageBind's form: squares of photographs, thermal images and depth maps; clips of videos."""
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor, BatchFeature
+from torch import nn
+from transformers import AutoImageProcessor, AutoVideoProcessor, BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from transformers.utils import is_vision_available
+from transformers.utils import is_torchvision_available, is_vision_available
+from transformers.video_processing_utils import VideoProcessorMixin
 
 from ...modalities import MediaError, read_image, read_map
 from ...utils.imports import require
@@ -20,38 +24,44 @@ class NoKwargs(TypedDict, total=False):
     """What a call can be told beside the media."""
 
 
+def _torchvision() -> Any:
+    return require("torchvision.transforms.functional", "image")
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
 class _SquareProcessor(BaseImageProcessor):
-    """Base: `open` makes a Pillow image of what is given, `finish` the tower's input of its central square."""
+    """Base: the transform of CLIP as Torchvision has it, of the Pillow image that `open` makes of what is given.
+
+    Transformers' own cuts a square out of an odd rest one pixel beside.
+    """
 
     model_input_names = ["pixel_values"]
     valid_kwargs = NoKwargs
+    # Of values between 0 and 1, or, where Pillow's image is of floats, as they are.
+    image_mean: float | list[float] = 0.0
+    image_std: float | list[float] = 1.0
 
     def __call__(self, images: Any, return_tensors: str | None = "pt") -> BatchFeature:
         """`images`: one, or a list. Returns float32 `pixel_values (items, channels, size, size)`."""
         images = list(images) if isinstance(images, (list, tuple)) else [images]
-        values = [self.finish(_central_square(self.open(image), self.size)) for image in images]
-        return BatchFeature({"pixel_values": torch.stack(values).numpy()}, tensor_type=return_tensors)
+        values = torch.stack([self.square(self.open(image)) for image in images])
+        return BatchFeature({"pixel_values": values.numpy()}, tensor_type=return_tensors)
 
     def open(self, image: Any) -> Any:
         raise NotImplementedError
 
-    def finish(self, pixels: np.ndarray) -> torch.Tensor:
-        raise NotImplementedError
-
-
-def _central_square(image: Any, size: int) -> np.ndarray:
-    """The shorter side resized to `size` (bicubic), then the middle of the longer one; halves round to even."""
-    short = min(image.size)
-    if short != size:
-        sides = tuple(size if side == short else int(size * side / short) for side in image.size)
-        image = image.resize(sides, require("PIL.Image").Resampling.BICUBIC)
-    left, top = (round((side - size) / 2) for side in image.size)
-    return np.asarray(image.crop((left, top, left + size, top + size)))
+    def square(self, image: Any) -> torch.Tensor:
+        """`(channels, size, size)`: the shorter side resized to `size`, and of the longer one the middle."""
+        transforms = _torchvision()
+        resized = transforms.resize(image, self.size, transforms.InterpolationMode.BICUBIC)
+        values = transforms.to_tensor(transforms.center_crop(resized, self.size))
+        return transforms.normalize(values, self.image_mean, self.image_std)
 
 
 class ImageBindImageProcessor(_SquareProcessor):
-    """CLIP's transform as Torchvision has it: Transformers' own cuts a square out of an odd rest one pixel beside.
-
+    """
     Args:
         size: of the square, in pixels.
         image_mean, image_std: of each channel, values being between 0 and 1.
@@ -69,16 +79,6 @@ class ImageBindImageProcessor(_SquareProcessor):
 
     def open(self, image: Any) -> Any:
         return read_image(image)
-
-    def finish(self, pixels: np.ndarray) -> torch.Tensor:
-        pixels = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-        return normalized(pixels, self.image_mean, self.image_std)
-
-
-def normalized(pixels: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """`(channels, ...)` less the mean of each channel, over its deviation."""
-    shape = (-1, *[1] * (pixels.ndim - 1))
-    return (pixels - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
 class ImageBindThermalImageProcessor(_SquareProcessor):
@@ -104,9 +104,6 @@ class ImageBindThermalImageProcessor(_SquareProcessor):
             )
         grey = np.rint((values.astype(np.float64) - low) * (255 / (high - low))).astype(np.uint8)
         return require("PIL.Image").fromarray(grey)
-
-    def finish(self, pixels: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(pixels.copy())[None].float() / 255
 
 
 class ImageBindDepthImageProcessor(_SquareProcessor):
@@ -161,14 +158,110 @@ class ImageBindDepthImageProcessor(_SquareProcessor):
             raise MediaError(f"A depth map with a depth of {depth.min():g} m: expected metres, 0 where none is known.")
         return require("PIL.Image").fromarray(self.disparity(depth))
 
-    def finish(self, pixels: np.ndarray) -> torch.Tensor:
-        return (torch.from_numpy(pixels.copy())[None] - self.image_mean) / self.image_std
+
+# --- videos ----------------------------------------------------------------------------------------------------------
 
 
-for _config, _processor in (
-    (ImageBindVisionConfig, ImageBindImageProcessor),
-    (ImageBindThermalConfig, ImageBindThermalImageProcessor),
-    (ImageBindDepthConfig, ImageBindDepthImageProcessor),
-):
-    if is_vision_available():
+def clip_starts(duration: float, clip_seconds: float, num_clips: int) -> list[Fraction]:
+    """Seconds at which clips begin that are spread evenly; all 0 if there is no more than one clip's duration.
+
+    Exact fractions, as PyTorchVideo's `ConstantClipsPerVideoSampler` has them: what is rounded up later depends on it.
+    """
+    last = Fraction(max(duration - clip_seconds, 0))
+    return [last / max(num_clips - 1, 1) * index for index in range(num_clips)]
+
+
+class ImageBindVideoProcessor(VideoProcessorMixin):
+    """
+    Args:
+        size: of the squares, in pixels.
+        num_clips, clip_seconds: clips, and their duration.
+        frames_per_clip: frames of a clip, spread evenly from its first to its last.
+        num_crops: squares along the longer side, 3 (both ends and the middle) or 1 (the middle).
+        image_mean, image_std: of each channel, values being between 0 and 1.
+    """
+
+    model_input_names = ["pixel_values"]
+    valid_kwargs = NoKwargs
+
+    def __init__(
+        self,
+        size: int = 224,
+        num_clips: int = 5,
+        clip_seconds: float = 2.0,
+        frames_per_clip: int = 2,
+        num_crops: int = 3,
+        image_mean: list[float] | tuple[float, ...] = OPENAI_CLIP_MEAN,
+        image_std: list[float] | tuple[float, ...] = OPENAI_CLIP_STD,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_crops not in (1, 3):
+            raise ValueError(f"num_crops is {num_crops}, it can be 1 or 3.")
+        self.size, self.num_crops = size, num_crops
+        self.num_clips, self.clip_seconds, self.frames_per_clip = num_clips, clip_seconds, frames_per_clip
+        self.image_mean, self.image_std = list(image_mean), list(image_std)
+
+    def frame_indices(self, total: int, fps: float) -> list[int]:
+        """Frames that are read of a video of `total`, clip by clip; the clips of a short video overlap.
+
+        A clip holds the frames that come on display while it lasts, or the one that is, where none does.
+        """
+        chosen: list[int] = []
+        for start in clip_starts(total / fps, self.clip_seconds, self.num_clips):
+            end = min(math.ceil(fps * (start + Fraction(self.clip_seconds))), total)
+            first = min(math.ceil(fps * start), total - 1)
+            places = torch.linspace(0, max(end - 1 - first, 0), self.frames_per_clip).long()
+            chosen += (first + places).tolist()
+        return chosen
+
+    def __call__(self, videos: Any, return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
+        """
+        Args:
+            videos: a list of uint8 `(num_clips * frames_per_clip, height, width, 3)`, the frames of `frame_indices`.
+
+        Returns:
+            float32 `pixel_values (items, num_clips * num_crops, 3, frames_per_clip, size, size)`.
+        """
+        values = torch.stack([self.views(np.asarray(video)) for video in videos])
+        return BatchFeature({"pixel_values": values.numpy()}, tensor_type=return_tensors)
+
+    def views(self, frames: np.ndarray) -> torch.Tensor:
+        """The squares of all clips, `(num_clips * num_crops, 3, frames_per_clip, size, size)`."""
+        expected = self.num_clips * self.frames_per_clip
+        if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) != expected or frames.dtype != np.uint8:
+            raise MediaError(
+                f"{type(self).__name__} takes {expected} frames as uint8 (frames, height, width, 3), not {frames.dtype} "
+                f"{frames.shape}."
+            )
+        pixels = torch.from_numpy(frames).permute(3, 0, 1, 2).float() / 255
+        height, width = pixels.shape[-2:]
+        short = min(height, width)
+        sides = tuple(self.size if side == short else int(side / short * self.size) for side in (height, width))
+        pixels = nn.functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)
+        pixels = _torchvision().normalize(pixels.transpose(0, 1), self.image_mean, self.image_std)
+        squares = torch.stack(
+            [pixels[..., y : y + self.size, x : x + self.size] for y, x in self._corners(*sides)]
+        )  # (crops, frames, 3, size, size)
+        clips = squares.unflatten(1, (self.num_clips, self.frames_per_clip))
+        return clips.permute(1, 0, 3, 2, 4, 5).flatten(0, 1)
+
+    def _corners(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Upper left corners of the squares, from one end of the longer side to the other."""
+        y, x = math.ceil((height - self.size) / 2), math.ceil((width - self.size) / 2)
+        if self.num_crops == 1:
+            return [(y, x)]
+        if height > width:
+            return [(0, x), (y, x), (height - self.size, x)]
+        return [(y, 0), (y, x), (y, width - self.size)]
+
+
+if is_vision_available():
+    for _config, _processor in (
+        (ImageBindVisionConfig, ImageBindImageProcessor),
+        (ImageBindThermalConfig, ImageBindThermalImageProcessor),
+        (ImageBindDepthConfig, ImageBindDepthImageProcessor),
+    ):
         AutoImageProcessor.register(_config, image_processor_classes={"pil": _processor}, exist_ok=True)
+    if is_torchvision_available():
+        AutoVideoProcessor.register(ImageBindVisionConfig, ImageBindVideoProcessor, exist_ok=True)
