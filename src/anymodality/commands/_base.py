@@ -1,4 +1,4 @@
-"""What commands share: how they run, how they fail, and options that several have."""
+"""What commands share: how they run, how they fail, and what they load."""
 
 from __future__ import annotations
 
@@ -8,45 +8,14 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperCommand
 
-from anymodality.commands._options import argument, flag, option
-
 
 if TYPE_CHECKING:
     from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor
-
-
-Import = Annotated[
-    str | None, option("MODULE", "Module that registers modalities and towers of your own.", "--import")
-]
-DType = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"], option(None, "Dtype of the weights; auto: as they were saved.")
-]
-OwnDType = Annotated[
-    Literal["float32", "bfloat16", "float16"] | None,
-    option(None, "Dtype of the weights; default: as they were saved."),
-]
-Device = Annotated[str | None, option("NAME", "Device: cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
-Source = Annotated[str, argument("DIR", "The model: a folder or Hub id.")]
-MaxPixels = Annotated[int, option("N", "Most pixels of an image or a frame.", min=1)]
-MaxSeconds = Annotated[float, option("N", "Longest audio, video or signal, in seconds.", min=0.001)]
-SystemPrompt = Annotated[str | None, option("TEXT", "Text that the model is told first.")]
-MaxNewTokens = Annotated[
-    int | None, option("N", "Most tokens of an answer; default: the checkpoint's, or 256.", min=1)
-]
-Temperature = Annotated[
-    float | None, option("T", "Temperature, 0 = greedy decoding; default: the checkpoint's.", min=0)
-]
-Seed = Annotated[int | None, option("N", "Seed of sampling.")]
-AllowUrls = Annotated[bool, flag("--allow-urls", "Fetch media that are given by URL.")]
-MediaRoot = Annotated[str | None, option("DIR", "Folder that relative paths are in; default: here.")]
-Split = Annotated[str, option("NAME", "Split of a Hub data set.")]
-Workers = Annotated[int, option("N", "Processes that read media; 0: the command's own.", min=0)]
-Json = Annotated[bool, flag("--json", "Print one JSON document instead, for scripts.")]
 
 
 class Command(TyperCommand):
@@ -132,8 +101,14 @@ def media_part(modality: str, path: str) -> dict[str, str]:
     return {"type": modality, "url" if path.startswith(("http://", "https://")) else "path": path}
 
 
-def sampling(model: AnyModalityForCausalLM, max_new_tokens: int | None, temperature: float | None) -> dict[str, Any]:
-    """Arguments of `generate`; what the checkpoint's generation config says, where nothing was chosen."""
+def sampling(
+    model: AnyModalityForCausalLM, max_new_tokens: int | None, temperature: float | None, seed: int | None
+) -> dict[str, Any]:
+    """Arguments of `generate`: what the checkpoint's generation config says, where nothing was chosen. Sets the seed."""
+    from transformers import set_seed
+
+    if seed is not None:
+        set_seed(seed)
     chosen: dict[str, Any] = {}
     if max_new_tokens is not None or model.generation_config.max_new_tokens is None:
         chosen["max_new_tokens"] = max_new_tokens or 256

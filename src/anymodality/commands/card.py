@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Import
-from anymodality.commands._options import argument, flag, option
+from anymodality.commands._options import Import, argument, flag, option
 
 
 Words = list[str] | None

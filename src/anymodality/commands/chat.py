@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterator
@@ -10,21 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anymodality.commands._base import (
-    AllowUrls,
-    Device,
-    DType,
-    Import,
-    MaxNewTokens,
-    Seed,
-    Source,
-    SystemPrompt,
-    Temperature,
-    load_model,
-    load_processor,
-    media_part,
-    sampling,
-)
+from anymodality.commands import _options as options
+from anymodality.commands._base import load_model, load_processor, media_part, sampling
 
 
 if TYPE_CHECKING:
@@ -32,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def chat(
-    source: Source,
-    system_prompt: SystemPrompt = None,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    allow_urls: AllowUrls = False,
-    dtype: DType = "auto",
-    device: Device = None,
-    module: Import = None,
+    source: options.Source,
+    system_prompt: options.SystemPrompt = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    seed: options.Seed = None,
+    allow_urls: options.AllowUrls = False,
+    dtype: options.DType = "auto",
+    device: options.Device = None,
+    module: options.Import = None,
 ) -> None:
     """Chat in the terminal, with media.
 
@@ -52,16 +38,12 @@ def chat(
     commands. Ctrl-C ends an answer, Ctrl-D the chat. Each turn encodes what it adds: media are encoded once. Answers
     go to stdout, all else to stderr.
     """
-    from transformers import set_seed
-
     from transformers_anymodality.inference.conversation import Conversation
 
     processor = load_processor(source)
     model = load_model(source, dtype, device)
-    if seed is not None:
-        set_seed(seed)
-    options = sampling(model, max_new_tokens, temperature)
-    terminal = _Terminal(Conversation(model, processor, system_prompt, {"allow_urls": allow_urls}, **options))
+    generation = sampling(model, max_new_tokens, temperature, seed)
+    terminal = _Terminal(Conversation(model, processor, system_prompt, {"allow_urls": allow_urls}, **generation))
     _note(f"{source}: {', '.join(processor.modalities) or 'text alone'}. /help lists what you can do.")
     for line in _lines():
         if not terminal.read(line):
@@ -114,11 +96,13 @@ class _Terminal:
         _note("A new conversation.")
 
     def _save(self, path: str) -> None:
+        from transformers_anymodality.utils.files import json_lines
+
         messages = self.conversation.messages
         if not path or not any(message["role"] == "assistant" for message in messages):
             raise ValueError("/save needs the name of a file." if not path else "Nothing was said yet.")
         with Path(path).expanduser().open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            file.write(json_lines([{"messages": messages}]))
         _note(f"{len(messages)} messages appended to {path}.")
 
     def _attach(self, name: str, path: str) -> None:

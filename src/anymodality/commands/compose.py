@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from anymodality.commands._base import Import, Json, ListingCommand, OwnDType, print_json
-from anymodality.commands._options import flag, option
+from anymodality.commands._base import ListingCommand, print_json
+from anymodality.commands._options import Import, Json, OwnDType, flag, option
 
 
 class CLASS(ListingCommand):

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import ListingCommand, OwnDType
-from anymodality.commands._options import argument, flag, option
+from anymodality.commands._base import ListingCommand
+from anymodality.commands._options import OwnDType, argument, flag, option
 
 
 class CLASS(ListingCommand):

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Command, Import, ListingCommand, MediaRoot, Workers, group, load_processor
-from anymodality.commands._options import argument, option
+from anymodality.commands._base import Command, ListingCommand, group, load_processor
+from anymodality.commands._options import Import, MediaRoot, Workers, argument, option
 
 
 app = group("Convert, check and look at training data.")

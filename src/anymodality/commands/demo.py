@@ -6,23 +6,13 @@ import signal
 from pathlib import Path
 from typing import Annotated
 
-from anymodality.commands._base import (
-    Device,
-    DType,
-    Import,
-    MaxPixels,
-    MaxSeconds,
-    Source,
-    SystemPrompt,
-    load_model,
-    load_processor,
-    name_of,
-)
+from anymodality.commands import _options as options
+from anymodality.commands._base import load_model, load_processor, name_of
 from anymodality.commands._options import option
 
 
 def demo(
-    source: Source,
+    source: options.Source,
     host: Annotated[str | None, option("ADDRESS", "Address to listen on; default: this machine alone.")] = None,
     port: Annotated[int | None, option("N", "Port; default: the first free one from 7860.", min=1, max=65535)] = None,
     name: Annotated[str | None, option("NAME", "Name on the page; default: the folder's name or the Hub id.")] = None,
@@ -32,15 +22,15 @@ def demo(
     export: Annotated[
         Path | None, option("FOLDER", "Write a Space that runs the page, instead of running it.")
     ] = None,
-    system_prompt: SystemPrompt = None,
+    system_prompt: options.SystemPrompt = None,
     max_megabytes: Annotated[int, option("N", "Most megabytes of a file, also decoded.", min=1)] = 64,
-    max_pixels: MaxPixels = 25_000_000,
-    max_seconds: MaxSeconds = 120.0,
+    max_pixels: options.MaxPixels = 25_000_000,
+    max_seconds: options.MaxSeconds = 120.0,
     max_media: Annotated[int, option("N", "Most media in one message.", min=1)] = 8,
     max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
-    dtype: DType = "auto",
-    device: Device = None,
-    module: Import = None,
+    dtype: options.DType = "auto",
+    device: options.Device = None,
+    module: options.Import = None,
 ) -> None:
     """Chat in the browser, with media of every modality that the model reads.
 

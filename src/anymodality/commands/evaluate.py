@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from anymodality.commands._base import (
-    DType,
-    Import,
-    Json,
-    ListingCommand,
-    MediaRoot,
-    Split,
-    Workers,
-    load_model,
-    load_processor,
-    print_json,
-)
+from anymodality.commands import _options as options
+from anymodality.commands._base import ListingCommand, load_model, load_processor, print_json
 from anymodality.commands._options import argument, option
 from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
@@ -68,22 +58,22 @@ def evaluate(
     output: Annotated[str | None, option("FILE", "Results, JSON; answers go beside it.")] = None,
     batch_size: Annotated[int, option("N", "Batch size.", min=1)] = 8,
     num_processes: NumProcesses = 1,
-    workers: Workers = 0,
+    workers: options.Workers = 0,
     limit: Annotated[int | None, option("N", "Number of samples; default: all.", min=1)] = None,
     max_new_tokens: Annotated[int | None, option("N", "Most tokens of an answer; default: the task's.", min=1)] = None,
     num_beams: Annotated[int, option("N", "Beams; 1 = greedy decoding.", min=1)] = 1,
     prompt: Prompt = None,
     labels: Annotated[str | None, option("NAMES", "Choices of samples that have none, separated by commas.")] = None,
-    media_root: MediaRoot = None,
-    split: Split = "test",
-    dtype: DType = "auto",
+    media_root: options.MediaRoot = None,
+    split: options.Split = "test",
+    dtype: options.DType = "auto",
     page: Annotated[int, option("N", "Samples on the HTML page of each task, with their media.", min=0)] = 50,
     ratings: Annotated[list[str] | None, option("FILE", "Ratings of a rated task, as FILE or TASK=FILE.")] = None,
     judge: Annotated[str | None, option("URL", "OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")] = None,
     judge_model: Annotated[str, option("NAME", "The judge's name at its endpoint.")] = "default",
     compare: Compare = None,
-    as_json: Json = False,
-    module: Import = None,
+    as_json: options.Json = False,
+    module: options.Import = None,
     only_answer: Annotated[bool, typer.Option("--only-answer", hidden=True)] = False,
 ) -> None:
     """Ask a model, score its answers, and keep both.

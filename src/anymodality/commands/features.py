@@ -7,17 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from anymodality.commands._base import (
-    Command,
-    Import,
-    MediaRoot,
-    OwnDType,
-    Split,
-    Workers,
-    group,
-    load_processor,
-    own_device,
-)
+from anymodality.commands import _options as options
+from anymodality.commands._base import Command, group, load_processor, own_device
 from anymodality.commands._options import argument, option
 from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
@@ -33,16 +24,16 @@ def build(
     output: Annotated[str, option("DIR", "The store, new or of an earlier build.")],
     modalities: Annotated[str | None, option("NAMES", "Modalities, separated by commas; default: all.")] = None,
     batch_size: Annotated[int, option("N", "Batch size of a tower.")] = 16,
-    dtype: OwnDType = None,
+    dtype: options.OwnDType = None,
     num_processes: NumProcesses = 1,
-    workers: Workers = 0,
+    workers: options.Workers = 0,
     shard_size: Annotated[int, option("MB", "Size of a file of features.")] = 256,
-    media_root: MediaRoot = None,
-    split: Split = "train",
+    media_root: options.MediaRoot = None,
+    split: options.Split = "train",
     on_error: Annotated[
         Literal["error", "skip"], option(None, "What happens to media that cannot be read.")
     ] = "error",
-    module: Import = None,
+    module: options.Import = None,
 ) -> None:
     """Run the frozen towers once over the media of a data set, so that training reads features instead.
 
@@ -86,7 +77,7 @@ def build(
 def check(
     store: Annotated[str, argument("DIR", "The store.")],
     model: Annotated[str | None, option("DIR", "Composite to compare with the store.")] = None,
-    module: Import = None,
+    module: options.Import = None,
 ) -> None:
     """Say what is in a feature store; and with --model, whether it is that model's.
 

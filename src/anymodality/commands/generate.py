@@ -7,23 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from anymodality.commands._base import (
-    AllowUrls,
-    Command,
-    Device,
-    DType,
-    Import,
-    Json,
-    MaxNewTokens,
-    Seed,
-    SystemPrompt,
-    Temperature,
-    load_model,
-    load_processor,
-    media_part,
-    print_json,
-    sampling,
-)
+from anymodality.commands import _options as options
+from anymodality.commands._base import Command, load_model, load_processor, media_part, print_json, sampling
 from anymodality.commands._options import argument
 
 
@@ -42,15 +27,15 @@ def generate(
         list[str],
         argument("WORDS", "The model, a folder or Hub id; the prompt; and media: --image photo.jpg --imu walk.csv."),
     ],
-    system_prompt: SystemPrompt = None,
-    max_new_tokens: MaxNewTokens = None,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    allow_urls: AllowUrls = False,
-    dtype: DType = "auto",
-    device: Device = None,
-    json: Json = False,
-    module: Import = None,
+    system_prompt: options.SystemPrompt = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    temperature: options.Temperature = None,
+    seed: options.Seed = None,
+    allow_urls: options.AllowUrls = False,
+    dtype: options.DType = "auto",
+    device: options.Device = None,
+    json: options.Json = False,
+    module: options.Import = None,
 ) -> None:
     """Answer one prompt with any media.
 
@@ -61,14 +46,10 @@ def generate(
 
     Media stand in front of the prompt in the order they are given, under any name of a modality that the model has.
     """
-    from transformers import set_seed
-
     (source, prompt), media = _split(words)
     processor = load_processor(source)
     _check(ctx, source, media, processor)
     model = load_model(source, dtype, device)
-    if seed is not None:
-        set_seed(seed)
     inputs = processor.apply_chat_template(
         _messages(prompt, media, system_prompt),
         add_generation_prompt=True,
@@ -77,8 +58,9 @@ def generate(
         return_tensors="pt",
         processor_kwargs={"allow_urls": allow_urls},
     ).to(model.device)
+    generation = sampling(model, max_new_tokens, temperature, seed)
     started = time.monotonic()
-    output = model.generate(**inputs, **sampling(model, max_new_tokens, temperature))
+    output = model.generate(**inputs, **generation)
     answer = output[0, inputs["input_ids"].shape[1] :]
     text = processor.decode(answer, skip_special_tokens=True).strip()
     if not json:
@@ -126,6 +108,6 @@ def _check(ctx: typer.Context, source: str, media: list[tuple[str, str]], proces
     for name, _ in media:
         if name not in processor.modalities:
             option = f"--{name.replace('_', '-')}"
-            options = [name for parameter in ctx.command.params for name in parameter.opts if name.startswith("--")]
-            hint = did_you_mean(option, [*own, *options])
+            known = [name for parameter in ctx.command.params for name in parameter.opts if name.startswith("--")]
+            hint = did_you_mean(option, [*own, *known])
             raise typer.BadParameter(f"There is no {option}.{hint} Media of {source}: {', '.join(own)}.")

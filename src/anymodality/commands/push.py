@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from anymodality.commands._base import Import, Json, print_json
-from anymodality.commands._options import argument, flag, option
+from anymodality.commands._base import print_json
+from anymodality.commands._options import Import, Json, argument, flag, option
 
 
 def push(

@@ -5,22 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from anymodality.commands._base import (
-    Device,
-    DType,
-    Import,
-    MaxPixels,
-    MaxSeconds,
-    Source,
-    load_model,
-    load_processor,
-    name_of,
-)
+from anymodality.commands import _options as options
+from anymodality.commands._base import load_model, load_processor, name_of
 from anymodality.commands._options import flag, option
 
 
 def serve(
-    source: Source,
+    source: options.Source,
     host: Annotated[
         str, option("ADDRESS", "Address to listen on; only trusted nets beside this machine.")
     ] = "127.0.0.1",
@@ -33,15 +24,15 @@ def serve(
     max_megabytes: Annotated[
         int, option("N", "Most megabytes of a medium, also decoded; 1.5 times that of a request.", min=1)
     ] = 64,
-    max_pixels: MaxPixels = 25_000_000,
-    max_seconds: MaxSeconds = 120.0,
+    max_pixels: options.MaxPixels = 25_000_000,
+    max_seconds: options.MaxSeconds = 120.0,
     max_frames: Annotated[int, option("N", "Most frames of a video.", min=1)] = 4000,
     max_media: Annotated[int, option("N", "Most media in a request.", min=0)] = 16,
     max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
     max_requests: Annotated[int, option("N", "Most requests at once; more are told to come again.", min=1)] = 64,
-    dtype: DType = "auto",
-    device: Device = None,
-    module: Import = None,
+    dtype: options.DType = "auto",
+    device: options.Device = None,
+    module: options.Import = None,
 ) -> None:
     """Serve a model to OpenAI's clients: chat completions and responses, with every modality.
 
@@ -56,8 +47,8 @@ def serve(
     video_url, imu_url, input_depth, ... alike; of sensors also as numbers. Only this machine is listened to, no URL is
     fetched and no file read, unless you say so. It is Transformers' server; requests are answered one after another.
     """
+    from transformers_anymodality.inference import LOOPBACK
     from transformers_anymodality.utils.imports import require
-    from transformers_anymodality.utils.loopback import ADDRESSES
 
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, "serve")
@@ -70,7 +61,7 @@ def serve(
     processor = load_processor(source)
     name = name or name_of(source)
     policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, allow_urls=allow_urls, media_root=media_root)
-    local = host in ADDRESSES
-    app = build_app(load_model(source, dtype, device), processor, name, policy, None if local else ["*"])
+    hosts = None if host in LOOPBACK else ["*"]
+    app = build_app(load_model(source, dtype, device), processor, name, policy, hosts)
     modalities = ", ".join(processor.modalities) or "text alone"
     run_app(app, host, port, max_requests, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))

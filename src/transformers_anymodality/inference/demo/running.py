@@ -15,8 +15,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 
-from ...utils.loopback import ADDRESSES, HOSTS
 from ...utils.upstream_demo import get_upload_folder, save_bytes_to_cache
+from .. import LOOPBACK, LOOPBACK_HOSTS
 
 
 _MAX_SESSIONS = 32  # whose chats are kept, each with its cache; the one that was used least recently goes first
@@ -78,10 +78,10 @@ def launch(
     Returns:
         The page's address.
     """
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or ADDRESSES[0]
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or LOOPBACK[0]
     guards = [Middleware(_Guard)]
-    if host in ADDRESSES:
-        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS)))
+    if host in LOOPBACK:
+        guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK_HOSTS)))
     _, address, _ = page.launch(
         server_name=host,
         server_port=port,

@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import ProcessorMixin
 
-from ...utils.loopback import HOSTS
 from ...utils.upstream import template_variables as read_by
 from ...utils.upstream_serving import (
     NO_HANDLERS,
@@ -29,6 +28,7 @@ from ...utils.upstream_serving import (
     ResponseHandler,
     build_server,
 )
+from .. import LOOPBACK_HOSTS
 from ..conversation import context_length
 from .requests import Policy, check_sampling, read_messages, template_variables
 from .stops import CutState
@@ -212,6 +212,17 @@ def _error(status: int, message: str) -> JSONResponse:
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status)
 
 
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    match error:
+        case StarletteHTTPException():
+            return _error(error.status_code, str(error.detail))
+        case RequestValidationError():
+            return _error(400, "The body must be a JSON object, sent as application/json.")
+        case ValueError():
+            return _error(400, str(error))
+    return _error(500, "The server failed to answer; its log says why.")
+
+
 def build_app(model: Any, processor: Any, name: str, policy: Policy | None = None, hosts: list[str] | None = None):
     """The ASGI application.
 
@@ -228,24 +239,10 @@ def build_app(model: Any, processor: Any, name: str, policy: Policy | None = Non
     app: FastAPI = build_server(served, generation_state=state, **{**NO_HANDLERS, **handlers})  # type: ignore[arg-type]
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
     app.add_middleware(_BodyLimit, max_bytes=served.policy.limits.max_bytes * 3 // 2)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(HOSTS))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(LOOPBACK_HOSTS))
 
-    @app.exception_handler(StarletteHTTPException)
-    async def refused(request: Request, error: StarletteHTTPException):
-        return _error(error.status_code, str(error.detail))
-
-    @app.exception_handler(RequestValidationError)
-    async def no_json(request: Request, error: RequestValidationError):
-        return _error(400, "The body must be a JSON object, sent as application/json.")
-
-    @app.exception_handler(ValueError)
-    async def wrong(request: Request, error: ValueError):
-        return _error(400, str(error))
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception):
-        return _error(500, "The server failed to answer; its log says why.")
-
+    for kind in (StarletteHTTPException, RequestValidationError, ValueError, Exception):
+        app.add_exception_handler(kind, _refused)
     return app
 
 

@@ -95,11 +95,8 @@ def _tool_call(where: str, call: Any) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError(f"{where}.tool_calls must be objects with a function and its name.")
     arguments = function.get("arguments") or {}
-    return {**call, "function": {**function, "arguments": _loads(arguments)}}
-
-
-def _loads(text: Any) -> Any:
-    return json.loads(text) if isinstance(text, str) else text
+    arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _part(where: str, part: Any, modalities: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
