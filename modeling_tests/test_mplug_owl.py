@@ -19,16 +19,10 @@ from transformers import (
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, compose
-from transformers_anymodality.systems.mplug_owl import (
-    RELEASES,
-    SYSTEM,
-    MplugOwlVisionConfig,
-    MplugOwlVisionModel,
-    VisualAbstractorAligner,
-    VisualAbstractorAlignerConfig,
-    mplug_owl,
-)
+from transformers_anymodality.systems.mplug_owl import RELEASES, SYSTEM, mplug_owl
+from transformers_anymodality.systems.mplug_owl.aligner import VisualAbstractorAligner, VisualAbstractorAlignerConfig
 from transformers_anymodality.systems.mplug_owl.bloom import MplugOwlBloomConfig
+from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig, MplugOwlVisionModel
 
 
 TOKENIZER = Path(__file__).parent / "parity" / "mplug_owl_processing" / "tokenizer.json"

@@ -15,14 +15,9 @@ from modeling_tests.tiny_systems import TINY, byte_tokenizer, system
 from transformers_anymodality import MediaError, compose
 from transformers_anymodality.processing.tokenization import PIECE_END
 from transformers_anymodality.systems import SYSTEMS
-from transformers_anymodality.systems.x_llm import (
-    CifConfig,
-    CifModel,
-    SpeechInterfaceAligner,
-    SpeechInterfaceAlignerConfig,
-)
-from transformers_anymodality.systems.x_llm.media import TokenFeatureExtractor
-from transformers_anymodality.systems.x_llm.video import XLlmVideoProcessor
+from transformers_anymodality.systems.x_llm.aligner import SpeechInterfaceAligner, SpeechInterfaceAlignerConfig
+from transformers_anymodality.systems.x_llm.cif import CifConfig, CifModel
+from transformers_anymodality.systems.x_llm.media import TokenFeatureExtractor, XLlmVideoProcessor
 
 
 # --- continuous integrate-and-fire -------------------------------------------------------------------------------------

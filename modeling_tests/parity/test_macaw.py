@@ -21,15 +21,8 @@ from transformers import (
 from modeling_tests import tiny
 from transformers_anymodality import compose
 from transformers_anymodality.conversion import convert
-from transformers_anymodality.systems.macaw_llm import (
-    DELIMITERS,
-    MacawAligner,
-    MacawAlignerConfig,
-    macaw_llm,
-    modalities,
-)
-from transformers_anymodality.systems.macaw_llm.aligner import sinusoids
-from transformers_anymodality.systems.macaw_llm.video import MacawVideoProcessor
+from transformers_anymodality.systems.macaw_llm import DELIMITERS, MacawVideoProcessor, macaw_llm, modalities
+from transformers_anymodality.systems.macaw_llm.aligner import MacawAligner, MacawAlignerConfig, sinusoids
 
 
 def test_current_graph_equals_the_original(recording, converted):

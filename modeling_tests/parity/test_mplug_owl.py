@@ -11,7 +11,8 @@ from transformers import AutoProcessor, LlamaConfig
 
 from transformers_anymodality import compose
 from transformers_anymodality.conversion import Options, Release, find_tokenizer
-from transformers_anymodality.systems.mplug_owl import MplugOwlVisionConfig, mplug_owl
+from transformers_anymodality.systems.mplug_owl import mplug_owl
+from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
 
 
 @pytest.mark.parametrize("name", ["mplug_owl", "mplug_owl_bloom", "mplug_owl_video"])

@@ -5,8 +5,6 @@ What only one of them needs stands on its shelf: parts that no other system has,
 for by name. Shared code knows none of their names.
 """
 
-from transformers.utils import is_torchvision_available, is_vision_available
-
 from ..utils.registry import promise
 from ._base import SYSTEMS, register_system
 from .anymal import anymal
@@ -15,12 +13,6 @@ from .mplug_owl import mplug_owl
 from .pandagpt import pandagpt
 from .x_llm import x_llm
 
-
-# Processors of saved checkpoints. Transformers' own read images only where these are.
-if is_vision_available() and is_torchvision_available():
-    from .macaw_llm import video  # noqa: F401
-    from .mplug_owl import processing  # noqa: F401
-    from .x_llm import video as _x_llm_video  # noqa: F401
 
 for _kind, _modules in {
     "conversion": ("macaw_llm.convert", "mplug_owl.convert", "pandagpt.convert", "x_llm.convert"),

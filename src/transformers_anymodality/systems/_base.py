@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.video_processing_utils import BaseVideoProcessor
 
+from ..utils.imports import require
 from ..utils.registry import Registry
 
 
@@ -63,6 +67,29 @@ def cropped(side: int) -> dict[str, dict[str, int]]:
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
 
 
+class ClipFramesProcessor(BaseVideoProcessor):
+    """Frames of a video, each as CLIP reads images: the shorter side resized, the middle cropped, normalised. Subclasses
+    say which frames are read (`frame_indices(total, fps)`), so that they choose none again."""
+
+    resample = 3  # Pillow's bicubic, by its number: without Pillow, its names are missing
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"shortest_edge": 224}
+    default_to_square = False
+    crop_size = {"height": 224, "width": 224}
+    do_resize = True
+    do_center_crop = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_sample_frames = False
+    model_input_names = ["pixel_values_videos"]
+
+    def __init__(self, **kwargs):
+        require("torchvision", "image")
+        super().__init__(**kwargs)
+
+
 def register_processor(auto_class: Any, model_type: str, processor: type | None = None, **kinds: Any) -> None:
     """Makes a sub-processor loadable by an Auto class, whose table has configs for keys: by one that stands for it.
 
@@ -73,4 +100,5 @@ def register_processor(auto_class: Any, model_type: str, processor: type | None 
         kinds: instead of it, what `auto_class.register` takes by name.
     """
     stand_in = type(f"{model_type}_config", (PreTrainedConfig,), {"model_type": model_type})
-    auto_class.register(stand_in, *([] if processor is None else [processor]), **kinds, exist_ok=True)
+    with suppress(ImportError):  # of an Auto class that lacks its libraries, and so loads nothing
+        auto_class.register(stand_in, *([] if processor is None else [processor]), **kinds, exist_ok=True)

@@ -18,7 +18,7 @@ from ...conversion import (
     llama_rules,
     register_conversion,
 )
-from .preset import MODALITY_NAMES, modalities, prompts, with_delimiters
+from . import MODALITY_NAMES, modalities, prompts, with_delimiters
 
 
 _ENDS = {"bos_token_id": 1, "eos_token_id": 2}

@@ -6,19 +6,157 @@ and `AI: ` lines. The language model is LLaMA, or BLOOMZ with its embedding norm
 are converted by `anymodality convert mplug_owl`; OwlEval's ratings are an evaluation task.
 """
 
-from .aligner import VisualAbstractorAligner, VisualAbstractorAlignerConfig
-from .preset import RELEASES, SYSTEM, chat_template, modalities, mplug_owl
-from .tower import MplugOwlVisionConfig, MplugOwlVisionModel
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from transformers import LlamaConfig
+from transformers.utils import is_vision_available
+
+from ...processing.tokenization import PIECE_END
+from ...utils.imports import require
+from .._base import WORDS, config_at_hand, register_system, tower_settings
+from . import aligner  # noqa: F401 (registers it)
+from .bloom import MplugOwlBloomConfig
+from .tower import MplugOwlVisionConfig
 
 
-__all__ = [
-    "RELEASES",
-    "SYSTEM",
-    "MplugOwlVisionConfig",
-    "MplugOwlVisionModel",
-    "VisualAbstractorAligner",
-    "VisualAbstractorAlignerConfig",
-    "chat_template",
-    "modalities",
-    "mplug_owl",
-]
+if is_vision_available():  # its base in Transformers can be imported only then
+    from . import processing  # noqa: F401 (registers processors of saved checkpoints)
+
+RELEASES = ("llama", "bloomz", "video")
+
+SYSTEM = (
+    "The following is a conversation between a curious human and AI assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+)
+
+_TEMPLATE = (
+    WORDS
+    + """\
+{%- set cut = CUT -%}
+{%- set line = cut + '\\nHuman: ' + cut -%}
+{{- bos_token or '' -}}
+{%- if messages[0].role == 'system' -%}{{- words(messages[0].content) -}}{%- else -%}{{- SYSTEM -}}{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role == 'assistant' -%}
+{{- '\\n' + cut + 'AI: ' + cut -}}
+{%- generation -%}{{- words(message.content) + END -}}{%- endgeneration -%}
+{%- elif message.role == 'system' and loop.first -%}
+{%- elif message.content is string -%}{{- line + message.content -}}
+{%- else -%}
+{%- set said = namespace(words=false) -%}
+{%- for part in message.content or [] -%}
+{%- if part is not string and part.type in media_tokens -%}
+{{- line + media_tokens[part.type] -}}
+{%- set said.words = false -%}
+{%- elif part is string or part.text is defined -%}
+{{- (part if part is string else part.text) if said.words else line + (part if part is string else part.text) -}}
+{%- set said.words = true -%}
+{%- else -%}{{- raise_exception('This model has no modality ' + part.type) -}}
+{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '\\n' + cut + 'AI: ' -}}{%- endif -%}"""
+)
+
+
+@register_system
+def mplug_owl(
+    language_model: Any = None,
+    tokenizer: Any = None,
+    *,
+    release: str = "llama",
+    num_frames: int = 4,
+    towers: dict[str, Any] | None = None,
+    aligners: dict[str, Any] | None = None,
+    faithful: bool = False,
+) -> dict[str, Any]:
+    """mPLUG-Owl (arXiv 2304.14178, first version): arguments of `compose`.
+
+    A dialogue begins with a system line (a system message takes its place). Each medium and each text of a user is a
+    line of its own, `Human: <image>`, `Human: What is this?`; an answer is `AI: ` and what was said, then the end token.
+    Only answers and their end tokens are learned. Any number of images and videos may stand anywhere.
+
+    Where paper, code and releases differ or are silent:
+
+    - The system line is the README's. The demo has "between a curious human and AI. The AI gives", lets its prompts end
+      in `AI:` without a space, and its earlier answers end without the end token; training has the space and the token.
+    - Text is tokenised piece by piece, as in training: system line, `\\nHuman: `, a question and its line end, `AI: `, an
+      answer. The release's own inference cuts at media only, so that SentencePiece gives other tokens for `Human: ` and
+      `AI: ` than were learned.
+    - Generation samples from the best 3 tokens, as the release's generation config says, whose limit of 512 is one of new
+      tokens. The README has the best 5, the demo settings of its own.
+    - Images lose their aspect ratio. Training code crops at random besides; that is left to who trains.
+    - In "llama" and "bloomz", a video is read frame by frame and gives `num_frames` times 65 tokens; the demo gives the
+      frames as images with a line end in between, for which they must be given as images here. In "video", the tower
+      mixes frames and the aligner gives 65 tokens for all of them; class tokens are doubled in each of its layers, see
+      `MplugOwlVisionConfig`.
+    - Frames are those of the release, resized by another scaler (see `MplugOwlVideoProcessor`).
+    - What only broke is not kept, not even by `faithful`: two media side by side were taken for one, several images of
+      one prompt all got the first one's features in "video", training on videos never looked at them, and padding on
+      the right spoilt batched generation.
+
+    Args:
+        language_model: as `compose`'s; LLaMA-7B's config if left out, or BLOOMZ-7B's with its embedding norm in the
+            embedding (`MplugOwlBloomConfig`).
+        tokenizer: as `compose`'s.
+        release: "llama", "bloomz" or "video" (the release for videos, with LLaMA).
+        num_frames: of a video.
+        towers: `{"image": tower}`, or settings as `compose` takes them, instead of a ViT-L/14; it is that of videos, too.
+        aligners: fields of `VisualAbstractorAlignerConfig`.
+        faithful: in prompts to be answered (not in training), cut text at media only, and leave out the end tokens of
+            earlier answers.
+    """
+    if release not in RELEASES:
+        raise ValueError(f"release is {release!r}; mPLUG-Owl has {', '.join(RELEASES)}.")
+    if language_model is None and release == "bloomz":
+        language_model = MplugOwlBloomConfig(vocab_size=250880, hidden_size=4096, n_layer=30, n_head=32)
+    elif language_model is None:
+        language_model = LlamaConfig(rms_norm_eps=1e-6)
+    return {
+        "language_model": language_model,
+        "tokenizer": tokenizer,
+        "modalities": modalities(release == "video", num_frames, towers or {}, aligners or {}),
+        "chat_template": chat_template(faithful),
+        "text": {"piecewise": True},
+        "generation": {"do_sample": True, "top_k": 3, "max_new_tokens": 512},
+    }
+
+
+def modalities(
+    temporal: bool, num_frames: int, towers: dict[str, Any], aligners: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Settings of image and video for `compose`; one tower and one aligner read both."""
+    require("PIL.Image")
+    from .processing import MplugOwlImageProcessor, MplugOwlVideoProcessor
+
+    settings = tower_settings(towers.get("image"), partial(MplugOwlVisionConfig, temporal=temporal))
+    side = getattr(config_at_hand(settings["tower"]), "image_size", 224)
+    size = {"height": side, "width": side}
+    return {
+        "image": {
+            "processor": MplugOwlImageProcessor(size=size),
+            "aligner": {"type": "visual_abstractor", "temporal": temporal, **aligners},
+            **settings,
+        },
+        "video": {
+            "tower": "image",
+            "aligner": "image",
+            "processor": MplugOwlVideoProcessor(size=size, num_frames=num_frames),
+            "num_frames": num_frames,
+            "per_frame": not temporal,
+            "token": "<|video|>",
+        },
+    }
+
+
+def chat_template(faithful: bool = False) -> str:
+    """The dialogue; what is learned stands between generation tags."""
+    cut, end = f"'{PIECE_END}'", "eos_token"
+    if faithful:
+        cut, end = (f"('' if add_generation_prompt else {text})" for text in (cut, end))
+    system = "'" + SYSTEM.replace("'", "\\'") + "'"
+    return _TEMPLATE.replace("CUT", cut).replace("END", end).replace("SYSTEM", system)

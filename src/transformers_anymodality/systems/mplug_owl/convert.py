@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from ...conversion import Options, Plan, Release, Rule, Tensors, llama_config, llama_rules, register_conversion
+from . import mplug_owl
 from .bloom import MplugOwlBloomConfig
-from .preset import mplug_owl
 from .tower import MplugOwlVisionConfig
 
 

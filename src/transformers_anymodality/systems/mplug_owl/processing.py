@@ -5,8 +5,7 @@ from __future__ import annotations
 from transformers import AutoImageProcessor, AutoVideoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from .._base import register_processor
-from .._video import ClipFramesProcessor
+from .._base import ClipFramesProcessor, register_processor
 
 
 class MplugOwlImageProcessor(CLIPImageProcessorPil):

@@ -10,7 +10,7 @@ import torch
 from ...conversion import Options, Plan, Release, Rule, Tensors, llama_config, llama_rules, register_conversion
 from ...conversion.imagebind import rules as imagebind_rules
 from ...conversion.imagebind import tower_config, unused
-from .preset import MODALITY_NAMES, pandagpt
+from . import MODALITY_NAMES, pandagpt
 
 
 _LORA = r"llama_model\.base_model\.model\.(.+)\.lora_([AB])\.default\.weight"

@@ -7,23 +7,158 @@ integrate-and-fire finds among the frames of a speech encoder (`CifModel`); a BE
 reads checkpoints of its training, `anymodality convert cif` a CIF alone.
 """
 
-from .aligner import SpeechInterfaceAligner, SpeechInterfaceAlignerConfig
-from .chatglm import ChatGLMConfig, ChatGLMForCausalLM, ChatGLMModel
-from .cif import CifConfig, CifModel
-from .preset import CHATGLM_TAIL, chat_template, is_chatglm, modalities, x_llm
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
+
+from ...processing.tokenization import PIECE_END
+from ...towers import PrecomputedConfig
+from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
+from . import aligner  # noqa: F401 (registers it)
+from .chatglm import ChatGLMConfig
+from .media import XLlmVideoProcessor
 
 
-__all__ = [
-    "CHATGLM_TAIL",
-    "ChatGLMConfig",
-    "ChatGLMForCausalLM",
-    "ChatGLMModel",
-    "CifConfig",
-    "CifModel",
-    "SpeechInterfaceAligner",
-    "SpeechInterfaceAlignerConfig",
-    "chat_template",
-    "is_chatglm",
-    "modalities",
-    "x_llm",
-]
+# What an answer of ChatGLM-6B fills, and what it begins with.
+CHATGLM_TAIL = ("[gMASK]", "<sop>")
+
+_TEMPLATE = (
+    WORDS
+    + """\
+{%- set seen = namespace(image=false, speech=false, rounds=0) -%}
+{%- for kind, name in [['image', 'Image'], ['speech', 'Speech'], ['audio', 'Speech'], ['video', 'Video']] -%}
+{%- for message in messages if message.content is not string -%}
+{%- for part in message.content or [] if part is not string and part.type == kind -%}
+{%- if name == 'Image' -%}{%- set seen.image = true -%}{%- endif -%}
+{%- if name == 'Speech' -%}{%- set seen.speech = true -%}{%- endif -%}
+{{- '<' + name + '>' + media_tokens[kind] + '</' + name + '>' + CUT -}}
+{%- endfor -%}
+{%- endfor -%}
+{%- endfor -%}
+{%- set questions = messages | selectattr('role', 'equalto', 'user') | list -%}
+{%- for message in messages -%}
+{%- if message.role == 'assistant' and loop.last -%}
+{{- FILLED + CUT -}}
+{%- generation -%}{{- BEGIN + words(message.content) + eos_token -}}{%- endgeneration -%}
+{%- elif message.role == 'user' and questions | length > 1 -%}
+{{- '[Round ' + seen.rounds | string + ']\\n问：' + words(message.content) + '\\n答：' -}}
+{%- set seen.rounds = seen.rounds + 1 -%}
+{%- elif message.role == 'user' and not (seen.image and seen.speech) -%}
+{{- '问：' + words(message.content) + '\\n答：' -}}
+{%- elif message.role == 'user' -%}{{- words(message.content) -}}
+{%- else -%}{{- words(message.content) + '\\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- FILLED + BEGIN -}}{%- endif -%}"""
+)
+
+
+@register_system
+def x_llm(
+    language_model: Any = None,
+    tokenizer: Any = None,
+    *,
+    frames: int = 5,
+    towers: dict[str, Any] | None = None,
+    aligners: dict[str, Any] | None = None,
+    faithful: bool = False,
+) -> dict[str, Any]:
+    """X-LLM (arXiv 2305.04160): arguments of `compose`.
+
+    Images and frames of videos go through BLIP-2's ViT-g and one Q-Former, for which both have queries and a projection
+    of their own. Speech is features of a CIF speech encoder, one row per spoken token (`.npy`, at most 20 of width 512),
+    which a BERT reads on. All media of a chat stand in front of it, images, then speech, then videos, as
+    `<Image>...</Image>` and so on; a single question is `问：{question}\\n答：`, several are rounds,
+    `[Round 0]\\n问：{question}\\n答：{answer}\\n[Round 1]\\n...`. With ChatGLM-6B, `[gMASK]<sop>` stands in front of the
+    answer. Only the last answer is learned, its `<sop>` and end token included: those before it are its context.
+
+    Where paper, code and releases differ or are silent:
+
+    - The speech encoder was never released, nor were any weights. For audio files, name a speech encoder (Whisper,
+      wav2vec 2.0, ...) as `towers={"audio": ...}`: the modality "audio" then takes the place of "speech", with a CIF in
+      front of its BERT that is still to be trained.
+    - The paper has one Q-Former for images and one for videos, the code has both use the same one; so does this. To
+      have two, give `aligners={"video": {"shares": None}}`.
+    - A question about an image and speech is given as it is, without `问：`, as in the instruction data for that.
+    - Images are resized to a square as for evaluation in BLIP-2. The code's own evaluation crops them at random, as in
+      training.
+    - A video is its first seconds, as many as there are frames (5 in training; the demo has 10).
+    - Prompts are not cut to the code's 31 tokens, nor answers to 30 or 198.
+    - Generation samples as the code does (top-p 0.7, temperature 0.95). Its demo streams by contrastive search, which
+      has left Transformers; its evaluation of transcripts has 5 beams: `num_beams=5, do_sample=False`.
+
+    Args:
+        language_model: as `compose`'s; ChatGLM-6B's config if left out.
+        tokenizer: as `compose`'s. For ChatGLM-6B, one that has `[gMASK]` and `<sop>` as special tokens.
+        frames: of a video.
+        towers: "image" -> tower, or settings as `compose` takes them, instead of ViT-g (that of videos, too); "speech" ->
+            instead of `PrecomputedConfig()`; "audio" -> a speech encoder.
+        aligners: "image" -> fields of `QFormerAlignerConfig` for images and videos, "video" -> for videos only; "speech"
+            -> fields of `SpeechInterfaceAlignerConfig`, for "audio" too.
+        faithful: let the language model see the rows that fill speech up, fill videos of few seconds with frames of zeros
+            (else their frames are spread over the time there is), and see `CifConfig.faithful`.
+    """
+    tail = CHATGLM_TAIL if is_chatglm(language_model) else ("", "")
+    return {
+        "language_model": ChatGLMConfig() if language_model is None else language_model,
+        "tokenizer": tokenizer,
+        "modalities": modalities(frames, towers or {}, aligners or {}, faithful),
+        "chat_template": chat_template(*tail),
+        "text": {"piecewise": True},
+        "generation": {"do_sample": True, "top_p": 0.7, "temperature": 0.95, "max_new_tokens": 512},
+    }
+
+
+def is_chatglm(language_model: Any) -> bool:
+    """Whether a language model, as `compose` takes it, is ChatGLM-6B (or none is given)."""
+    config = getattr(language_model, "config", language_model)
+    if isinstance(config, str):
+        config = AutoConfig.from_pretrained(config)
+    return config is None or isinstance(config, ChatGLMConfig)
+
+
+def chat_template(filled: str = "", begin: str = "") -> str:
+    """Media, then rounds; `filled` ends the prompt, `begin` begins the answer, which stands between generation tags."""
+    template = _TEMPLATE
+    for name, piece in {"CUT": PIECE_END, "FILLED": filled, "BEGIN": begin}.items():
+        template = template.replace(name, f"'{piece}'")
+    return template
+
+
+def modalities(
+    frames: int, towers: dict[str, Any], aligners: dict[str, Any], faithful: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Settings of image, video and speech (or audio) for `compose`; the arguments are those of `x_llm`."""
+    image = tower_settings(towers.get("image"), Blip2VisionConfig)
+    config = config_at_hand(image["tower"])
+    side = getattr(config, "image_size", 224)
+    # ViT-g's own last norm makes way for the aligner's, which has another epsilon.
+    qformer = {"type": "qformer", "feature_norm_eps": 1e-5, **aligners.get("image", {})}
+    shared = ["qformer_layers"] if qformer["feature_norm_eps"] is None else ["qformer_layers", "feature_norm"]
+    video = {"per_frame": True, "shares": dict.fromkeys(shared, "image"), **aligners.get("video", {})}
+    speech = {"type": "speech_interface", "faithful": faithful, **aligners.get("speech", {})}
+    settings = {
+        "image": {
+            "processor": BlipImageProcessor(size={"height": side, "width": side}),
+            "select_layer": -1 if isinstance(config, Blip2VisionConfig) else None,
+            "aligner": qformer,
+            **image,
+        },
+        "video": {
+            "tower": "image",
+            "processor": XLlmVideoProcessor(**cropped(side), num_frames=frames, fill_with_zeros=faithful),
+            "num_frames": frames,
+            "per_frame": True,
+            "aligner": {**qformer, **video},
+        },
+    }
+    if "audio" in towers:
+        cif = {"faithful": faithful, **(speech.get("cif") or {})}
+        settings["audio"] = {"aligner": {**speech, "cif": cif}, **tower_settings(towers["audio"])}
+    if "speech" in towers or "audio" not in towers:
+        tower = tower_settings(towers.get("speech"), PrecomputedConfig)
+        width = getattr(tower["tower"], "hidden_size", 512)
+        settings["speech"] = {"aligner": {"token_size": width, **speech, "cif": None}, **tower}
+    return settings
