@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 
@@ -13,9 +12,7 @@ from anymodality.commands._base import Command
 
 
 # In the order of a model's life. Each is a module of `commands` with a function of its name, or an `app` of several.
-_COMMANDS = ("compose", "convert", "data", "features", "inspect", "generate", "chat", "evaluate") + (
-    ("card", "push", "serve", "demo")
-)
+_COMMANDS = "compose convert data features inspect generate chat evaluate card push serve demo".split()
 
 app = typer.Typer(
     help="Images, audio, IMU, ... for any language model: from parts to a published model. COMMAND --help has examples.",
@@ -25,23 +22,19 @@ app = typer.Typer(
 )
 
 
-def _register(name: str) -> None:
-    module = importlib.import_module(f"{__package__}.commands.{name}")
-    if hasattr(module, "app"):
-        app.add_typer(module.app, name=name)
-    else:
-        app.command(name, cls=getattr(module, "CLASS", Command))(getattr(module, name))
-
-
 for _name in _COMMANDS:
-    if importlib.util.find_spec(f"{__package__}.commands.{_name}"):
-        _register(_name)
+    _module = importlib.import_module(f"{__package__}.commands.{_name}")
+    if hasattr(_module, "app"):
+        app.add_typer(_module.app, name=_name)
+    else:
+        app.command(_name, cls=getattr(_module, "CLASS", Command))(getattr(_module, _name))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for what a user can mend, 2 for a mistyped command line."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="anymodality")
+        app(args=words, obj=words, prog_name="anymodality")
     except SystemExit as done:
         return int(done.code or 0)
     return 0

@@ -105,7 +105,7 @@ def evaluate(
     rater = None if judge is None else Judge(judge, judge_model)
     options = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
     if num_processes > 1 and is_alone():
-        run_in_processes(ctx, "--only-answer", without=("as_json", "ratings", "judge"))
+        run_in_processes(ctx, "--only-answer")
     elif not answer(load_model(directory, dtype), processor, jobs, output, **options) or only_answer:
         return None
     results = finish(jobs, output, ratings=given, judge=rater)
