@@ -90,8 +90,7 @@ def evaluate(
     Beside results.json, results.samples has every answer, and a page of samples with their media.
 
     --data of a suite is a folder with a file of each of its benchmarks that you have. Tasks that people rate get a page to
-    rate answers on; run the command again with --ratings ratings.jsonl. Tasks that a judge rates want --judge
-    http://localhost:8000/v1 --judge-model NAME, or --ratings, too.
+    rate answers on; run it again with --ratings ratings.jsonl. Others want --judge URL --judge-model NAME, or --ratings.
     """
     if compare is not None:
         return _compare(compare, as_json)
@@ -101,14 +100,13 @@ def evaluate(
 
     shared = dict(prompt=prompt, labels=_split([labels or ""]), media_root=media_root, limit=limit, split=split)
     jobs, processor = _jobs(_split(tasks), data, shared), load_processor(directory)
-    given = _ratings(ratings or [], jobs)
-    rater = None if judge is None else Judge(judge, judge_model)
+    raters = dict(ratings=_ratings(ratings or [], jobs), judge=Judge(judge, judge_model) if judge else None)
     options = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
     if num_processes > 1 and is_alone():
         run_in_processes(ctx, "--only-answer")
     elif not answer(load_model(directory, dtype), processor, jobs, output, **options) or only_answer:
         return None
-    results = finish(jobs, output, ratings=given, judge=rater)
+    results = finish(jobs, output, **raters)
     _write_pages(directory, processor, jobs, output, page)
     return print_json(results) if as_json else print(_table(jobs, results, output))
 

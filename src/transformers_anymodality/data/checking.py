@@ -10,7 +10,6 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from ..utils.files import json_lines
@@ -100,10 +99,9 @@ def check(
         progress: show a bar.
     """
     records = open_records(source) if isinstance(source, (str, Path)) else source
-    checked = _Checked(records, processor, max_length, media_root)
-    report = Report()
-    bar = tqdm(read_ahead(checked, workers), total=len(checked), disable=not progress, unit="sample")
-    for i, (problems, tokens, media) in enumerate(bar):
+    report, checked = Report(), _Checked(records, processor, max_length, media_root)
+    found = read_ahead(range(len(records)), checked, workers)
+    for i, (problems, tokens, media) in enumerate(tqdm(found, disable=not progress, unit="sample")):
         report.samples += 1
         report.media += media
         report.problems += problems
@@ -112,17 +110,14 @@ def check(
     return report
 
 
-class _Checked(torch.utils.data.Dataset):
+class _Checked:
     """What there is to say of each record: its problems, its tokens (None if they cannot be counted), its media."""
 
     def __init__(self, records: Sequence[Any], processor: Any, max_length: int | None, media_root: Any):
         self.records, self.processor, self.max_length, self.media_root = records, processor, max_length, media_root
         self.known: dict[tuple[str, str], tuple[str, str] | int] = {}
 
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> tuple[list[Problem], int | None, int]:
+    def __call__(self, index: int) -> tuple[list[Problem], int | None, int]:
         try:
             record = self.records[index]
         except ValueError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ def answer(
     shares = []
     for job in jobs:
         generation = {"max_new_tokens": max_new_tokens or job.task.max_new_tokens, "num_beams": num_beams}
+        generation = generation if job.task.output == "text" else None
         files = AnswerFiles(output, job.name, _settings(model, weights, job, generation))
         done = {line["index"] for line in files.lines()}
         share = range(rank, job.count, world_size)
@@ -87,9 +89,10 @@ def answer(
             job.sample(index)  # raises, before the first is answered
         silent, ready = not verbose or rank > 0, len(share) - len(todo)
         with tqdm(total=len(share), initial=ready, desc=job.name, unit="sample", disable=silent) as bar:
-            for lines in _answered(model, _Batches(job, processor, todo, batch_size), workers, generation):
-                files.append(rank, lines)
-                bar.update(len(lines))
+            batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
+            for samples, inputs in read_ahead(batches, partial(_prepared, job, processor), workers):
+                files.append(rank, _answered(model, processor, samples, inputs, generation))
+                bar.update(len(samples))
         shares.append((job, files))
     # Asked last, and of all tasks: whichever process ends last sees that all is there.
     return all(len(files.lines(job.count)) == job.count for job, files in shares)
@@ -104,7 +107,7 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
         job.sample(0)
 
 
-def _settings(model: Any, weights: str, job: Job, generation: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(model: Any, weights: str, job: Job, generation: dict[str, Any] | None) -> dict[str, Any]:
     """What the answers depend on."""
     return {
         "model": name_or_path(model.config),
@@ -114,7 +117,7 @@ def _settings(model: Any, weights: str, job: Job, generation: Mapping[str, Any])
         "data": job.fingerprint(),
         "prompt": job.prompt or job.task.prompt,
         "labels": list(job.labels),
-        "generation": dict(generation) if job.task.output == "text" else None,
+        "generation": generation,
     }
 
 
@@ -133,43 +136,35 @@ def _some(tensor: torch.Tensor) -> torch.Tensor:
 # --- batches -----------------------------------------------------------------------------------------------------------
 
 
-class _Batches(torch.utils.data.Dataset):
-    """Batches of samples with their model inputs, for a data loader's processes to prepare."""
+def _prepared(job: Job, processor: Any, indices: Sequence[int]) -> tuple[list[Sample], Any]:
+    """Samples with their model inputs."""
+    samples = [job.sample(index) for index in indices]
+    try:
+        return samples, _inputs(job, processor, samples)
+    except (ValueError, OSError) as error:
+        raise _located(job, processor, samples, error) from error
 
-    def __init__(self, job: Job, processor: Any, indices: Sequence[int], size: int):
-        self.job, self.processor = job, processor
-        self.batches = [indices[i : i + size] for i in range(0, len(indices), size)]
 
-    def __len__(self) -> int:
-        return len(self.batches)
+def _inputs(job: Job, processor: Any, samples: Sequence[Sample]) -> Any:
+    if job.task.output == "text":
+        return prompts(processor, [sample.messages for sample in samples])
+    # One batch per place among the choices, so that as many media are in memory as there are samples.
+    collate, most = AnyModalityDataCollator(processor), max(len(sample.choices) for sample in samples)
+    return [
+        collate([_chosen(sample, place) for sample in samples if place < len(sample.choices)]) for place in range(most)
+    ]
 
-    def __getitem__(self, place: int) -> tuple[Sequence[Sample], Any]:
-        samples = [self.job.sample(index) for index in self.batches[place]]
+
+def _located(job: Job, processor: Any, samples: Sequence[Sample], error: Exception) -> Exception:
+    """The error of a batch, with the name of the sample that it belongs to."""
+    for sample in samples:
         try:
-            return samples, self._inputs(samples)
-        except (ValueError, OSError) as error:
-            raise self._located(samples, error) from error
-
-    def _inputs(self, samples: Sequence[Sample]) -> Any:
-        if self.job.task.output == "text":
-            return prompts(self.processor, [sample.messages for sample in samples])
-        # One batch per place among the choices, so that as many media are in memory as there are samples.
-        collate, most = AnyModalityDataCollator(self.processor), max(len(sample.choices) for sample in samples)
-        return [
-            collate([_chosen(sample, place) for sample in samples if place < len(sample.choices)])
-            for place in range(most)
-        ]
-
-    def _located(self, samples: Sequence[Sample], error: Exception) -> Exception:
-        """The error of a batch, with the name of the sample that it belongs to."""
-        for sample in samples:
-            try:
-                self._inputs([sample])
-            except (ValueError, OSError) as found:
-                if isinstance(found, MediaError):
-                    return located(sample.where, found, "Sample 0: ")
-                return ValueError(f"{sample.where}: {str(found).removeprefix('Sample 0').lstrip(': ')}")
-        return error
+            _inputs(job, processor, [sample])
+        except (ValueError, OSError) as found:
+            if isinstance(found, MediaError):
+                return located(sample.where, found, "Sample 0: ")
+            return ValueError(f"{sample.where}: {str(found).removeprefix('Sample 0').lstrip(': ')}")
+    return error
 
 
 def prompts(processor: Any, chats: Sequence[list[dict[str, Any]]]) -> Any:
@@ -191,16 +186,13 @@ def _chosen(sample: Sample, place: int) -> dict[str, Any]:
 # --- answers -----------------------------------------------------------------------------------------------------------
 
 
-def _answered(
-    model: Any, batches: _Batches, workers: int, generation: Mapping[str, Any]
-) -> Iterator[list[dict[str, Any]]]:
-    """Of each batch, the lines that are kept."""
-    for samples, inputs in read_ahead(batches, workers):
-        if batches.job.task.output == "text":
-            answers = generated(model, batches.processor, inputs, do_sample=False, **generation)
-        else:
-            answers = likelihoods(model, samples, inputs)
-        yield [{**_line(sample), **answer} for sample, answer in zip(samples, answers, strict=True)]
+def _answered(model: Any, processor: Any, samples: Sequence[Sample], inputs: Any, generation: Any) -> list[dict]:
+    """The lines that are kept of a batch."""
+    if generation is None:
+        answers = likelihoods(model, samples, inputs)
+    else:
+        answers = generated(model, processor, inputs, do_sample=False, **generation)
+    return [{**_line(sample), **answer} for sample, answer in zip(samples, answers, strict=True)]
 
 
 def _line(sample: Sample) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import random
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import count
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM
 from ..utils.files import read_json, write_json
 from ..utils.processes import place_among, read_ahead
+from ..utils.tensors import in_eval
 from ._fingerprints import DTYPES, Contents, difference, path_of, preprocessing_fingerprint, tower_fingerprint
 from .store import FORMAT, ShardWriter, stored
 
@@ -85,20 +86,16 @@ def build_features(
     if unknown := sorted(set(names) - set(model.config.modalities)):
         raise ValueError(f"This model has no {', '.join(unknown)}; it has {', '.join(model.config.modalities)}.")
     rank, world_size = place_among(rank, world_size)
-    was_training = model.training
-    model.eval()
     for name in names:
         _open_store(Path(folder, name), model, processor, name, dtype)
     for name in names if dtype is not None else ():
         model.tower(name).to(dtype)
     writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
     found = {name: stored(Path(folder, name)) for name in names}
-    done = {name: set(shards) for name, (shards, _) in found.items()}
-    contents = Contents({path: known for _, files in found.values() for path, known in files.items()})
-    media = _Media(records, processor, done, contents, media_root, on_error, rank, world_size)
-    with tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0) as bar:
+    media = _Media(records, processor, found, media_root, on_error, rank, world_size)
+    bar = tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0)
+    with bar, in_eval(model):
         skipped = _run(model, media, writers, batch_size, workers, bar)
-    model.train(was_training)
     if skipped:
         logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")
     return {name: len(stored(Path(folder, name))[0]) for name in names}
@@ -126,29 +123,33 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
 
 
 class _Media(torch.utils.data.IterableDataset):
-    """The media of a data set that this process is to encode, prepared: for each sample, `[(modality, hash, model inputs
-    of the medium alone, what is known of its file)]`, and how many could not be read."""
+    """The media of a data set that this process is to encode; `found` is what is `stored` of each modality."""
 
-    def __init__(self, records, processor, done, contents, media_root, on_error, rank, world_size):
+    def __init__(self, records, processor, found, media_root, on_error, rank, world_size):
         if on_error not in ("error", "skip"):
             raise ValueError(f'on_error must be "error" or "skip", not {on_error!r}.')
-        self.records, self.processor, self.done, self.contents = records, processor, done, contents
-        self.media_root, self.on_error, self.rank, self.world_size = media_root, on_error, rank, world_size
+        self.records, self.processor, self.media_root, self.on_error = records, processor, media_root, on_error
+        self.rank, self.world_size = rank, world_size
+        self.done = {name: set(shards) for name, (shards, _) in found.items()}
+        self.contents = Contents({path: known for _, files in found.values() for path, known in files.items()})
         self.steady: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.records) if hasattr(self.records, "__len__") else 0
 
-    def __iter__(self) -> Iterator[tuple[list, int]]:
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """Places of records, each with its record where they are a stream."""
         worker = torch.utils.data.get_worker_info()
         if not hasattr(self.records, "__getitem__"):
-            yield from map(self._checked, count(), self.records)
-            return
+            return enumerate(self.records)
         # Of several workers, each has every n-th record.
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        yield from map(self._checked, range(first, len(self), step))
+        return zip(range(first, len(self), step), repeat(None))
 
-    def _checked(self, index: int, record: Mapping[str, Any] | None = None) -> tuple[list, int]:
+    def read(self, item: tuple[int, Any]) -> tuple[list, int]:
+        """The media of a sample that are to be encoded, `[(modality, hash, model inputs of the medium alone, what is known
+        of its file)]`, and how many could not be read."""
+        index, record = item
         try:
             return self._sample(index, self.records[index] if record is None else record)
         except AugmentationError:
@@ -220,13 +221,13 @@ def _seeded(seed: int) -> Iterator[None]:
 def _run(model: Any, media: _Media, writers: dict[str, ShardWriter], batch_size: int, workers: int, bar: tqdm) -> int:
     """Encodes, and gives how many media could not be read."""
     waiting: dict[tuple, list] = {}
-    skipped, seen = 0, {name: set() for name in writers}
-    for found, failed in read_ahead(media, workers):
+    skipped, seen = 0, set()
+    for found, failed in read_ahead(media, media.read, workers):
         skipped += failed
         for name, digest, inputs, files in found:
-            if digest in seen[name]:  # another worker had it, too
+            if (name, digest) in seen:  # another worker had it, too
                 continue
-            seen[name].add(digest)
+            seen.add((name, digest))
             shape = (name, *((key, tuple(value.shape)) for key, value in inputs.items()))
             waiting.setdefault(shape, []).append((digest, inputs, files))
             if len(waiting[shape]) == batch_size:

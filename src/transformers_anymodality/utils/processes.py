@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -14,10 +15,6 @@ def place_among(rank: int | None, world_size: int | None) -> tuple[int, int]:
     return rank, int(os.environ.get("WORLD_SIZE", 1)) if world_size is None else world_size
 
 
-def read_ahead(dataset: Any, workers: int) -> DataLoader:
-    """The entries of a data set, as they are, read by `workers` processes; 0: by this one."""
-    return DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
+def read_ahead(items: Any, read: Callable[[Any], Any], workers: int) -> DataLoader:
+    """What `read` makes of each item of a sequence or a torch data set, by `workers` processes; 0: by this one."""
+    return DataLoader(items, batch_size=None, num_workers=workers, collate_fn=read)
