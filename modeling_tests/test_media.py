@@ -22,6 +22,7 @@ from transformers_anymodality.modalities import (
     Limits,
     MediaError,
     _fetch,
+    _video_files,
     frame_times,
     open_source,
     read_audio,
@@ -426,7 +427,7 @@ class TestMap:
         np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (20000, 20000)})
         (tmp_path / "cut.npy").write_bytes(header.getvalue() + bytes(100))
         (tmp_path / "head.npy").write_bytes(header.getvalue()[:20])
-        for name, message in (("object", "unpickled"), ("cut", "truncated"), ("head", "no readable")):
+        for name, message in (("object", "unpickled"), ("cut", "truncated"), ("head", "not a readable")):
             with pytest.raises(MediaError, match=message):
                 read_map(tmp_path / f"{name}.npy")
         with pytest.raises(MediaError, match="limit of 1000"):
@@ -481,7 +482,12 @@ class TestAudio:
     def test_decoder_object(self):
         samples = np.stack([tone(0.1, 8000), -tone(0.1, 8000)])
         decoder = types.SimpleNamespace(
-            get_all_samples=lambda: types.SimpleNamespace(data=torch.from_numpy(samples + 0.25), sample_rate=8000)
+            metadata=types.SimpleNamespace(
+                duration_seconds_from_header=None, begin_stream_seconds_from_header=None, num_channels=2
+            ),
+            get_samples_played_in_range=lambda begin, end: types.SimpleNamespace(
+                data=torch.from_numpy(samples + 0.25), sample_rate=8000
+            ),
         )
         assert np.allclose(read_audio(decoder, 8000), 0.25, atol=1e-6)
 
@@ -583,14 +589,27 @@ class TestVideo:
     def test_backends_agree(self, movie, num_frames):
         from transformers.utils.import_utils import is_torchcodec_usable
 
-        from transformers_anymodality.modalities import _video_files as files
-
         if not is_torchcodec_usable("video"):
             pytest.skip("torchcodec is missing or finds no FFmpeg libraries on this machine")
-        first = files.by_torchcodec(movie, num_frames, "movie", Limits())
-        second = files.by_av(movie, num_frames, "movie", Limits())
+        choice = _video_files.Spread(num_frames)
+        first = _video_files.by_torchcodec(movie, choice, "movie", Limits())
+        second = _video_files.by_av(movie, choice, "movie", Limits())
         assert places(first).tolist() == places(second).tolist()
         assert np.abs(first.astype(int) - second).max() <= 3
+
+    def test_what_torchcodec_fails_on_is_decoded_by_av(self, movie, monkeypatch):
+        def fails(*args):
+            raise RuntimeError("no more frames")
+
+        information = types.SimpleNamespace(
+            begin_stream_seconds=0.0, end_stream_seconds=2.0, num_frames=10, width=64, height=48
+        )
+        decoder = types.SimpleNamespace(metadata=information, get_frames_played_at=fails, get_frames_at=fails)
+        monkeypatch.setattr(_video_files, "torchcodec_decoder", lambda *args, **kwargs: decoder)
+        expected = _video_files.by_av(movie, _video_files.Spread(5), "movie", Limits())
+        assert np.array_equal(read_video(movie, 5), expected)
+        with pytest.raises(MediaError, match="cannot be decoded.*torchcodec: RuntimeError: no more frames"):
+            read_video(decoder, 5)
 
     def test_webm_without_counts_and_durations(self, tmp_path):
         buffer = io.BytesIO()
@@ -664,6 +683,7 @@ class TestVideo:
             get_frames_played_at=lambda times: types.SimpleNamespace(
                 data=given[[int((time - 2.0) * 10) for time in times]]
             ),
+            get_frames_at=None,
         )
         assert np.array_equal(read_video(decoder, 5), frames[[1, 3, 5, 7, 9]])
         with pytest.raises(MediaError, match="limit of 0.5 s"):

@@ -132,7 +132,7 @@ class TestFrames:
 
         if not is_torchcodec_usable("video"):
             pytest.skip("torchcodec is missing or finds no FFmpeg libraries on this machine")
-        read = read_video_frames(_video_files._torchcodec(movie), asked([4, 1, 4]))
+        read = _video_files.by_torchcodec(movie, _video_files.Numbered(asked([4, 1, 4])), "movie", Limits())
         assert np.abs(read.astype(int) - every_frame[[4, 1, 4]]).max() <= 3
 
     @pytest.mark.parametrize("numbers", [[], [10], [-1], [[1]]])

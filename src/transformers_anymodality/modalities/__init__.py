@@ -4,8 +4,8 @@ Decoders are imported when first needed.
 """
 
 from ._base import MODALITIES, ModalitySpec, UnknownModalityError, register_modality
-from ._frames import frame_times
 from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
+from ._video_files import frame_times
 from .audio import AudioSpec, read_audio, read_waveform
 from .image import ImageSpec, read_image
 from .map import MapSpec, read_map

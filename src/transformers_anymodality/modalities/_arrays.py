@@ -52,30 +52,24 @@ def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
     Its header is checked against the limits and against the bytes there are before anything is allocated.
 
     Raises:
-        MediaError: no `.npy` file, truncated, larger than `limits.max_bytes`, or not of numbers.
+        MediaError: not a `.npy` file, truncated, larger than `limits.max_bytes`, or not of numbers.
     """
     with opened(source) as file:
         length = file.seek(0, 2)
         file.seek(0)
         try:
-            version = np.lib.format.read_magic(file)
-            read_header = (
-                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read_header(file)
-        except (ValueError, EOFError, OSError) as error:
-            raise MediaError(f"{name} is no readable .npy file: {error}.") from error
-        if dtype.hasobject or dtype.kind not in "buif":
-            raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
-        size = math.prod(shape) * dtype.itemsize
-        if size > limits.max_bytes:
-            raise MediaError(f"{name} holds {size} bytes of numbers, more than the limit of {limits.max_bytes}.")
-        if size > length - file.tell():
-            raise MediaError(
-                f"{name} is truncated: its header promises {size} bytes of numbers, {length - file.tell()} follow."
-            )
-        file.seek(0)
-        try:
+            numpy = np.lib.format
+            first = numpy.read_magic(file) == (1, 0)
+            shape, _, dtype = (numpy.read_array_header_1_0 if first else numpy.read_array_header_2_0)(file)
+            if dtype.kind not in "buif":
+                raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
+            size, there = math.prod(shape) * dtype.itemsize, length - file.tell()
+            limits.check("max_bytes", size, f"{name} holds {size} bytes of numbers")
+            if size > there:
+                raise MediaError(f"{name} is truncated: its header promises {size} bytes of numbers, {there} follow.")
+            file.seek(0)
             return to_numpy(np.load(file, allow_pickle=False), name)
+        except MediaError:
+            raise
         except (ValueError, EOFError, OSError) as error:
-            raise MediaError(f"{name} is no readable .npy file: {error}.") from error
+            raise MediaError(f"{name} is not a readable .npy file: {error}.") from error

@@ -41,7 +41,18 @@ class Limits:
     max_seconds: float = 3600.0
     max_frames: int = 100_000
 
+    def check(self, limit: str, value: float, what: str, remedy: str | None = None) -> None:
+        """Raises MediaError for a value beyond the limit of that name; `what` says what has it."""
+        ceiling = getattr(self, limit)
+        if not value <= ceiling:
+            unit = " s" if limit == "max_seconds" else ""
+            raise MediaError(
+                f"{what}, more than the limit of {ceiling:.16g}{unit}: {remedy or _REMEDIES[limit]}, or pass "
+                f"limits=Limits({limit}=...) if you trust it."
+            )
 
+
+_REMEDIES = {"max_bytes": "split it", "max_pixels": "scale it down", "max_seconds": "cut it", "max_frames": "cut it"}
 DEFAULT_LIMITS = Limits()
 
 
@@ -155,11 +166,7 @@ def _in_memory(data: bytes, source: Any, limits: Limits) -> BytesIO:
 
 
 def _check_size(size: int, source: Any, limits: Limits) -> None:
-    if size > limits.max_bytes:
-        raise MediaError(
-            f"{describe(source)} holds at least {size} bytes, more than the limit of {limits.max_bytes}: split it, or "
-            "pass limits=Limits(max_bytes=...) if you trust it."
-        )
+    limits.check("max_bytes", size, f"{describe(source)} holds at least {size} bytes")
 
 
 def _local_file(source: str | Path, limits: Limits) -> Path:

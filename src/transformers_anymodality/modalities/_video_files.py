@@ -1,233 +1,216 @@
-"""Decoding of video files by torchcodec and by PyAV, both led by the same times."""
+"""Which frames of a video are taken, and their decoding by torchcodec and by PyAV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..utils.imports import require
 from ._arrays import to_numpy
-from ._containers import FFMPEG_OPTIONS
-from ._frames import check_duration, check_frame_count, check_output, query_times
+from ._recordings import av_container, first_decoded, torchcodec_decoder, tried
 from ._source import Limits, MediaError
+from .image import check_pixels
 
 
-class _NotDecoded(Exception):
-    """A backend does not read this file; another one may."""
+_ROUNDING = 1e-6  # seconds
 
 
-def from_file(source: Path | BytesIO, num_frames: int, name: str, limits: Limits) -> np.ndarray:
-    """Frames (num_frames, H, W, 3), uint8, by the first backend that reads the file.
+def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
+    """Mid-points of `num_frames` equal parts of the duration [begin, end).
+
+    Args:
+        begin: seconds at which the first frame comes on display.
+        end: seconds at which the last one goes off; at least `begin`.
+        num_frames: how many times to give, at least 1.
+
+    Returns:
+        float64, shape (num_frames,), in seconds, increasing.
 
     Raises:
-        MediaError: none does, or the file breaks a limit.
-        ImportError: none is installed.
+        MediaError: no frames asked for, or a duration that is negative or not finite.
     """
-    failures: list[str] = []
-    try:
-        from ..utils.upstream import is_torchcodec_usable
-
-        if is_torchcodec_usable("video"):
-            return by_torchcodec(source, num_frames, name, limits)
-    except _NotDecoded as error:
-        failures.append(f"torchcodec: {error}")
-    try:
-        return by_av(source, num_frames, name, limits)
-    except ImportError as error:
-        if not failures:
-            raise
-        failures.append(str(error))
-    except _NotDecoded as error:
-        failures.append(f"PyAV: {error}")
-    raise MediaError(f"{name} cannot be decoded as video; it may be corrupt or truncated ({'; '.join(failures)}).")
+    if isinstance(num_frames, bool) or not isinstance(num_frames, (int, np.integer)) or num_frames < 1:
+        raise MediaError(f"num_frames is {num_frames!r}, expected a positive integer.")
+    if not (math.isfinite(begin) and math.isfinite(end) and begin <= end):
+        raise MediaError(f"A video from {begin} s to {end} s has no duration: expected finite times, begin <= end.")
+    return begin + (np.arange(num_frames) + 0.5) * ((end - begin) / num_frames)
 
 
-def by_torchcodec(source: Path | BytesIO, num_frames: int, name: str, limits: Limits) -> np.ndarray:
-    """Frames of a file by torchcodec; raises `MediaError` or `_NotDecoded`."""
-    try:
-        decoder = _torchcodec(source)
-    except Exception as error:
-        raise _NotDecoded(f"{type(error).__name__}: {error}") from error
-    return from_decoder(decoder, num_frames, name, limits)
+@dataclass
+class Timeline:
+    """When the frames of a video are on display.
+
+    Attributes:
+        starts: seconds at which each comes on display, increasing; float64, shape (frames,).
+        end: second at which the last goes off.
+        fps: frames per second.
+    """
+
+    starts: np.ndarray
+    end: float
+    fps: float
+
+    @classmethod
+    def steady(cls, count: int, fps: float) -> Timeline:
+        return cls(np.arange(count) / fps, count / fps, fps)
 
 
-def _torchcodec(source: Path | BytesIO) -> Any:
-    from torchcodec.decoders import VideoDecoder
+@dataclass
+class Spread:
+    """Frames on display at evenly spread times, `frame_times`."""
 
-    data = source if isinstance(source, Path) else source.getvalue()
+    num_frames: int
+
+    def times(self, begin: float, end: float) -> np.ndarray:
+        """A microsecond late, so that a time on the very border of two frames gets the later frame. Without it the
+        rounding of time stamps to seconds decides, and backends differ."""
+        return frame_times(begin, end, self.num_frames) + min(_ROUNDING, (end - begin) / self.num_frames / 4)
+
+    def numbers(self, timeline: Timeline, name: str) -> np.ndarray:
+        times = self.times(timeline.starts[0], timeline.end)
+        return np.searchsorted(timeline.starts, times, side="right") - 1
+
+
+@dataclass
+class Numbered:
+    """Frames whose numbers are those that `choose(frames, frames per second)` gives."""
+
+    choose: Callable[[int, float], Sequence[int]]
+
+    def numbers(self, timeline: Timeline, name: str) -> np.ndarray:
+        """As int64; raises `MediaError` for none, or for any that the video has not."""
+        count = len(timeline.starts)
+        numbers = np.asarray(self.choose(count, timeline.fps), dtype=np.int64)
+        if numbers.ndim != 1 or not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
+            raise MediaError(f"{name} has {count} frames, of which frames {numbers.tolist()} were to be read.")
+        return numbers
+
+
+Choice = Spread | Numbered
+
+
+def in_order(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The frames at these places; not a copy where those are all of them, in their order."""
+    return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
+
+
+def check_seconds(seconds: float, name: str, limits: Limits) -> None:
+    limits.check("max_seconds", seconds, f"{name} lasts {seconds:.6g} s")
+
+
+def check_frame_count(count: int, name: str, limits: Limits) -> None:
+    limits.check("max_frames", count, f"{name} has {count} frames or more")
+
+
+def check_output(num_frames: int, width: int, height: int, name: str, limits: Limits) -> None:
+    """Raise `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
+    check_pixels(width, height, name, limits)
+    size = num_frames * width * height * 3
+    what = f"{name}: {num_frames} frames of {width} x {height} pixels need {size} bytes"
+    limits.check("max_bytes", size, what, "ask for fewer frames, or scale the video down")
+
+
+def from_file(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
+    """Frames (chosen, H, W, 3), uint8, by the first decoder that reads the file; raises as `first_decoded`."""
+    decoders = [partial(decode, source, choice, name, limits) for decode in (by_torchcodec, by_av)]
+    # By number, PyAV comes first: it counts the frames that the packets hold, whatever the header says.
+    return first_decoded(decoders if isinstance(choice, Spread) else decoders[::-1], name, "video")
+
+
+def by_torchcodec(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
     # "exact" reads the time stamps of all packets, where a header may say anything.
-    return VideoDecoder(data, dimension_order="NHWC", seek_mode="exact")
+    decoder = torchcodec_decoder("video", source, dimension_order="NHWC", seek_mode="exact")
+    return from_decoder(decoder, choice, name, limits)
 
 
-def from_decoder(decoder: Any, num_frames: int, name: str, limits: Limits) -> np.ndarray:
-    """Frames (num_frames, H, W, 3), uint8, of a torchcodec `VideoDecoder` with either order of dimensions."""
-    try:
-        information = decoder.metadata
-        begin = float(information.begin_stream_seconds or 0.0)
-        end = float(information.end_stream_seconds)
-        check_duration(end - begin, name, limits)
-        check_frame_count(int(information.num_frames or 0), name, limits)
-        check_output(num_frames, int(information.width), int(information.height), name, limits)
-        batch = decoder.get_frames_played_at(query_times(begin, end, num_frames).tolist())
-    except MediaError:
-        raise
-    except Exception as error:
-        raise MediaError(
-            f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}); it may be corrupt."
-        ) from error
-    return _channels_last(to_numpy(batch.data, name), name)
-
-
-def _channels_last(frames: np.ndarray, name: str) -> np.ndarray:
+def from_decoder(decoder: Any, choice: Choice, name: str, limits: Limits) -> np.ndarray:
+    """Frames (chosen, H, W, 3), uint8, of a torchcodec `VideoDecoder` with either order of dimensions."""
+    with tried("torchcodec"):
+        information, places = decoder.metadata, None
+        size, count = (int(information.width), int(information.height)), int(information.num_frames or 0)
+        check_frame_count(count, name, limits)
+        if isinstance(choice, Spread):
+            begin, end = float(information.begin_stream_seconds or 0.0), float(information.end_stream_seconds)
+            check_seconds(end - begin, name, limits)
+            times = choice.times(begin, end)
+            check_output(len(times), *size, name, limits)
+            data = decoder.get_frames_played_at(times.tolist()).data
+        else:
+            timeline = Timeline.steady(count, float(information.average_fps))
+            check_seconds(timeline.end, name, limits)
+            numbers = choice.numbers(timeline, name)
+            check_output(len(numbers), *size, name, limits)
+            kept, places = np.unique(numbers, return_inverse=True)
+            data = decoder.get_frames_at(kept.tolist()).data
+    frames = to_numpy(data, name)
     if frames.ndim == 4 and frames.shape[3] != 3 and frames.shape[1] == 3:
         frames = np.moveaxis(frames, 1, 3)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise MediaError(f"{name} gave {frames.dtype} frames of shape {frames.shape}, expected 8-bit RGB.")
-    return np.ascontiguousarray(frames)
+    frames = np.ascontiguousarray(frames)
+    return frames if places is None else in_order(frames, places)
 
 
-def numbered_from_file(
-    source: Path | BytesIO, choose: Callable[[int, float], np.ndarray], name: str, limits: Limits
-) -> np.ndarray:
-    """Frames (numbers, H, W, 3), uint8, of the numbers that `choose(frames, frames per second)` gives.
+def by_av(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
+    """Frames of a file by PyAV: a frame's number is its place among the packets' time stamps.
 
-    Raises:
-        MediaError, ImportError: as `from_file`.
+    These are read first, without decoding; frame counts and durations in headers are trusted for nothing but refusal.
     """
-    try:
-        require("av")
-    except ImportError:
-        from ..utils.upstream import is_torchcodec_usable
-
-        if not is_torchcodec_usable("video"):
-            raise
-        return numbered_from_decoder(_torchcodec(source), choose, name, limits)
-    try:
-        return numbered_by_av(source, choose, name, limits)
-    except _NotDecoded as error:
-        raise MediaError(f"{name} cannot be decoded as video; it may be corrupt or truncated ({error}).") from error
-
-
-def numbered_by_av(
-    source: Path | BytesIO, choose: Callable[[int, float], np.ndarray], name: str, limits: Limits
-) -> np.ndarray:
-    """As `numbered_from_file`, by PyAV: a frame's number is its place among the packets' time stamps."""
-    av = require("av")
-    try:
-        with _open(av, source) as container:
-            timeline = _scan(container, name, limits)
-        numbers = choose(len(timeline.stamps), timeline.fps)
+    with tried("PyAV"):
+        with av_container(source) as container:
+            stamps, timeline = _scan(container, name, limits)
+        numbers = choice.numbers(timeline, name)
         kept, places = np.unique(numbers, return_inverse=True)
-        stamps = np.sort(np.asarray(timeline.stamps))[kept]
-        with _open(av, source) as container:
-            times = np.asarray([timeline.seconds(int(stamp)) for stamp in stamps])
-            frames = _decode(container, timeline, times, name, limits)
+        with av_container(source) as container:
+            frames = _decode(container, stamps[kept], name, limits)
         check_output(len(numbers), frames.shape[2], frames.shape[1], name, limits)
-        return frames[places]
-    except (MediaError, ImportError):
-        raise
-    except Exception as error:
-        raise _NotDecoded(f"{type(error).__name__}: {error}") from error
+        return in_order(frames, places)
 
 
-def numbered_from_decoder(
-    decoder: Any, choose: Callable[[int, float], np.ndarray], name: str, limits: Limits
-) -> np.ndarray:
-    """As `numbered_from_file`, of a torchcodec `VideoDecoder` with either order of dimensions."""
-    try:
-        information = decoder.metadata
-        count, fps = int(information.num_frames), float(information.average_fps)
-        check_duration(count / fps, name, limits)
-        check_frame_count(count, name, limits)
-        numbers = choose(count, fps)
-        check_output(len(numbers), int(information.width), int(information.height), name, limits)
-        kept, places = np.unique(numbers, return_inverse=True)
-        data = decoder.get_frames_at(kept.tolist()).data
-    except MediaError:
-        raise
-    except Exception as error:
-        raise MediaError(
-            f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}); it may be corrupt."
-        ) from error
-    return _channels_last(to_numpy(data, name), name)[places]
+def _stamp(packet: Any, name: str) -> int:
+    """Of a packet or a frame, in ticks of the stream."""
+    stamp = packet.dts if packet.pts is None else packet.pts
+    if stamp is None:
+        raise MediaError(f"{name} has frames without time stamps: remux it into mp4 or Matroska.")
+    return stamp
 
 
-@dataclass
-class _Timeline:
-    """What the packets of a stream say, in ticks of `tick` seconds."""
-
-    tick: float
-    begin: int
-    end: int
-    stamps: list[int]  # of each frame, in the order of decoding
-    fps: float
-
-    def seconds(self, stamp: int) -> float:
-        return stamp * self.tick
-
-
-def by_av(source: Path | BytesIO, num_frames: int, name: str, limits: Limits) -> np.ndarray:
-    """Frames of a file by PyAV; raises `ImportError`, `MediaError` or `_NotDecoded`.
-
-    The packets' time stamps are read first, without decoding; frame counts and durations in headers are trusted for
-    nothing but refusal.
-    """
-    av = require("av")
-    try:
-        with _open(av, source) as container:
-            timeline = _scan(container, name, limits)
-        times = query_times(timeline.seconds(timeline.begin), timeline.seconds(timeline.end), num_frames)
-        with _open(av, source) as container:
-            return _decode(container, timeline, times, name, limits)
-    except (MediaError, ImportError):
-        raise
-    except Exception as error:
-        raise _NotDecoded(f"{type(error).__name__}: {error}") from error
-
-
-def _open(av: Any, source: Path | BytesIO) -> Any:
-    if isinstance(source, BytesIO):
-        source.seek(0)
-    return av.open(str(source) if isinstance(source, Path) else source, options=dict(FFMPEG_OPTIONS))
-
-
-def _scan(container: Any, name: str, limits: Limits) -> _Timeline:
+def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeline]:
+    """The stamps of all frames, increasing, and what they say in seconds."""
     if not container.streams.video:
         raise MediaError(f"{name} has no video track ({container.format.name}): is it a sound recording?")
     stream = container.streams.video[0]
     tick = float(stream.time_base)
     check_output(1, stream.codec_context.width, stream.codec_context.height, name, limits)
     if stream.duration is not None:
-        check_duration(stream.duration * tick, name, limits)
+        check_seconds(stream.duration * tick, name, limits)
     check_frame_count(stream.frames, name, limits)
-    begin = end = None
     stamps: list[int] = []
+    begin, end = math.inf, -math.inf
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise MediaError(f"{name} is truncated or corrupt: packet {len(stamps)} of its video is incomplete.")
-        stamp = packet.dts if packet.pts is None else packet.pts
         if packet.size == 0 or packet.is_discard:
             continue
-        if stamp is None:
-            raise MediaError(f"{name} has frames without time stamps: remux it into mp4 or Matroska.")
-        stamps.append(stamp)
+        stamps.append(_stamp(packet, name))
         check_frame_count(len(stamps), name, limits)
-        begin = stamp if begin is None else min(begin, stamp)
-        end = max(stamp + (packet.duration or 0), begin if end is None else end)
-        check_duration((end - begin) * tick, name, limits)
-    if begin is None or end is None:
+        begin, end = min(begin, stamps[-1]), max(end, stamps[-1] + (packet.duration or 0))
+        check_seconds((end - begin) * tick, name, limits)
+    if not stamps:
         raise MediaError(f"{name} holds no video frames ({container.format.name}): it may be truncated.")
-    seconds = max((end - begin) * tick, tick)
-    return _Timeline(tick, begin, end, stamps, float(stream.average_rate or len(stamps) / seconds))
+    fps = float(stream.average_rate or len(stamps) / max((end - begin) * tick, tick))
+    ordered = np.sort(np.asarray(stamps))
+    return ordered, Timeline(ordered * tick, end * tick, fps)
 
 
-def _decode(container: Any, timeline: _Timeline, times: np.ndarray, name: str, limits: Limits) -> np.ndarray:
-    """Keep, while frames stream by, the one on display at each time; only two frames are held besides the result."""
+def _decode(container: Any, stamps: np.ndarray, name: str, limits: Limits) -> np.ndarray:
+    """Keep, while frames stream by, the one on display at each stamp; only two frames are held besides the result."""
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     result: np.ndarray | None = None
@@ -236,27 +219,24 @@ def _decode(container: Any, timeline: _Timeline, times: np.ndarray, name: str, l
     def keep(frame: Any, until: float) -> None:
         nonlocal result, done
         pixels = None
-        while done < len(times) and times[done] < until:
+        while done < len(stamps) and stamps[done] < until:
             pixels = _to_rgb(frame, result) if pixels is None else pixels
             if result is None:
-                check_output(len(times), pixels.shape[1], pixels.shape[0], name, limits)
-                result = np.empty((len(times), *pixels.shape), np.uint8)
+                check_output(len(stamps), pixels.shape[1], pixels.shape[0], name, limits)
+                result = np.empty((len(stamps), *pixels.shape), np.uint8)
             result[done] = pixels
             done += 1
 
     for count, frame in enumerate(container.decode(stream), start=1):
         check_frame_count(count, name, limits)
         check_output(1, frame.width, frame.height, name, limits)
-        stamp = frame.dts if frame.pts is None else frame.pts
-        if stamp is None:
-            raise MediaError(f"{name} has frames without time stamps: remux it into mp4 or Matroska.")
         # Before the first frame that decodes there is none to show but that one.
-        keep(frame if previous is None else previous, timeline.seconds(stamp))
+        keep(frame if previous is None else previous, _stamp(frame, name))
         previous = frame
-        if done == len(times):
+        if done == len(stamps):
             break
     if previous is not None:
-        keep(previous, float("inf"))
+        keep(previous, math.inf)
     if result is None:
         raise MediaError(f"{name} holds no frame that can be decoded: it may be corrupt.")
     return result

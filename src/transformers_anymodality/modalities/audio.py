@@ -6,7 +6,9 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from itertools import chain
 from numbers import Number, Real
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import numpy as np
 from ..utils.imports import require
 from ._arrays import first_bad, to_numpy
 from ._base import ModalitySpec
-from ._containers import FFMPEG_OPTIONS, check_recording
+from ._recordings import NotDecoded, av_container, check_recording, first_decoded, torchcodec_decoder, tried
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 
 
@@ -151,10 +153,13 @@ def _read(
         rate = _rate(source["sampling_rate"], f'"sampling_rate" of {name}')
     elif is_array(source) or isinstance(source, (list, tuple)):
         samples, rate = _from_array(to_numpy(source, name), name, mix), default_rate
-    elif hasattr(source, "get_all_samples"):
-        samples, rate = _from_decoder(source, name, mix, limits)
+    elif hasattr(source, "get_samples_played_in_range"):
+        samples, rate = first_decoded([partial(_from_decoder, source, name, mix, limits)], name, "sound")
     else:
-        samples, rate = _from_file(open_source(source, allow_urls=allow_urls, limits=limits), name, mix, limits)
+        file = open_source(source, allow_urls=allow_urls, limits=limits)
+        check_recording(file, name)
+        decoders = [partial(one, file, name, mix, limits) for one in (_by_soundfile, _by_torchcodec, _by_av)]
+        samples, rate = first_decoded(decoders, name, "sound")
     if samples.size == 0:
         raise MediaError(f"{name} holds no samples: expected a recording of some length.")
     _check_seconds(samples.shape[1] / rate, name, limits)
@@ -175,12 +180,8 @@ def _rate(value: Any, name: str) -> float:
     return float(value)
 
 
-def _check_seconds(seconds: float | None, name: str, limits: Limits) -> None:
-    if seconds is not None and seconds > limits.max_seconds:
-        raise MediaError(
-            f"{name} lasts at least {seconds:.6g} s, more than the limit of {limits.max_seconds:g} s: cut it, or pass "
-            "limits=Limits(max_seconds=...) if you trust it."
-        )
+def _check_seconds(seconds: float, name: str, limits: Limits) -> None:
+    limits.check("max_seconds", seconds, f"{name} lasts at least {seconds:.6g} s")
 
 
 def _check_channels(count: int, name: str) -> None:
@@ -227,45 +228,16 @@ def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.
 
 def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
     """Samples (channels, samples) and rate of a torchcodec `AudioDecoder`."""
-    try:
-        information = getattr(decoder, "metadata", None)
-        _check_seconds(getattr(information, "duration_seconds_from_header", None), name, limits)
-        _check_channels(getattr(information, "num_channels", None) or 1, name)
-        if hasattr(decoder, "get_samples_played_in_range"):
-            # One second beyond the limit suffices to see that it is passed, however long the rest.
-            begin = getattr(information, "begin_stream_seconds_from_header", None) or 0.0
-            decoded = decoder.get_samples_played_in_range(begin, begin + limits.max_seconds + 1.0)
-        else:
-            decoded = decoder.get_all_samples()
-    except MediaError:
-        raise
-    except Exception as error:
-        raise MediaError(f"{name} cannot be decoded by torchcodec ({type(error).__name__}: {error}).") from error
+    with tried("torchcodec"):
+        information = decoder.metadata
+        _check_seconds(information.duration_seconds_from_header or 0.0, name, limits)
+        _check_channels(information.num_channels or 1, name)
+        # One second beyond the limit suffices to see that it is passed, however long the rest.
+        begin = information.begin_stream_seconds_from_header or 0.0
+        decoded = decoder.get_samples_played_in_range(begin, begin + limits.max_seconds + 1.0)
     data = to_numpy(decoded.data, name)
     _check_channels(data.shape[0], name)
     return _fold(data, mix).astype(np.float32), float(decoded.sample_rate)
-
-
-def _from_file(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    """Samples (channels, samples) and rate by the first backend that reads the file."""
-    check_recording(source, name)
-    failures: list[str] = []
-    missing: ImportError | None = None
-    for backend in (_by_soundfile, _by_torchcodec, _by_av):
-        try:
-            return backend(source, name, mix, limits)
-        except ImportError as error:
-            missing = missing or error
-            failures.append(str(error))
-        except _NotDecoded as error:
-            failures.append(str(error))
-    if missing is not None and not any(failure.startswith("[") for failure in failures):
-        raise missing
-    raise MediaError(f"{name} cannot be decoded as sound; it may be corrupt or truncated. " + " ".join(failures))
-
-
-class _NotDecoded(Exception):
-    """A backend does not read this file; another one may. The message begins with the backend in brackets."""
 
 
 def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
@@ -283,10 +255,10 @@ def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) 
                 blocks.append(_fold(block.T, mix).astype(np.float32))
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
         if recognised or getattr(error, "code", None) == _MALFORMED:
-            # Another backend might play what is left of a broken file, so that the loss would never show.
+            # Another decoder might play what is left of a broken file, so that the loss would never show.
             raise MediaError(f"{name} is truncated or corrupt ({error}). Copy or export it again.") from error
-        raise _NotDecoded(f"[soundfile] {error}") from error
-    samples = np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
+        raise NotDecoded(f"soundfile: {error}") from error
+    samples = _joined(blocks)
     # Compressed formats may estimate their length, hence some slack.
     if promised - samples.shape[1] > 0.1 * rate + 0.02 * promised:
         raise MediaError(
@@ -296,45 +268,29 @@ def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) 
 
 
 def _by_torchcodec(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    from ..utils.upstream import is_torchcodec_usable
-
-    if not is_torchcodec_usable("audio"):
-        raise ImportError("torchcodec is missing or does not find FFmpeg.")
-    from torchcodec.decoders import AudioDecoder
-
-    try:
-        decoder = AudioDecoder(source if isinstance(source, Path) else source.getvalue())
-    except Exception as error:
-        raise _NotDecoded(f"[torchcodec] {error}") from error
-    return _from_decoder(decoder, name, mix, limits)
+    return _from_decoder(torchcodec_decoder("audio", source), name, mix, limits)
 
 
 def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    av = require("av")
-    if isinstance(source, BytesIO):
-        source.seek(0)
-    try:
-        with av.open(str(source) if isinstance(source, Path) else source, options=dict(FFMPEG_OPTIONS)) as container:
-            if not container.streams.audio:
-                raise MediaError(f"{name} has no sound track ({container.format.name}): expected one.")
-            stream = container.streams.audio[0]
-            if stream.duration is not None and stream.time_base is not None:
-                _check_seconds(float(stream.duration * stream.time_base), name, limits)
-            _check_channels(stream.codec_context.channels, name)
-            rate = int(stream.codec_context.sample_rate)
-            blocks: list[np.ndarray] = []
-            count = 0
-            resampler = av.AudioResampler(format="fltp", rate=rate)
-            for frame in container.decode(stream):
-                for planar in resampler.resample(frame):
-                    block = planar.to_ndarray()
-                    count += block.shape[1]
-                    _check_seconds(count / rate, name, limits)
-                    blocks.append(_fold(block, mix).astype(np.float32))
-            for planar in resampler.resample(None):
-                blocks.append(_fold(planar.to_ndarray(), mix).astype(np.float32))
-    except (MediaError, ImportError):
-        raise
-    except Exception as error:
-        raise _NotDecoded(f"[PyAV] {error}") from error
-    return (np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)), float(rate)
+    with tried("PyAV"), av_container(source) as container:
+        if not container.streams.audio:
+            raise MediaError(f"{name} has no sound track ({container.format.name}): expected one.")
+        stream = container.streams.audio[0]
+        if stream.duration is not None and stream.time_base is not None:
+            _check_seconds(float(stream.duration * stream.time_base), name, limits)
+        _check_channels(stream.codec_context.channels, name)
+        rate = int(stream.codec_context.sample_rate)
+        blocks: list[np.ndarray] = []
+        count = 0
+        resampler = require("av").AudioResampler(format="fltp", rate=rate)
+        for frame in chain(container.decode(stream), [None]):  # None brings what the resampler still holds
+            for planar in resampler.resample(frame):
+                block = planar.to_ndarray()
+                count += block.shape[1]
+                _check_seconds(count / rate, name, limits)
+                blocks.append(_fold(block, mix).astype(np.float32))
+        return _joined(blocks), float(rate)
+
+
+def _joined(blocks: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)

@@ -80,11 +80,7 @@ def check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
     """Raise `MediaError` for a frame that is empty or above `limits.max_pixels`."""
     if width < 1 or height < 1:
         raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
-    if width * height > limits.max_pixels:
-        raise MediaError(
-            f"{name} has {width} x {height} pixels, more than the limit of {limits.max_pixels}: scale it down, or "
-            "pass limits=Limits(max_pixels=...) if you trust it."
-        )
+    limits.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
 
 
 def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from numbers import Real
 from pathlib import Path
@@ -15,9 +16,20 @@ from transformers.image_utils import is_valid_image
 
 from ._arrays import to_numpy
 from ._base import ModalitySpec
-from ._containers import check_recording
-from ._frames import _check_count, check_duration, check_frame_count, check_output, query_times
+from ._recordings import check_recording, first_decoded
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from ._video_files import (
+    Choice,
+    Numbered,
+    Spread,
+    Timeline,
+    check_frame_count,
+    check_output,
+    check_seconds,
+    from_decoder,
+    from_file,
+    in_order,
+)
 from .image import open_image, pixels_to_uint8, read_image, to_rgb
 
 
@@ -98,32 +110,7 @@ def read_video(
         MediaError: unreadable, truncated, beyond the limits, or an array of another shape, type or range.
         ImportError: no installed package can decode the video.
     """
-    _check_count(num_frames)
-    name = describe(source)
-    source, _ = _unwrapped(source, name)
-
-    def spread(count: int, fps: float) -> np.ndarray:
-        return _chosen(count, num_frames)
-
-    if is_array(source):
-        return _from_array(source, spread, DEFAULT_FPS, name, limits)
-    if isinstance(source, (list, tuple)):
-        return _from_list(source, spread, DEFAULT_FPS, allow_urls, limits)
-    if hasattr(source, "get_frames_played_at"):
-        from ._video_files import from_decoder
-
-        return from_decoder(source, num_frames, name, limits)
-    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
-    if _is_animation(resolved, name):
-
-        def shown(ends: np.ndarray) -> np.ndarray:
-            times = query_times(0.0, float(ends[-1]), num_frames)
-            return np.minimum(np.searchsorted(ends, times, side="right"), len(ends) - 1)
-
-        return _from_animation(resolved, shown, name, limits)
-    from ._video_files import from_file
-
-    return from_file(resolved, num_frames, name, limits)
+    return _read(source, Spread(num_frames), DEFAULT_FPS, allow_urls, limits)
 
 
 def read_video_frames(
@@ -151,63 +138,34 @@ def read_video_frames(
     Raises:
         MediaError, ImportError: as `read_video`; also for numbers that the video has not.
     """
+    return _read(source, Numbered(choose), fps, allow_urls, limits)
+
+
+def _read(source: Any, choice: Choice, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:
     name = describe(source)
-    source, told = _unwrapped(source, name)
-    rate = fps if told is None else told
-
-    def chosen(count: int, per_second: float) -> np.ndarray:
-        return _checked(choose(count, per_second), count, name)
-
-    if is_array(source):
-        return _from_array(source, chosen, rate, name, limits)
-    if isinstance(source, (list, tuple)):
-        return _from_list(source, chosen, rate, allow_urls, limits)
-    from ._video_files import numbered_from_decoder, numbered_from_file
-
-    if hasattr(source, "get_frames_at"):
-        return numbered_from_decoder(source, chosen, name, limits)
-    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
-    if _is_animation(resolved, name):
-        return _from_animation(resolved, lambda ends: chosen(len(ends), len(ends) / float(ends[-1])), name, limits)
-    return numbered_from_file(resolved, chosen, name, limits)
-
-
-def _unwrapped(source: Any, name: str) -> tuple[Any, float | None]:
-    """Frames and their number per second, out of a dict that holds both."""
     key = next((key for key in ("frames", "array") if isinstance(source, Mapping) and key in source), None)
-    if key is None:
-        return source, None
-    fps = source.get("fps")
-    if fps is not None and not (isinstance(fps, Real) and math.isfinite(fps) and fps > 0):
-        raise MediaError(f'{name}: "fps" is {fps!r}, expected a positive number of frames per second.')
-    return source[key], None if fps is None else float(fps)
-
-
-def _checked(numbers: Sequence[int], count: int, name: str) -> np.ndarray:
-    """Chosen frame numbers as int64; raises `MediaError` for none, or for any that the video has not."""
-    result = np.asarray(numbers, dtype=np.int64)
-    if result.ndim != 1 or not len(result) or result.min() < 0 or result.max() >= count:
-        raise MediaError(f"{name} has {count} frames, of which frames {result.tolist()} were to be read.")
-    return result
-
-
-def _is_animation(source: Path | BytesIO, name: str) -> bool:
-    """Whether Pillow reads the file; raises `MediaError` for what is no video at all."""
-    start = head(source, 16)
+    if key is not None:
+        fps = fps if source.get("fps") is None else source["fps"]
+        if not (isinstance(fps, Real) and math.isfinite(fps) and fps > 0):
+            raise MediaError(f'{name}: "fps" is {fps!r}, expected a positive number of frames per second.')
+        source = source[key]
+    if is_array(source):
+        return _from_array(source, choice, float(fps), name, limits)
+    if isinstance(source, (list, tuple)):
+        return _from_list(source, choice, float(fps), allow_urls, limits)
+    if hasattr(source, "get_frames_at"):
+        return first_decoded([partial(from_decoder, source, choice, name, limits)], name, "video")
+    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
+    start = head(resolved, 16)
     if start[:4] in (b"GIF8", b"\x89PNG") or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
-        return True
+        return _from_animation(resolved, choice, name, limits)
     if start[:3] == b"\xff\xd8\xff":
         raise MediaError(f"{name} is a still image (JPEG), expected a video: read it by read_image, or give a list.")
-    check_recording(source, name)
-    return False
+    check_recording(resolved, name)
+    return from_file(resolved, choice, name, limits)
 
 
-def _chosen(count: int, num_frames: int) -> np.ndarray:
-    """Indices of the frames on display when `count` frames last equally long."""
-    return np.minimum(query_times(0.0, float(count), num_frames).astype(np.int64), count - 1)
-
-
-def _from_array(source: Any, choose: Callable, fps: float, name: str, limits: Limits) -> np.ndarray:
+def _from_array(source: Any, choice: Choice, fps: float, name: str, limits: Limits) -> np.ndarray:
     shape = tuple(source.shape)
     if len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise MediaError(f"{name}: expected frames as (T, H, W, 3) or (T, 3, H, W).")
@@ -217,15 +175,15 @@ def _from_array(source: Any, choose: Callable, fps: float, name: str, limits: Li
         raise MediaError(f"{name} is empty: expected at least one frame.")
     check_frame_count(shape[0], name, limits)
     height, width = (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
-    indices = choose(shape[0], fps)
-    check_output(len(indices), width, height, name, limits)
-    kept, places = np.unique(indices, return_inverse=True)
+    numbers = choice.numbers(Timeline.steady(shape[0], fps), name)
+    check_output(len(numbers), width, height, name, limits)
+    kept, places = np.unique(numbers, return_inverse=True)
     frames = pixels_to_uint8(to_numpy(source[kept.tolist()], name), name)
     frames = np.moveaxis(frames, 1, 3) if shape[1] == 3 else frames
-    return np.ascontiguousarray(frames[places])
+    return np.ascontiguousarray(in_order(frames, places))
 
 
-def _from_list(frames: list | tuple, choose: Callable, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:
+def _from_list(frames: list | tuple, choice: Choice, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:
     name = f"list of {len(frames)} frames"
     if not frames:
         raise MediaError(f"{name}: expected at least one frame.")
@@ -237,54 +195,22 @@ def _from_list(frames: list | tuple, choose: Callable, fps: float, allow_urls: b
         except MediaError as error:
             raise MediaError(f"Frame {index} of a {name}: {error}") from error
 
-    return collect(choose(len(frames), fps), read, name, limits)
+    return _collect(choice.numbers(Timeline.steady(len(frames), fps), name), read, name, limits)
 
 
-def collect(indices: np.ndarray, read: Callable[[int], Image.Image], name: str, limits: Limits) -> np.ndarray:
-    """Stack the RGB frames of the given indices; each frame is read once, in their order.
-
-    Args:
-        indices: int64, shape (num_frames,).
-        read: gives the RGB image of an index.
-        name: the source's name for messages.
-        limits: applied to the frame size and the result.
-
-    Returns:
-        uint8, shape (num_frames, H, W, 3).
-    """
-    kept, places = np.unique(indices, return_inverse=True)
-    result: np.ndarray | None = None
-    for place, index in enumerate(int(index) for index in kept):
-        pixels = np.asarray(read(index))
-        if result is None:
-            check_output(len(indices), pixels.shape[1], pixels.shape[0], name, limits)
-            result = np.empty((len(kept), *pixels.shape), np.uint8)
-        if pixels.shape != result.shape[1:]:
-            raise MediaError(
-                f"{name}: frame {index} is {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one chosen is "
-                f"{result.shape[2]} x {result.shape[1]}: all frames must have one size."
-            )
-        result[place] = pixels
-    assert result is not None  # there is at least one index
-    return result if len(kept) == len(indices) and (np.diff(indices) > 0).all() else result[places]
-
-
-def _from_animation(
-    source: Path | BytesIO, choose: Callable[[np.ndarray], np.ndarray], name: str, limits: Limits
-) -> np.ndarray:
-    """`choose` gets the seconds at which each frame goes off, and gives the numbers of those to read."""
+def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
     with open_image(source, name, limits) as image:
         count = int(getattr(image, "n_frames", 1))
         check_frame_count(count, name, limits)
         check_output(1, image.width, image.height, name, limits)
-        indices = choose(np.cumsum(list(_delays(image, count, name, limits))))
-        check_output(len(indices), image.width, image.height, name, limits)
+        bounds = np.cumsum([0.0, *_delays(image, count, name, limits)])
 
         def read(index: int) -> Image.Image:
             image.seek(index)
             return to_rgb(image, name)
 
-        return collect(indices, read, name, limits)
+        timeline = Timeline(bounds[:-1], bounds[-1], count / bounds[-1])
+        return _collect(choice.numbers(timeline, name), read, name, limits)
 
 
 def _delays(image: Image.Image, count: int, name: str, limits: Limits) -> Iterator[float]:
@@ -294,6 +220,26 @@ def _delays(image: Image.Image, count: int, name: str, limits: Limits) -> Iterat
         image.seek(index)
         image.load()  # WebP tells a frame's duration only with its pixels
         delay = float(image.info.get("duration", 0) or 0) / 1000.0
-        total += delay if delay > 0 else _ZERO_DELAY
-        check_duration(total, name, limits)
-        yield delay if delay > 0 else _ZERO_DELAY
+        delay = delay if delay > 0 else _ZERO_DELAY
+        total += delay
+        check_seconds(total, name, limits)
+        yield delay
+
+
+def _collect(numbers: np.ndarray, read: Callable[[int], Image.Image], name: str, limits: Limits) -> np.ndarray:
+    """Stack the RGB frames of the given numbers; each is read once, in their order."""
+    kept, places = np.unique(numbers, return_inverse=True)
+    result: np.ndarray | None = None
+    for place, number in enumerate(kept.tolist()):
+        pixels = np.asarray(read(number))
+        if result is None:
+            check_output(len(numbers), pixels.shape[1], pixels.shape[0], name, limits)
+            result = np.empty((len(kept), *pixels.shape), np.uint8)
+        if pixels.shape != result.shape[1:]:
+            raise MediaError(
+                f"{name}: frame {number} is {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one chosen is "
+                f"{result.shape[2]} x {result.shape[1]}: all frames must have one size."
+            )
+        result[place] = pixels
+    assert result is not None  # there is at least one number
+    return in_order(result, places)

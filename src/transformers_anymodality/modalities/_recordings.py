@@ -1,23 +1,27 @@
-"""Checks on the first bytes of an encoded recording, made before any decoder sees it."""
+"""Encoded sound and video: what is checked before any decoder sees them, and the decoders that are tried."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
+from ..utils.imports import require
+from ..utils.upstream import is_torchcodec_usable
 from ._source import MediaError, head, opened
 
 
 # Demuxers that read one file. FFmpeg knows others that follow references to further files and addresses (HLS, DASH,
 # concat, image2): an uploaded "video" of these kinds could read any file of the machine.
-FFMPEG_FORMATS = (
+_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,wav,w64,aiff,flac,mp3,aac,ac3,eac3,"
     "amr,caf,au,h264,hevc,av1,obu,ivf,m4v,gif,apng,webp,webp_pipe,dv,mxf,rm,wv,ape,tta"
 )
-FFMPEG_OPTIONS = {"format_whitelist": FFMPEG_FORMATS, "protocol_whitelist": "file"}
 _UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger figure where they cannot know the size
+_Decoded = TypeVar("_Decoded")
 _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<smil", b"[playlist]", b"v=0")
 
 
@@ -107,3 +111,58 @@ def _matroska_length(start: bytes) -> int | None:
         return None
     segment = number(at + 4)
     return None if segment is None or segment[1] < 0 else segment[0] + segment[1]
+
+
+class NotDecoded(Exception):
+    """A decoder does not read this file; another one may."""
+
+
+@contextmanager
+def tried(decoder: str) -> Generator[None]:
+    """Whatever a decoder raises inside the block comes out as `NotDecoded`."""
+    try:
+        yield
+    except (MediaError, ImportError):
+        raise
+    except Exception as error:
+        raise NotDecoded(f"{decoder}: {type(error).__name__}: {error}") from error
+
+
+def first_decoded(decoders: Iterable[Callable[[], _Decoded]], name: str, kind: str) -> _Decoded:
+    """What the first decoder gives that is installed and reads the file.
+
+    Raises:
+        MediaError: none reads it, or one that does finds it wrong.
+        ImportError: none is installed.
+    """
+    failed, missing = [], []
+    for decode in decoders:
+        try:
+            return decode()
+        except ImportError as error:
+            missing.append(str(error))
+        except NotDecoded as error:
+            failed.append(str(error))
+    if not failed:
+        raise ImportError(" ".join(missing))
+    reasons = "; ".join(failed + missing)
+    raise MediaError(f"{name} cannot be decoded as {kind}; it may be corrupt or truncated ({reasons}).")
+
+
+def torchcodec_decoder(kind: str, source: Path | BytesIO, **options: Any) -> Any:
+    """torchcodec's `AudioDecoder` or `VideoDecoder`."""
+    if not is_torchcodec_usable(kind):
+        raise ImportError("torchcodec is missing or does not find FFmpeg.")
+    from torchcodec.decoders import AudioDecoder, VideoDecoder
+
+    with tried("torchcodec"):
+        decoder = {"audio": AudioDecoder, "video": VideoDecoder}[kind]
+        return decoder(source if isinstance(source, Path) else source.getvalue(), **options)
+
+
+def av_container(source: Path | BytesIO) -> Any:
+    """The file, opened by PyAV."""
+    if isinstance(source, BytesIO):
+        source.seek(0)
+    options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
+    return require("av").open(str(source) if isinstance(source, Path) else source, options=options)
