@@ -25,7 +25,7 @@ from transformers_anymodality.inference.conversation import Conversation  # noqa
 from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch  # noqa: E402
 from transformers_anymodality.inference.demo.examples import dummies, read_examples  # noqa: E402
 from transformers_anymodality.inference.demo.page import Page, _messages  # noqa: E402
-from transformers_anymodality.inference.demo.running import files_alone, keep  # noqa: E402
+from transformers_anymodality.inference.demo.running import files_alone  # noqa: E402
 from transformers_anymodality.inference.demo.session import Host, Session  # noqa: E402
 from transformers_anymodality.modalities import Limits  # noqa: E402
 
@@ -55,7 +55,7 @@ def files(tmp_path) -> dict[str, Path]:
 @pytest.fixture
 def page(shared) -> Page:
     model, processor = shared
-    return Page(Host(model, processor, keep, Policy(max_media=3)), "tiny", dummies(processor))
+    return Page(Host(model, processor, Policy(max_media=3)), "tiny", dummies(processor))
 
 
 def attach(page: Page, session: Session, modality: str, *paths: Path) -> str:
@@ -75,7 +75,7 @@ def ask(page: Page, session: Session, text: str = QUESTION) -> list[dict]:
 
 def test_a_widget_for_each_sense_that_the_model_has():
     model, processor = tiny.composite(settings=tiny.modalities("imu", "image"))
-    page = Page(Host(model, processor, keep), "tiny", [])
+    page = Page(Host(model, processor), "tiny", [])
     assert [(name, widget.file_types) for name, widget in page.uploads][1] == ("imu", [".csv", ".npy", ".parquet"])
     assert [name for name, *_ in page.recorders] == ["image"]
 
@@ -127,7 +127,7 @@ def test_long_paths_are_not_told_either(page, files, tmp_path):
 
 def test_limits_hold(shared, files):
     model, processor = shared
-    page = Page(Host(model, processor, keep, Policy(Limits(max_pixels=100))), "tiny", [])
+    page = Page(Host(model, processor, Policy(Limits(max_pixels=100))), "tiny", [])
     assert "class=trouble" in attach(page, Session(page.host), "image", files["image"])
 
 
@@ -231,6 +231,7 @@ def test_a_running_page_gives_away_no_files_and_fetches_nothing(shared, tmp_path
                 assert client.get(f"/gradio_api/{path}").status_code in (403, 404), path
             assert client.get("/", headers={"Host": "example.org"}).status_code == 400
             assert client.get("/gradio_api/info").json()["named_endpoints"] == {}
+            assert ".trouble{" in client.get("/config").json()["css"]
             uploads = {name: client.post("/gradio_api/upload", files={"files": (name, b"0" * size)})
                        for name, size in (("small", 1000), ("large", 2 * 1024**2))}  # fmt: skip
             assert uploads["small"].status_code == 200 and uploads["large"].status_code == 413

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import read_json
-from .history import History, read_history, read_results
+from .history import read_history, read_results
 from .inspect import Inspection, PartInfo, inspect_checkpoint
 from .licenses import UNKNOWN, is_hub_id, licence_of, published_card, strictest
 
@@ -85,7 +85,7 @@ def make_card(
         ValueError: metadata that the Hub would refuse, or results that `anymodality evaluate` did not write.
     """
     place = None if folder is None else Path(folder)
-    facts = _facts(place, name or place.resolve().name, inspection, licences or Licences(), results)
+    facts = _Facts(place, name or place.resolve().name, inspection, licences or Licences(), results)
     parts, modalities = facts.inspection.parts, [modality.name for modality in facts.inspection.modalities]
     if base_models is None:
         base_models = dict.fromkeys(part.source for part in parts if is_hub_id(part.source))
@@ -108,41 +108,29 @@ def make_card(
     return ModelCard.from_template(data, template_path=str(_TEMPLATE), **_context(facts, **words))
 
 
-@dataclass(frozen=True)
 class _Facts:
     """What is known of a checkpoint; the inspection of one that is not a composite is empty."""
 
-    name: str
-    inspection: Inspection
-    licence: str
-    licences: Mapping[str, str]  # of its parts
-    licence_notes: list[str]
-    languages: list[str]
-    history: History | None
-    results: list[EvalResult]
-    adapter: bool
-
-
-def _facts(
-    folder: Path | None, name: str, inspection: Inspection | None, licences: Licences, results: str | Path | None
-) -> _Facts:
-    if inspection is None:
-        inspection = inspect_checkpoint(folder) if _is_composite(folder) else Inspection(name, [], [])
-    cards = {part.name: published_card(part.source) for part in inspection.parts if part.source}
-    named = {**{part: licence_of(card) for part, card in cards.items()}, **licences.parts}
-    whole = licences.whole or strictest(named.values())
-    file = results or (folder and folder / "results.json")
-    return _Facts(
-        name,
-        inspection,
-        whole,
-        named,
-        [*_licence_notes(whole, named, licences.whole is not None), *licences.notes],
-        _languages(cards.get("language_model")),
-        folder and read_history(folder),
-        read_results(Path(file)) if file else [],
-        folder is not None and (folder / "adapter").is_dir(),
-    )
+    def __init__(
+        self,
+        folder: Path | None,
+        name: str,
+        inspection: Inspection | None,
+        licences: Licences,
+        results: str | Path | None,
+    ):
+        if inspection is None:
+            inspection = inspect_checkpoint(folder) if _is_composite(folder) else Inspection(name, [], [])
+        self.name, self.inspection = name, inspection
+        cards = {part.name: published_card(part.source) for part in inspection.parts if part.source}
+        self.licences = {**{part: licence_of(card) for part, card in cards.items()}, **licences.parts}
+        self.licence = licences.whole or strictest(self.licences.values())
+        self.notes = [*_licence_notes(self.licence, self.licences, licences.whole is not None), *licences.notes]
+        self.languages = _languages(cards.get("language_model"))
+        self.history = folder and read_history(folder)
+        file = results or (folder and folder / "results.json")
+        self.results = read_results(Path(file)) if file else []
+        self.adapter = folder is not None and (folder / "adapter").is_dir()
 
 
 def _context(
@@ -154,24 +142,17 @@ def _context(
     origin: str = "made here",
 ) -> dict[str, Any]:
     """What the template reads."""
-    names = [modality.name for modality in facts.inspection.modalities]
-    extras = {extra for name in ("image", *names) for extra in _EXTRAS.get(name, "signal").split(",")}
+    parts, modalities = facts.inspection.parts, facts.inspection.modalities
+    extras = {extra for one in modalities for extra in _EXTRAS.get(one.name, "signal").split(",")}
     return {
-        "name": facts.name,
+        "facts": facts,
         "summary": summary or _summary(facts.inspection),
-        "parts": [_row(part, facts.licences, origin) for part in facts.inspection.parts],
-        "modalities": [
-            {**asdict(modality), "file": _FILES.get(modality.name, modality.name)}
-            for modality in facts.inspection.modalities
-        ],
-        "extras": ",".join(sorted(extras)),
-        "adapter": facts.adapter,
-        "history": facts.history,
+        "parts": [_row(part, facts.licences, origin) for part in parts],
+        "modalities": [{**asdict(one), "file": _FILES.get(one.name, one.name)} for one in modalities],
+        "extras": ",".join(sorted(extras | {"image"})),
         "recipe": recipe and recipe.strip(),
-        "results": facts.results,
         "sections": dict(sections or {}),
-        "limits": [*limits, *_limits(facts.inspection.parts, bool(facts.results))],
-        "licence_notes": facts.licence_notes,
+        "limits": [*limits, *_limits(parts, bool(facts.results))],
     }
 
 

@@ -22,6 +22,7 @@ from ..modalities import MODALITIES
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
 from ..utils.files import read_json
+from ..utils.tensors import in_eval
 from . import make_card
 from .history import data_name
 from .inspect import Inspection, inspect_checkpoint
@@ -276,10 +277,9 @@ def check_reload(
     if isinstance(model, Path):
         model = AutoModelForCausalLM.from_pretrained(model, dtype="auto", token=token)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-    was_training, device, dtype = model.training, model.device, model.dtype
-    with torch.no_grad():
-        ours = model.eval()(**inputs.to(device)).logits.float().cpu()
-    model.train(was_training)
+    device, dtype = model.device, model.dtype
+    with torch.no_grad(), in_eval(model):
+        ours = model(**inputs.to(device)).logits.float().cpu()
     del model
     save_file({name: tensor.cpu().contiguous() for name, tensor in inputs.items()}, scratch / "inputs.safetensors")
     command = [sys.executable, "-c", _FRESH, str(stage), str(scratch), str(device), *([module] if module else [])]

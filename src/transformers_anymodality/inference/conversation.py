@@ -94,8 +94,8 @@ class Conversation:
             raise ValueError(
                 f"The conversation has {len(ids)} tokens, but the model reads {longest}: begin a new one."
             )
-        past = self._keep(ids)
-        if past is None or self._media_tokens(ids[past:]) != sum(map(sum, added.values())):
+        past, placeholders = self._keep(ids), set(self.model.config.placeholder_ids)
+        if past is None or sum(token in placeholders for token in ids[past:]) != sum(map(sum, added.values())):
             self._forget()  # the template writes what was said otherwise now, or the cache cannot go back
             return self._turn(messages)
         return _Turn(ids, past, features, counts)
@@ -112,10 +112,6 @@ class Conversation:
             if (unseen := getattr(self._cache, "unseen_places", None)) is not None:
                 self._cache.unseen_places = unseen[:, :past]
         return past
-
-    def _media_tokens(self, ids: list[int]) -> int:
-        placeholders = set(self.model.config.placeholder_ids)
-        return sum(token in placeholders for token in ids)
 
     def _generate(self, turn: _Turn, cache: Any, streamer: _Streamer) -> list[int]:
         """The answer's ids."""

@@ -202,14 +202,10 @@ def without_deepspeed() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = config
 
 
-# In names of methods and of training arguments: whether the backward pass computes activations again.
-CHECKPOINTING = (
-    "activation_checkpointing"
-    if hasattr(PreTrainedModel, "activation_checkpointing_enable")
-    else (
-        "gradient_checkpointing"  # before 5.23
-    )
-)
+# In names of methods and of training arguments: whether the backward pass computes activations again. Since 5.23 it is
+# "activation", before that "gradient".
+_RECOMPUTED = "activation" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient"
+CHECKPOINTING = f"{_RECOMPUTED}_checkpointing"
 
 
 def set_checkpointing(model: PreTrainedModel, enabled: bool, **kwargs: Any) -> None:

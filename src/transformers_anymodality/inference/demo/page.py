@@ -11,7 +11,7 @@ import gradio as gr
 
 from ...modalities import MODALITIES, AudioSpec, ImageSpec, ModalitySpec, VideoSpec
 from .examples import Example, dummies, modalities, read_examples
-from .running import files_alone, keep, private_folder
+from .running import files_alone, private_folder
 from .session import Host, Policy, Session, Turn
 
 
@@ -48,7 +48,7 @@ def build_page(
     """
     private_folder()
     found = dummies(processor) if examples is None else read_examples(Path(examples), processor)
-    return Page(Host(model, processor, keep, policy or Policy(), system_prompt), name, found).blocks
+    return Page(Host(model, processor, policy or Policy(), system_prompt), name, found).blocks
 
 
 class Page:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -37,30 +38,6 @@ _THEME = gr.themes.Soft(
     input_border_width="1px",
     input_border_color="*border_color_primary",
 )
-_CSS = """
-footer{display:none!important}
-.media{display:flex;flex-wrap:wrap;align-items:flex-start;gap:.6rem}
-.said{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0 0!important}
-.media figure{margin:0;padding:.5rem;max-width:100%;background:#fff;color:#1f2430}
-.media figure{border:1px solid #e3e5ec;border-radius:.6rem}
-.media img,.media video{max-width:18rem;max-height:12rem;display:block;border-radius:.3rem;margin:0}
-.media img:not(.strip){min-width:7rem}
-.media img.small{image-rendering:pixelated}
-.media img.strip{max-width:100%;max-height:4rem;margin-top:.3rem}
-.media svg{max-width:100%;height:auto;display:block}
-.media audio{display:block;max-width:100%}
-.media pre{max-width:24rem;white-space:pre-wrap;margin:0}
-.media figcaption{color:#5b6275;font-size:.8rem;margin-top:.3rem;overflow-wrap:anywhere}
-.trouble{color:#b42318;background:#fef3f2;border:1px solid #fecdca;border-radius:.6rem;padding:.4rem .8rem}
-#tray{border:0;padding:0}
-#tray .media img,#tray .media video{max-height:6rem}
-#tray .media svg{max-height:6rem;width:auto}
-#chat .user-row .flex-wrap{width:fit-content;max-width:90%;margin-left:auto}
-#chat .placeholder{text-align:center}
-#chat .example{border:1px solid var(--border-color-primary);border-radius:.6rem;padding:.6rem .8rem}
-#chat .example:hover{background:var(--color-accent-soft)}
-#attach{align-items:center} #attach button{flex:0 0 auto;min-width:0}
-"""
 
 
 def launch(
@@ -89,7 +66,7 @@ def launch(
         state_session_capacity=_MAX_SESSIONS,
         app_kwargs={"middleware": guards},
         theme=_THEME,
-        css=_CSS,
+        css_paths=Path(__file__).with_name("page.css"),
         share=False,
         ssr_mode=False,
         mcp_server=False,

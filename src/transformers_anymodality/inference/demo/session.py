@@ -8,7 +8,7 @@ import logging
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from ...data.figures import figure
 from ...data.showing import counted
 from ...modalities import Limits
 from ...modalities._source import describe
+from ...processing.chat import part_source
 from ..conversation import Conversation
+from .running import keep
 
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,6 @@ class Host:
 
     Attributes:
         model, processor: of one checkpoint.
-        keep: puts bytes of a media type where browsers can fetch them, and returns the address.
         policy: what visitors may do.
         system_prompt: what the model is told first.
         answering: held while the model answers, one visitor at a time.
@@ -55,7 +56,6 @@ class Host:
 
     model: Any
     processor: Any
-    keep: Callable[[bytes, str], str]
     policy: Policy = Policy()
     system_prompt: str | None = None
     answering: threading.Lock = field(default_factory=threading.Lock)
@@ -137,15 +137,15 @@ class Session:
     def _picture(self, part: dict[str, Any], tokens: int) -> str:
         """A medium as the model is given it, with a caption."""
         modality = part["type"]
-        source = Path(part["path"]) if "path" in part else part[modality]
-        name = [Path(part["path"]).name] if "path" in part else []
+        source = part_source(modality, part)
+        name = [source.name] if isinstance(source, Path) else []
         caption = " · ".join([modality, *name, counted(tokens)])
         return _URI.sub(self._kept, figure(modality, source, self.host.processor, caption))
 
     def _kept(self, found: re.Match) -> str:
         if len(found[2]) <= _INLINE:
             return found[0]
-        return f"src='{html.escape(self.host.keep(base64.b64decode(found[2]), found[1]), quote=True)}'"
+        return f"src='{html.escape(keep(base64.b64decode(found[2]), found[1]), quote=True)}'"
 
 
 @dataclass
