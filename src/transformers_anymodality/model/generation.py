@@ -52,6 +52,9 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
     def _prepare_position_ids_for_generation(self, *args, **kwargs):
         return self.language_model._prepare_position_ids_for_generation(*args, **kwargs)
 
+    def _update_model_kwargs_for_generation(self, *args, **kwargs):
+        return self.language_model._update_model_kwargs_for_generation(*args, **kwargs)
+
     @property
     def _is_stateful(self) -> bool:
         # Assisted decoding takes tokens back, which a recurrent state cannot; it asks here.

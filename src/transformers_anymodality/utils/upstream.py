@@ -88,6 +88,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_maybe_prepare_encoder_kwargs_for_generation": "media are encoded once, before the first step",
         "_prepare_cache_for_generation": "the cache is the language model's",
         "_prepare_position_ids_for_generation": "positions are the language model's",
+        "_update_model_kwargs_for_generation": "what goes on to the next step is the language model's",
         "_validate_model_kwargs": "media are known arguments",
     },
     "transformers.PreTrainedModel": {
