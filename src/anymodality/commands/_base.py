@@ -1,4 +1,4 @@
-"""What commands share: how they run, how they fail, and what they load."""
+"""What commands share: how they run, alone or in several processes, how they fail, and what they load."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,9 @@ class Command(TyperCommand):
     def invoke(self, ctx: typer.Context) -> Any:
         try:
             load_package()
-            import_module(ctx.params.get("module"))
+            if module := ctx.params.get("module"):
+                sys.path.insert(0, os.getcwd())
+                importlib.import_module(module)
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # whoever read the output has seen enough
@@ -56,11 +59,27 @@ def load_package() -> None:
     importlib.import_module("transformers_anymodality")
 
 
-def import_module(name: str | None) -> None:
-    """Imports a module, from the working directory, too."""
-    if name:
-        sys.path.insert(0, os.getcwd())
-        importlib.import_module(name)
+def is_alone() -> bool:
+    """Whether nobody launched this process among others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) == 1
+
+
+def run_in_processes(ctx: typer.Context, *more: str) -> None:
+    """Runs this command in `num_processes` processes, each with its rank and `more` words; exit status 1 if one fails."""
+    count, path = ctx.params["num_processes"], len(ctx.command_path.split()) - 1
+    command = [sys.executable, "-m", "anymodality.cli", *ctx.obj[:path], *more, *ctx.obj[path:]]
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    shared = {**os.environ, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": threads}
+    processes = [
+        subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)
+    ]
+    try:
+        failed = any(process.wait() for process in processes)
+    finally:
+        for process in processes:
+            process.terminate()
+    if failed:
+        raise typer.Exit(1)
 
 
 def name_of(source: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from anymodality.commands._base import ListingCommand
 from anymodality.commands._options import OwnDType, argument, flag, option
 
@@ -44,10 +42,6 @@ def convert(
     """
     from transformers_anymodality import conversion
 
-    if system not in conversion.CONVERSIONS:
-        raise typer.BadParameter(
-            f"{system!r} is none of {', '.join(conversion.CONVERSIONS)}.", param_hint="CONVERSION"
-        )
     report = conversion.convert(
         system,
         source,

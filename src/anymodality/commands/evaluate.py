@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import ListingCommand, load_model, load_processor, print_json
+from anymodality.commands._base import (
+    ListingCommand,
+    is_alone,
+    load_model,
+    load_processor,
+    print_json,
+    run_in_processes,
+)
 from anymodality.commands._options import argument, option
-from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
 
 if TYPE_CHECKING:
@@ -57,7 +63,7 @@ def evaluate(
     data: Data = None,
     output: Annotated[str | None, option("FILE", "Results, JSON; answers go beside it.")] = None,
     batch_size: Annotated[int, option("N", "Batch size.", min=1)] = 8,
-    num_processes: NumProcesses = 1,
+    num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
     limit: Annotated[int | None, option("N", "Number of samples; default: all.", min=1)] = None,
     max_new_tokens: Annotated[int | None, option("N", "Most tokens of an answer; default: the task's.", min=1)] = None,

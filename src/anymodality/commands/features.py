@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import Command, group, load_processor, own_device
+from anymodality.commands._base import Command, group, is_alone, load_processor, own_device, run_in_processes
 from anymodality.commands._options import argument, option
-from anymodality.commands._processes import NumProcesses, is_alone, run_in_processes
 
 
 app = group("Features of frozen towers, computed once and read in training.")
@@ -25,7 +24,7 @@ def build(
     modalities: Annotated[str | None, option("NAMES", "Modalities, separated by commas; default: all.")] = None,
     batch_size: Annotated[int, option("N", "Batch size of a tower.")] = 16,
     dtype: options.OwnDType = None,
-    num_processes: NumProcesses = 1,
+    num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
     shard_size: Annotated[int, option("MB", "Size of a file of features.")] = 256,
     media_root: options.MediaRoot = None,
