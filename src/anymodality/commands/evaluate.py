@@ -30,20 +30,14 @@ class CLASS(ListingCommand):
     def listing(self) -> str:
         from transformers_anymodality.evaluation import SUITES, TASKS
 
-        lines = []
-        for name in TASKS:
-            task = TASKS[name]
-            columns = (
-                f"answers: {', '.join(dict.fromkeys(task.references))}"
-                if task.needs_references
-                else "no answers needed"
-            )
-            lines += [f"  {name:<24} {task.help}", f"  {'':<24} {columns}"]
-        return "\n".join(
-            ["Tasks, and the columns that may hold their right answers (the first that is there does):", *lines]
-            + ["Suites, and the files of their benchmarks:"]
-            + [f"  {name}: {', '.join(f'{benchmark}.jsonl' for benchmark in SUITES[name])}" for name in SUITES]
-        )
+        lines = ["Tasks, and the columns that may hold their right answers (the first that is there does):"]
+        for name, task in TASKS.items():
+            columns = ", ".join(dict.fromkeys(task.references))
+            needed = f"answers: {columns}" if task.needs_references else "no answers needed"
+            lines += [f"  {name:<24} {task.help}", f"  {'':<24} {needed}"]
+        lines += ["Suites, and the files of their benchmarks:"]
+        lines += [f"  {name}: {', '.join(f'{one}.jsonl' for one in files)}" for name, files in SUITES.items()]
+        return "\n".join(lines)
 
 
 Tasks = Annotated[

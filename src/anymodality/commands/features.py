@@ -83,16 +83,12 @@ def check(
     \b
       anymodality features check features/ --model panda/
     """
+    from transformers_anymodality.features.build import load_towers
     from transformers_anymodality.features.store import FeatureStore
 
-    towers = processor = None
+    found = FeatureStore(store, None if model is None else load_towers(model))
     if model is not None:
-        from transformers_anymodality.features.build import load_towers
-
-        towers, processor = load_towers(model), load_processor(model)
-    found = FeatureStore(store, towers)
-    if processor is not None:
-        found.check_processor(processor)
+        found.check_processor(load_processor(model))
     print(_table(store, {name: len(shards) for name, shards in found._shards.items()}))
 
 

@@ -31,9 +31,8 @@ def read_ratings(path: str | Path, rating: Rating, lines: Lines) -> list[dict[st
     """
     places = {str(line["id"]): line["index"] for line in lines}
     found = []
-    records = open_records(path)
-    for number in range(len(records)):
-        record, where = records[number], f"{path}, record {number}"
+    for number, record in enumerate(open_records(path)):
+        where = f"{path}, record {number}"
         known = next((record[key] for key in ("question_id", "id") if record.get(key) is not None), None)
         if str(known) not in places:
             raise ValueError(f"{where} rates {known!r}, which no answer has for its id.")

@@ -33,11 +33,9 @@ class AnswerFiles:
 
     def __init__(self, output: str | os.PathLike, task: str, settings: Mapping[str, Any] | None = None):
         self.folder, self.task = Path(output).with_suffix(".samples"), task
-        if settings is not None:
-            self._check(settings)
-
-    def _check(self, settings: Mapping[str, Any]) -> None:
-        place = self.folder / f"{self.task}.json"
+        if settings is None:
+            return
+        place = self.folder / f"{task}.json"
         if not place.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(place, settings)
@@ -45,7 +43,7 @@ class AnswerFiles:
         for name in {*settings, *before} - {"model"}:  # a folder has many names; the weights tell models apart
             if settings.get(name) != before.get(name):
                 raise ValueError(
-                    f"{self.folder} holds answers of {self.task} with {name}={before.get(name)!r}, not "
+                    f"{self.folder} holds answers of {task} with {name}={before.get(name)!r}, not "
                     f"{settings.get(name)!r}: choose another output, or delete {place.stem}.* there."
                 )
 
@@ -54,10 +52,13 @@ class AnswerFiles:
 
     def append(self, writer: int | str, lines: Iterable[Mapping[str, Any]]) -> None:
         """Writes lines so that they survive this process; those of the writer "ratings" are `{"index", "rating"}`."""
-        path = self.folder / f"{self.task}.{writer}.jsonl"
-        _drop_torn_line(path)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json_lines(lines))
+        with (self.folder / f"{self.task}.{writer}.jsonl").open("ab+") as file:
+            # What a killed process left behind the last line's end is cut off.
+            file.seek(max(0, file.tell() - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(json_lines(lines).encode())
 
     def lines(self, count: int | None = None) -> list[dict[str, Any]]:
         """The lines of the first `count` samples, of all processes, in the order of samples, each with its last `rating`
@@ -82,15 +83,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             ) from None
 
 
-def _drop_torn_line(path: Path) -> None:
-    """Cuts off what a killed process left behind the last line's end."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read() != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+# --- scores of them ----------------------------------------------------------------------------------------------------
 
 
 def finish(
