@@ -5,11 +5,9 @@ rest is the same for all of them. Here are those of parts that any system may us
 """
 
 from . import imagebind, imu2clip, perceiver_resampler  # noqa: F401 (they register)
-from ._base import CONVERSIONS, Conversion, Options, Plan, Rule, register_conversion
-from ._convert import convert
+from ._base import CONVERSIONS, Conversion, Options, Plan, Rule, find_tokenizer, register_conversion
+from ._convert import Report, convert
 from ._release import Release, Tensors
-from ._report import Report
-from ._tokenizer import find_tokenizer
 from .llama import llama_config, llama_rules
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ..utils.registry import Registry
 from ._release import Release, Tensors
@@ -103,51 +102,29 @@ def register_conversion(name: str, *, help: str):
     return decorate
 
 
-@dataclass
-class Applied:
-    """What became of a release's tensors: `used` by name, and `unused` name -> reason."""
-
-    used: set[str] = field(default_factory=set)
-    unused: dict[str, str] = field(default_factory=dict)
+# --- tokenizers ------------------------------------------------------------------------------------------------------
 
 
-def apply_rules(tensors: Tensors, rules: Iterable[Rule], applied: Applied) -> Iterator[tuple[str, torch.Tensor]]:
-    """Our names and tensors, one after the other; only one tensor of the release is in memory.
+def find_tokenizer(release: Release, options: Options, given: str | None = None) -> PreTrainedTokenizerBase | None:
+    """The one that the user named, or else `given`, or that of the chosen language model, or the release's, if any.
 
-    Raises:
-        ValueError: a tensor that no rule speaks of, or one that a rule needs is missing; both before anything is given.
+    For plans, too, that add tokens to it: a tokenizer itself in `Plan.compose` is taken as it is.
     """
-    rules = [(re.compile(rule.source), rule) for rule in rules]
-    chosen: list[tuple[str, re.Match, Rule]] = []
-    strange = []
-    for name in tensors:
-        found = next(((match, rule) for pattern, rule in rules if (match := pattern.fullmatch(name))), None)
-        if found is None:
-            strange.append(name)
-        else:
-            chosen.append((name, *found))
-    helpers = {match.expand(name) for _, match, rule in chosen for name in rule.also}
-    if missing := sorted(helpers - set(tensors)):
-        raise ValueError(f"The release lacks {len(missing)} tensors that belong to others: {_some(missing)}.")
-    if strange := [name for name in strange if name not in helpers]:
-        raise ValueError(
-            f"{len(strange)} tensors of {tensors.files[0].name} have no place in this system: {_some(strange)}. Is it "
-            "another release? Nothing was written."
-        )
-    for name, match, rule in chosen:
-        if rule.target is None:
-            if name not in helpers:
-                applied.unused[name] = rule.reason
-            continue
-        applied.used |= {name, *(others := [match.expand(other) for other in rule.also])}
-        value = tensors[name]
-        if rule.change is not None:
-            value = rule.change(value, *(tensors[other] for other in others))
-        if isinstance(rule.target, str):
-            yield match.expand(rule.target), value
-        else:
-            yield from zip((match.expand(target) for target in rule.target), value, strict=True)
+    if place := options.tokenizer or given or options.language_model:
+        return AutoTokenizer.from_pretrained(place)
+    for folder in (release.folder, *sorted(path for path in release.folder.glob("*") if path.is_dir())):
+        files = {path.name for path in folder.glob("tokenizer*")}
+        if "tokenizer_config.json" in files or "tokenizer.model" in files:
+            return AutoTokenizer.from_pretrained(folder)
+        if "tokenizer.json" in files:
+            return _bare_tokenizer(folder / "tokenizer.json")
+    return None
 
 
-def _some(names: list[str], limit: int = 6) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def _bare_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer of which nothing but its `tokenizer.json` was released."""
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file))
+    vocabulary = tokenizer.get_vocab()
+    usual = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    tokenizer.add_special_tokens({role: token for role, token in usual.items() if token in vocabulary})
+    return tokenizer

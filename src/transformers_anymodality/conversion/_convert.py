@@ -1,36 +1,43 @@
 """Converting a release: compose its parts, stream its tensors into them, write a card.
 
-What a tensor goes into is known by name and shape alone (the target is built without data), so memory holds a shard of
-the output and, while the towers are tried, the towers; never two copies of anything.
+What a tensor goes into is known by name and shape alone (the model is built without data), so memory holds a shard of the
+output and, where one was chosen, the language model; never two copies of anything.
 """
 
 from __future__ import annotations
 
-import copy
+import math
+import re
 import shutil
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..compose.compose import compose
+from ..hub import Licences, write_card
 from ..model.light_checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import build_tower
-from ._base import CONVERSIONS, Applied, Options, Plan, Rule, apply_rules
+from ..utils.files import write_json
+from ._base import CONVERSIONS, Options, Plan, Rule, find_tokenizer
 from ._release import Release, Tensors
-from ._report import Report
-from ._tokenizer import find_tokenizer, numbered_tokenizer
-from ._writer import ShardWriter
 
 
 _UNREAD = "its features do not depend on it, so it is not built"
@@ -73,9 +80,14 @@ def convert(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        _write(
-            plan, release, chosen, partial, report, max_shard_size, None if dtype is None else getattr(torch, dtype)
-        )
+        model, given, beside = _built(plan, release, chosen, report)
+        filling = _Filling(model, report, None if dtype is None else getattr(torch, dtype))
+        report.parameters = _write_weights(filling.tensors(plan.weights, given), partial, max_shard_size)
+        model.config.architectures = [type(model).__name__]
+        for part in (model.config, *beside):
+            part.save_pretrained(partial)
+        if plan.adapter is not None:
+            _write_adapter(*plan.adapter, partial / "adapter", report)
         if light:
             _make_light(partial, chosen)
         report.write_card(partial, plan.licence)
@@ -87,49 +99,72 @@ def convert(
     return report
 
 
-def _write(
-    plan: Plan,
-    release: Release,
-    options: Options,
-    folder: Path,
-    report: Report,
-    shard_bytes: int,
-    dtype: torch.dtype | None,
-) -> None:
-    given: dict[str, torch.Tensor] = {}
-    if plan.compose is None:
-        config, skeleton = plan.tower, _weightless_tower(plan.tower)
-        saved = [plan.processor] if plan.processor is not None else []
-    else:
-        model, saved = _composed(plan, release, options, report)
-        config = model.config
-        with torch.device("meta"):
-            skeleton = AnyModalityForCausalLM(config)
-        if isinstance(plan.compose["language_model"], str):
-            given = {f"language_model.{k}": v for k, v in model.language_model.state_dict().items()}
-        saved += [model.generation_config]
-        del model
-    writer, applied = ShardWriter(folder, shard_bytes), Applied()
-    _Filling(skeleton, config, writer, applied, dtype).fill(plan.weights, given)
-    writer.close()
-    if plan.adapter is not None:
-        _write_adapter(plan.adapter, folder / "adapter", applied, shard_bytes)
-    config.architectures = [type(skeleton).__name__]
-    for part in (config, *saved):
-        part.save_pretrained(folder)
-    report.parameters, report.used, report.unused = writer.parameters, len(applied.used), applied.unused
+@dataclass
+class Report:
+    """What a conversion did; `str()` of it is for people.
 
+    Args:
+        system: name of the conversion.
+        output: folder of the checkpoint.
+        parameters: numbers in the checkpoint.
+        used: tensors of the release that are in it, by name.
+        unused: tensors of the release that are not, each with the reason.
+        notes: what else its users should know.
+    """
 
-def _weightless_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.device("meta"):
-        return build_tower(config)
+    system: str
+    output: Path
+    parameters: int = 0
+    used: set[str] = field(default_factory=set)
+    unused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{self.output}: {self.parameters:,} parameters from {len(self.used):,} tensors of {self.system}."]
+        if self.unused:
+            lines.append(f"{len(self.unused):,} tensors were not used:")
+            lines += [f"  {count:>5}  {name}{more}: {reason}" for count, name, more, reason in self._reasons()]
+        return "\n".join([*lines, *self.notes])
+
+    def write_card(self, folder: Path, licence: str) -> None:
+        """The card of any checkpoint, with the tensors that were not used.
+
+        Args:
+            folder: of the checkpoint, where it is now.
+            licence: of the weights; SPDX or Hugging Face's name for it.
+        """
+        rows = [f"| {count} | `{name}`{more} | {reason} |" for count, name, more, reason in self._reasons()]
+        table = "\n".join(["| tensors | | why |", "|---|---|---|", *rows])
+        write_card(
+            folder,
+            name=self.output.name,
+            licences=Licences(licence, notes=["The weights keep the licence of the release."]),
+            tags=[self.system],
+            summary=f"Converted from the release of {self.system} by `anymodality convert {self.system}`: "
+            f"{self.parameters:,} parameters from {len(self.used):,} tensors.",
+            sections={"Tensors of the release that are not used": table} if rows else {},
+            limits=self.notes,
+            origin="the release",
+        )
+
+    def _reasons(self) -> list[tuple[int, str, str, str]]:
+        """Of the unused tensors, for each reason: how many, the first one's name, whether there are more, the reason."""
+        reasons: dict[str, list[str]] = defaultdict(list)
+        for name, reason in self.unused.items():
+            reasons[reason].append(name)
+        return [(len(names), names[0], ", ..." * (len(names) > 1), why) for why, names in reasons.items()]
 
 
 # --- composing -----------------------------------------------------------------------------------------------------
 
 
-def _composed(plan: Plan, release: Release, options: Options, report: Report) -> tuple[AnyModalityForCausalLM, list]:
-    """The composite, with a language model of its full config; and its processor if there is a tokenizer."""
+def _built(
+    plan: Plan, release: Release, options: Options, report: Report
+) -> tuple[PreTrainedModel, dict[str, torch.Tensor], list[Any]]:
+    """The model without data; a chosen language model's weights; and what else is saved: processors, settings."""
+    if plan.compose is None:
+        with torch.device("meta"):
+            return build_tower(plan.tower), {}, [] if plan.processor is None else [plan.processor]
     arguments = dict(plan.compose)
     language, tokenizer = arguments["language_model"], arguments.pop("tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -140,77 +175,67 @@ def _composed(plan: Plan, release: Release, options: Options, report: Report) ->
             "No tokenizer was found, so there is no processor: name one by --tokenizer to write it, too."
         )
         config = AutoConfig.from_pretrained(language) if isinstance(language, str) else language
-        tokenizer = numbered_tokenizer(config.get_text_config().vocab_size)
+        tokenizer = _numbered_tokenizer(config.get_text_config().vocab_size)
     if isinstance(language, str):
+        arguments["language_model"] = AutoModelForCausalLM.from_pretrained(language)
+    with torch.device("meta"):
         model, processor = compose(**arguments, tokenizer=tokenizer)
-        return model, [] if stands_in else [processor]
-    few = _with_few_layers(language)
-    before = few.to_dict()
-    model, processor = compose(**{**arguments, "language_model": few}, tokenizer=tokenizer)
-    # What growing changed in the small one (the size of the vocabulary) holds for the whole.
-    whole = copy.deepcopy(language)
-    for key, value in model.config.text_config.to_dict().items():
-        if before.get(key) != value:
-            setattr(whole, key, value)
-    model.config.text_config = whole
-    return model, [] if stands_in else [processor]
+    given = {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
+    model.to("meta")
+    return model, given, [*([] if stands_in else [processor]), model.generation_config]
 
 
-def _with_few_layers(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The language model, small enough to be tried; its layers are all alike."""
-    few = copy.deepcopy(config)
-    few.num_hidden_layers = 1
-    if isinstance(getattr(few, "layer_types", None), list):
-        few.layer_types = few.layer_types[:1]
-    return few
+def _numbered_tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """Stands for a tokenizer of `size` tokens, so that placeholders get the ids behind."""
+    vocabulary = {f"token{i}": i for i in range(size)}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(vocabulary, "token0")), eos_token="token2")
 
 
 # --- filling -------------------------------------------------------------------------------------------------------
 
 
 class _Filling:
-    """Puts tensors into the places of a model without data, and knows which are left."""
+    """Brings tensors to their places in a model without data, and knows which are left."""
 
-    def __init__(
-        self,
-        skeleton: PreTrainedModel,
-        config: PreTrainedConfig,
-        writer: ShardWriter,
-        applied: Applied,
-        dtype: torch.dtype | None,
-    ):
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in skeleton.state_dict().items()}
-        self.tied = dict(skeleton.all_tied_weights_keys)
-        self.growing = _growing(skeleton)
-        modalities = getattr(config, "modalities", None) or {}
-        self.unread = tuple(f"{name}_tower.{part}" for name, one in modalities.items() for part in one.unread)
-        self.config, self.writer, self.applied, self.dtype = config, writer, applied, dtype
+    def __init__(self, model: PreTrainedModel, report: Report, dtype: torch.dtype | None):
+        self.config, self.report, self.dtype = model.config, report, dtype
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        self.tied = dict(model.all_tied_weights_keys)
+        self.growing = _growing(model)
+        modalities = getattr(model.config, "modalities", None) or {}
+        self.unread = tuple(f"{name}_tower.{part}." for name, one in modalities.items() for part in one.unread)
         self.filled: set[str] = set()
 
-    def fill(self, weights: list[tuple[Tensors, list[Rule]]], given: dict[str, torch.Tensor]) -> None:
-        count = sum(len(tensors) for tensors, _ in weights)
-        with tqdm(total=count + len(given), desc="tensors", unit="") as bar:
-            for name in list(given):
-                self._put(name, given.pop(name))
-                bar.update()
-            for tensors, rules in weights:
-                seen = 0
-                for name, tensor in apply_rules(tensors, rules, self.applied):
-                    self._put(name, tensor)
-                    bar.update()
-                    seen += 1
-                bar.update(max(0, len(tensors) - seen))
+    def tensors(
+        self, weights: list[tuple[Tensors, list[Rule]]], given: dict[str, torch.Tensor]
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        """The model's own, one after the other: those `given`, which is emptied, and what becomes of the release's."""
+        first = ((name, given.pop(name)) for name in list(given))
+        ours = chain(first, *(_apply_rules(tensors, rules, self.report) for tensors, rules in weights))
+        for name, tensor in tqdm(ours, total=len(self.shapes), desc="tensors", unit=""):
+            if name not in self.shapes:
+                self._pass_over(name)
+                continue
+            tensor = self._fitted(name, tensor)
+            if self.tied.get(name) in self.filled:
+                continue  # written already, by the other name
+            if name in self.filled:
+                raise ValueError(f"Two tensors of the release go to {name}.")
+            self.filled.add(name)
+            yield name, tensor
         alike = set(self.tied) | {name for target, name in self.tied.items() if target in self.filled}
         if empty := sorted(set(self.shapes) - self.filled - alike):
-            shown = ", ".join(empty[:6]) + (", ..." if len(empty) > 6 else "")
-            raise ValueError(f"{len(empty)} parameters have no weights in the release: {shown}. Nothing was written.")
+            raise ValueError(
+                f"{len(empty)} parameters have no weights in the release: {_some(empty)}. Nothing was written."
+            )
 
-    def _put(self, name: str, tensor: torch.Tensor) -> None:
-        if name not in self.shapes:
-            if not f"{name}.".startswith(tuple(f"{part}." for part in self.unread)):
-                raise ValueError(f"A rule of this conversion writes {name!r}, which the model does not have.")
-            self.applied.unused[name] = _UNREAD
-            return
+    def _pass_over(self, name: str) -> None:
+        if not f"{name}.".startswith(self.unread):
+            raise ValueError(f"A rule of this conversion writes {name!r}, which the model does not have.")
+        self.report.unused[name] = _UNREAD
+
+    def _fitted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """With a row for each token, and in the dtype that is asked for."""
         shape = self.shapes[name]
         if name in self.growing and tensor.shape[0] < shape[0]:
             mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
@@ -225,41 +250,109 @@ class _Filling:
             tensor = tensor.to(self.dtype)
         if name in self.growing:
             self.config.dtype = tensor.dtype
-        source = self.tied.get(name)
-        if source is not None and source in self.filled:
-            return  # written already, by the other name
-        if name in self.filled:
-            raise ValueError(f"Two tensors of the release go to {name}.")
-        self.filled.add(name)
-        self.writer.add(name, tensor)
+        return tensor
 
 
-def _growing(skeleton: PreTrainedModel) -> set[str]:
+def _growing(model: PreTrainedModel) -> set[str]:
     """Names of the tables with a row per token."""
-    if not isinstance(skeleton, AnyModalityForCausalLM):
+    if not isinstance(model, AnyModalityForCausalLM):
         return set()
-    modules = (skeleton.get_input_embeddings(), skeleton.get_output_embeddings())
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
     tables = [getattr(module, key, None) for module in modules for key in ("weight", "bias")]
     own = {id(table) for table in tables if table is not None}
-    return {name for name, p in skeleton.named_parameters(remove_duplicate=False) if id(p) in own}
+    return {name for name, p in model.named_parameters(remove_duplicate=False) if id(p) in own}
 
 
-def _write_adapter(adapter: tuple[dict, list], folder: Path, applied: Applied, shard_bytes: int) -> None:
+def _apply_rules(tensors: Tensors, rules: Iterable[Rule], report: Report) -> Iterator[tuple[str, torch.Tensor]]:
+    """Our names and tensors, one after the other; only one tensor of the release is in memory.
+
+    Raises:
+        ValueError: a tensor that no rule speaks of, or one that a rule needs is missing; both before anything is given.
+    """
+    rules = [(re.compile(rule.source), rule) for rule in rules]
+    chosen: list[tuple[str, re.Match, Rule]] = []
+    strange = []
+    for name in tensors:
+        found = next(((match, rule) for pattern, rule in rules if (match := pattern.fullmatch(name))), None)
+        if found is None:
+            strange.append(name)
+        else:
+            chosen.append((name, *found))
+    helpers = {match.expand(name) for _, match, rule in chosen for name in rule.also}
+    if missing := sorted(helpers - set(tensors)):
+        raise ValueError(f"The release lacks {len(missing)} tensors that belong to others: {_some(missing)}.")
+    if strange := [name for name in strange if name not in helpers]:
+        raise ValueError(
+            f"{len(strange)} tensors of {tensors.files[0].name} have no place in this system: {_some(strange)}. Is it "
+            "another release? Nothing was written."
+        )
+    for name, match, rule in chosen:
+        if rule.target is None:
+            if name not in helpers:
+                report.unused[name] = rule.reason
+            continue
+        report.used |= {name, *(others := [match.expand(other) for other in rule.also])}
+        value = tensors[name]
+        if rule.change is not None:
+            value = rule.change(value, *(tensors[other] for other in others))
+        if isinstance(rule.target, str):
+            yield match.expand(rule.target), value
+        else:
+            yield from zip((match.expand(target) for target in rule.target), value, strict=True)
+
+
+def _some(names: list[str], limit: int = 6) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def _shards(tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: float) -> Iterator[dict[str, torch.Tensor]]:
+    """As many tensors at a time as a file may hold; each dict is emptied for the next, so that one alone is in memory."""
+    shard, size = {}, 0
+    for name, tensor in tensors:
+        tensor = tensor.detach().contiguous()
+        if shard and size + tensor.nbytes > shard_bytes:
+            yield shard
+            shard.clear()
+            size = 0
+        # A slice of a larger tensor would keep all of it.
+        shard[name] = tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+        size += tensor.nbytes
+    yield shard
+
+
+def _write_weights(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, shard_bytes: int) -> int:
+    """Writes tensors in shards, and an index if there are several; returns how many numbers were written."""
+    files, names, parameters, total = [], {}, 0, 0
+    for shard in _shards(tensors, shard_bytes):
+        files.append(folder / f"shard-{len(files)}")
+        save_file(shard, files[-1], metadata={"format": "pt"})
+        names |= dict.fromkeys(shard, len(files))
+        parameters += sum(tensor.numel() for tensor in shard.values())
+        total += sum(tensor.nbytes for tensor in shard.values())
+    if len(files) == 1:
+        files[0].rename(folder / SAFE_WEIGHTS_NAME)
+        return parameters
+    stem, suffix = SAFE_WEIGHTS_NAME.rsplit(".", 1)
+    ends = {number: f"{stem}-{number:05d}-of-{len(files):05d}.{suffix}" for number in range(1, len(files) + 1)}
+    for file, end in zip(files, ends.values(), strict=True):
+        file.rename(folder / end)
+    where = {name: ends[number] for name, number in sorted(names.items())}
+    write_json(folder / SAFE_WEIGHTS_INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": where})
+    return parameters
+
+
+def _write_adapter(
+    settings: dict[str, Any], weights: list[tuple[Tensors, list[Rule]]], folder: Path, report: Report
+) -> None:
     from peft import LoraConfig
 
-    settings, weights = adapter
     folder.mkdir()
     LoraConfig(**settings).save_pretrained(folder)
-    writer = ShardWriter(folder, shard_bytes * 1000)
-    for name, tensor in _all(weights, applied):
-        writer.add(name, tensor)
-    writer.close()
-    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-
-
-def _all(weights: list[tuple[Tensors, list[Rule]]], applied: Applied) -> Iterator[tuple[str, torch.Tensor]]:
-    for tensors, rules in weights:
-        yield from apply_rules(tensors, rules, applied)
+    ours = chain.from_iterable(_apply_rules(tensors, rules, report) for tensors, rules in weights)
+    save_file(next(_shards(ours, math.inf)), folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _make_light(folder: Path, options: Options) -> None:

@@ -20,7 +20,7 @@ _WRAPPERS = ("model", "state_dict", "module")
 
 
 class Tensors(Mapping[str, torch.Tensor]):
-    """Name -> tensor over one or several files; a tensor is read when it is asked for, and not kept.
+    """Name -> tensor over one or several files, which are mapped: what is read of them is not kept in memory.
 
     Args:
         files: of one model.
@@ -28,10 +28,10 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     def __init__(self, *files: Path):
         self.files = files
-        self._readers: dict[str, Any] = {}
+        self._readers: dict[str, Mapping[str, torch.Tensor]] = {}
         for file in files:
-            reader = _Safetensors(file) if file.suffix == ".safetensors" else _torch_tensors(file)
-            self._readers |= dict.fromkeys(reader, reader)
+            tensors = _safetensors(file) if file.suffix == ".safetensors" else _torch_tensors(file)
+            self._readers |= dict.fromkeys(tensors, tensors)
 
     @classmethod
     def joined(cls, *sources: Tensors) -> Tensors:
@@ -43,14 +43,11 @@ class Tensors(Mapping[str, torch.Tensor]):
         return tensors
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        return self._reader(name)[name]
-
-    def _reader(self, name: str) -> Any:
         if name not in self._readers:
             raise ValueError(
                 f"{self.files[0].name} lacks {name!r}, which this system cannot do without. Another release?"
             )
-        return self._readers[name]
+        return self._readers[name][name]
 
     def __contains__(self, name: object) -> bool:
         return name in self._readers
@@ -62,8 +59,7 @@ class Tensors(Mapping[str, torch.Tensor]):
         return len(self._readers)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        reader = self._reader(name)
-        return reader.shape(name) if hasattr(reader, "shape") else tuple(reader[name].shape)
+        return tuple(self[name].shape)
 
     def count(self, pattern: str) -> int:
         """How many layers there are: one more than the greatest number that stands for `{}` in names that begin so."""
@@ -72,22 +68,9 @@ class Tensors(Mapping[str, torch.Tensor]):
         return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
-class _Safetensors(Mapping[str, torch.Tensor]):
-    def __init__(self, file: Path):
-        self._file = safe_open(file, framework="pt")
-        self._names = list(self._file.keys())
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        return self._file.get_tensor(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file.get_slice(name).get_shape())
+def _safetensors(file: Path) -> dict[str, torch.Tensor]:
+    with safe_open(file, "pt") as weights:
+        return {name: weights.get_tensor(name) for name in weights.keys()}
 
 
 def _torch_tensors(file: Path) -> dict[str, torch.Tensor]:
