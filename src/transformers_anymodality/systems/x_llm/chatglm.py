@@ -10,8 +10,6 @@ Weights have the names of the published checkpoint.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import (
@@ -23,11 +21,11 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP, rotate_half
 
 from ...model.media_encoding import cache_length, cache_of
 from ...utils.attention import Attention, eager_attention_forward
@@ -102,8 +100,12 @@ class TokenIdsLayer(DynamicLayer, DummyLayer):  # ty: ignore[unsupported-base]  
         return self.keys[:, 0, :, 0] if self.get_seq_length() else None
 
     @classmethod
-    def of(cls, cache: Cache) -> TokenIdsLayer | None:
-        return next((layer for layer in cache.layers if isinstance(layer, cls)), None)
+    def of(cls, cache: Cache) -> TokenIdsLayer:
+        """That of a cache, which gets one once it has its layers for keys and values."""
+        layer = next((layer for layer in cache.layers if isinstance(layer, cls)), None)
+        if layer is None:
+            cache.layers.append(layer := cls())
+        return layer
 
 
 def positions(ids: torch.Tensor, real: torch.Tensor, config: ChatGLMConfig) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,14 +156,6 @@ class ChatGLMRotaryEmbedding(nn.Module):
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
-def _take_cache(kwargs: dict[str, Any]) -> Any | None:
-    """The cache, taken out of a forward's own `kwargs`."""
-    cache = cache_of(kwargs)
-    for name in CACHE_NAMES:
-        kwargs.pop(name, None)
-    return cache
-
-
 class ChatGLMAttention(Attention):
     is_causal = True
 
@@ -172,15 +166,14 @@ class ChatGLMAttention(Attention):
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states, position_embeddings, attention_mask, **kwargs):
+    def forward(self, hidden_states, position_embeddings, attention_mask, layer_past=None, **kwargs):
         """`hidden_states (batch, length, hidden)` -> the same, and attention weights."""
-        cache = _take_cache(kwargs)
         # A head's query, key and value stand beside each other.
         joined = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
         query, key, value = joined.chunk(3, dim=-1)
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
+        if layer_past is not None:
+            key, value = layer_past.update(key, value, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
         states, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         return self.dense(states.flatten(2)), weights
@@ -189,19 +182,7 @@ class ChatGLMAttention(Attention):
     def _turn(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         """Rotates each half of a head `(b, heads, n, head_dim)` by its own position."""
         halves = states.unflatten(-1, (2, -1))
-        first, second = halves.chunk(2, dim=-1)
-        return (halves * cos + torch.cat((-second, first), dim=-1) * sin).flatten(-2)
-
-
-class ChatGLMMLP(nn.Module):
-    def __init__(self, config: ChatGLMConfig):
-        super().__init__()
-        self.dense_h_to_4h = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.act = ACT2FN[config.hidden_act]
-        self.dense_4h_to_h = nn.Linear(config.intermediate_size, config.hidden_size)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.dense_4h_to_h(self.act(self.dense_h_to_4h(hidden_states)))
+        return (halves * cos + rotate_half(halves) * sin).flatten(-2)
 
 
 class ChatGLMLayer(GradientCheckpointingLayer):
@@ -211,7 +192,7 @@ class ChatGLMLayer(GradientCheckpointingLayer):
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = ChatGLMAttention(config, layer_idx)
         self.post_attention_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = ChatGLMMLP(config)
+        self.mlp = GPTNeoXMLP(config)
 
     def forward(self, hidden_states: torch.Tensor, **kwargs) -> torch.Tensor:
         normed = self.input_layernorm(hidden_states)
@@ -226,7 +207,8 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     base_model_prefix = "transformer"
     supports_gradient_checkpointing = True
     _no_split_modules = ["ChatGLMLayer"]
-    _skip_keys_device_placement = list(CACHE_NAMES)
+    _input_embed_layer = "word_embeddings"
+    _skip_keys_device_placement = [*CACHE_NAMES, "layer_past"]
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
@@ -250,12 +232,6 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.word_embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.word_embeddings = value
-
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -275,7 +251,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             inputs_embeds: `(batch, length, hidden)`, instead of the ids' own embeddings.
             **kwargs: the cache among them, under the name that this Transformers has for it.
         """
-        cache = _take_cache(kwargs)
+        cache = cache_of(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in CACHE_NAMES}
         if input_ids is None:
             raise ValueError(
                 "ChatGLM finds positions by `input_ids`; give them, beside `inputs_embeds` if embeddings are others."
@@ -303,9 +280,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         states = inputs_embeds
         turns = self.rotary_embedding(places[..., -length:], states.dtype)
         for layer in self.layers:
-            states = layer(states, position_embeddings=turns, attention_mask=mask, **{CACHE_NAME: cache}, **kwargs)
+            states = layer(states, position_embeddings=turns, attention_mask=mask, layer_past=cache, **kwargs)
         if cache is not None:
-            _remember(input_ids, cache)
+            TokenIdsLayer.of(cache).append(input_ids)
         return BaseModelOutputWithPast(last_hidden_state=self.final_layernorm(states), **{CACHE_NAME: cache})
 
 
@@ -314,18 +291,9 @@ def _with_cached(input_ids: torch.Tensor, cache: Cache | None) -> torch.Tensor:
     past = cache_length(cache)
     if not past:
         return input_ids
-    layer = TokenIdsLayer.of(cache)
-    if layer is None or layer.ids is None:
+    if (cached := TokenIdsLayer.of(cache).ids) is None:
         raise ValueError(f"The cache holds {past} tokens, but not their ids: another model has filled it.")
-    return torch.cat((layer.ids.to(input_ids.device), input_ids), dim=-1)
-
-
-def _remember(input_ids: torch.Tensor, cache: Cache) -> None:
-    """Adds ids to the cache, once the layers that it makes for keys and values are there."""
-    layer = TokenIdsLayer.of(cache)
-    if layer is None:
-        cache.layers.append(layer := TokenIdsLayer())
-    layer.append(input_ids)
+    return torch.cat((cached.to(input_ids.device), input_ids), dim=-1)
 
 
 class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
@@ -335,18 +303,12 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.lm_head = value
-
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = cache_of(model_kwargs)
         # With the ids in it, a static cache passes for none whose steps are all alike, to be compiled.
-        if cache is not None and cache.layers and TokenIdsLayer.of(cache) is None:
-            cache.layers.append(TokenIdsLayer())
+        if cache is not None and cache.layers:
+            TokenIdsLayer.of(cache)
 
     @can_return_tuple
     def forward(
@@ -360,13 +322,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
         """As the model without a head; `labels` and `logits_to_keep` as in every causal language model."""
-        output = self.transformer(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            **kwargs,
-        )
+        output = self.transformer(input_ids, attention_mask, inputs_embeds, use_cache=use_cache, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(output.last_hidden_state[:, kept])
         loss = None
