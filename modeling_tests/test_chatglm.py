@@ -14,7 +14,7 @@ from modeling_tests.tiny_systems import system
 from transformers_anymodality.model.media_encoding import cache_of
 from transformers_anymodality.systems.x_llm import chat_template
 from transformers_anymodality.systems.x_llm.chatglm import ChatGLMConfig, ChatGLMForCausalLM, positions
-from transformers_anymodality.systems.x_llm.chatglm_tokenizer import chatglm_tokenizer
+from transformers_anymodality.systems.x_llm.convert_chatglm import chatglm_tokenizer
 from transformers_anymodality.utils.upstream import CACHE_NAME, set_checkpointing
 
 

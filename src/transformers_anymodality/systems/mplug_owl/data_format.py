@@ -9,15 +9,11 @@ from typing import Any
 
 from ...data.formats import chat, listed, register_format, words
 from ...data.records import split_markers
+from . import SYSTEM
 
 
 _SPEAKER = re.compile(r"(?:\A|\n)(Human|AI):(?: |(?=\n)|\Z)")
 _MARKERS = {"<image>": "image", "<|video|>": "video"}
-# What mPLUG-Owl's template writes by itself.
-_SYSTEM = (
-    "The following is a conversation between a curious human and AI assistant. The assistant gives helpful, detailed, "
-    "and polite answers to the user's questions."
-)
 
 
 @register_format(
@@ -27,7 +23,7 @@ _SYSTEM = (
         "task_type": "llava_sft",
         "image": ["imgs/0001.jpg"],
         "prompt": "",
-        "text": f"{_SYSTEM}\nHuman: <image>\nHuman: What animal is this?\nAI: A grey cat.",
+        "text": f"{SYSTEM}\nHuman: <image>\nHuman: What animal is this?\nAI: A grey cat.",
     },
 )
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
@@ -47,6 +43,6 @@ def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> I
             turns[-1][1].extend(parts)
         else:
             turns.append(("user" if speaker == "Human" else "assistant", parts))
-    if system.strip() and system.strip() != _SYSTEM:
+    if system.strip() and system.strip() != SYSTEM:
         turns.insert(0, ("system", system.strip()))
     yield chat(*turns, images=images, videos=videos, task_type=record.get("task_type"))

@@ -14,6 +14,10 @@ from . import MODALITY_NAMES, pandagpt
 
 
 _LORA = r"llama_model\.base_model\.model\.(.+)\.lora_([AB])\.default\.weight"
+_ADAPTER = [
+    Rule(_LORA, r"base_model.model.language_model.\1.lora_\2.weight"),
+    Rule(r"llama_proj\..*", reason="in the model itself"),
+]
 # What ImageBind calls the towers; images and videos have one.
 _THEIRS = {"image": "vision", "audio": "audio", "depth": "depth", "thermal": "thermal", "imu": "imu"}
 
@@ -78,31 +82,32 @@ def plan(release: Release, options: Options) -> Plan:
     told = release.config.get("imagebind_spec", {})
     towers = {name: tower_config(imagebind, theirs, told) for name, theirs in _THEIRS.items()}
     towers["audio"].logit_scale = None
-    arguments = pandagpt(towers=towers, faithful=options.faithful)
+    arguments = pandagpt(options.language_model, towers=towers, faithful=options.faithful)
     rules = [rule for name, theirs in _THEIRS.items() for rule in imagebind_rules(theirs, f"{name}_tower.")]
     rules.append(unused(["text"], "PandaGPT reads no text by ImageBind"))
-    aligner = [Rule(r"llama_proj\.(weight|bias)", r"image_aligner.projection.\1")]
     weights: list[tuple[Tensors, list[Rule]]] = [(imagebind, rules)]
+    aligner, adapter = Rule(r"llama_proj\.(weight|bias)", r"image_aligner.projection.\1"), None
     if options.language_model is not None:
-        arguments["language_model"] = options.language_model
-        aligner.append(Rule(r"llama_model\..*", reason="it changes Vicuna, and another language model was chosen"))
-        return _plan(arguments, [*weights, (own, aligner)])
-    language, llama = _vicuna(release)
-    arguments["language_model"] = llama_config(language, "", llama)
-    modules = [found[1] for name in own if (found := re.fullmatch(_LORA, name)) and found[2] == "A"]
-    if not modules:
-        return _plan(arguments, [*weights, (language, llama_rules("")), (own, aligner)])
-    lora = _lora(release, own, modules)
-    if options.merge:
-        merging = [_merging(modules, lora["lora_alpha"] / lora["r"]), Rule(_LORA, reason="merged")]
-        ours = [*merging, *aligner, *llama_rules("")]
-        return _plan(arguments, [*weights, (Tensors.joined(language, own), ours)])
-    kept = [
-        Rule(_LORA, r"base_model.model.language_model.\1.lora_\2.weight"),
-        Rule(r"llama_proj\..*", reason="in the model itself"),
+        other = Rule(r"llama_model\..*", reason="it changes Vicuna, and another language model was chosen")
+        weights.append((own, [aligner, other]))
+    else:
+        language, llama = _vicuna(release)
+        arguments["language_model"] = llama_config(language, "", llama)
+        modules = [found[1] for name in own if (found := re.fullmatch(_LORA, name)) and found[2] == "A"]
+        lora = _lora(release, own, modules) if modules else {}
+        if lora and options.merge:
+            merging = [_merging(modules, lora["lora_alpha"] / lora["r"]), Rule(_LORA, reason="merged")]
+            weights.append((Tensors.joined(language, own), [*merging, aligner, *llama_rules("")]))
+        else:
+            beside = Rule(_LORA, reason="kept as an adapter beside the model")
+            weights += [(language, llama_rules("")), (own, [aligner, beside])]
+            adapter = (lora, [(own, _ADAPTER)]) if lora else None
+    notes = [
+        "ImageBind's weights are under CC-BY-NC-SA 4.0, PandaGPT's under CC-BY-NC-SA 4.0, Vicuna's under LLaMA's licence: "
+        "research, not commerce.",
+        f"Modalities: {', '.join(MODALITY_NAMES)}; media side by side are added into one token.",
     ]
-    aligner.append(Rule(_LORA, reason="kept as an adapter beside the model"))
-    return _plan(arguments, [*weights, (language, llama_rules("")), (own, aligner)], adapter=(lora, [(own, kept)]))
+    return Plan(compose=arguments, weights=weights, adapter=adapter, licence="cc-by-nc-sa-4.0", notes=notes)
 
 
 def _merging(modules: list[str], scale: float) -> Rule:
@@ -114,12 +119,3 @@ def _merging(modules: list[str], scale: float) -> Rule:
     pair = tuple(rf"llama_model.base_model.model.\1.lora_{side}.default.weight" for side in "AB")
     changed = "|".join(map(re.escape, modules))
     return Rule(rf"({changed})\.weight", r"language_model.\1.weight", merged, pair)
-
-
-def _plan(arguments: dict[str, Any], weights: list, adapter: Any = None) -> Plan:
-    notes = [
-        "ImageBind's weights are under CC-BY-NC-SA 4.0, PandaGPT's under CC-BY-NC-SA 4.0, Vicuna's under LLaMA's licence: "
-        "research, not commerce.",
-        f"Modalities: {', '.join(MODALITY_NAMES)}; media side by side are added into one token.",
-    ]
-    return Plan(compose=arguments, weights=weights, adapter=adapter, licence="cc-by-nc-sa-4.0", notes=notes)

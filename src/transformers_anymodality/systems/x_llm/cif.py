@@ -17,6 +17,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from ...towers import register_tower
 from ...utils.part_model import PartModel
+from ...utils.upstream import can_return_tuple
 
 
 # Weights that were scaled to sum up to the wanted number of tokens miss the last threshold by rounding alone.
@@ -104,12 +105,12 @@ class CifModel(PartModel):
             states = self.dense(features).relu()
         return self.weight(states).squeeze(-1).float().sigmoid() * mask
 
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         target_lengths: torch.Tensor | None = None,
-        return_dict: bool | None = None,
         **kwargs,
     ) -> CifOutput | tuple:
         """
@@ -129,9 +130,7 @@ class CifModel(PartModel):
         if self.config.hidden_size != self.config.feature_size:
             tokens = self.projection(tokens)
         fired = torch.arange(tokens.shape[1], device=tokens.device) < counts.unsqueeze(-1)
-        output = CifOutput(last_hidden_state=tokens, attention_mask=fired, counts=counts, quantity=quantity)
-        as_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if as_dict else output.to_tuple()
+        return CifOutput(last_hidden_state=tokens, attention_mask=fired, counts=counts, quantity=quantity)
 
     def fire(self, weights: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """What share each frame has in each token, `(items, most tokens, frames)`; and tokens per item, `(items,)`.

@@ -11,26 +11,28 @@ from typing import Any
 from ...data.formats import chat, listed, places, register_format, words
 
 
-IMAGE_PROMPTS = (
-    "请详细描述这张图片。",
-    "请查看这张图片并描述您注意到的内容。",
-    "请提供这张图片的详细描述",
-    "你能为我描述这张图片的内容吗？",
-)
-VIDEO_PROMPTS = (
-    "请描述这个视频。",
-    "请查看这个视频并描述您注意到的内容。",
-    "请提供这个视频的描述",
-    "你能为我描述这个视频的内容吗？",
-)
-ASR_PROMPTS = ("请忠实地识别该语音", "请将这段语音转化为文字", "请将语音转换成书面文字。", "请识别该音频的文本内容")
-MASR_PROMPTS = ("请根据图片忠实地识别这段语音",)
-VSD_PROMPTS = (
-    "请根据图像回答语音中的问题",
-    "请利用图像回答语音中的问题",
-    "请根据图像直接回答语音中的问题",
-    "请利用图片回答语音中的问题",
-)
+_PROMPTS = {
+    "vl": (
+        "请详细描述这张图片。",
+        "请查看这张图片并描述您注意到的内容。",
+        "请提供这张图片的详细描述",
+        "你能为我描述这张图片的内容吗？",
+    ),
+    "video": (
+        "请描述这个视频。",
+        "请查看这个视频并描述您注意到的内容。",
+        "请提供这个视频的描述",
+        "你能为我描述这个视频的内容吗？",
+    ),
+    "asr": ("请忠实地识别该语音", "请将这段语音转化为文字", "请将语音转换成书面文字。", "请识别该音频的文本内容"),
+    "masr": ("请根据图片忠实地识别这段语音",),
+    "vsd": (
+        "请根据图像回答语音中的问题",
+        "请利用图像回答语音中的问题",
+        "请根据图像直接回答语音中的问题",
+        "请利用图片回答语音中的问题",
+    ),
+}
 _ROUND = re.compile(r"问题：(.*?)回复：(.*?)(?=问题：|\Z)", re.DOTALL)
 _BASE64 = re.compile(r"[A-Za-z0-9+/\s]{120,}={0,2}\s*")
 _SPOKEN = {
@@ -57,7 +59,7 @@ def image(record: Mapping[str, Any], index: int, media_root: Path | None) -> Ite
     source = record.get("image") or _with_suffix(record["image_id"], ".jpg")
     source = f"data:;base64,{source}" if _BASE64.fullmatch(source) else source
     for i, caption in enumerate(listed(record["caption"])):
-        yield _task("vl", IMAGE_PROMPTS, index + i, caption, images=[source])
+        yield _task("vl", index + i, caption, images=[source])
 
 
 @register_format(
@@ -67,7 +69,7 @@ def image(record: Mapping[str, Any], index: int, media_root: Path | None) -> Ite
 )
 def video(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
     for i, caption in enumerate(listed(record["caption_zh"] if "caption_zh" in record else record["caption"])):
-        yield _task("video", VIDEO_PROMPTS, index + i, caption, videos=[_with_suffix(record["image_id"], ".mp4")])
+        yield _task("video", index + i, caption, videos=[_with_suffix(record["image_id"], ".mp4")])
 
 
 @register_format(
@@ -77,7 +79,7 @@ def video(record: Mapping[str, Any], index: int, media_root: Path | None) -> Ite
 )
 def asr(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
     """Features (`.npy`) are the modality "speech", audio files "audio"."""
-    yield _task("asr", ASR_PROMPTS, index, record["target_text"], **_speech(record))
+    yield _task("asr", index, record["target_text"], **_speech(record))
 
 
 @register_format(
@@ -86,7 +88,7 @@ def asr(record: Mapping[str, Any], index: int, media_root: Path | None) -> Itera
     example=_SPOKEN,
 )
 def masr(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    yield _task("masr", MASR_PROMPTS, index, record["question_text"], images=[record["image_path"]], **_speech(record))
+    yield _task("masr", index, record["question_text"], images=[record["image_path"]], **_speech(record))
 
 
 @register_format(
@@ -99,22 +101,15 @@ def vsd(record: Mapping[str, Any], index: int, media_root: Path | None) -> Itera
     earlier: list[tuple[str, str]] = []
     for question, answer in _ROUND.findall(record.get("history_text") or ""):
         earlier += [("user", question.strip()), ("assistant", answer.strip())]
-    yield _task(
-        "vsd", VSD_PROMPTS, index, record["answer_text"], earlier, images=[record["image_path"]], **_speech(record)
-    )
+    media = {"images": [record["image_path"]], **_speech(record)}
+    yield _task("vsd", index, record["answer_text"], earlier, **media)
 
 
 def _task(
-    name: str,
-    prompts: Sequence[str],
-    turn: int,
-    answer: str,
-    earlier: Sequence[tuple[str, str]] = (),
-    **columns: list[Any],
+    name: str, turn: int, answer: str, earlier: Sequence[tuple[str, str]] = (), **columns: list[Any]
 ) -> dict[str, Any]:
-    kinds = {"images": "image", "videos": "video"}
-    media = {kinds.get(column, column): items for column, items in columns.items()}
-    question = [*places(**media), *words(prompts[turn % len(prompts)])]
+    media = {column.removesuffix("s"): items for column, items in columns.items()}
+    question = [*places(**media), *words(_PROMPTS[name][turn % len(_PROMPTS[name])])]
     return chat(*earlier, ("user", question), ("assistant", answer), **columns, task=name)
 
 
