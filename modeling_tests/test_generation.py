@@ -34,6 +34,15 @@ def test_cached_equals_uncached_and_batched_equals_single(model_type):
     assert cached.tolist() == uncached.tolist() == alone.tolist()
 
 
+def test_what_no_cache_holds_goes_on_to_the_next_step():
+    """RWKV's state is an output and an argument of its own, which it takes over by itself."""
+    model, processor = tiny.composite("rwkv", tiny.modalities("image"))
+    model.generation_config.eos_token_id = None
+    inputs = tiny.inputs(processor, tiny.chat("image", "what is this ?"))
+    expected = model.generate(**inputs, **NEW, use_cache=False)
+    assert model.generate(**inputs, **NEW).tolist() == expected.tolist()
+
+
 def test_each_medium_is_encoded_once(shared):
     model, processor = shared
     inputs = tiny.inputs(processor, tiny.CHATS[2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import runpy
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -91,3 +92,10 @@ def test_no_file_imports_from_a_test_module():
         if any(part.startswith("test_") for part in name.split(".")[:-1]) or name in tests and ".test_" in name
     ]
     assert not found, f"Move what is shared to a file of its own: {found}"
+
+
+def test_an_image_passes_twelve_files_at_most():
+    """On its way from a sample to the loss; whoever wants to follow it reads them all."""
+    trace = runpy.run_path(str(ROOT / "benchmarks" / "trace.py"))
+    files = trace["way_of_an_image"]()
+    assert len(files) <= 12, "\n".join(files)

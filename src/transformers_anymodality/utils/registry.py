@@ -7,8 +7,8 @@ import importlib
 import re
 import typing
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
 
 
 if TYPE_CHECKING:
@@ -24,58 +24,63 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+class Registry(dict[str, T]):
+    """Maps exact names to entries; `kind` is the word that errors use for an entry ("aligner", "modality")."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind = kind
+
+    def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
+        if dict.__contains__(self, name) and not exist_ok:
+            raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
+        self[name] = entry
+        return entry
+
+    def __missing__(self, name: str) -> T:
+        hint = did_you_mean(name, self)
+        raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
+
+
 # Kind of entry -> modules that register some as they are imported.
 _PROMISED: dict[str, list[str]] = defaultdict(list)
 
 
 def promise(kind: str, *modules: str) -> None:
-    """Names modules that register entries of that kind: they are imported once a name is looked up that is not there yet,
-    or all are listed."""
+    """Names modules that register entries in a `LazyRegistry` of that kind."""
     _PROMISED[kind] += modules
 
 
-class Registry(MutableMapping[str, T]):
-    """Maps exact names to entries; `kind` is the word that errors use for an entry ("aligner", "modality")."""
+class LazyRegistry(Registry[T]):
+    """One that is filled by modules which are imported once a name is looked up that is not there yet, or all are listed."""
 
-    def __init__(self, kind: str):
-        self.kind, self._known = kind, {}
-
-    def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
-        if name in self._known and not exist_ok:
-            raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
-        self[name] = entry
-        return entry
-
-    def _all(self) -> dict[str, T]:
+    def load(self) -> LazyRegistry[T]:
         for module in _PROMISED[self.kind]:
             importlib.import_module(module)
-        return self._known
+        return self
 
-    def __getitem__(self, name: str) -> T:
-        if name not in self:
-            hint = did_you_mean(name, self)
-            raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
-        return self._known[name]
+    def __missing__(self, name: str) -> T:
+        return self[name] if dict.__contains__(self.load(), name) else super().__missing__(name)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._known or name in self._all()
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return super().__contains__(name) or dict.__contains__(self.load(), name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._all())
+        return dict.__iter__(self.load())
 
     def __len__(self) -> int:
-        return len(self._all())
+        return dict.__len__(self.load())
 
-    def __setitem__(self, name: str, entry: T) -> None:
-        self._known[name] = entry
+    def keys(self):
+        return dict.keys(self.load())
 
-    def __delitem__(self, name: str) -> None:
-        del self._known[name]
+    def values(self):
+        return dict.values(self.load())
+
+    def items(self):
+        return dict.items(self.load())
 
 
 def config_class_of(cls: type) -> type:

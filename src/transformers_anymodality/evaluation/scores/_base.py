@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ...utils.registry import Registry
+from ...utils.registry import LazyRegistry
 
 
 class Score:
@@ -55,7 +55,7 @@ class Score:
         return self.rows(predictions, references)
 
 
-SCORES: Registry[Score] = Registry("score")
+SCORES: LazyRegistry[Score] = LazyRegistry("score")
 
 
 def register_score(name: str) -> Callable[[type[Score]], type[Score]]:
