@@ -32,8 +32,8 @@ from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 from transformers_anymodality.inference.server.requests import (  # noqa: E402
     Policy,
     check_sampling,
+    check_variables,
     read_messages,
-    template_variables,
 )
 from transformers_anymodality.inference.server.stops import _CutQueue  # noqa: E402
 
@@ -202,14 +202,14 @@ def test_sampling_that_is_refused(body):
 
 def test_template_variables():
     known = frozenset({"enable_thinking"})
-    assert template_variables({"enable_thinking": False}, known) == {"enable_thinking": False}
+    assert check_variables({"enable_thinking": False}, known) == {"enable_thinking": False}
     for given in (
         {"processor_kwargs": {"allow_urls": True}},
         {"enable_thinking": "<|im_end|>"},
         {"enable_thinking": []},
     ):
         with pytest.raises(ValueError):
-            template_variables(given, known)
+            check_variables(given, known)
 
 
 def test_growing_answers_hand_on_nothing_that_may_end_them():

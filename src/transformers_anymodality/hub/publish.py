@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, BatchFeature, PreT
 from ..modalities import MODALITIES
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
-from ..utils.files import read_json
+from ..utils.files import read_json, write_json
 from ..utils.tensors import in_eval
 from . import make_card
 from .history import data_name
@@ -188,48 +187,32 @@ def _link(folder: Path, stage: Path) -> list[str]:
 
 
 def _complete(stage: Path, folder: Path, repo_id: str, card: dict[str, Any]) -> None:
-    """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts came
-    from. The folder itself stays as it is."""
+    """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts and
+    data were. The folder itself stays as it is."""
     if not (stage / f"{MODULE}.py").exists():
         write_module(stage)
     if not (stage / "README.md").exists():
         (stage / "README.md").write_text(f"{make_card(folder, **card)}\n", encoding="utf-8")
-    if (stage / "results.json").exists():
-        _replace(stage / "results.json", lambda results: _public_results(results, repo_id))
-    for name, auto_map in (("config.json", CONFIG_AUTO_MAP), ("processor_config.json", PROCESSOR_AUTO_MAP)):
-        _replace(stage / name, lambda settings, own=auto_map: {**_without_paths(settings), "auto_map": own})
+    sources = {"_name_or_path": lambda source: source if is_hub_id(source) else ""}
+    for name, public, own in (
+        ("config.json", sources, {"auto_map": CONFIG_AUTO_MAP}),
+        ("processor_config.json", sources, {"auto_map": PROCESSOR_AUTO_MAP}),
+        ("results.json", {"model": lambda source: repo_id, "data": data_name}, {}),
+    ):
+        file = stage / name
+        found = read_json(file) if file.exists() else None
+        if isinstance(found, dict) and (changed := {**_changed(found, public), **own}) != found:
+            file.unlink()
+            write_json(file, changed, sort_keys=True)
 
 
-def _replace(file: Path, change: Callable[[Any], Any]) -> None:
-    """Puts a changed document in the place of a link to the folder's own."""
-    found = read_json(file)
-    if (public := change(found)) != found:
-        file.unlink()
-        file.write_text(f"{json.dumps(public, indent=2, sort_keys=True)}\n", encoding="utf-8")
-
-
-def _public_results(results: Any, repo_id: str) -> Any:
-    """What `anymodality evaluate` wrote, with the published name of the model, and of files of data their names alone."""
-    if not isinstance(results, dict):
-        return results
-    own = {"model": repo_id} if "model" in results else {}
-    if "data" in results:
-        own["data"] = data_name(results["data"])
-    if isinstance(results.get("tasks"), dict):
-        own["tasks"] = {name: _public_results(task, repo_id) for name, task in results["tasks"].items()}
-    return {**results, **own}
-
-
-def _without_paths(settings: Any) -> Any:
-    """`settings` with sources of parts that are not repositories on the Hub left empty, at any depth."""
-    if isinstance(settings, list):
-        return [_without_paths(one) for one in settings]
-    if not isinstance(settings, dict):
-        return settings
-    return {
-        key: "" if key == "_name_or_path" and not is_hub_id(value) else _without_paths(value)
-        for key, value in settings.items()
-    }
+def _changed(document: Any, public: Mapping[str, Callable[[Any], str]]) -> Any:
+    """A JSON document with what `public` makes of the values of its keys, at any depth."""
+    if isinstance(document, list):
+        return [_changed(one, public) for one in document]
+    if not isinstance(document, dict):
+        return document
+    return {key: public[key](value) if key in public else _changed(value, public) for key, value in document.items()}
 
 
 # --- reloading -----------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import ProcessorMixin
 
-from ...utils.upstream import template_variables as read_by
+from ...utils.upstream import template_variables
 from ...utils.upstream_serving import (
     NO_HANDLERS,
     TAKES_TOOLS,
@@ -30,7 +30,7 @@ from ...utils.upstream_serving import (
 )
 from .. import LOOPBACK_HOSTS
 from ..conversation import context_length
-from .requests import Policy, check_sampling, read_messages, template_variables
+from .requests import Policy, check_sampling, check_variables, read_messages
 from .stops import CutState
 
 
@@ -50,7 +50,10 @@ class _Served:
         self.created = int(time.time())
         # One at a time: media being decoded take the memory of one request, and no tokenizer is in two threads.
         self.preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
-        self.variables = _template_variables(processor)
+        # What the chat template reads besides the chat: `enable_thinking` and the like.
+        arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
+        own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
+        self.variables = template_variables(processor.resolve_chat_template()) - arguments - own
 
     def prepare(self, messages: Any, tools: Any, variables: Any) -> dict[str, Any]:
         """Model inputs; ValueError for a chat or a medium that cannot be read."""
@@ -63,7 +66,7 @@ class _Served:
             return_dict=True,
             return_tensors="pt",
             processor_kwargs={"limits": policy.limits, "allow_urls": policy.allow_urls},
-            **template_variables(variables, self.variables),
+            **check_variables(variables, self.variables),
         )
         length, longest = inputs["input_ids"].shape[1], self.longest_prompt
         if length >= longest:
@@ -81,13 +84,6 @@ class _Served:
 
     def shutdown(self) -> None:
         self.preparing.shutdown(wait=False, cancel_futures=True)
-
-
-def _template_variables(processor: Any) -> frozenset[str]:
-    """What the chat template reads besides the chat: `enable_thinking` and the like."""
-    arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
-    own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
-    return read_by(processor.resolve_chat_template()) - arguments - own
 
 
 class _CheckedHandler(BaseHandler):

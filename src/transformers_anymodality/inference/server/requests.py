@@ -208,7 +208,7 @@ def _check_number(body: Mapping[str, Any], name: str, low: float, high: float, w
         raise ValueError(f"`{name}` must be {kind} from {low:g} to {high:g}, not {value!r:.50}.")
 
 
-def template_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
+def check_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
     """`chat_template_kwargs` that the template itself reads, and nothing that is an argument of the processor.
 
     Raises:
@@ -222,10 +222,7 @@ def template_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
             raise ValueError(
                 f"The chat template reads no {name!r}. It reads: {', '.join(sorted(known)) or 'nothing'}."
             )
-        if not (value is None or isinstance(value, (bool, int, float)) or _is_word(value)):
+        plain = _WORD.fullmatch(value) if isinstance(value, str) else isinstance(value, (bool, int, float, type(None)))
+        if not plain:
             raise ValueError(f"{name!r} of the chat template must be a number, true, false or a plain word.")
     return given
-
-
-def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and _WORD.fullmatch(value) is not None
