@@ -7,9 +7,10 @@ import math
 import numpy as np
 import pytest
 
+from transformers_anymodality.evaluation import METRIC, SCORES
+from transformers_anymodality.evaluation.captions import tokens
 from transformers_anymodality.evaluation.comparing import _summary
-from transformers_anymodality.evaluation.scores import METRIC, SCORES, normalize_answer
-from transformers_anymodality.evaluation.scores.captions import tokens
+from transformers_anymodality.evaluation.scores import normalize_answer
 
 
 pytest.importorskip("sacrebleu")

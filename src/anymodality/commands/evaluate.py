@@ -101,10 +101,10 @@ def evaluate(
     shared = dict(prompt=prompt, labels=_split([labels or ""]), media_root=media_root, limit=limit, split=split)
     jobs, processor = _jobs(_split(tasks), data, shared), load_processor(directory)
     raters = dict(ratings=_ratings(ratings or [], jobs), judge=Judge(judge, judge_model) if judge else None)
-    options = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
+    sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
     if num_processes > 1 and is_alone():
         run_in_processes(ctx, "--only-answer")
-    elif not answer(load_model(directory, dtype), processor, jobs, output, **options) or only_answer:
+    elif not answer(load_model(directory, dtype), processor, jobs, output, **sizes) or only_answer:
         return None
     results = finish(jobs, output, **raters)
     _write_pages(directory, processor, jobs, output, page)

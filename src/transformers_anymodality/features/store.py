@@ -53,14 +53,13 @@ class FeatureStore:
         self.modalities = {index.parent.name: read_json(index) for index in sorted(self.folder.glob("*/index.json"))}
         if not self.modalities:
             raise FileNotFoundError(f"{self.folder} holds no features; `anymodality features build` makes them.")
+        self._shards: dict[str, dict[str, Path]] = {}
+        self._contents = Contents()
         for name, index in self.modalities.items():
             if index["format"] != FORMAT:
                 raise ValueError(
                     f"The features of {name!r} in {self.folder} are of format {index['format']}: rebuild them."
                 )
-        self._shards: dict[str, dict[str, Path]] = {}
-        self._contents = Contents()
-        for name in self.modalities:
             self._shards[name], files = stored(self.folder / name)
             self._contents.files |= files
         self._open: dict[Path, Any] = {}  # shards, which cost address space alone

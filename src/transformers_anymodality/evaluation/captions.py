@@ -14,8 +14,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ...utils.imports import require
-from ._base import Score, register_score
+from ..utils.imports import require
+from .scores import Score, register_score
 
 
 # Written in two, though no apostrophe says so.
@@ -143,16 +143,10 @@ class Bleu(Score):
     def total(self, rows: np.ndarray) -> dict[str, float]:
         bleu = require("sacrebleu.metrics", "eval").BLEU
         sums = rows.sum(axis=0).astype(int).tolist()
+        matched, counted, lengths = sums[: self.max_n], sums[self.max_n : -2], sums[-2:]
         found = {}
         for n in range(1, self.max_n + 1):
-            score = bleu.compute_bleu(
-                correct=sums[:n],
-                total=sums[self.max_n : self.max_n + n],
-                sys_len=sums[-2],
-                ref_len=sums[-1],
-                smooth_method="none",
-                max_ngram_order=n,
-            )
+            score = bleu.compute_bleu(matched[:n], counted[:n], *lengths, smooth_method="none", max_ngram_order=n)
             found[f"bleu{n}"] = float(score.score)
         return {"bleu": found[f"bleu{self.max_n}"], **found}
 
