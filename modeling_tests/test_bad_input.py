@@ -226,7 +226,7 @@ def test_sources_in_chats_that_lead_nowhere(processor, part, message):
 def test_urls_stay_refused_where_they_are_private_even_when_allowed(processor):
     for kwargs in ({"processor_kwargs": {"allow_urls": True}},):
         chat = [{"role": "user", "content": [{"type": "image", "url": "http://127.0.0.1:9/a.png"}]}]
-        with refused(processor, "image 0: .*no public address", chat, kind=MediaError):
+        with refused(processor, "image 0: .*not a public address", chat, kind=MediaError):
             tiny.inputs(processor, chat, **kwargs)
 
 

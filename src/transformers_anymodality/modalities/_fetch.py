@@ -5,8 +5,12 @@ from __future__ import annotations
 import ipaddress
 import socket
 import time
+from contextlib import closing
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import urlsplit
+
+# The client that huggingface_hub itself uses, under the name it keeps for it across its major versions.
+from ..utils.upstream import httpx
 
 
 MAX_REDIRECTS = 5
@@ -14,6 +18,7 @@ SHOWN = 120  # characters of a source that an error message repeats
 TIMEOUT = 20.0  # seconds for each of connecting, reading and writing
 DEADLINE = 300.0  # seconds for the whole transfer, so that a slow drip ends
 _CHUNK = 1 << 16
+_HEADERS = {"Accept-Encoding": "identity", "User-Agent": "transformers-anymodality"}
 _IPV6_UNICAST = ipaddress.ip_network("2000::/3")  # the part of IPv6 given out to hosts of the public internet
 _IPV6_TO_IPV4 = ipaddress.ip_network("2002::/16")
 
@@ -43,57 +48,43 @@ def _is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-def _resolve(parts: SplitResult, name: str) -> str:
+def _resolve(url: httpx.URL, name: str) -> str:
     """The address to dial: the first one, once every address the host resolves to has been found public."""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    port = url.port or (443 if url.scheme == "https" else 80)
     try:
-        answers = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+        answers = socket.getaddrinfo(url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise FetchError(f"{name}: the host cannot be resolved ({error}).") from error
     addresses = [str(answer[4][0]) for answer in answers]
     private = [address for address in addresses if not _is_public(address)]
     if private or not addresses:
         raise FetchError(
-            f"{name} is refused: its host resolves to {', '.join(private) or 'nothing'}, which is no public address. "
-            "Download it yourself and pass the local path."
+            f"{name} is refused: its host resolves to {', '.join(private) or 'nothing'}, which is not a public "
+            "address. Download it yourself and pass the local path."
         )
     return addresses[0]
 
 
-def _split(url: str, previous: SplitResult | None) -> SplitResult:
-    name = url_name(url)
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  (raises on a port that is no number)
-    except ValueError as error:
-        raise FetchError(f"{name} is no valid URL ({error}).") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise FetchError(f"{name}: expected an http or https URL with a host.")
-    if parts.username is not None or parts.password is not None:
-        raise FetchError(f"{name}: a user name or password inside a URL is refused; download it yourself.")
-    if previous is not None and previous.scheme == "https" and parts.scheme == "http":
-        raise FetchError(f"{name}: a redirect from https to http is refused.")
-    return parts
+class _PublicTransport(httpx.HTTPTransport):
+    """Dials the address that was checked, while the Host header and the TLS certificate stay those of the URL's host.
 
-
-def _request(client: Any, url: str, parts: SplitResult, address: str) -> Any:
-    """A request that dials `address`, while the Host header and the TLS certificate stay those of the URL's host.
-
-    Dialling the address that was checked, and not the name again, leaves no moment in which a second answer of the
-    name server could point elsewhere.
+    To dial the name again would leave a moment in which a second answer of the name server could point elsewhere.
     """
-    host = str(parts.hostname)
-    dialled = client.build_request("GET", url).url.copy_with(host=address, fragment=None)
-    host_header = client.build_request("GET", url).headers["Host"]
-    headers = {"Host": host_header, "Accept-Encoding": "identity", "User-Agent": "transformers-anymodality"}
-    try:
-        server_name = host.encode("idna").decode("ascii")
-    except UnicodeError:
-        server_name = host
-    return client.build_request("GET", dialled, headers=headers, extensions={"sni_hostname": server_name})
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        url, name = request.url, url_name(str(request.url))
+        if url.scheme not in ("http", "https") or not url.host:
+            raise FetchError(f"{name}: expected an http or https URL with a host.")
+        if url.userinfo:
+            raise FetchError(f"{name}: a user name or password inside a URL is refused; download it yourself.")
+        dialled = url.copy_with(host=_resolve(url, name), fragment=None)
+        extensions = {**request.extensions, "sni_hostname": url.raw_host.decode("ascii")}
+        return super().handle_request(httpx.Request("GET", dialled, headers=request.headers, extensions=extensions))
 
 
-def _read_body(response: Any, name: str, max_bytes: int, deadline: float) -> bytes:
+def _read_body(response: httpx.Response, name: str, max_bytes: int, deadline: float) -> bytes:
+    if response.status_code != 200:
+        raise FetchError(f"{name}: the server answered with status {response.status_code}, not 200.")
     if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
         raise FetchError(f"{name}: the server compressed its answer unasked, which is refused (it could be a bomb).")
     length = response.headers.get("Content-Length", "")
@@ -125,27 +116,22 @@ def fetch(url: str, max_bytes: int) -> bytes:
     Raises:
         FetchError: refused, unreachable, too large, too slow, or answered by a status other than 200.
     """
-    # The client that huggingface_hub itself uses, under the name it keeps for it across its major versions.
-    from ..utils.upstream import httpx
-
     deadline = time.monotonic() + DEADLINE
-    previous: SplitResult | None = None
     name = url_name(url)
+    options: dict[str, Any] = {"trust_env": False, "timeout": TIMEOUT, "headers": _HEADERS}
     try:
-        with httpx.Client(timeout=TIMEOUT, trust_env=False, follow_redirects=False) as client:
+        with httpx.Client(transport=_PublicTransport(trust_env=False), **options) as client:
+            request = client.build_request("GET", url)
             for _ in range(MAX_REDIRECTS + 1):
-                parts = _split(url, previous)
-                request = _request(client, url, parts, _resolve(parts, url_name(url)))
-                response = client.send(request, stream=True)
-                try:
-                    if response.status_code in (301, 302, 303, 307, 308) and "Location" in response.headers:
-                        previous, url = parts, urljoin(url, response.headers["Location"])
-                        continue
-                    if response.status_code != 200:
-                        raise FetchError(f"{name}: the server answered with status {response.status_code}, not 200.")
-                    return _read_body(response, name, max_bytes, deadline)
-                finally:
-                    response.close()
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                with closing(client.send(request, stream=True)) as response:
+                    following = response.next_request
+                    if following is None:
+                        return _read_body(response, name, max_bytes, deadline)
+                    if (request.url.scheme, following.url.scheme) == ("https", "http"):
+                        raise FetchError(f"{url_name(str(following.url))}: a redirect from https to http is refused.")
+                    request = following
+    except httpx.InvalidURL as error:
+        raise FetchError(f"{name} is not a valid URL ({error}).") from error
+    except (httpx.HTTPError, OSError) as error:
         raise FetchError(f"{name} cannot be fetched ({type(error).__name__}: {error}).") from error
     raise FetchError(f"{name} redirects more than {MAX_REDIRECTS} times.")
