@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,13 @@ def to_numpy(source: Any, name: str) -> np.ndarray:
     if array.size == 0:
         raise MediaError(f"{name} is empty (shape {array.shape}).")
     return array
+
+
+def positive(value: Any, name: str, unit: str = "") -> float:
+    """The number; raises `MediaError` for what is not a positive, finite one."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+        raise MediaError(f"{name} is {value!r}, expected a positive number{unit}.")
+    return float(value)
 
 
 def first_bad(array: np.ndarray) -> tuple[int, ...] | None:

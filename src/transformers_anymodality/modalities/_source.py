@@ -41,6 +41,18 @@ class Limits:
     max_seconds: float = 3600.0
     max_frames: int = 100_000
 
+    def check_pixels(self, width: int, height: int, name: str) -> None:
+        """Raises `MediaError` for an image or frame that is empty or too large."""
+        if width < 1 or height < 1:
+            raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
+        self.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
+
+    def check_seconds(self, seconds: float, name: str) -> None:
+        self.check("max_seconds", seconds, f"{name} lasts at least {seconds:.6g} s")
+
+    def check_frames(self, count: int, name: str) -> None:
+        self.check("max_frames", count, f"{name} has {count} frames or more")
+
     def check(self, limit: str, value: float, what: str, remedy: str | None = None) -> None:
         """Raises MediaError for a value beyond the limit of that name; `what` says what has it."""
         ceiling = getattr(self, limit)
@@ -60,7 +72,7 @@ def describe(source: Any) -> str:
     """Name a source for an error message: short, and without the parts of a URL that may hold secrets."""
     if isinstance(source, (str, Path)):
         text = str(source)
-        if text[:5].lower() == "data:":
+        if _is_data_uri(text):
             return f"data: URI ({text[5:].partition(',')[0][:40]}, {len(text)} characters)"
         if _SCHEME.match(text):
             return url_name(text)
@@ -119,58 +131,46 @@ def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAU
         MediaError: on anything else, and on anything empty or larger than `limits.max_bytes`.
     """
     if isinstance(source, Mapping):
-        source = _from_mapping(source)
+        text = source.get("base64")
+        if isinstance(text, str) and not _is_data_uri(text):
+            return _in_memory(_decode_base64(text, "base64 text", limits), "base64 text", limits)
+        given = [text if isinstance(text, str) else None, source.get("bytes"), source.get("path")]
+        source = next((one for one in given if one is not None), source)
+    name = describe(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _in_memory(bytes(source), source, limits)
+        return _in_memory(bytes(source), name, limits)
     if isinstance(source, str):
-        if source[:5].lower() == "data:":
-            return _in_memory(_decode_data_uri(source, limits), source, limits)
-        scheme = _SCHEME.match(source)
-        if scheme is not None:
-            return _from_url(source, scheme[1].lower(), allow_urls, limits)
+        if _is_data_uri(source):
+            return _in_memory(_decode_data_uri(source, name, limits), name, limits)
+        if scheme := _SCHEME.match(source):
+            return _in_memory(_fetched(source, scheme[1].lower(), name, allow_urls, limits), name, limits)
     if isinstance(source, (str, Path)):
-        return _local_file(source, limits)
-    if isinstance(source, _Base64):
-        return _in_memory(_decode_base64(source.text, "base64 text", limits), "base64 text", limits)
+        return _local_file(source, name, limits)
     if hasattr(source, "read"):
-        return _from_file_object(source, limits)
+        return _in_memory(_rest_of_file(source, name, limits), name, limits)
     raise MediaError(
-        f"Cannot read a medium from a {type(source).__name__}: expected a path, bytes, a binary file object, a "
-        'data: URI, {"base64": ...} or {"path": ..., "bytes": ...}.'
+        f"Cannot read a medium from a {name if isinstance(source, Mapping) else type(source).__name__}: expected a "
+        'path, bytes, a binary file object, a data: URI, {"base64": str}, or {"path": ..., "bytes": ...} with one of '
+        "the two given."
     )
 
 
-@dataclass(frozen=True)
-class _Base64:
-    text: str
+def _is_data_uri(text: str) -> bool:
+    return text[:5].lower() == "data:"
 
 
-def _from_mapping(source: Mapping) -> Any:
-    if isinstance(source.get("base64"), str):
-        text = source["base64"]
-        return text if text[:5].lower() == "data:" else _Base64(text)
-    for key in ("bytes", "path"):
-        if source.get(key) is not None:
-            return source[key]
-    raise MediaError(
-        f'Cannot read a medium from a {describe(source)}: expected {{"base64": str}} or {{"path": ..., "bytes": ...}} '
-        "with one of the two given."
-    )
-
-
-def _in_memory(data: bytes, source: Any, limits: Limits) -> BytesIO:
+def _in_memory(data: bytes, name: str, limits: Limits) -> BytesIO:
     if not data:
-        raise MediaError(f"{describe(source)} is empty: expected an encoded medium.")
-    _check_size(len(data), source, limits)
+        raise MediaError(f"{name} is empty: expected an encoded medium.")
+    _check_size(len(data), name, limits)
     return BytesIO(data)
 
 
-def _check_size(size: int, source: Any, limits: Limits) -> None:
-    limits.check("max_bytes", size, f"{describe(source)} holds at least {size} bytes")
+def _check_size(size: int, name: str, limits: Limits) -> None:
+    limits.check("max_bytes", size, f"{name} holds at least {size} bytes")
 
 
-def _local_file(source: str | Path, limits: Limits) -> Path:
-    name = describe(source)
+def _local_file(source: str | Path, name: str, limits: Limits) -> Path:
     try:
         path = Path(source).expanduser()
         status = path.stat()
@@ -187,7 +187,7 @@ def _local_file(source: str | Path, limits: Limits) -> Path:
         raise MediaError(f"{name} is {kind}: expected a regular file.")
     if status.st_size == 0:
         raise MediaError(f"{name} is empty (0 bytes): the download or export that made it probably failed.")
-    _check_size(status.st_size, source, limits)
+    _check_size(status.st_size, name, limits)
     try:
         path.open("rb").close()
     except OSError as error:
@@ -195,8 +195,7 @@ def _local_file(source: str | Path, limits: Limits) -> Path:
     return path
 
 
-def _from_url(url: str, scheme: str, allow_urls: bool, limits: Limits) -> BytesIO:
-    name = describe(url)
+def _fetched(url: str, scheme: str, name: str, allow_urls: bool, limits: Limits) -> bytes:
     if scheme == "file":
         raise MediaError(f"{name}: file:// URLs are refused; pass the plain local path.")
     if scheme not in ("http", "https"):
@@ -207,14 +206,12 @@ def _from_url(url: str, scheme: str, allow_urls: bool, limits: Limits) -> BytesI
             "or download it and pass the local path."
         )
     try:
-        body = fetch(url, limits.max_bytes)
+        return fetch(url, limits.max_bytes)
     except FetchError as error:
         raise MediaError(str(error)) from error
-    return _in_memory(body, url, limits)
 
 
-def _from_file_object(source: Any, limits: Limits) -> BytesIO:
-    name = describe(source)
+def _rest_of_file(source: Any, name: str, limits: Limits) -> bytes:
     try:
         data = source.read(limits.max_bytes + 1)
     except (OSError, ValueError) as error:  # UnicodeDecodeError, of a file opened as text, is a ValueError
@@ -223,8 +220,7 @@ def _from_file_object(source: Any, limits: Limits) -> BytesIO:
         raise MediaError(f"{name} gave {type(data).__name__}, expected bytes: open the file in binary mode ('rb').")
     if not data:
         raise MediaError(f"{name} has nothing left to read: it is empty, or was read before (then call seek(0)).")
-    _check_size(len(data), source, limits)
-    return BytesIO(bytes(data))
+    return bytes(data)
 
 
 def _decode_base64(text: str | bytes, name: str, limits: Limits) -> bytes:
@@ -237,13 +233,11 @@ def _decode_base64(text: str | bytes, name: str, limits: Limits) -> bytes:
         raise MediaError(f"{name} is not valid base64 ({error}): it may have been cut or wrongly escaped.") from error
 
 
-def _decode_data_uri(uri: str, limits: Limits) -> bytes:
+def _decode_data_uri(uri: str, name: str, limits: Limits) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma:
-        raise MediaError(f"{describe(uri)} holds no comma: expected data:[type][;base64],[data].")
+        raise MediaError(f"{name} holds no comma: expected data:[type][;base64],[data].")
     if len(body) * 3 // 4 > 3 * limits.max_bytes + 3:
-        _check_size(len(body) // 3, uri, limits)
+        _check_size(len(body) // 3, name, limits)
     data = unquote_to_bytes(body)
-    if header.lower().endswith(";base64"):
-        return _decode_base64(data, describe(uri), limits)
-    return data
+    return _decode_base64(data, name, limits) if header.lower().endswith(";base64") else data

@@ -15,7 +15,6 @@ import numpy as np
 from ._arrays import to_numpy
 from ._recordings import av_container, first_decoded, torchcodec_decoder, tried
 from ._source import Limits, MediaError
-from .image import check_pixels
 
 
 _ROUNDING = 1e-6  # seconds
@@ -100,17 +99,9 @@ def in_order(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
     return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
 
 
-def check_seconds(seconds: float, name: str, limits: Limits) -> None:
-    limits.check("max_seconds", seconds, f"{name} lasts {seconds:.6g} s")
-
-
-def check_frame_count(count: int, name: str, limits: Limits) -> None:
-    limits.check("max_frames", count, f"{name} has {count} frames or more")
-
-
 def check_output(num_frames: int, width: int, height: int, name: str, limits: Limits) -> None:
     """Raise `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
-    check_pixels(width, height, name, limits)
+    limits.check_pixels(width, height, name)
     size = num_frames * width * height * 3
     what = f"{name}: {num_frames} frames of {width} x {height} pixels need {size} bytes"
     limits.check("max_bytes", size, what, "ask for fewer frames, or scale the video down")
@@ -134,16 +125,16 @@ def from_decoder(decoder: Any, choice: Choice, name: str, limits: Limits) -> np.
     with tried("torchcodec"):
         information, places = decoder.metadata, None
         size, count = (int(information.width), int(information.height)), int(information.num_frames or 0)
-        check_frame_count(count, name, limits)
+        limits.check_frames(count, name)
         if isinstance(choice, Spread):
             begin, end = float(information.begin_stream_seconds or 0.0), float(information.end_stream_seconds)
-            check_seconds(end - begin, name, limits)
+            limits.check_seconds(end - begin, name)
             times = choice.times(begin, end)
             check_output(len(times), *size, name, limits)
             data = decoder.get_frames_played_at(times.tolist()).data
         else:
             timeline = Timeline.steady(count, float(information.average_fps))
-            check_seconds(timeline.end, name, limits)
+            limits.check_seconds(timeline.end, name)
             numbers = choice.numbers(timeline, name)
             check_output(len(numbers), *size, name, limits)
             kept, places = np.unique(numbers, return_inverse=True)
@@ -189,8 +180,8 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
     tick = float(stream.time_base)
     check_output(1, stream.codec_context.width, stream.codec_context.height, name, limits)
     if stream.duration is not None:
-        check_seconds(stream.duration * tick, name, limits)
-    check_frame_count(stream.frames, name, limits)
+        limits.check_seconds(stream.duration * tick, name)
+    limits.check_frames(stream.frames, name)
     stamps: list[int] = []
     begin, end = math.inf, -math.inf
     for packet in container.demux(stream):
@@ -199,9 +190,9 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
         if packet.size == 0 or packet.is_discard:
             continue
         stamps.append(_stamp(packet, name))
-        check_frame_count(len(stamps), name, limits)
+        limits.check_frames(len(stamps), name)
         begin, end = min(begin, stamps[-1]), max(end, stamps[-1] + (packet.duration or 0))
-        check_seconds((end - begin) * tick, name, limits)
+        limits.check_seconds((end - begin) * tick, name)
     if not stamps:
         raise MediaError(f"{name} holds no video frames ({container.format.name}): it may be truncated.")
     fps = float(stream.average_rate or len(stamps) / max((end - begin) * tick, tick))
@@ -228,7 +219,7 @@ def _decode(container: Any, stamps: np.ndarray, name: str, limits: Limits) -> np
             done += 1
 
     for count, frame in enumerate(container.decode(stream), start=1):
-        check_frame_count(count, name, limits)
+        limits.check_frames(count, name)
         check_output(1, frame.width, frame.height, name, limits)
         # Before the first frame that decodes there is none to show but that one.
         keep(frame if previous is None else previous, _stamp(frame, name))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..utils.imports import require
-from ._arrays import first_bad, to_numpy
+from ._arrays import first_bad, positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import NotDecoded, av_container, check_recording, first_decoded, torchcodec_decoder, tried
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 
 
 MAX_CHANNELS = 8
+_HERTZ = " of Hz"
 _MALFORMED = 3  # libsndfile's SF_ERR_MALFORMED_FILE: the format is known and the file breaks its rules
 
 
@@ -112,7 +112,7 @@ def read_audio(
         MediaError: unreadable, truncated, empty, too long, too many channels, NaN or infinity (the time is named).
         ImportError: no installed package can decode the file, or soxr is missing and the rates differ.
     """
-    wanted = _rate(sampling_rate, "sampling_rate")
+    wanted = positive(sampling_rate, "sampling_rate", _HERTZ)
     samples, rate, name = _read(source, wanted, True, allow_urls, limits)
     return _resample(samples[0], rate, wanted, name)
 
@@ -134,7 +134,7 @@ def read_waveform(
     Raises:
         MediaError, ImportError: as `read_audio`.
     """
-    samples, rate, _ = _read(source, _rate(sampling_rate, "sampling_rate"), False, allow_urls, limits)
+    samples, rate, _ = _read(source, positive(sampling_rate, "sampling_rate", _HERTZ), False, allow_urls, limits)
     return np.ascontiguousarray(samples, dtype=np.float32), rate
 
 
@@ -145,12 +145,15 @@ def _read(
     name = describe(source)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], Real):
         name = f"(array, {source[1]}) with {describe(source[0])}"
-        samples, rate = _from_array(to_numpy(source[0], name), name, mix), _rate(source[1], name)
+        samples, rate = (
+            _from_array(to_numpy(source[0], name), name, mix),
+            positive(source[1], f"The sampling rate of {name}", _HERTZ),
+        )
     elif isinstance(source, Mapping) and "array" in source:
         if source.get("sampling_rate") is None:
             raise MediaError(f'{name} has no "sampling_rate": expected {{"array": ..., "sampling_rate": Hz}}.')
         samples = _from_array(to_numpy(source["array"], name), name, mix)
-        rate = _rate(source["sampling_rate"], f'"sampling_rate" of {name}')
+        rate = positive(source["sampling_rate"], f'"sampling_rate" of {name}', _HERTZ)
     elif is_array(source) or isinstance(source, (list, tuple)):
         samples, rate = _from_array(to_numpy(source, name), name, mix), default_rate
     elif hasattr(source, "get_samples_played_in_range"):
@@ -162,7 +165,7 @@ def _read(
         samples, rate = first_decoded(decoders, name, "sound")
     if samples.size == 0:
         raise MediaError(f"{name} holds no samples: expected a recording of some length.")
-    _check_seconds(samples.shape[1] / rate, name, limits)
+    limits.check_seconds(samples.shape[1] / rate, name)
     bad = first_bad(samples)
     if bad is not None:
         raise MediaError(f"{name} holds {samples[bad]} at {bad[1] / rate:.6g} s (sample {bad[1]}): expected numbers.")
@@ -172,16 +175,6 @@ def _read(
 def _fold(samples: np.ndarray, mix: bool) -> np.ndarray:
     """(channels, samples) as they are, or their mean (1, samples) in float64."""
     return samples.mean(axis=0, dtype=np.float64, keepdims=True) if mix and len(samples) > 1 else samples
-
-
-def _rate(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
-        raise MediaError(f"{name}: {value!r} is no sampling rate, expected a positive number of Hz.")
-    return float(value)
-
-
-def _check_seconds(seconds: float, name: str, limits: Limits) -> None:
-    limits.check("max_seconds", seconds, f"{name} lasts at least {seconds:.6g} s")
 
 
 def _check_channels(count: int, name: str) -> None:
@@ -230,7 +223,7 @@ def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[n
     """Samples (channels, samples) and rate of a torchcodec `AudioDecoder`."""
     with tried("torchcodec"):
         information = decoder.metadata
-        _check_seconds(information.duration_seconds_from_header or 0.0, name, limits)
+        limits.check_seconds(information.duration_seconds_from_header or 0.0, name)
         _check_channels(information.num_channels or 1, name)
         # One second beyond the limit suffices to see that it is passed, however long the rest.
         begin = information.begin_stream_seconds_from_header or 0.0
@@ -248,7 +241,7 @@ def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) 
             recognised = True
             rate, promised = file.samplerate, file.frames
             _check_channels(file.channels, name)
-            _check_seconds(promised / rate, name, limits)
+            limits.check_seconds(promised / rate, name)
             # Not `file.blocks`: it fills a block that comes short with what the buffer held before.
             blocks: list[np.ndarray] = []
             while len(block := file.read(1 << 18, dtype="float32", always_2d=True)):
@@ -277,7 +270,7 @@ def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tupl
             raise MediaError(f"{name} has no sound track ({container.format.name}): expected one.")
         stream = container.streams.audio[0]
         if stream.duration is not None and stream.time_base is not None:
-            _check_seconds(float(stream.duration * stream.time_base), name, limits)
+            limits.check_seconds(float(stream.duration * stream.time_base), name)
         _check_channels(stream.codec_context.channels, name)
         rate = int(stream.codec_context.sample_rate)
         blocks: list[np.ndarray] = []
@@ -287,7 +280,7 @@ def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tupl
             for planar in resampler.resample(frame):
                 block = planar.to_ndarray()
                 count += block.shape[1]
-                _check_seconds(count / rate, name, limits)
+                limits.check_seconds(count / rate, name)
                 blocks.append(_fold(block, mix).astype(np.float32))
         return _joined(blocks), float(rate)
 

@@ -59,7 +59,7 @@ def open_image(source: Path | BytesIO, name: str, limits: Limits) -> Generator[I
     formats = [known for known in _FORMATS if known in module.OPEN]
     try:
         with module.open(source, formats=formats) as image:
-            check_pixels(image.width, image.height, name, limits)
+            limits.check_pixels(image.width, image.height, name)
             yield image
     except (MediaError, ImportError):
         raise
@@ -74,13 +74,6 @@ def open_image(source: Path | BytesIO, name: str, limits: Limits) -> Generator[I
         raise MediaError(
             f"{name} cannot be decoded ({type(error).__name__}: {error}): the file is truncated or corrupt."
         ) from error
-
-
-def check_pixels(width: int, height: int, name: str, limits: Limits) -> None:
-    """Raise `MediaError` for a frame that is empty or above `limits.max_pixels`."""
-    if width < 1 or height < 1:
-        raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
-    limits.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
 
 
 def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
@@ -104,7 +97,7 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
     module = require("PIL.Image")
     if isinstance(source, module.Image):
         name = f"PIL image of mode {source.mode}, {source.width} x {source.height} pixels"
-        check_pixels(source.width, source.height, name, limits)
+        limits.check_pixels(source.width, source.height, name)
         try:
             return to_rgb(upright(source), name)
         except (OSError, SyntaxError, EOFError) as error:  # PIL images decode lazily

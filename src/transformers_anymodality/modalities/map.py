@@ -11,7 +11,7 @@ import numpy as np
 from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._base import ModalitySpec
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
-from .image import check_pixels, open_image, upright
+from .image import open_image, upright
 
 
 if TYPE_CHECKING:
@@ -77,12 +77,12 @@ def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_
     if is_array(source):
         return _finite_map(to_numpy(source, name), name)
     if type(source).__module__.partition(".")[0] == "PIL":
-        check_pixels(source.width, source.height, name, limits)
+        limits.check_pixels(source.width, source.height, name)
         return _finite_map(_map_values(source, name), name)
     resolved = open_source(source, allow_urls=allow_urls, limits=limits)
     if head(resolved, len(NPY_MAGIC)) == NPY_MAGIC:
         values = load_npy(resolved, name, limits)
-        check_pixels(values.shape[-1], values.size // values.shape[-1] if values.ndim else 0, name, limits)
+        limits.check_pixels(values.shape[-1], values.size // values.shape[-1] if values.ndim else 0, name)
     else:
         with open_image(resolved, name, limits) as image:
             values = _map_values(image, name)

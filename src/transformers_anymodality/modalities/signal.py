@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Number, Real
+from numbers import Number
 from typing import Any
 
 import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
+from ._arrays import NPY_MAGIC, first_bad, load_npy, positive, to_numpy
 from ._base import ModalitySpec
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._tables import Table, read_csv, read_parquet
@@ -195,21 +195,20 @@ def read_signal(
     names = _check_arguments(channels, sampling_rate, max_gap)
     name = describe(source)
     if isinstance(source, Mapping) and ("values" in source or "array" in source):
-        table = _from_mapping(source, names, name)
+        values, seconds = _from_mapping(source, names, name)
     elif is_array(source):
-        table = Table(_columns(to_numpy(source, name), names, name), None)
+        values, seconds = _columns(to_numpy(source, name), names, name), None
     elif isinstance(source, (list, tuple)):
         raise MediaError(f"{name}: expected a file, an array of shape (T, {len(names)}), or a dict with the values.")
     else:
-        table = _from_file(
-            open_source(source, allow_urls=allow_urls, limits=limits), names, sampling_rate, name, limits
-        )
-    _check_values(table.values, names, name)
-    if table.seconds is None:
-        _check_seconds(len(table.values) / sampling_rate, name, limits)
-        return np.ascontiguousarray(table.values, dtype=np.float32)
-    _check_times(table.seconds, sampling_rate, max_gap, name, limits)
-    return _regular(table.values, table.seconds, float(sampling_rate), name, limits)
+        file = open_source(source, allow_urls=allow_urls, limits=limits)
+        values, seconds = _from_file(file, names, sampling_rate, name, limits)
+    _check_values(values, names, name)
+    if seconds is None:
+        limits.check_seconds(len(values) / sampling_rate, name)
+        return np.ascontiguousarray(values, dtype=np.float32)
+    _check_times(seconds, sampling_rate, max_gap, name, limits)
+    return _regular(values, seconds, float(sampling_rate), name, limits)
 
 
 def _check_values(values: np.ndarray, names: list[str], name: str) -> None:
@@ -228,20 +227,10 @@ def _check_arguments(channels: Sequence[str], sampling_rate: float, max_gap: flo
     names = list(channels)
     if len({channel.strip().lower() for channel in names}) != len(names):
         raise MediaError(f"channels {names} repeats a name (case does not tell them apart).")
-    for label, value in (("sampling_rate", sampling_rate), ("max_gap", max_gap)):
-        if value is None and label == "max_gap":
-            continue
-        if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
-            raise MediaError(f"{label} is {value!r}, expected a positive number.")
+    positive(sampling_rate, "sampling_rate")
+    if max_gap is not None:
+        positive(max_gap, "max_gap")
     return names
-
-
-def _check_seconds(seconds: float, name: str, limits: Limits) -> None:
-    if seconds > limits.max_seconds:
-        raise MediaError(
-            f"{name} lasts {seconds:.6g} s, more than the limit of {limits.max_seconds:g} s: cut it, or pass "
-            "limits=Limits(max_seconds=...) if you trust it."
-        )
 
 
 def _columns(values: np.ndarray, names: list[str], name: str) -> np.ndarray:
@@ -267,19 +256,18 @@ def _from_mapping(source: Mapping, names: list[str], name: str) -> Table:
         raise MediaError(f'{name}: expected "values" (or "array") and one of "time" and "sampling_rate".')
     columns = _columns(to_numpy(values, name), names, name)
     if rate is not None:
-        _check_arguments(names, rate, None)
-        return Table(columns, np.arange(len(columns)) / float(rate))
+        return columns, np.arange(len(columns)) / positive(rate, f'"sampling_rate" of {name}')
     stamps = to_numpy(time, f'"time" of {name}')
     if stamps.shape != (len(columns),):
         raise MediaError(f'{name}: "time" has shape {stamps.shape}, expected ({len(columns)},), one per row.')
     stamps = stamps.astype(np.int64) if stamps.dtype.kind in "bu" else stamps
-    return Table(columns, (stamps - stamps[0]).astype(np.float64))
+    return columns, (stamps - stamps[0]).astype(np.float64)
 
 
 def _from_file(source: Any, names: list[str], sampling_rate: float, name: str, limits: Limits) -> Table:
     start = head(source, 16)
     if start[: len(NPY_MAGIC)] == NPY_MAGIC:
-        return Table(_columns(load_npy(source, name, limits), names, name), None)
+        return _columns(load_npy(source, name, limits), names, name), None
     if start[:4] == b"PAR1":
         return read_parquet(source, names, name, limits)
     if start[:4] == b"PK\x03\x04":
@@ -300,7 +288,7 @@ def _check_times(seconds: np.ndarray, rate: float, max_gap: float | None, name: 
             f"{name}: the time of row {row} ({seconds[row]:.9g} s after the first) does not come after that of row "
             f"{row - 1} ({seconds[row - 1]:.9g} s): sort the rows and drop repeated ones."
         )
-    _check_seconds(float(seconds[-1]), name, limits)
+    limits.check_seconds(float(seconds[-1]), name)
     median = float(np.median(steps))
     if median * rate >= _WRONG_UNIT:
         raise MediaError(
@@ -320,8 +308,7 @@ def _check_times(seconds: np.ndarray, rate: float, max_gap: float | None, name: 
 def _regular(values: np.ndarray, seconds: np.ndarray, rate: float, name: str, limits: Limits) -> np.ndarray:
     """Readings on the grid k / rate, shape (samples, channels), float32."""
     count = math.floor(seconds[-1] * rate + _JITTER) + 1
-    if count * values.shape[1] * 8 > limits.max_bytes:
-        raise MediaError(f"{name} needs {count} samples at {rate:g} Hz, above the limit of {limits.max_bytes} bytes.")
+    limits.check("max_bytes", count * values.shape[1] * 8, f"{name} needs {count} samples at {rate:g} Hz")
     grid = np.arange(count) / rate
     if count == len(seconds) and np.abs(seconds - grid).max() * rate <= _JITTER:
         return np.ascontiguousarray(values, dtype=np.float32)

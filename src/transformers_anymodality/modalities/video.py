@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from transformers.image_utils import is_valid_image
 
-from ._arrays import to_numpy
+from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import check_recording, first_decoded
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
@@ -23,9 +21,7 @@ from ._video_files import (
     Numbered,
     Spread,
     Timeline,
-    check_frame_count,
     check_output,
-    check_seconds,
     from_decoder,
     from_file,
     in_order,
@@ -145,14 +141,13 @@ def _read(source: Any, choice: Choice, fps: float, allow_urls: bool, limits: Lim
     name = describe(source)
     key = next((key for key in ("frames", "array") if isinstance(source, Mapping) and key in source), None)
     if key is not None:
-        fps = fps if source.get("fps") is None else source["fps"]
-        if not (isinstance(fps, Real) and math.isfinite(fps) and fps > 0):
-            raise MediaError(f'{name}: "fps" is {fps!r}, expected a positive number of frames per second.')
+        if source.get("fps") is not None:
+            fps = positive(source["fps"], f'"fps" of {name}', " of frames per second")
         source = source[key]
     if is_array(source):
-        return _from_array(source, choice, float(fps), name, limits)
+        return _from_array(source, choice, fps, name, limits)
     if isinstance(source, (list, tuple)):
-        return _from_list(source, choice, float(fps), allow_urls, limits)
+        return _from_list(source, choice, fps, allow_urls, limits)
     if hasattr(source, "get_frames_at"):
         return first_decoded([partial(from_decoder, source, choice, name, limits)], name, "video")
     resolved = open_source(source, allow_urls=allow_urls, limits=limits)
@@ -173,7 +168,7 @@ def _from_array(source: Any, choice: Choice, fps: float, name: str, limits: Limi
         raise MediaError(f"{name}: axes 1 and 3 could both be the channels. Give a list of PIL images.")
     if 0 in shape:
         raise MediaError(f"{name} is empty: expected at least one frame.")
-    check_frame_count(shape[0], name, limits)
+    limits.check_frames(shape[0], name)
     height, width = (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
     numbers = choice.numbers(Timeline.steady(shape[0], fps), name)
     check_output(len(numbers), width, height, name, limits)
@@ -187,7 +182,7 @@ def _from_list(frames: list | tuple, choice: Choice, fps: float, allow_urls: boo
     name = f"list of {len(frames)} frames"
     if not frames:
         raise MediaError(f"{name}: expected at least one frame.")
-    check_frame_count(len(frames), name, limits)
+    limits.check_frames(len(frames), name)
 
     def read(index: int) -> Image.Image:
         try:
@@ -201,7 +196,7 @@ def _from_list(frames: list | tuple, choice: Choice, fps: float, allow_urls: boo
 def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
     with open_image(source, name, limits) as image:
         count = int(getattr(image, "n_frames", 1))
-        check_frame_count(count, name, limits)
+        limits.check_frames(count, name)
         check_output(1, image.width, image.height, name, limits)
         bounds = np.cumsum([0.0, *_delays(image, count, name, limits)])
 
@@ -222,7 +217,7 @@ def _delays(image: Image.Image, count: int, name: str, limits: Limits) -> Iterat
         delay = float(image.info.get("duration", 0) or 0) / 1000.0
         delay = delay if delay > 0 else _ZERO_DELAY
         total += delay
-        check_seconds(total, name, limits)
+        limits.check_seconds(total, name)
         yield delay
 
 
