@@ -20,7 +20,7 @@ from recipe import load_model, make_trainer, parse, setting, train
 from transformers import Trainer
 
 from transformers_anymodality import lora_config, parts_table, set_trainable
-from transformers_anymodality.model.distributed import is_sharded
+from transformers_anymodality.utils.tensors import is_sharded
 
 
 @dataclass

@@ -19,7 +19,6 @@ from transformers import (
 )
 
 from ..model.configuration import AnyModalityConfig, ModalityConfig
-from ..model.distributed import built_whole
 from ..model.language_model import check_growth, grow_embeddings
 from ..model.light_checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
@@ -29,7 +28,7 @@ from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
 from ..utils.hub import HUB_KWARGS, config_alone
 from ..utils.registry import did_you_mean
-from ..utils.upstream import name_or_path, name_special_token
+from ..utils.upstream import name_or_path, name_special_token, without_deepspeed
 from .part import Asked, Part, add_aligner, add_tower, check_attributes, lenders_first, read_settings
 from .small import is_weightless
 from .trial import Trials, drop_unread_weights, try_aligner, try_language_model, try_tower
@@ -39,7 +38,7 @@ _HUB_KWARGS = frozenset((*HUB_KWARGS, "code_revision", "trust_remote_code"))  # 
 _ROLES = {"bos": "begin", "eos": "end", "pad": "padding", "unk": "unknown"}
 
 
-@built_whole()
+@without_deepspeed()
 def compose(
     language_model: str | os.PathLike | PreTrainedConfig | PreTrainedModel,
     modalities: dict[str, Any],

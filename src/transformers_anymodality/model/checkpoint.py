@@ -10,10 +10,9 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, initialization
 
 from ..utils.hub import hub_kwargs
-from ..utils.upstream import is_initialized, set_initialized, set_name_or_path
+from ..utils.upstream import is_initialized, set_initialized, set_name_or_path, without_deepspeed
 from . import light_checkpoint
 from .configuration import AnyModalityConfig
-from .distributed import built_whole
 from .quantization import reversible_conversions, skip_towers_and_aligners
 
 
@@ -37,7 +36,7 @@ class CheckpointMixin(PreTrainedModel):
         """Transformers sets it while it loads."""
 
     @classmethod
-    @built_whole()
+    @without_deepspeed()
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
         """As `PreTrainedModel.from_pretrained`, for full and light checkpoints.
 

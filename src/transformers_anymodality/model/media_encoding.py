@@ -19,9 +19,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
 from ..towers import run_tower
+from ..utils.tensors import is_sharded
 from ..utils.upstream import CACHE_NAMES
 from .configuration import AnyModalityConfig
-from .distributed import is_sharded
 
 
 # Arguments of one call of `get_modality_features`.

@@ -11,10 +11,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..data.records import read_chat
-from ..model.distributed import is_sharded
 from ..processing.chat import parts_of
 from ..utils.files import json_lines
-from ..utils.tensors import in_eval
+from ..utils.tensors import in_eval, is_sharded
 
 
 class ThroughputCallback(TrainerCallback):

@@ -1,4 +1,4 @@
-"""What any tensors or modules may need: a hash, eval mode for a while."""
+"""What any tensors or modules may need: a hash, eval mode for a while, whether processes share them out."""
 
 from __future__ import annotations
 
@@ -21,6 +21,16 @@ def in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether the module's weights are spread over processes (FSDP2's DTensor, FSDP1, DeepSpeed ZeRO-3)."""
+    from torch.distributed.tensor import DTensor
+
+    return any(
+        isinstance(p, DTensor) or hasattr(p, "ds_id") or type(p).__name__ == "FlatParameter"
+        for p in module.parameters()
+    )
 
 
 @torch.no_grad()

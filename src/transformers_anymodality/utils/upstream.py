@@ -194,7 +194,11 @@ def is_offloaded(model: Any) -> bool:
 
 @contextmanager
 def without_deepspeed() -> Iterator[None]:
-    """Within, models are built as if DeepSpeed were not to spread their weights."""
+    """Within, models are built and loaded whole in each process, also if DeepSpeed ZeRO-3 is to spread them afterwards.
+
+    Transformers else spreads each weight as soon as there is one. Some models cannot be built so (they compute positions
+    from a shape that is none then); nor can parts be tried, cut and grown.
+    """
     config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
