@@ -29,13 +29,13 @@ openai = pytest.importorskip("openai")
 from huggingface_hub.utils import httpx  # noqa: E402
 from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
+from transformers_anymodality.inference.server.app import _CutQueue  # noqa: E402
 from transformers_anymodality.inference.server.requests import (  # noqa: E402
     Policy,
     check_sampling,
     check_variables,
     read_messages,
 )
-from transformers_anymodality.inference.server.stops import _CutQueue  # noqa: E402
 
 
 MODALITIES = {name: {} for name in ("image", "video", "audio", "imu", "depth", "thermal")}

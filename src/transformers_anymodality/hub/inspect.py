@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import open_weights, read_json, shard_names
 from ..utils.tables import columns
-from ..utils.upstream import name_or_path
+from ..utils.upstream import name_or_path, str_to_torch_dtype
 
 
-# Safetensors' names of types.
-_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16} | (
-    {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8}
-)
+# Name, dtype, and how many numbers.
+Tensor = tuple[str, torch.dtype, int]
 
 
 @dataclass(frozen=True)
@@ -127,37 +125,31 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
     config = AutoConfig.from_pretrained(source, **hub)
     if not isinstance(config, AnyModalityConfig):
         raise ValueError(f"{source} is not a transformers-anymodality checkpoint (model_type {config.model_type!r}).")
-    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for name, dtype, count in _tensors(source, hub):
-        stored[name.partition(".")[0]].append((dtype, count))
-    parts = [_part(name, config, stored[name]) for name in config.part_names]
-    return Inspection(source, parts, _modalities(config, _placeholders(source, hub)))
+    return _inspection(source, config, _stored(source, hub), _placeholders(source, hub))
 
 
 def inspect_model(model: Any, processor: Any = None, source: str | None = None) -> Inspection:
     """The same of a model in memory; its weights may be on the meta device."""
-    types = {dtype: name for name, dtype in _TYPES.items()}
-    stored: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for name, tensor in model.state_dict().items():
-        if name not in model.all_tied_weights_keys:
-            stored[name.partition(".")[0]].append((types.get(tensor.dtype, "I64"), tensor.numel()))
+    weights = (item for item in model.state_dict().items() if item[0] not in model.all_tied_weights_keys)
+    tensors = ((name, tensor.dtype, tensor.numel()) for name, tensor in weights)
     tokens = {} if processor is None else {name: own.token for name, own in processor.modalities.items()}
-    parts = [_part(name, model.config, stored[name]) for name in model.config.part_names]
-    return Inspection(model.name_or_path if source is None else source, parts, _modalities(model.config, tokens))
+    return _inspection(model.name_or_path if source is None else source, model.config, tensors, tokens)
 
 
-def part_config(config: AnyModalityConfig, part: str) -> Any:
-    """The config of a part by the name of the child."""
-    if part == "language_model":
-        return config.text_config
-    return getattr(config, f"{part.removesuffix('_tower')}_config")
+def _inspection(
+    source: str, config: AnyModalityConfig, tensors: Iterable[Tensor], placeholders: dict[str, str]
+) -> Inspection:
+    sizes: dict[str, Counter[torch.dtype]] = defaultdict(Counter)
+    for name, dtype, count in tensors:
+        sizes[name.partition(".")[0]][dtype] += count
+    parts = [_part(name, config, sizes[name]) for name in config.part_names]
+    return Inspection(source, parts, _modalities(config, placeholders))
 
 
-def _part(name: str, config: AnyModalityConfig, stored: list[tuple[str, int]]) -> PartInfo:
-    own, reference = part_config(config, name), (config.references or {}).get(name)
-    is_aligner = name.endswith("_aligner")
+def _part(name: str, config: AnyModalityConfig, sizes: Mapping[torch.dtype, int]) -> PartInfo:
+    own = config.text_config if name == "language_model" else getattr(config, f"{name.removesuffix('_tower')}_config")
+    reference, is_aligner = (config.references or {}).get(name), name.endswith("_aligner")
     source = name_or_path(own) or None if reference is None else reference["id"]
-    sizes = {dtype: sum(count for other, count in stored if other == dtype) for dtype, _ in stored}
     return PartInfo(
         name,
         own.model_type.removesuffix("_aligner") if is_aligner else own.model_type,
@@ -165,8 +157,8 @@ def _part(name: str, config: AnyModalityConfig, stored: list[tuple[str, int]]) -
         revision=reference and reference["revision"],
         referenced=reference is not None,
         parameters=sum(sizes.values()),
-        bytes=sum(count * getattr(_TYPES.get(dtype), "itemsize", 1) for dtype, count in sizes.items()),
-        dtypes=sorted(str(_TYPES.get(dtype, dtype)).removeprefix("torch.") for dtype in sizes),
+        bytes=sum(count * getattr(dtype, "itemsize", 1) for dtype, count in sizes.items()),
+        dtypes=sorted(str(dtype).removeprefix("torch.") for dtype in sizes),
         trained=None if config.trained is None else name in config.trained,
     )
 
@@ -192,17 +184,22 @@ def _placeholders(source: str, hub: dict[str, Any]) -> dict[str, str]:
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
-def _tensors(source: str, hub: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """Name, dtype and count of numbers of every stored tensor."""
+def _stored(source: str, hub: dict[str, Any]) -> Iterator[Tensor]:
     files = _local_files(source, hub["revision"])
     if files is None:
         for found in HfApi().get_safetensors_metadata(source, **hub).files_metadata.values():
-            yield from ((name, info.dtype, info.parameter_count) for name, info in found.tensors.items())
+            for name, info in found.tensors.items():
+                yield name, _dtype(info.dtype), info.parameter_count
     for file in files or ():
         with open_weights(file) as weights:
             for name in weights.keys():
                 found = weights.get_slice(name)
-                yield name, found.get_dtype(), math.prod(found.get_shape())
+                yield name, _dtype(found.get_dtype()), math.prod(found.get_shape())
+
+
+def _dtype(name: str) -> Any:
+    """A dtype by safetensors' name; the name of one that torch lacks."""
+    return str_to_torch_dtype.get(name, name)
 
 
 def _local_files(source: str, revision: str | None) -> list[str] | None:

@@ -19,7 +19,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_streaming": "answers piece by piece",
     },
     "transformers.cli.serving.utils.GenerationState": {
-        "_generate_managers": "a manager that cuts answers for each model"
+        "_generate_managers": "the model's manager is one that cuts answers"
     },
     "transformers.cli.serving.response.ResponseHandler": {
         "_non_streaming": "answers at once",

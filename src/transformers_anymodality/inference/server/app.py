@@ -7,6 +7,8 @@ import inspect
 import logging
 import socket
 import time
+from collections import deque
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -19,19 +21,21 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import ProcessorMixin
 
+from ...processing.processor import until_stop
 from ...utils.upstream import template_variables
 from ...utils.upstream_serving import (
     NO_HANDLERS,
     TAKES_TOOLS,
     BaseHandler,
     ChatCompletionHandler,
+    GenerateManager,
+    GenerationState,
     ResponseHandler,
     build_server,
 )
 from .. import LOOPBACK_HOSTS
-from ..conversation import context_length
+from ..conversation import GrowingAnswer, context_length
 from .requests import Policy, check_sampling, check_variables, read_messages
-from .stops import CutState
 
 
 logger = logging.getLogger(__name__)
@@ -170,6 +174,51 @@ def _checked_tools(tools: Any) -> Any:
     return tools
 
 
+# --- answers without the strings that end them, as OpenAI's API has it -----------------------------------------------
+
+
+class _CutManager(GenerateManager):
+    """Generates as the stock one does, and hands answers on up to what ends them: for the system, or for the request."""
+
+    def generate_streaming(self, model, processor, inputs, gen_config, request_id, response_parser=None):
+        queue, streamer = super().generate_streaming(model, processor, inputs, gen_config, request_id, response_parser)
+        return _CutQueue(queue, _stops(processor, gen_config)), streamer
+
+    async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
+        text, *rest = await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+        return until_stop(text, _stops(processor, gen_config)), *rest
+
+
+def _stops(processor: Any, gen_config: Any) -> list[str]:
+    return [*processor.text_settings.get("stop", ()), *(gen_config.stop_strings or ())]
+
+
+class _CutQueue:
+    """What the stock handlers read of a queue: pieces of text, None at the end, and whatever else a stream has."""
+
+    def __init__(self, queue: asyncio.Queue, stops: Iterable[str]):
+        self.queue, self.answer, self.ready = queue, GrowingAnswer(stops), deque()
+
+    async def get(self) -> Any:
+        while not self.ready:
+            self._take(await self.queue.get())
+        return self.ready.popleft()
+
+    def get_nowait(self) -> Any:
+        while not self.ready:
+            self._take(self.queue.get_nowait())
+        return self.ready.popleft()
+
+    def _take(self, item: Any) -> None:
+        if type(item) is str:  # reasoning is a string, too, but of a kind of its own
+            self.ready += filter(None, [self.answer.add(item)])
+        else:  # the end, a call, an error: nothing is to come behind it that was said before
+            self.ready += [*filter(None, [self.answer.add("", last=True)]), item]
+
+
+# --- the application -------------------------------------------------------------------------------------------------
+
+
 class _BodyLimit:
     """Refuses bodies of more than `max_bytes`."""
 
@@ -230,7 +279,8 @@ def build_app(model: Any, processor: Any, name: str, policy: Policy | None = Non
             reaches it by a name of its own. `["*"]`: any.
     """
     served = _Served(model, processor, name, policy or Policy())
-    state = CutState()
+    state = GenerationState()
+    state._generate_managers[name] = _CutManager()
     handlers = {"chat_handler": _ChatHandler(served, state), "response_handler": _ResponseHandler(served, state)}
     app: FastAPI = build_server(served, generation_state=state, **{**NO_HANDLERS, **handlers})  # type: ignore[arg-type]
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
