@@ -32,7 +32,7 @@ from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 from transformers_anymodality.inference.server.app import _CutQueue  # noqa: E402
 from transformers_anymodality.inference.server.requests import (  # noqa: E402
     Policy,
-    check_sampling,
+    check_options,
     check_variables,
     read_messages,
 )
@@ -197,7 +197,7 @@ def test_messages_that_are_refused(messages, message):
 )
 def test_sampling_that_is_refused(body):
     with pytest.raises(ValueError):
-        check_sampling(body, 40)
+        check_options(body, 40)
 
 
 def test_template_variables():

@@ -35,7 +35,7 @@ from ...utils.upstream_serving import (
 )
 from .. import LOOPBACK_HOSTS
 from ..conversation import GrowingAnswer, context_length
-from .requests import Policy, check_sampling, check_variables, read_messages
+from .requests import Policy, check_options, check_variables, read_messages
 
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class _Served:
     def __init__(self, model: Any, processor: Any, name: str, policy: Policy):
         self.model, self.processor, self.name, self.policy = model, processor, name, policy
         self.created = int(time.time())
+        self.longest_prompt = context_length(model.config) or policy.max_prompt_tokens
         # One at a time: media being decoded take the memory of one request, and no tokenizer is in two threads.
         self.preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         # What the chat template reads besides the chat: `enable_thinking` and the like.
@@ -77,10 +78,6 @@ class _Served:
             raise ValueError(f"The prompt has {length} tokens; the model reads fewer than {longest} beside an answer.")
         return inputs.to(self.model.device)
 
-    @property
-    def longest_prompt(self) -> int:
-        return context_length(self.model.config) or self.policy.max_prompt_tokens
-
     def list_models(self) -> list[dict[str, Any]]:
         return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "anymodality"}]
 
@@ -103,12 +100,12 @@ class _CheckedHandler(BaseHandler):
         config = self._build_generation_config(body, model.generation_config)
         if body.get("stream") and not processor.tokenizer.is_fast:
             raise ValueError("This model's tokenizer cannot stream: leave `stream` out.")
-        tools = self._tools(body)
-        inputs = await self._prepare(self._messages(body), tools, body.get("chat_template_kwargs"))
+        messages, tools, rest = self._read(body)
+        inputs = await self._prepare(messages, tools, body.get("chat_template_kwargs"))
         room = served.longest_prompt - inputs["input_ids"].shape[1]
         config.max_new_tokens = min(config.max_new_tokens, served.policy.max_new_tokens, room)
         manager = self.generation_state.get_manager(model_id)
-        arguments = (request_id, model, processor, model_id, *self._rest(body), inputs, config)
+        arguments = (request_id, model, processor, model_id, *rest, inputs, config)
         known = {"gen_manager": manager, **({"tools": tools} if TAKES_TOOLS else {})}
         if body.get("stream"):
             return self._streaming(*arguments, **known)
@@ -133,7 +130,7 @@ class _CheckedHandler(BaseHandler):
         return served.name, served.model, served.processor
 
     def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False):
-        check_sampling(body, self.model_manager.model.config.get_text_config().vocab_size)
+        check_options(body, self.model_manager.model.config.get_text_config().vocab_size)
         config = super()._build_generation_config(body, model_generation_config, use_cb=use_cb)
         config.do_sample = body["temperature"] > 0 if body.get("temperature") is not None else config.do_sample
         config.num_beams = 1
@@ -144,34 +141,17 @@ class _CheckedHandler(BaseHandler):
 
 
 class _ChatHandler(_CheckedHandler, ChatCompletionHandler):
-    def _messages(self, body: dict) -> Any:
-        return body.get("messages")
-
-    def _tools(self, body: dict) -> Any:
-        return _checked_tools(body.get("tools"))
-
-    def _rest(self, body: dict) -> tuple:
-        return ()
+    def _read(self, body: dict) -> tuple[Any, Any, tuple]:
+        """Messages, tools, and what else the stock handler wants of the request."""
+        return body.get("messages"), body.get("tools"), ()
 
 
 class _ResponseHandler(_CheckedHandler, ResponseHandler):
-    def _messages(self, body: dict) -> Any:
+    def _read(self, body: dict) -> tuple[Any, Any, tuple]:
         try:
-            return self._normalize_input(body)
+            return self._normalize_input(body), self._normalize_tools(body.get("tools")), (body,)
         except (KeyError, TypeError, AttributeError) as error:
             raise HTTPException(400, f"`input` is neither text nor a list of messages ({error!r:.100}).") from error
-
-    def _tools(self, body: dict) -> Any:
-        return self._normalize_tools(_checked_tools(body.get("tools")))
-
-    def _rest(self, body: dict) -> tuple:
-        return (body,)
-
-
-def _checked_tools(tools: Any) -> Any:
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise ValueError("`tools` must be a list of objects.")
-    return tools
 
 
 # --- answers without the strings that end them, as OpenAI's API has it -----------------------------------------------

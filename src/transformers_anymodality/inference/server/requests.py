@@ -171,12 +171,15 @@ def _file(path: str, root: Path | None) -> Path:
     return found
 
 
-def check_sampling(body: Mapping[str, Any], vocabulary_size: int) -> None:
+def check_options(body: Mapping[str, Any], vocabulary_size: int) -> None:
     """Raises ValueError for what `generate` would stumble over, or what nobody here reads."""
     if body.get("generation_config") is not None:
         raise ValueError("`generation_config` is not taken from requests: set temperature, top_p, max_tokens, ...")
     if body.get("n") not in (None, 1):  # which stock handlers pass over
         raise ValueError("`n` must be 1: a request has one answer.")
+    tools = body.get("tools")
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise ValueError("`tools` must be a list of objects.")
     for name in ("stream", "parallel_tool_calls"):
         if not isinstance(body.get(name), (bool, type(None))):
             raise ValueError(f"`{name}` must be true or false.")
