@@ -149,7 +149,7 @@ def test_error_rates():
     assert math.isclose(SCORES["cer"](["今天天汽 好"], [["今天天气好。"]])["cer"], 1 / 5)
     # Of a corpus: edits over words, not the mean of rates.
     assert math.isclose(SCORES["wer"](["", "b c d"], [["a"], ["b c d"]])["wer"], 1 / 4)
-    with pytest.raises(ValueError, match="reference of sample 1 has no words: '...'"):
+    with pytest.raises(ValueError, match="sample 1 has a reference without words: '...'"):
         SCORES["wer"](["a", "b"], [["a"], ["..."]])
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -130,23 +132,23 @@ class Bleu(Score):
 
     max_n = 4
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """Of each sample: matched n-grams by n, all n-grams by n, its length, the closest reference's length."""
-        bleu = require("sacrebleu.metrics", "eval").BLEU(tokenize="none", smooth_method="none", effective_order=True)
-        rows = []
-        for said, several in zip(predictions, references, strict=True):
-            wanted = [" ".join(tokens(one)) for one in several]
-            found = bleu.sentence_score(" ".join(tokens(said)), wanted)
-            rows.append([*found.counts, *found.totals, found.sys_len, found.ref_len])
-        return np.asarray(rows, dtype=np.float64)
+    @cached_property
+    def _bleu(self) -> Any:
+        return require("sacrebleu.metrics", "eval").BLEU(tokenize="none", smooth_method="none", effective_order=True)
+
+    def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
+        """Matched n-grams by n, all n-grams by n, its length, the closest reference's length."""
+        found = self._bleu.sentence_score(" ".join(tokens(prediction)), [" ".join(tokens(one)) for one in references])
+        return *found.counts, *found.totals, found.sys_len, found.ref_len
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
-        bleu = require("sacrebleu.metrics", "eval").BLEU
         sums = rows.sum(axis=0).astype(int).tolist()
         matched, counted, lengths = sums[: self.max_n], sums[self.max_n : -2], sums[-2:]
         found = {}
         for n in range(1, self.max_n + 1):
-            score = bleu.compute_bleu(matched[:n], counted[:n], *lengths, smooth_method="none", max_ngram_order=n)
+            score = self._bleu.compute_bleu(
+                matched[:n], counted[:n], *lengths, smooth_method="none", max_ngram_order=n
+            )
             found[f"bleu{n}"] = float(score.score)
         return {"bleu": found[f"bleu{self.max_n}"], **found}
 
@@ -158,14 +160,11 @@ class RougeL(Score):
 
     beta = 1.2
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
         common = require("rapidfuzz.distance", "eval").LCSseq.similarity
-        scores = []
-        for said, several in zip(predictions, references, strict=True):
-            ours, wanted = tokens(said), [tokens(one) for one in several]
-            longest = [common(ours, theirs) for theirs in wanted]
-            precision = max(longest) / max(len(ours), 1)
-            recall = max(found / max(len(theirs), 1) for found, theirs in zip(longest, wanted, strict=True))
-            weighted = recall + self.beta**2 * precision
-            scores.append((1 + self.beta**2) * precision * recall / weighted if weighted else 0.0)
-        return np.asarray(scores, dtype=np.float64)[:, None]
+        ours, wanted = tokens(prediction), [tokens(one) for one in references]
+        longest = [common(ours, theirs) for theirs in wanted]
+        precision = max(longest) / max(len(ours), 1)
+        recall = max(found / max(len(theirs), 1) for found, theirs in zip(longest, wanted, strict=True))
+        weighted = recall + self.beta**2 * precision
+        return [(1 + self.beta**2) * precision * recall / weighted if weighted else 0.0]

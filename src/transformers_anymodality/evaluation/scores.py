@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -31,6 +31,16 @@ class Score:
 
     def rows(self, predictions: Sequence[Any], references: Sequence[Sequence[str]]) -> np.ndarray:
         """`(samples, numbers)` float64, for as many predictions as lists of references."""
+        rows = []
+        for i, (prediction, several) in enumerate(zip(predictions, references, strict=True)):
+            try:
+                rows.append(self.row(prediction, several))
+            except ValueError as error:
+                raise ValueError(f"{self.name}: sample {i} {error}") from None
+        return np.asarray(rows, dtype=np.float64)
+
+    def row(self, prediction: Any, references: Sequence[str]) -> Sequence[float]:
+        """The numbers of a sample; what a ValueError says goes on from the sample's name."""
         raise NotImplementedError
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
@@ -58,13 +68,14 @@ class Score:
         return self.rows(predictions, references)
 
 
+S = TypeVar("S", bound=Score)
 SCORES: LazyRegistry[Score] = LazyRegistry("score")
 
 
-def register_score(name: str) -> Callable[[type[Score]], type[Score]]:
+def register_score(name: str) -> Callable[[type[S]], type[S]]:
     """Class decorator: makes a score known by its name."""
 
-    def register(cls: type[Score]) -> type[Score]:
+    def register(cls: type[S]) -> type[S]:
         cls.name = name
         SCORES.register(name, cls())
         return cls
@@ -116,24 +127,20 @@ class VqaAccuracy(Score):
     cannot be asked of fewer, so `min(agreeing / min(3, people), 1)`, without leaving anybody out.
     """
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        return np.asarray([[_agreement(one, several)] for one, several in zip(predictions, references, strict=True)])
-
-
-def _agreement(prediction: str, references: Sequence[str]) -> float:
-    said = normalize_answer(prediction)
-    agrees = [normalize_answer(one) == said for one in references]
-    if len(agrees) < 3:
-        return float(any(agrees))
-    return float(np.mean([min(1.0, (sum(agrees) - one) / 3) for one in agrees]))
+    def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
+        said = normalize_answer(prediction)
+        agrees = [normalize_answer(one) == said for one in references]
+        if len(agrees) < 3:
+            return [any(agrees)]
+        return [np.mean([min(1.0, (sum(agrees) - one) / 3) for one in agrees])]
 
 
 @register_score("accuracy")
 class Accuracy(Score):
     """The share of predictions that are one of their references, letter by letter, 0 to 1."""
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        return np.asarray([[float(one in several)] for one, several in zip(predictions, references, strict=True)])
+    def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
+        return [prediction in references]
 
 
 @register_score("auc")
@@ -143,14 +150,11 @@ class Auc(Score):
 
     prediction = "float"
 
-    def rows(self, predictions: Sequence[float], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def row(self, prediction: float, references: Sequence[str]) -> Sequence[float]:
         """The probability, and whether yes is right."""
-        for i, several in enumerate(references):
-            if several[0].lower() not in ("yes", "no"):
-                raise ValueError(f"auc: sample {i} has the reference {several[0]!r}, expected Yes or No.")
-        return np.asarray(
-            [[p, several[0].lower() == "yes"] for p, several in zip(predictions, references, strict=True)]
-        )
+        if references[0].lower() not in ("yes", "no"):
+            raise ValueError(f"has the reference {references[0]!r}, expected Yes or No.")
+        return prediction, references[0].lower() == "yes"
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
         positive, negative = rows[rows[:, 1] == 1, 0], np.sort(rows[rows[:, 1] == 0, 0])
@@ -175,16 +179,13 @@ class Wer(Score):
         """What is counted."""
         return words
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """Of each sample: edits, and the length of its first reference."""
+    def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
+        """Edits, and the length of the first reference."""
+        wanted = self.units(_plain(references[0]).split())
+        if not wanted:
+            raise ValueError(f"has a reference without words: {references[0]!r}.")
         edits = require("rapidfuzz.distance", "eval").Levenshtein.distance
-        rows = []
-        for i, (said, several) in enumerate(zip(predictions, references, strict=True)):
-            wanted = self.units(_plain(several[0]).split())
-            if not wanted:
-                raise ValueError(f"{self.name}: the reference of sample {i} has no words: {several[0]!r}.")
-            rows.append([edits(wanted, self.units(_plain(said).split())), len(wanted)])
-        return np.asarray(rows, dtype=np.float64)
+        return edits(wanted, self.units(_plain(prediction).split())), len(wanted)
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
         edits, length = rows.sum(axis=0)

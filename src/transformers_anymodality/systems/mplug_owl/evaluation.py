@@ -26,12 +26,11 @@ class OwlRating(Score):
 
     needs_references = False
 
-    def rows(self, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-        """One of four columns is 1."""
-        for i, letter in enumerate(predictions):
-            if letter not in _LETTERS:
-                raise ValueError(f"owl_rating: sample {i} is rated {letter!r}, expected one of A, B, C, D.")
-        return np.asarray([[float(letter == one) for one in _LETTERS] for letter in predictions])
+    def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
+        """One of four numbers is 1."""
+        if prediction not in _LETTERS:
+            raise ValueError(f"is rated {prediction!r}, expected one of A, B, C, D.")
+        return [prediction == one for one in _LETTERS]
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
         counts = zip(_LETTERS, rows.sum(axis=0).tolist(), strict=True)

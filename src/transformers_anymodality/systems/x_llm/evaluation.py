@@ -39,12 +39,11 @@ class RelativeScore(Score):
     prediction = "pair"
     needs_references = False
 
-    def rows(self, predictions: Sequence[Any], references: Sequence[Sequence[str]]) -> np.ndarray:
+    def row(self, prediction: Sequence[float], references: Sequence[str]) -> Sequence[float]:
         """The reference's score, and the model's."""
-        rows = np.asarray(predictions, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != 2 or not (rows > 0).all():
-            raise ValueError("relative_score: each sample needs two positive scores, the reference's and the model's.")
-        return rows
+        if len(prediction) != 2 or min(prediction) <= 0:
+            raise ValueError("needs two positive scores, the reference's and the model's.")
+        return prediction
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
         reference, model = rows.mean(axis=0).tolist()
