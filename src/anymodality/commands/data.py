@@ -40,8 +40,10 @@ def convert(
     Chats are `messages`, whose parts {"type": "image"} are the places of media, and columns `images`, `videos`,
     `audio`, ... with their paths.
     """
-    from transformers_anymodality.data import convert_file
+    from transformers_anymodality.data import FORMATS, convert_file
 
+    if format not in FORMATS:
+        raise typer.BadParameter(f"{format!r} is not one of {', '.join(FORMATS)}.", param_hint="FORMAT")
     count = convert_file(format, source, output, media_root=media_root, progress=True)
     print(f"{output}: {count:,} chats.")
 

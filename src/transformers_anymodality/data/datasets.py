@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ _BUILDERS = {
     ".arrow": "arrow",
     ".tar": "webdataset",
 }
+# In the name of an Arrow type: bytes, which JSON cannot hold.
+_BYTES = re.compile(r": (large_)?binary\b")
 
 
 def load(
@@ -149,8 +153,9 @@ def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
         found = json.loads(content)
     except ValueError as error:
         lines = _Lines(content)
-        if len(lines) > 1 and isinstance(_parsed(lines.lines[0][1]), Mapping):
-            return lines
+        with suppress(ValueError):
+            if len(lines) > 1 and isinstance(lines[0], Mapping):
+                return lines
         raise ValueError(f"{file} is not JSON ({error}).") from error
     if isinstance(found, Mapping):
         lists = [value for value in found.values() if isinstance(value, list)]
@@ -158,13 +163,6 @@ def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
     if not isinstance(found, list):
         raise ValueError(f"{file} holds a {type(found).__name__}, expected a list of records.")
     return found
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
 
 
 # --- columns -----------------------------------------------------------------------------------------------------------
@@ -232,7 +230,7 @@ def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
             made[argument] = datasets.List(string) if feature == string else feature
         elif name != "system":
             kept[name] = argument
-    if _holds_bytes(given.get("messages")):  # which JSON cannot
+    if "messages" in given and _BYTES.search(str(datasets.Features(messages=given["messages"]).type)):
         made["messages"] = given["messages"]
     return datasets.Features(made), kept
 
@@ -251,20 +249,9 @@ def _shard_features(given: Mapping[str, Any]) -> Any:
     return datasets.Features({"id": datasets.Value("string"), **types})
 
 
-def _holds_bytes(feature: Any) -> bool:
-    datasets = require("datasets", "train")
-    if isinstance(feature, dict):
-        return any(map(_holds_bytes, feature.values()))
-    if isinstance(feature, datasets.List):
-        return _holds_bytes(feature.feature)
-    media = (datasets.Image, datasets.Audio, datasets.Video)
-    return isinstance(feature, media) or feature == datasets.Value("binary")
-
-
 def _argument(column: str) -> str:
     """The argument name for a media column, whatever it is called; other columns keep theirs."""
-    names = (name for name in MODALITIES if column in (name, f"{name}s"))
-    return next((MODALITIES[name].argument for name in names), column)
+    return next((spec.argument for name, spec in MODALITIES.items() if column in (name, f"{name}s")), column)
 
 
 def _arguments() -> set[str]:
@@ -282,11 +269,7 @@ def _for_mixing(dataset: Any, source: str | None) -> Any:
     if source is None:
         return dataset
     features = datasets.Features({**dataset.features, "source": datasets.Value("string")})
-    return dataset.map(partial(_named, source=source), features=features)
-
-
-def _named(record: Mapping[str, Any], source: str) -> dict[str, Any]:
-    return {**record, "source": source}
+    return dataset.map(partial(dict, source=source), features=features)
 
 
 def _aligned(loaded: list[Any]) -> list[Any]:
