@@ -44,19 +44,16 @@ def require(module: str, extra: str | None = None) -> ModuleType:
     """
     top = module.partition(".")[0]
     known_extra, distribution = _OPTIONAL.get(top, (top, top))
-    extra = extra or known_extra
+    wanted = f'"transformers-anymodality[{extra or known_extra}]"'
     try:
         return importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name is not None and error.name.partition(".")[0] == top:
-            raise ImportError(
-                f"`{module}` is needed here and is not installed. Install it by: "
-                f'pip install "transformers-anymodality[{extra}]"',
-                name=module,
-            ) from error
-        raise ImportError(
-            f"`{module}` is installed but does not load ({type(error).__name__}: {error}). Found {distribution} "
-            f"{_version(distribution)} beside torch {_version('torch')}: install versions made for each other, for "
-            f'instance by: pip install --upgrade "transformers-anymodality[{extra}]"',
-            name=module,
-        ) from error
+            trouble = f"`{module}` is needed here and is not installed. Install it by: pip install {wanted}"
+        else:
+            trouble = (
+                f"`{module}` is installed but does not load ({type(error).__name__}: {error}). Found {distribution} "
+                f"{_version(distribution)} beside torch {_version('torch')}: install versions made for each other, for "
+                f"instance by: pip install --upgrade {wanted}"
+            )
+        raise ImportError(trouble, name=module) from error
