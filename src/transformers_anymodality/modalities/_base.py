@@ -15,17 +15,8 @@ from ..utils.registry import Registry
 
 MODALITIES: Registry[ModalitySpec] = Registry("modality")
 # Names that would shadow what Transformers looks for in a config or model.
-_RESERVED = {
-    "text",
-    "decoder",
-    "generator",
-    "encoder",
-    "language",
-    "language_model",
-    "backbone",
-    "quantization",
-    "generation",
-}
+_RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone", "quantization"}
+_RESERVED.add("generation")
 
 
 class UnknownModalityError(ValueError):
@@ -78,7 +69,7 @@ class ModalitySpec:
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """The sub-processor's own outputs for read items, one row per item."""
-        raise NotImplementedError
+        return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
         """A dummy input that `read` accepts; `size` 0 and 1 differ in resolution or duration where they may."""

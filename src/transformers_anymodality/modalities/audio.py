@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 
 from ..utils.imports import require
-from ._arrays import first_bad, positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import NotDecoded, av_container, check_recording, first_decoded, torchcodec_decoder, tried
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, first_bad, is_array, open_source, positive, to_numpy
 
 
 MAX_CHANNELS = 8
@@ -102,8 +101,7 @@ def read_audio(
             are (samples,), (channels, samples) or (samples, channels) with at most 8 channels; float in [-1, 1], or
             int16 or int32 over their full range.
         sampling_rate: Hz of the result.
-        allow_urls: fetch http(s) URLs.
-        limits: ceilings; seconds are checked by the header and again while decoding.
+        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         float32, shape (samples,).
@@ -125,8 +123,7 @@ def read_waveform(
     Args:
         source: as `read_audio` takes it.
         sampling_rate: Hz of a bare array.
-        allow_urls: fetch http(s) URLs.
-        limits: ceilings.
+        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         float32, shape (channels, samples); and its rate in Hz.
@@ -142,20 +139,16 @@ def _read(
     source: Any, default_rate: float, mix: bool, allow_urls: bool, limits: Limits
 ) -> tuple[np.ndarray, float, str]:
     """Checked samples (channels, samples), one channel with `mix`; their rate, and the source's name."""
-    name = describe(source)
+    name, given, rate = describe(source), source, default_rate
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[1], Real):
         name = f"(array, {source[1]}) with {describe(source[0])}"
-        samples, rate = (
-            _from_array(to_numpy(source[0], name), name, mix),
-            positive(source[1], f"The sampling rate of {name}", _HERTZ),
-        )
+        given, rate = source[0], positive(source[1], f"The sampling rate of {name}", _HERTZ)
     elif isinstance(source, Mapping) and "array" in source:
         if source.get("sampling_rate") is None:
             raise MediaError(f'{name} has no "sampling_rate": expected {{"array": ..., "sampling_rate": Hz}}.')
-        samples = _from_array(to_numpy(source["array"], name), name, mix)
-        rate = positive(source["sampling_rate"], f'"sampling_rate" of {name}', _HERTZ)
-    elif is_array(source) or isinstance(source, (list, tuple)):
-        samples, rate = _from_array(to_numpy(source, name), name, mix), default_rate
+        given, rate = source["array"], positive(source["sampling_rate"], f'"sampling_rate" of {name}', _HERTZ)
+    if given is not source or is_array(source) or isinstance(source, (list, tuple)):
+        samples = _from_array(to_numpy(given, name), name, mix)
     elif hasattr(source, "get_samples_played_in_range"):
         samples, rate = first_decoded([partial(_from_decoder, source, name, mix, limits)], name, "sound")
     else:

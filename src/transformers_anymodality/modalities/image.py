@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..utils.imports import require
-from ._arrays import first_bad, to_numpy
 from ._base import ModalitySpec
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, first_bad, head, is_array, open_source, to_numpy
 
 
 if TYPE_CHECKING:
@@ -82,8 +81,7 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
     Args:
         source: anything `open_source` takes; a PIL image; or an array or tensor of shape (H, W), (H, W, 1 | 3 | 4)
             or (1 | 3 | 4, H, W), uint8, or float in [0, 1].
-        allow_urls: fetch http(s) URLs.
-        limits: ceilings; pixels are checked before decoding.
+        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         RGB image, turned upright by its EXIF orientation, transparency laid on white, 16-bit grey scaled to 8 bits.

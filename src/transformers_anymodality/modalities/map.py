@@ -8,9 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._base import ModalitySpec
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from ._source import (
+    DEFAULT_LIMITS,
+    NPY_MAGIC,
+    Limits,
+    MediaError,
+    describe,
+    first_bad,
+    head,
+    is_array,
+    load_npy,
+    open_source,
+    to_numpy,
+)
 from .image import open_image, upright
 
 
@@ -48,7 +59,7 @@ class MapSpec(ModalitySpec):
         """`pixel_values (items, 3, height, width)` float32."""
         if not getattr(processor, "reads_raw", False):
             kwargs["input_data_format"] = "channels_last"
-        return processor(images=items, return_tensors="pt", **kwargs)
+        return super().extract(items, processor, options, **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         side = 48 + 16 * size
@@ -63,8 +74,7 @@ def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_
         source: anything `open_source` takes, holding an 8- or 16-bit PNG, a 16- or 32-bit (also float) TIFF, another
             single-channel image or a `.npy` file; a PIL image; or an array or tensor of shape (H, W), (1, H, W) or
             (H, W, 1). A colour image only where its channels are equal.
-        allow_urls: fetch http(s) URLs.
-        limits: ceilings; pixels are checked before decoding.
+        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         float32, shape (H, W), in the units of the source. Integers beyond 2**24 are rounded to float32.

@@ -12,9 +12,21 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ._arrays import NPY_MAGIC, first_bad, load_npy, positive, to_numpy
 from ._base import ModalitySpec
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from ._source import (
+    DEFAULT_LIMITS,
+    NPY_MAGIC,
+    Limits,
+    MediaError,
+    describe,
+    first_bad,
+    head,
+    is_array,
+    load_npy,
+    open_source,
+    positive,
+    to_numpy,
+)
 from ._tables import Table, read_csv, read_parquet
 
 
@@ -57,16 +69,14 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
         self.channels_first = channels_first
 
     def __call__(self, signals: list[np.ndarray], return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
-        """`signals`: arrays `(samples, channels)`. Returns float32 `input_values`."""
+        """`signals`: arrays `(samples, channels)`. Returns float32 `input_values (items, samples, channels)`, unless
+        `channels_first`."""
         batch = np.zeros((len(signals), self.num_samples, len(self.channels)), dtype=np.float32)
-        for row, signal in enumerate(signals):
+        mean = np.asarray(0 if self.mean is None else self.mean, dtype=np.float32)
+        std = np.asarray(1 if self.std is None else self.std, dtype=np.float32)
+        for row, signal in zip(batch, signals, strict=True):
             self.check_length(len(signal))
-            values = np.asarray(signal, dtype=np.float32)
-            if self.mean is not None:
-                values = values - np.asarray(self.mean, dtype=np.float32)
-            if self.std is not None:
-                values = values / np.asarray(self.std, dtype=np.float32)
-            batch[row, : len(values)] = values
+            row[: len(signal)] = (np.asarray(signal, dtype=np.float32) - mean) / std
         if self.channels_first:
             batch = batch.swapaxes(1, 2)
         return BatchFeature({"input_values": batch}, tensor_type=return_tensors)
@@ -109,13 +119,8 @@ class SignalSpec(ModalitySpec):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {
-            "sampling_rate": self.sampling_rate,
-            "seconds": None,
-            "channels_first": False,
-            "mean": None,
-            "std": None,
-        }
+        own = {"sampling_rate": self.sampling_rate, "seconds": None}
+        return {**own, "channels_first": False, "mean": None, "std": None}
 
     def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> SignalFeatureExtractor:
         context = getattr(tower_config, "context_length", None)
@@ -143,10 +148,6 @@ class SignalSpec(ModalitySpec):
         if hasattr(processor, "check_length"):
             processor.check_length(len(signal))
         return signal
-
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
-        """`input_values (items, samples, channels)` float32 (channels first if the feature extractor says so)."""
-        return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         samples = max(1, getattr(processor, "num_samples", 64) // (2 - size))
@@ -181,8 +182,7 @@ def read_signal(
         sampling_rate: Hz of the result.
         max_gap: longest time in seconds allowed between two readings, for interpolation would invent what lies
             between; by default 10 of the recording's own median intervals, and at least 0.25 s.
-        allow_urls: fetch http(s) URLs.
-        limits: ceilings on bytes and seconds.
+        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         float32, shape (samples, len(channels)), in the units of the source.

@@ -20,7 +20,13 @@ class TextSpec(ModalitySpec):
     suffixes = (".txt",)
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> str:
-        text = _file_text(source, **access) if isinstance(source, Path) else source
+        text = source
+        if isinstance(source, Path):
+            with opened(open_source(source, **access)) as file:
+                try:
+                    text = file.read().decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise MediaError(f"{describe(source)} is not UTF-8 text ({error}).") from error
         if not isinstance(text, str) or not text.strip():
             raise MediaError(f"a {type(source).__name__} without text, expected a string or the Path of a file.")
         tokens = len(processor(text, verbose=False)["input_ids"])
@@ -32,15 +38,7 @@ class TextSpec(ModalitySpec):
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`input_ids` and `attention_mask`, both `(items, tokens)` int64."""
-        return processor(items, padding=True, return_tensors="pt", **kwargs)
+        return super().extract(items, processor, options, padding=True, **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> str:
         return " ".join(["text"] * (3 + 4 * size))
-
-
-def _file_text(path: Path, **access: Any) -> str:
-    with opened(open_source(path, **access)) as file:
-        try:
-            return file.read().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise MediaError(f"{describe(path)} is not UTF-8 text ({error}).") from error

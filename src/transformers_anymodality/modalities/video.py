@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers.image_utils import is_valid_image
 
-from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import check_recording, first_decoded
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source, positive, to_numpy
 from ._video_files import (
     Choice,
     Numbered,
@@ -96,8 +95,7 @@ def read_video(
             or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; `{"frames": ..., "fps":
             ...}` with either of them; or a torchcodec `VideoDecoder`.
         num_frames: frames to return.
-        allow_urls: fetch http(s) URLs, also those of single frames in a list.
-        limits: ceilings on bytes (also of the result), pixels of a frame, seconds and frames.
+        allow_urls, limits: as `open_source` takes them; for single frames in a list, too.
 
     Returns:
         uint8, shape (num_frames, H, W, 3), RGB, upright.
@@ -125,8 +123,7 @@ def read_video_frames(
         choose: gets how many frames there are and how many per second; gives the numbers (from 0) of those to read, in
             any order and as often as wanted.
         fps: frames per second of arrays and lists that do not tell (`{"frames": ..., "fps": ...}` does).
-        allow_urls: fetch http(s) URLs, also those of single frames in a list.
-        limits: ceilings.
+        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         uint8, shape (numbers, H, W, 3), RGB, upright.

@@ -11,8 +11,7 @@ from transformers import AutoFeatureExtractor, AutoVideoProcessor, BatchFeature,
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ...modalities import DEFAULT_LIMITS, Limits, MediaError, ModalitySpec, open_source, register_modality
-from ...modalities._arrays import first_bad, load_npy, to_numpy
-from ...modalities._source import describe, is_array
+from ...modalities._source import describe, first_bad, is_array, load_npy, to_numpy
 from .._base import ClipFramesProcessor, register_processor
 
 
@@ -83,10 +82,6 @@ class TokenFeatureSpec(ModalitySpec):
             rows = load_npy(open_source(source, allow_urls=allow_urls, limits=limits), name, limits)
         processor.check(rows, name)
         return rows.astype(np.float32)
-
-    def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> BatchFeature:
-        """`input_values (items, max_rows, feature_size)` float32."""
-        return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         rows, width = getattr(processor, "max_rows", 20), getattr(processor, "feature_size", 512)
