@@ -439,7 +439,7 @@ def test_owleval(owl, folder, tmp_path, capsys):
 
 
 class _Endpoint(BaseHTTPRequestHandler):
-    """Says "8 6" of everything; at first something that is no review."""
+    """Says "8 6" of everything; at first something that is not a review."""
 
     asked: list[dict] = []
 
@@ -510,7 +510,7 @@ def test_a_review_without_two_scores(review):
 # --- suites, pages, comparisons, the command -----------------------------------------------------------------------------
 
 
-def test_pandagpts_prompts_are_those_for_each_records_senses(shared, folder, tmp_path):
+def test_pandagpts_prompts_are_those_for_each_records_modalities(shared, folder, tmp_path):
     records = [{"image": "0.png"}, {"image": "1.png", "audio": "1.wav"}, {"question": "none"}]
     chosen = Job("pandagpt", records, media_root=str(folder))
     assert [chosen.sample(i).id for i in range(chosen.count)][-1] == "1: image and audio 0"

@@ -50,11 +50,8 @@ show();
 def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles, count: int) -> None:
     """The first answers with their media, their references, and what each metric says of them."""
     lines = files.lines(job.count)
-    scores = _scores(job, lines)
-    body = "".join(
-        _shown(job, processor, line, "".join(f"<div class=score>{html.escape(text)}</div>" for text in scores[i]))
-        for i, line in enumerate(lines[:count])
-    )
+    scored = zip(lines[:count], _scores(job, lines), strict=False)
+    body = "".join(_shown(job, processor, line, scores) for line, scores in scored)
     note = f"<p class=score>The first {min(count, len(lines))} of {len(lines)} samples.</p>"
     write_html(path, f"{job.name}: answers", note + body, _STYLE)
 
@@ -84,15 +81,15 @@ def _choices(line: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     return f"<div>{''.join(buttons)}</div>"
 
 
-def _scores(job: Job, lines: Lines) -> list[list[str]]:
+def _scores(job: Job, lines: Lines) -> list[str]:
     """What metrics say of each sample, where one alone has a value: the first number of the total."""
-    found: list[list[str]] = [[] for _ in lines]
+    found = [""] * len(lines)
     rated = [i for i, line in enumerate(lines) if not job.task.rating or "rating" in line]
     for metric, (name, rows) in rows_of(job.task, [lines[i] for i in rated]).items():
         for i, row in zip(rated, rows, strict=True):
             value = next(iter(SCORES[name].total(row[None]).values()))
             if value == value:
-                found[i].append(f"{metric} {value:.3g}")
+                found[i] += f"<div class=score>{html.escape(metric)} {value:.3g}</div>"
     return found
 
 

@@ -7,7 +7,6 @@ import random
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +90,11 @@ def build_features(
     for name in names if dtype is not None else ():
         model.tower(name).to(dtype)
     writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
-    found = {name: stored(Path(folder, name)) for name in names}
-    media = _Media(records, processor, found, media_root, on_error, rank, world_size)
-    bar = tqdm(total=len(media) or None, desc="features", unit="sample", disable=not verbose or rank > 0)
-    with bar, in_eval(model):
-        skipped = _run(model, media, writers, batch_size, workers, bar)
+    media = _Media(records, processor, folder, names, media_root, on_error, rank, world_size)
+    places = range(len(records)) if hasattr(records, "__getitem__") else _Stream(records)
+    bar = tqdm(read_ahead(places, media, workers), desc="features", unit="sample", disable=not verbose or rank > 0)
+    with in_eval(model):
+        skipped = _run(model, bar, writers, batch_size)
     if skipped:
         logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")
     return {name: len(stored(Path(folder, name))[0]) for name in names}
@@ -122,34 +121,33 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
 # --- media -----------------------------------------------------------------------------------------------------------
 
 
-class _Media(torch.utils.data.IterableDataset):
-    """The media of a data set that this process is to encode; `found` is what is `stored` of each modality."""
+class _Stream(torch.utils.data.IterableDataset):
+    """Records that come one after another, each with its place."""
 
-    def __init__(self, records, processor, found, media_root, on_error, rank, world_size):
+    def __init__(self, records: Iterable[Mapping[str, Any]]):
+        self.records = records
+
+    def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        return enumerate(self.records)
+
+
+class _Media:
+    """The media of a data set that this process is to encode."""
+
+    def __init__(self, records, processor, folder, names, media_root, on_error, rank, world_size):
         if on_error not in ("error", "skip"):
             raise ValueError(f'on_error must be "error" or "skip", not {on_error!r}.')
         self.records, self.processor, self.media_root, self.on_error = records, processor, media_root, on_error
         self.rank, self.world_size = rank, world_size
+        found = {name: stored(Path(folder, name)) for name in names}
         self.done = {name: set(shards) for name, (shards, _) in found.items()}
         self.contents = Contents({path: known for _, files in found.values() for path, known in files.items()})
         self.steady: set[str] = set()
 
-    def __len__(self) -> int:
-        return len(self.records) if hasattr(self.records, "__len__") else 0
-
-    def __iter__(self) -> Iterator[tuple[int, Any]]:
-        """Places of records, each with its record where they are a stream."""
-        worker = torch.utils.data.get_worker_info()
-        if not hasattr(self.records, "__getitem__"):
-            return enumerate(self.records)
-        # Of several workers, each has every n-th record.
-        first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        return zip(range(first, len(self), step), repeat(None))
-
-    def read(self, item: tuple[int, Any]) -> tuple[list, int]:
+    def __call__(self, place: int | tuple[int, Mapping[str, Any]]) -> tuple[list, int]:
         """The media of a sample that are to be encoded, `[(modality, hash, model inputs of the medium alone, what is known
-        of its file)]`, and how many could not be read."""
-        index, record = item
+        of its file)]`, and how many could not be read. Of a stream, the place comes with its record."""
+        index, record = place if isinstance(place, tuple) else (place, None)
         try:
             return self._sample(index, self.records[index] if record is None else record)
         except AugmentationError:
@@ -218,11 +216,11 @@ def _seeded(seed: int) -> Iterator[None]:
 # --- towers ----------------------------------------------------------------------------------------------------------
 
 
-def _run(model: Any, media: _Media, writers: dict[str, ShardWriter], batch_size: int, workers: int, bar: tqdm) -> int:
-    """Encodes, and gives how many media could not be read."""
+def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, ShardWriter], batch_size: int) -> int:
+    """Encodes what `_Media` gives, and says how many media could not be read."""
     waiting: dict[tuple, list] = {}
     skipped, seen = 0, set()
-    for found, failed in read_ahead(media, media.read, workers):
+    for found, failed in media:
         skipped += failed
         for name, digest, inputs, files in found:
             if (name, digest) in seen:  # another worker had it, too
@@ -232,7 +230,6 @@ def _run(model: Any, media: _Media, writers: dict[str, ShardWriter], batch_size:
             waiting.setdefault(shape, []).append((digest, inputs, files))
             if len(waiting[shape]) == batch_size:
                 _encode(model, writers[name], name, waiting.pop(shape))
-        bar.update()
     for (name, *_), batch in waiting.items():
         _encode(model, writers[name], name, batch)
     for writer in writers.values():
