@@ -84,7 +84,7 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         totals = {"parameters": self.parameters, "bytes": self.bytes, "light": self.light}
-        return {"source": self.source, **totals, **{key: asdict(self)[key] for key in ("parts", "modalities")}}
+        return {"source": self.source, **totals, **asdict(self)}
 
     def __str__(self) -> str:
         parts = [("part", "type", "parameters", "dtype", "trained", "from")]

@@ -10,6 +10,8 @@ from importlib.machinery import ModuleSpec
 from itertools import count
 from pathlib import Path
 
+from huggingface_hub import SpaceCardData
+
 from ... import __version__
 from ...processing.chat import parts_of
 from ...utils.files import json_lines
@@ -40,18 +42,7 @@ if __name__ == "__main__":
     launch(page)
 '''
 
-_README = """---
-title: {title}
-emoji: 🎛️
-colorFrom: indigo
-colorTo: blue
-sdk: gradio
-sdk_version: {gradio}
-app_file: app.py
-{models}tags:
-- anymodality
----
-
+_README = """
 Chat with {name}, with media: attach files, ask, and ask again.
 
 It runs on this Space alone and keeps nothing: what is uploaded is deleted within a day. A variable `MODEL_ID` of the
@@ -87,7 +78,17 @@ def export_space(
     if module is not None and (spec is None or spec.name == "app"):
         raise ModuleNotFoundError(f"There is no module {module!r} to go along; `app` is the Space's own.")
     model = str(Path(model).resolve()) if local else model
-    name = Path(model).name if local else model
+    card = SpaceCardData(
+        title=Path(model).name,
+        emoji="🎛️",
+        colorFrom="indigo",
+        colorTo="blue",
+        sdk="gradio",
+        sdk_version=metadata.version("gradio"),
+        app_file="app.py",
+        models=None if local else [model],
+        tags=["anymodality"],
+    )
     folder.mkdir(parents=True, exist_ok=True)
     if examples is not None:
         _copy_examples(Path(examples), folder)
@@ -102,12 +103,7 @@ def export_space(
             imports="" if module is None else f"\nimport {module}  # modalities and towers of our own\n",
         ),
         "requirements.txt": f"transformers-anymodality[image,audio,video,signal,timm,demo]>={__version__}\n",
-        "README.md": _README.format(
-            title=json.dumps(Path(model).name),
-            name=name,
-            gradio=metadata.version("gradio"),
-            models="" if local else f"models:\n- {model}\n",
-        ),
+        "README.md": f"---\n{card.to_yaml()}\n---\n{_README.format(name=card.title if local else model)}",
     }
     for file, text in written.items():
         (folder / file).write_text(text, encoding="utf-8")
