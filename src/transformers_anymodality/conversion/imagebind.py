@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import isqrt
 from typing import Any
 
@@ -30,7 +29,7 @@ def plan(release: Release, options: Options) -> Plan:
 # --- configs ---------------------------------------------------------------------------------------------------------
 
 
-def tower_config(tensors: Tensors, name: str, spec: dict[str, Any], **settings: Any) -> ImageBindTowerConfig:
+def tower_config(tensors: Tensors, name: str, spec: dict[str, Any]) -> ImageBindTowerConfig:
     """Config of a tower, its sizes by the tensors.
 
     Args:
@@ -38,7 +37,6 @@ def tower_config(tensors: Tensors, name: str, spec: dict[str, Any], **settings: 
         name: vision, text, audio, depth, thermal or imu.
         spec: what shows in no shape, if it is not as published: arguments of ImageBind's constructor, as they are or
             under "ctor" (`vision_num_heads`, `audio_stride`, ...).
-        settings: fields of the config instead of what is found.
     """
     spec, config_class = {**spec, **spec.get("ctor", {})}, ImageBindConfig.sub_configs[f"{name}_config"]
     blocks = f"modality_trunks.{name}.blocks"
@@ -57,7 +55,7 @@ def tower_config(tensors: Tensors, name: str, spec: dict[str, Any], **settings: 
     # As precise as float32, which the file has.
     sizes["logit_scale"] = float(f"{tensors[scale].double().exp().item():.7g}") if scale in tensors else None
     sizes["learn_logit_scale"] = name == "text" and scale in tensors
-    return config_class(**{**sizes, **_input_sizes(tensors, name, spec), **settings})
+    return config_class(**sizes, **_input_sizes(tensors, name, spec))
 
 
 def _input_sizes(tensors: Tensors, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +87,7 @@ def _input_sizes(tensors: Tensors, name: str, spec: dict[str, Any]) -> dict[str,
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def rules(name: str, prefix: str = "") -> list[Rule]:
+def rules(name: str, prefix: str) -> list[Rule]:
     """Where the tensors of one tower go, whose names begin with `prefix` in ours."""
     parts, trunk, head = (rf"modality_{part}\.{name}\." for part in ("preprocessors", "trunks", "heads"))
     inputs = tuple(rf"{prefix}layers.\1.attn.{name}_proj.\2" for name in "qkv")
@@ -108,8 +106,3 @@ def rules(name: str, prefix: str = "") -> list[Rule]:
         Rule(rf"{head}(?:proj\.)?[123]\.weight", f"{prefix}head.projection.weight"),
         Rule(scale, f"{prefix}scale.log_logit_scale") if name == "text" else Rule(scale, reason=_SCALES),
     ]
-
-
-def unused(names: Iterable[str], reason: str) -> Rule:
-    """For systems that use fewer towers: those that stay behind."""
-    return Rule(rf"modality_\w+\.(?:{'|'.join(names)})\..*", reason=reason)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import re
 
-import torch
-
 from ..aligners import PerceiverResamplerAlignerConfig
 from ._base import Options, Plan, Rule, register_conversion
 from ._release import Release, Tensors
@@ -30,9 +28,11 @@ def plan(release: Release, options: Options) -> Plan:
     prefix = _prefix(tensors)
     blocks = any(name.startswith(f"{prefix}blocks.") for name in tensors)
     given = {**release.config, **release.config.get("perceiver_config", {})}
-    config = (_idefics_config if blocks else _flamingo_config)(tensors, prefix, given)
-    rules = _rules(re.escape(prefix), _IDEFICS if blocks else _FLAMINGO)
-    return Plan(tower=config, weights=[(tensors, rules)], notes=[_NOTE])
+    start = re.escape(prefix)
+    rules = [Rule(f"{start}{one.source}", one.target, one.change) for one in (_IDEFICS if blocks else _FLAMINGO)]
+    if prefix:
+        rules.append(Rule(rf"(?!{start}).*", reason="not of the resampler"))
+    return Plan(tower=_config(tensors, prefix, given, blocks), weights=[(tensors, rules)], notes=[_NOTE])
 
 
 def _prefix(tensors: Tensors) -> str:
@@ -48,56 +48,36 @@ def _prefix(tensors: Tensors) -> str:
     )
 
 
-def _flamingo_config(tensors: Tensors, prefix: str, given: dict) -> PerceiverResamplerAlignerConfig:
+def _config(tensors: Tensors, prefix: str, given: dict, blocks: bool) -> PerceiverResamplerAlignerConfig:
+    query = f"{prefix}blocks.{{}}.0.q_proj.weight" if blocks else f"{prefix}layers.{{}}.0.to_q.weight"
+    up = f"{prefix}blocks.0.1.fc.weight" if blocks else f"{prefix}layers.0.1.1.weight"
+    norm = f"{prefix}blocks.0.0.q_layer_norm.weight"
     tokens, size = tensors.shape(f"{prefix}latents")
-    inner, head = tensors.shape(f"{prefix}layers.0.0.to_q.weight")[0], given.get("dim_head", 64)
-    # flamingo-pytorch resamples each image or frame by itself; OpenFlamingo all frames of a video together.
-    per_frame = f"{prefix}media_pos_emb" in tensors
+    head = given.get("resampler_head_dim", given.get("dim_head", 96 if blocks else 64))
+    head = tensors.shape(norm)[0] if norm in tensors else head
+    embeddings = {"time_embeddings": ("media_pos_emb", "media_time_embs"), "frame_embeddings": ("frame_embs",)}
     rows = {
         field: next((tensors.shape(f"{prefix}{name}")[0] for name in names if f"{prefix}{name}" in tensors), 0)
-        for field, names in _EMBEDDINGS.items()
+        for field, names in embeddings.items()
     }
     return PerceiverResamplerAlignerConfig(
         feature_size=size,
         hidden_size=size,
         num_tokens=tokens,
-        depth=tensors.count(f"{prefix}layers.{{}}.0.to_q.weight"),
-        num_heads=inner // head,
+        depth=tensors.count(query),
+        num_heads=tensors.shape(query.format(0))[0] // head,
         head_dim=head,
-        ff_mult=tensors.shape(f"{prefix}layers.0.1.1.weight")[0] // size,
-        per_frame=per_frame,
+        ff_mult=tensors.shape(up)[0] // size,
+        hidden_act="relu" if blocks else "gelu",
+        qk_norm=norm in tensors,
+        # flamingo-pytorch resamples each image or frame by itself; OpenFlamingo all frames of a video together.
+        per_frame=f"{prefix}media_pos_emb" in tensors,
         project=False,
         **rows,
     )
 
 
-def _idefics_config(tensors: Tensors, prefix: str, given: dict) -> PerceiverResamplerAlignerConfig:
-    tokens, size = tensors.shape(f"{prefix}latents")
-    norm = f"{prefix}blocks.0.0.q_layer_norm.weight"
-    head = given.get("resampler_head_dim", given.get("dim_head", 96))
-    head = tensors.shape(norm)[0] if norm in tensors else head
-    return PerceiverResamplerAlignerConfig(
-        feature_size=size,
-        hidden_size=size,
-        num_tokens=tokens,
-        depth=tensors.count(f"{prefix}blocks.{{}}.0.q_proj.weight"),
-        num_heads=tensors.shape(f"{prefix}blocks.0.0.q_proj.weight")[0] // head,
-        head_dim=head,
-        ff_mult=tensors.shape(f"{prefix}blocks.0.1.fc.weight")[0] // size,
-        hidden_act="relu",
-        qk_norm=norm in tensors,
-        project=False,
-    )
-
-
 # --- weights ---------------------------------------------------------------------------------------------------------
-
-
-_EMBEDDINGS = {"time_embeddings": ("media_pos_emb", "media_time_embs"), "frame_embeddings": ("frame_embs",)}
-
-
-def _halves(weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return weight.chunk(2)
 
 
 _FLAMINGO = [
@@ -108,7 +88,7 @@ _FLAMINGO = [
     Rule(
         r"layers\.(\d+)\.0\.to_kv\.weight",
         (r"layers.\1.attention.k_proj.weight", r"layers.\1.attention.v_proj.weight"),
-        change=_halves,
+        change=lambda joined: joined.chunk(2),
     ),
     Rule(r"layers\.(\d+)\.0\.to_out\.weight", r"layers.\1.attention.o_proj.weight"),
     Rule(r"layers\.(\d+)\.1\.0\.(.*)", r"layers.\1.norm.\2"),
@@ -128,9 +108,3 @@ _IDEFICS = [
     Rule(r"layer_norm\.(.*)", r"norm.\1"),
     Rule(r"latents", "latents"),
 ]
-
-
-def _rules(prefix: str, rules: list[Rule]) -> list[Rule]:
-    """With the prefix in front, which is a regular expression, and the rest of the file left out."""
-    own = [Rule(f"{prefix}{rule.source}", rule.target, change=rule.change) for rule in rules]
-    return [*own, *([Rule(rf"(?!{prefix}).*", reason="no part of the resampler")] if prefix else [])]

@@ -9,7 +9,7 @@ import torch
 
 from ...conversion import Options, Plan, Release, Rule, Tensors, llama_config, llama_rules, register_conversion
 from ...conversion.imagebind import rules as imagebind_rules
-from ...conversion.imagebind import tower_config, unused
+from ...conversion.imagebind import tower_config
 from . import MODALITY_NAMES, pandagpt
 
 
@@ -84,7 +84,7 @@ def plan(release: Release, options: Options) -> Plan:
     towers["audio"].logit_scale = None
     arguments = pandagpt(options.language_model, towers=towers, faithful=options.faithful)
     rules = [rule for name, theirs in _THEIRS.items() for rule in imagebind_rules(theirs, f"{name}_tower.")]
-    rules.append(unused(["text"], "PandaGPT reads no text by ImageBind"))
+    rules.append(Rule(r"modality_\w+\.text\..*", reason="PandaGPT reads no text by ImageBind"))
     weights: list[tuple[Tensors, list[Rule]]] = [(imagebind, rules)]
     aligner, adapter = Rule(r"llama_proj\.(weight|bias)", r"image_aligner.projection.\1"), None
     if options.language_model is not None:
