@@ -159,7 +159,7 @@ def rows_of(task: Task, lines: Lines) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def said(lines: Lines) -> list[str]:
-    """What was generated; or the choice of the highest likelihood, with the token that ends an answer."""
+    """What was generated; or the choice of the highest likelihood, the token that ends an answer included."""
     return [line["answer"] for line in lines]
 
 
@@ -224,12 +224,6 @@ def _named(answer: str, labels: Sequence[str]) -> str:
 
 # --- kinds ---------------------------------------------------------------------------------------------------------------
 
-_CAPTIONING = Task(
-    help="captions of images, videos or sounds: CIDEr-D, BLEU, ROUGE-L",
-    prompt="Describe this in one short sentence.",
-    metrics={name: (name, first_line) for name in ("cider", "bleu", "rouge_l")},
-    references=("references", "captions", "caption", "text", "txt"),
-)
 _ASR = Task(
     help="transcripts of speech: WER, CER",
     prompt="Write down what is said.",
@@ -238,11 +232,11 @@ _ASR = Task(
     max_new_tokens=200,
 )
 _KINDS = {
-    "captioning": _CAPTIONING,
-    "imu_captioning": replace(
-        _CAPTIONING,
-        help="what the wearer of motion sensors does: CIDEr-D, BLEU, ROUGE-L",
-        prompt="Describe in one short sentence what the person who wears this motion sensor is doing.",
+    "captioning": Task(
+        help="captions of any media: CIDEr-D, BLEU, ROUGE-L",
+        prompt="Describe this in one short sentence.",
+        metrics={name: (name, first_line) for name in ("cider", "bleu", "rouge_l")},
+        references=("references", "captions", "caption", "text", "txt"),
     ),
     "vqa": Task(
         help="short answers to questions, by several people: the official VQA accuracy",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...evaluation.tasks import TASKS, Task, register_suite
+from ...evaluation.tasks import TASKS, Task, register_suite, register_task
 
 
 _ONE_WORD = "{question}\nAnswer in one word or a short phrase."
@@ -32,6 +32,16 @@ _BENCHMARKS = {
     "nextqa": ("multiple_choice_letter", _LETTER),
     "imu": ("imu_captioning", "Describe the motion that the sensor recorded, in one sentence of at most 30 words."),
 }
+
+
+register_task(
+    "imu_captioning",
+    replace(
+        TASKS["captioning"],
+        help="what the wearer of motion sensors does: CIDEr-D, BLEU, ROUGE-L",
+        prompt="Describe in one short sentence what the person who wears this motion sensor is doing.",
+    ),
+)
 
 
 def _task(name: str, kind: str, prompt: str) -> Task:
