@@ -61,7 +61,7 @@ def page(shared) -> Page:
 def attach(page: Page, session: Session, modality: str, *paths: Path) -> str:
     """What the tray shows then."""
     widget = dict(page.uploads)[modality]
-    changes = page.attach(modality, widget)(session, [str(path) for path in paths])
+    changes = page.attach(modality, widget, session, [str(path) for path in paths])
     assert changes[page.session] is session and changes[widget] is None
     return changes[page.tray].value
 

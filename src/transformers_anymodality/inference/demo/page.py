@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,7 @@ class Page:
         uploads = [(name, upload, upload.upload) for name, upload in self.uploads]
         for name, widget, event in uploads + self.recorders:
             widget.async_move_resource_to_block_cache = files_alone(widget.async_move_resource_to_block_cache)
-            event(self.attach(name, widget), [self.session, widget], [*tray, widget], **private)
+            event(partial(self.attach, name, widget), [self.session, widget], [*tray, widget], **private)
         self.clear.click(self.detach, self.session, tray, **private)
         self.chatbot.example_select(self.try_example, self.session, [*tray, self.box], **private)
         sending = gr.on(
@@ -157,15 +158,11 @@ class Page:
         gr.on(anew, self.restart, self.session, chat, cancels=[sending], **private)
         self.greedy.change(lambda greedy: gr.Slider(interactive=not greedy), self.greedy, self.temperature, **private)
 
-    def attach(self, modality: str, widget: gr.components.Component) -> Callable:
-        """The function that attaches files of a modality, and empties the widget that they came from."""
-
-        def attach(session: Session | None, files: str | list[str] | None) -> dict:
-            paths = [files] if isinstance(files, str) else files or []
-            parts = [{"type": modality, "path": str(path)} for path in paths]
-            return {**self._attach(session or Session(self.host), parts), widget: None}
-
-        return attach
+    def attach(self, modality: str, widget: Any, session: Session | None, files: str | list[str] | None) -> dict:
+        """Attaches files of a modality, and empties the widget that they came from."""
+        paths = [files] if isinstance(files, str) else files or []
+        parts = [{"type": modality, "path": str(path)} for path in paths]
+        return {**self._attach(session or Session(self.host), parts), widget: None}
 
     def _attach(self, session: Session, parts: list[dict[str, Any]]) -> dict:
         trouble = []

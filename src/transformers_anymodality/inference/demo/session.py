@@ -45,19 +45,13 @@ class Policy:
 
 @dataclass
 class Host:
-    """What all visitors share.
-
-    Attributes:
-        model, processor: of one checkpoint.
-        policy: what visitors may do.
-        system_prompt: what the model is told first.
-        answering: held while the model answers, one visitor at a time.
-    """
+    """What all visitors share: a checkpoint, what they may do, and what the model is told first."""
 
     model: Any
     processor: Any
     policy: Policy = Policy()
     system_prompt: str | None = None
+    # Held while the model answers, one visitor at a time.
     answering: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -65,7 +59,7 @@ class Session:
     """
     Attributes:
         media: content parts and their pictures as HTML, attached to what is said next.
-        shown: turns so far: (what a visitor said, pictures of the media, the answer).
+        shown: turns so far.
     """
 
     def __init__(self, host: Host):
