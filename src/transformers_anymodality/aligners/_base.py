@@ -1,10 +1,5 @@
 """What every aligner is: a `PreTrainedModel` from tower features to language-model tokens, and how it is registered.
 
-Besides features, an aligner may ask the composite for four things: that neighbouring media be added up
-(`AlignerConfig.sum_neighbours`), that another modality's aligner lend it modules (`AlignerConfig.shares`), the language
-model's token embeddings (`Aligner.reads_token_embeddings`), and that tokens which an item does not need stay unseen (what
-`Aligner.forward` returns).
-
 Dimensions used throughout: `items` media of one modality in the batch, `frames` per item (1 for an image), `length`
 features per frame, `dim` the tower's width, `tokens` per item, `hidden` the language model's width.
 """

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,10 @@ def picture(image: Any, kind: str = "") -> str:
     if max(image.size) > _MAX_SIDE and not kind:
         image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG" if max(image.size) <= 256 else "JPEG")
-    encoding = "image/png" if max(image.size) <= 256 else "image/jpeg"
+    encoding = "png" if max(image.size) <= 256 else "jpeg"
+    image.save(buffer, encoding)
     kind = kind or ("small" if max(image.size) < 128 else "")
-    return f"<img alt='' class='{kind}' src='{uri(encoding, buffer.getvalue())}'>"
+    return f"<img alt='' class='{kind}' src='{uri(f'image/{encoding}', buffer.getvalue())}'>"
 
 
 def in_colours(values: np.ndarray) -> Any:
@@ -121,9 +122,7 @@ def _video(source: Any, frames: np.ndarray) -> str:
     images = [module.fromarray(frame) for frame in frames]
     for image in images:
         image.thumbnail((320, 320))
-    strip = module.new("RGB", (sum(image.width for image in images), images[0].height))
-    for i, image in enumerate(images):
-        strip.paste(image, (i * images[0].width, 0))
+    strip = module.fromarray(np.hstack([np.asarray(image) for image in images]))
     if (encoded := _playable(source)) is not None:
         player = f"<video controls src='{uri(*encoded)}'></video>"
     else:
@@ -145,21 +144,16 @@ def _playable(source: Any) -> tuple[str, bytes] | None:
     except MediaError:
         return None  # frames or an array
     content = opened.read_bytes() if isinstance(opened, Path) else opened.read()
-    kinds = (kind for magic, kind in _PLAYED.items() if magic in content[:12])
-    kind = next(kinds, None)
-    if kind is None or len(content) > _MAX_BYTES or _codec(content) not in (*_PLAYED_CODECS, None):
+    kind = next((kind for magic, kind in _PLAYED.items() if magic in content[:12]), None)
+    if kind is None or len(content) > _MAX_BYTES:
         return None
+    with (
+        suppress(ImportError),
+        require("av").open(io.BytesIO(content)) as container,
+    ):  # without PyAV, browsers will tell
+        if container.streams.video[0].codec.canonical_name not in _PLAYED_CODECS:
+            return None
     return kind, content
-
-
-def _codec(content: bytes) -> str | None:
-    """A video's codec; None if PyAV, which tells it, is missing."""
-    try:
-        av = require("av")
-    except ImportError:
-        return None
-    with av.open(io.BytesIO(content)) as container:
-        return container.streams.video[0].codec.canonical_name
 
 
 def curves(values: np.ndarray, names: list[str], width: int = 420, height: int = 26) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 
 from ..modalities import MODALITIES, MediaError
 from ..processing.tokenization import Prompt
+from .collator import AnyModalityDataCollator
 from .figures import figures, write_html
 from .records import located, name_of, read_chat
 
@@ -54,8 +57,6 @@ def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_roo
     Raises:
         ValueError, MediaError: as the collator.
     """
-    from .collator import AnyModalityDataCollator  # which imports this package
-
     try:
         (prompt,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
     except MediaError as error:
@@ -101,16 +102,14 @@ def counted(tokens: int) -> str:
 
 def as_text(shown: Shown, colour: bool = False) -> str:
     """For a terminal: what is learned in green, or between ⟦ and ⟧ where there are no colours."""
-    lines, open_ = [shown.summary(), ""], False
+    opening, closing, medium = (GREEN, PLAIN, f"{BLUE}[{{}}: {{}}]{PLAIN}") if colour else ("⟦", "⟧", "[{}: {}]")
     text = ""
-    opening, closing = (GREEN, PLAIN) if colour else ("⟦", "⟧")
-    for piece in shown.pieces:
-        if piece.labelled != open_:
-            text += opening if piece.labelled else closing
-            open_ = piece.labelled
-        medium = f"[{piece.modality}: {counted(piece.tokens)}]"
-        text += piece.text if piece.modality is None else f"{BLUE}{medium}{PLAIN}" if colour else medium
-    return "\n".join([*lines, text + (closing if open_ else "")])
+    for labelled, pieces in groupby(shown.pieces, attrgetter("labelled")):
+        words = [
+            one.text if one.modality is None else medium.format(one.modality, counted(one.tokens)) for one in pieces
+        ]
+        text += "".join([opening, *words, closing] if labelled else words)
+    return f"{shown.summary()}\n\n{text}"
 
 
 def write_page(file: str | Path, samples: Sequence[Shown], processor: Any, title: str = "Samples") -> None:

@@ -40,15 +40,9 @@ class ThroughputCallback(TrainerCallback):
 
     on_save = on_evaluate
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs,
-    ) -> None:
-        if not logs or "loss" not in logs or not self.seconds:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        logs = kwargs["logs"]
+        if "loss" not in logs or not self.seconds:
             return
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         speed = {"samples_per_second": (state.global_step - self.step) * batch / self.seconds}

@@ -67,10 +67,9 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
             padding = positions[len(row["position_ids"]) :]  # a sample of its own
             padding.copy_(torch.arange(len(padding)))
         for name, token_id in self.processor.prompt_tokenizer.placeholders.items():
-            counts = [prompt.count(token_id) for prompt in prompts]
-            ends = np.cumsum(counts)
-            items = [np.arange(ends[i] - counts[i], ends[i]) for pack in packs for i in pack]
-            order = torch.from_numpy(np.concatenate(items))
+            ends = np.cumsum([prompt.count(token_id) for prompt in prompts])
+            items = np.split(np.arange(ends[-1]), ends[:-1])
+            order = torch.from_numpy(np.concatenate([items[i] for pack in packs for i in pack]))
             for key in inputs.keys() & self._inputs_of(name):
                 batch[key] = inputs[key][order]
         return batch
@@ -89,9 +88,8 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     packs: list[list[int]] = []
     room: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((p for p, free in enumerate(room) if free >= lengths[i]), None)
-        if place is None:
-            place = len(packs)
+        place = next((p for p, free in enumerate(room) if free >= lengths[i]), len(packs))
+        if place == len(packs):
             packs.append([])
             room.append(capacity)
         packs[place].append(i)

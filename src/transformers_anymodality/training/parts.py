@@ -41,8 +41,7 @@ def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool
         The table (`parts_table`).
     """
     composite = composite_of(model)
-    wanted = {parts} if isinstance(parts, str) else set(parts)
-    _check_parts(composite, wanted)
+    wanted = _checked_parts(composite, parts)
     trained = set()
     for name, parameter in composite.named_parameters(remove_duplicate=False):
         child, _, key = name.partition(".")
@@ -84,7 +83,7 @@ def parameter_groups(
     from transformers import Trainer  # with all that it imports
 
     composite = composite_of(model)
-    _check_parts(composite, learning_rates)
+    _checked_parts(composite, learning_rates)
     decayed = set(Trainer.get_decay_parameter_names(None, composite))  # which looks at nothing of a Trainer
     groups: dict[tuple[str | None, bool], list[nn.Parameter]] = {}
     for name, parameter in composite.named_parameters():
@@ -107,16 +106,18 @@ def _covering(parameter: str, parts: Collection[str]) -> str | None:
     return next((name for name in (*around, *groups, "all") if name in parts), None)
 
 
-def _check_parts(composite: nn.Module, parts: Iterable[str], whole: bool = False) -> None:
-    """Raises ValueError for unknown parts; those within others count unless they must be `whole`."""
-    known = {*(name for name, _ in composite.named_children()), *_GROUPS, "all"}
+def _checked_parts(composite: nn.Module, parts: str | Iterable[str], whole: bool = False) -> set[str]:
+    """Names of parts. Raises ValueError for unknown ones; those within others count unless they must be `whole`."""
+    wanted = {parts} if isinstance(parts, str) else set(parts)
+    known = {*dict(composite.named_children()), *_GROUPS, "all"}
     inside: set[str] = set()
     if not whole:
         inside |= {name for name, _ in composite.named_modules(remove_duplicate=False)}
         inside |= {name for name, _ in composite.named_parameters(remove_duplicate=False)}
-    if unknown := sorted(set(parts) - known - inside):
+    if unknown := sorted(wanted - known - inside):
         near = did_you_mean(unknown[0], inside if "." in unknown[0] else known)
         raise ValueError(f"Unknown parts {unknown}.{near} Known: {', '.join(sorted(known))}.")
+    return wanted
 
 
 def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwargs) -> None:
@@ -135,8 +136,7 @@ def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwarg
     """
     composite = composite_of(model)
     children = dict(composite.named_children())
-    wanted = {parts} if isinstance(parts, str) else set(parts)
-    _check_parts(composite, wanted, whole=True)
+    wanted = _checked_parts(composite, parts, whole=True)
     if unable := sorted(name for name in wanted & set(children) if not children[name].supports_gradient_checkpointing):
         raise ValueError(
             f"{', '.join(unable)} ({type(children[unable[0]]).__name__}) cannot compute activations again."
