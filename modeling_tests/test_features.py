@@ -322,7 +322,7 @@ def test_broken_media_are_named_or_skipped(tmp_path):
     paths = image_files(tmp_path, 3)
     paths[1].write_bytes(b"no image")
     arguments = (model, processor, chats(paths), tmp_path / "store")
-    with pytest.raises(ValueError, match="Sample 1: image 0: .*no image of a known format"):
+    with pytest.raises(ValueError, match="Sample 1: image 0: .*not an image of a known format"):
         build_features(*arguments, media_root=tmp_path, verbose=False)
     counts = build_features(*arguments, media_root=tmp_path, on_error="skip", verbose=False)
     assert counts == {"image": 2}

@@ -363,7 +363,7 @@ BAD = {
     "a URL": (image(), {"url": "http://127.0.0.1:1/a.png"}, "URLs are not fetched"),
     "a path": (image(), {"url": "/etc/passwd"}, "not valid base64"),
     "no base64": (image(), {"url": "data:image/png;base64,$$"}, "not valid base64"),
-    "no image": (image(), {"url": f"data:image/png;base64,{b64(b'nothing')}"}, "no image of a known format"),
+    "no image": (image(), {"url": f"data:image/png;base64,{b64(b'nothing')}"}, "not an image of a known format"),
     "half an image": (image(), {"url": f"data:image/png;base64,{b64(PHOTO[:60])}"}, "truncated or corrupt"),
     "many pixels": (image(), {"url": f"data:image/png;base64,{b64(BOMB)}"}, "more than the limit of 10000"),
 }

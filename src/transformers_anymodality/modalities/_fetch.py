@@ -101,17 +101,10 @@ def _read_body(response: httpx.Response, name: str, max_bytes: int, deadline: fl
 
 
 def fetch(url: str, max_bytes: int) -> bytes:
-    """Fetch a URL.
+    """The body of an http or https URL, of at most `max_bytes`.
 
     Every host on the way, redirects included, must resolve to public addresses only; proxies and credentials from
     the environment are not used, as a proxy would resolve the name anew.
-
-    Args:
-        url: http or https URL.
-        max_bytes: caps the body.
-
-    Returns:
-        The body.
 
     Raises:
         FetchError: refused, unreachable, too large, too slow, or answered by a status other than 200.

@@ -30,13 +30,6 @@ def check_recording(source: Path | BytesIO, name: str) -> None:
 
     Decoders silently play what is left of a truncated WAV, AIFF, AVI, MP4 or Matroska file, so that its loss would
     never show.
-
-    Args:
-        source: what `open_source` returned.
-        name: the source's name for the message.
-
-    Raises:
-        MediaError: as above.
     """
     start = head(source)
     stripped = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
@@ -88,7 +81,7 @@ def _mp4_length(file: BinaryIO, length: int) -> int | None:
         if size == 0:  # "to the end of the file"
             return None
         if size < 8 or not all(32 <= byte < 127 or byte == 169 for byte in kind):
-            return None  # no box: trailing bytes of something else
+            return None  # not a box: trailing bytes of something else
         complete = complete or kind in (b"moov", b"moof")
         position += size
     # Without its index a recording was cut, or is still being written.

@@ -1,22 +1,19 @@
-"""What a user may hand over as a medium, as a local file, as bytes in memory, or as an array; within limits."""
+"""What a user may hand over as a medium, resolved to a local file or to bytes in memory; and its limits."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import math
 import re
 import stat
+import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from numbers import Real
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
-
-import numpy as np
 
 from ._fetch import SHOWN, FetchError, fetch, url_name
 
@@ -70,7 +67,6 @@ class Limits:
 
 _REMEDIES = {"max_bytes": "split it", "max_pixels": "scale it down", "max_seconds": "cut it", "max_frames": "cut it"}
 DEFAULT_LIMITS = Limits()
-NPY_MAGIC = b"\x93NUMPY"
 
 
 def describe(source: Any) -> str:
@@ -88,6 +84,8 @@ def describe(source: Any) -> str:
         if source.get("bytes") is None and isinstance(source.get("path"), (str, Path)):
             return describe(source["path"])
         return f"dict with keys {sorted(map(str, source))}"
+    if is_picture(source):
+        return f"PIL image of mode {source.mode}, {source.width} x {source.height} pixels"
     if hasattr(source, "shape"):
         return f"array of shape {tuple(source.shape)}"
     name = getattr(source, "name", None)
@@ -97,6 +95,12 @@ def describe(source: Any) -> str:
 def is_array(source: Any) -> bool:
     """Whether the source is a numpy array, a tensor or alike (anything with a shape and a dtype)."""
     return hasattr(source, "shape") and hasattr(source, "dtype")
+
+
+def is_picture(source: Any) -> bool:
+    """Whether the source is a PIL image; where Pillow was not imported, it is not."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
 
 
 @contextmanager
@@ -229,8 +233,7 @@ def _rest_of_file(source: Any, name: str, limits: Limits) -> bytes:
 
 
 def _decode_base64(text: str | bytes, name: str, limits: Limits) -> bytes:
-    if len(text) * 3 // 4 > limits.max_bytes + 3:
-        _check_size(len(text) * 3 // 4, name, limits)
+    _check_size(len(text) * 3 // 4 - 3, name, limits)  # before it is decoded
     raw = re.sub(rb"\s+", b"", text.encode("utf-8") if isinstance(text, str) else text)
     try:
         return base64.b64decode(raw, validate=True)
@@ -242,77 +245,6 @@ def _decode_data_uri(uri: str, name: str, limits: Limits) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma:
         raise MediaError(f"{name} holds no comma: expected data:[type][;base64],[data].")
-    if len(body) * 3 // 4 > 3 * limits.max_bytes + 3:
-        _check_size(len(body) // 3, name, limits)
+    _check_size(len(body) // 4 - 1, name, limits)  # every character may be escaped by three
     data = unquote_to_bytes(body)
     return _decode_base64(data, name, limits) if header.lower().endswith(";base64") else data
-
-
-# --- arrays -----------------------------------------------------------------------------------------------------------
-
-
-def to_numpy(source: Any, name: str) -> np.ndarray:
-    """A numpy array of real numbers from an array, a tensor on any device, or nested lists.
-
-    Raises:
-        MediaError: ragged, empty, complex, or not of numbers.
-    """
-    if hasattr(source, "detach"):
-        source = source.detach().cpu()
-        # numpy has no bfloat16, and torch's 8-bit floats are unknown to it too
-        source = source.float() if source.is_floating_point() and source.element_size() < 4 else source
-    try:
-        array = np.asarray(source)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise MediaError(f"{name} cannot be made an array: {error}.") from error
-    if array.dtype.kind not in "buif":
-        raise MediaError(f"{name} holds {array.dtype}, expected real numbers.")
-    if array.size == 0:
-        raise MediaError(f"{name} is empty (shape {array.shape}).")
-    return array
-
-
-def positive(value: Any, name: str, unit: str = "") -> float:
-    """The number; raises `MediaError` for what is not a positive, finite one."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
-        raise MediaError(f"{name} is {value!r}, expected a positive number{unit}.")
-    return float(value)
-
-
-def first_bad(array: np.ndarray) -> tuple[int, ...] | None:
-    """Index of the first NaN or infinity in row-major order, or None."""
-    if array.dtype.kind != "f":
-        return None
-    finite = np.isfinite(array)
-    if finite.all():
-        return None
-    return tuple(int(index) for index in np.unravel_index(int(np.argmin(finite)), array.shape))
-
-
-def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
-    """Load a `.npy` file without ever unpickling.
-
-    Its header is checked against the limits and against the bytes there are before anything is allocated.
-
-    Raises:
-        MediaError: not a `.npy` file, truncated, larger than `limits.max_bytes`, or not of numbers.
-    """
-    with opened(source) as file:
-        length = file.seek(0, 2)
-        file.seek(0)
-        try:
-            numpy = np.lib.format
-            first = numpy.read_magic(file) == (1, 0)
-            shape, _, dtype = (numpy.read_array_header_1_0 if first else numpy.read_array_header_2_0)(file)
-            if dtype.kind not in "buif":
-                raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
-            size, there = math.prod(shape) * dtype.itemsize, length - file.tell()
-            limits.check("max_bytes", size, f"{name} holds {size} bytes of numbers")
-            if size > there:
-                raise MediaError(f"{name} is truncated: its header promises {size} bytes of numbers, {there} follow.")
-            file.seek(0)
-            return to_numpy(np.load(file, allow_pickle=False), name)
-        except MediaError:
-            raise
-        except (ValueError, EOFError, OSError) as error:
-            raise MediaError(f"{name} is not a readable .npy file: {error}.") from error

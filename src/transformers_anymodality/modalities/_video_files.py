@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ._arrays import to_numpy
 from ._recordings import av_container, first_decoded, torchcodec_decoder, tried
-from ._source import Limits, MediaError, to_numpy
+from ._source import Limits, MediaError
 
 
 _ROUNDING = 1e-6  # seconds

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from ..utils.imports import require
+from ._arrays import first_bad, positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import NotDecoded, av_container, check_recording, first_decoded, torchcodec_decoder, tried
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, first_bad, is_array, open_source, positive, to_numpy
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
 
 
 MAX_CHANNELS = 8

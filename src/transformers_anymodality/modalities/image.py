@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..utils.imports import require
+from ._arrays import first_bad, to_numpy
 from ._base import ModalitySpec
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, first_bad, head, is_array, open_source, to_numpy
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source
 
 
 if TYPE_CHECKING:
@@ -43,28 +42,23 @@ class ImageSpec(ModalitySpec):
 
 
 @contextmanager
-def open_image(source: Path | BytesIO, name: str, limits: Limits) -> Generator[Image.Image]:
-    """Open an encoded image, its pixels not decoded yet, with the size its header gives checked.
+def open_image(source: Any, name: str, limits: Limits) -> Generator[Image.Image]:
+    """An image, its size checked and its pixels not decoded yet: of a file, of bytes in memory, or a PIL image.
 
     Whatever Pillow raises inside the block comes out as `MediaError`.
-
-    Args:
-        source: what `open_source` returned.
-        name: the source's name for messages.
-        limits: `max_pixels` is applied.
     """
     module = require("PIL.Image")
     module.init()
     formats = [known for known in _FORMATS if known in module.OPEN]
     try:
-        with module.open(source, formats=formats) as image:
+        with nullcontext(source) if is_picture(source) else module.open(source, formats=formats) as image:
             limits.check_pixels(image.width, image.height, name)
             yield image
     except (MediaError, ImportError):
         raise
     except module.UnidentifiedImageError as error:
         raise MediaError(
-            f"{name} is no image of a known format (it begins with {head(source, 8)!r}): expected one of "
+            f"{name} is not an image of a known format (it begins with {head(source, 8)!r}): expected one of "
             f"{', '.join(formats)}."
         ) from error
     except module.DecompressionBombError as error:
@@ -92,17 +86,10 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
         ImportError: Pillow is missing.
     """
     name = describe(source)
-    module = require("PIL.Image")
-    if isinstance(source, module.Image):
-        name = f"PIL image of mode {source.mode}, {source.width} x {source.height} pixels"
-        limits.check_pixels(source.width, source.height, name)
-        try:
-            return to_rgb(upright(source), name)
-        except (OSError, SyntaxError, EOFError) as error:  # PIL images decode lazily
-            raise MediaError(f"{name} cannot be decoded ({error}): its file is truncated or corrupt.") from error
     if is_array(source):
         return _array_to_rgb(to_numpy(source, name), name)
-    with open_image(open_source(source, allow_urls=allow_urls, limits=limits), name, limits) as image:
+    given = source if is_picture(source) else open_source(source, allow_urls=allow_urls, limits=limits)
+    with open_image(given, name, limits) as image:
         return to_rgb(upright(image), name)
 
 

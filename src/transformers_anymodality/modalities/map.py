@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
 from ._base import ModalitySpec
-from ._source import (
-    DEFAULT_LIMITS,
-    NPY_MAGIC,
-    Limits,
-    MediaError,
-    describe,
-    first_bad,
-    head,
-    is_array,
-    load_npy,
-    open_source,
-    to_numpy,
-)
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source
 from .image import open_image, upright
 
 
@@ -86,15 +75,12 @@ def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_
     name = describe(source)
     if is_array(source):
         return _finite_map(to_numpy(source, name), name)
-    if type(source).__module__.partition(".")[0] == "PIL":
-        limits.check_pixels(source.width, source.height, name)
-        return _finite_map(_map_values(source, name), name)
-    resolved = open_source(source, allow_urls=allow_urls, limits=limits)
-    if head(resolved, len(NPY_MAGIC)) == NPY_MAGIC:
-        values = load_npy(resolved, name, limits)
+    given = source if is_picture(source) else open_source(source, allow_urls=allow_urls, limits=limits)
+    if given is not source and head(given, len(NPY_MAGIC)) == NPY_MAGIC:
+        values = load_npy(given, name, limits)
         limits.check_pixels(values.shape[-1], values.size // values.shape[-1] if values.ndim else 0, name)
     else:
-        with open_image(resolved, name, limits) as image:
+        with open_image(given, name, limits) as image:
             values = _map_values(image, name)
     return _finite_map(values, name)
 

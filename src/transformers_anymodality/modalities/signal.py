@@ -12,21 +12,9 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from ._arrays import NPY_MAGIC, first_bad, load_npy, positive, to_numpy
 from ._base import ModalitySpec
-from ._source import (
-    DEFAULT_LIMITS,
-    NPY_MAGIC,
-    Limits,
-    MediaError,
-    describe,
-    first_bad,
-    head,
-    is_array,
-    load_npy,
-    open_source,
-    positive,
-    to_numpy,
-)
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._tables import Table, read_csv, read_parquet
 
 

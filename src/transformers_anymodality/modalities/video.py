@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from transformers.image_utils import is_valid_image
 
+from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import check_recording, first_decoded
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source, positive, to_numpy
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._video_files import (
     Choice,
     Numbered,

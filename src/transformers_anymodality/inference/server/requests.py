@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ...modalities import MODALITIES, Limits
-from ...modalities._source import to_numpy
+from ...modalities._arrays import to_numpy
 from ...utils.registry import did_you_mean
 
 

@@ -11,7 +11,8 @@ from transformers import AutoFeatureExtractor, AutoVideoProcessor, BatchFeature,
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ...modalities import DEFAULT_LIMITS, Limits, MediaError, ModalitySpec, open_source, register_modality
-from ...modalities._source import describe, first_bad, is_array, load_npy, to_numpy
+from ...modalities._arrays import first_bad, load_npy, to_numpy
+from ...modalities._source import describe, is_array
 from .._base import ClipFramesProcessor, register_processor
 
 

@@ -1,0 +1,79 @@
+"""Arrays, tensors, numbers and `.npy` files: conversion to numpy, and checks of their values."""
+
+from __future__ import annotations
+
+import math
+from io import BytesIO
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._source import Limits, MediaError, opened
+
+
+NPY_MAGIC = b"\x93NUMPY"
+
+
+def to_numpy(source: Any, name: str) -> np.ndarray:
+    """A numpy array of real numbers from an array, a tensor on any device, or nested lists.
+
+    Raises:
+        MediaError: ragged, empty, complex, or not of numbers.
+    """
+    if hasattr(source, "detach"):
+        source = source.detach().cpu()
+        # numpy has no bfloat16, and torch's 8-bit floats are unknown to it too
+        source = source.float() if source.is_floating_point() and source.element_size() < 4 else source
+    try:
+        array = np.asarray(source)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise MediaError(f"{name} cannot be made an array: {error}.") from error
+    if array.dtype.kind not in "buif":
+        raise MediaError(f"{name} holds {array.dtype}, expected real numbers.")
+    if array.size == 0:
+        raise MediaError(f"{name} is empty (shape {array.shape}).")
+    return array
+
+
+def positive(value: Any, name: str, unit: str = "") -> float:
+    """The number; raises `MediaError` for what is not a positive, finite one."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+        raise MediaError(f"{name} is {value!r}, expected a positive number{unit}.")
+    return float(value)
+
+
+def first_bad(array: np.ndarray) -> tuple[int, ...] | None:
+    """Index of the first NaN or infinity in row-major order, or None."""
+    bad = ~np.isfinite(array)
+    return tuple(np.argwhere(bad)[0].tolist()) if bad.any() else None
+
+
+def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
+    """Load a `.npy` file without ever unpickling.
+
+    Its header is checked against the limits and against the bytes there are before anything is allocated.
+
+    Raises:
+        MediaError: not a `.npy` file, truncated, larger than `limits.max_bytes`, or not of numbers.
+    """
+    with opened(source) as file:
+        length = file.seek(0, 2)
+        file.seek(0)
+        try:
+            numpy = np.lib.format
+            first = numpy.read_magic(file) == (1, 0)
+            shape, _, dtype = (numpy.read_array_header_1_0 if first else numpy.read_array_header_2_0)(file)
+            if dtype.kind not in "buif":
+                raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
+            size, there = math.prod(shape) * dtype.itemsize, length - file.tell()
+            limits.check("max_bytes", size, f"{name} holds {size} bytes of numbers")
+            if size > there:
+                raise MediaError(f"{name} is truncated: its header promises {size} bytes of numbers, {there} follow.")
+            file.seek(0)
+            return to_numpy(np.load(file, allow_pickle=False), name)
+        except MediaError:
+            raise
+        except (ValueError, EOFError, OSError) as error:
+            raise MediaError(f"{name} is not a readable .npy file: {error}.") from error
