@@ -36,7 +36,7 @@ from transformers_anymodality.evaluation import (
 from transformers_anymodality.evaluation.answering import generated, likelihoods
 from transformers_anymodality.evaluation.results import AnswerFiles
 from transformers_anymodality.evaluation.tasks import lettered, named, score
-from transformers_anymodality.systems.x_llm.evaluation import parse_review
+from transformers_anymodality.systems.x_llm.data import parse_review
 
 
 pytest.importorskip("sacrebleu")

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..utils.registry import LazyRegistry
+from ..utils.registry import Registry
 from ._release import Release, Tensors
 
 
@@ -89,7 +89,7 @@ class Conversion:
     help: str
 
 
-CONVERSIONS: LazyRegistry[Conversion] = LazyRegistry("conversion")
+CONVERSIONS: Registry[Conversion] = Registry("conversion")
 
 
 def register_conversion(name: str, *, help: str):

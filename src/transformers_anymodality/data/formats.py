@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..utils.files import json_lines, written_whole
-from ..utils.registry import LazyRegistry
+from ..utils.registry import Registry
 from .datasets import open_records
 from .records import media_columns, normalize
 
@@ -28,7 +28,7 @@ class Format:
     example: Mapping[str, Any]
 
 
-FORMATS: LazyRegistry[Format] = LazyRegistry("format")
+FORMATS: Registry[Format] = Registry("format")
 
 
 def register_format(name: str, *, help: str, example: Mapping[str, Any]) -> Callable[[Converter], Converter]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..utils.imports import require
-from ..utils.registry import LazyRegistry
+from ..utils.registry import Registry
 from ..utils.upstream import BasicTextNormalizer
 
 
@@ -69,7 +69,7 @@ class Score:
 
 
 S = TypeVar("S", bound=Score)
-SCORES: LazyRegistry[Score] = LazyRegistry("score")
+SCORES: Registry[Score] = Registry("score")
 
 
 def register_score(name: str) -> Callable[[type[S]], type[S]]:

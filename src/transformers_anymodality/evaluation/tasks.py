@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.registry import LazyRegistry
+from ..utils.registry import Registry
 from .scores import SCORES, normalize_answer
 
 
@@ -84,7 +84,7 @@ class Task:
             raise ValueError(f'A task\'s output is "text" or "likelihood", not {self.output!r}.')
 
 
-TASKS: LazyRegistry[Task] = LazyRegistry("task")
+TASKS: Registry[Task] = Registry("task")
 
 
 def register_task(name: str, task: Task, *, exist_ok: bool = False) -> Task:
@@ -92,7 +92,7 @@ def register_task(name: str, task: Task, *, exist_ok: bool = False) -> Task:
     return TASKS.register(name, task, exist_ok=exist_ok)
 
 
-SUITES: LazyRegistry[tuple[str, ...]] = LazyRegistry("suite")
+SUITES: Registry[tuple[str, ...]] = Registry("suite")
 
 
 def register_suite(name: str, tasks: Mapping[str, Task]) -> None:

@@ -7,10 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from transformers.video_processing_utils import BaseVideoProcessor
 
-from ..utils.imports import require
 from ..utils.registry import Registry
 
 
@@ -65,29 +62,6 @@ def config_at_hand(tower: Any) -> PreTrainedConfig | None:
 def cropped(side: int) -> dict[str, dict[str, int]]:
     """Sizes for image and video processors that resize the shorter side and crop the middle."""
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-
-
-class ClipFramesProcessor(BaseVideoProcessor):
-    """Frames of a video, each as CLIP reads images: the shorter side resized, the middle cropped, normalised. Subclasses
-    say which frames are read (`frame_indices(total, fps)`), so that they choose none again."""
-
-    resample = 3  # Pillow's bicubic, by its number: without Pillow, its names are missing
-    image_mean = OPENAI_CLIP_MEAN
-    image_std = OPENAI_CLIP_STD
-    size = {"shortest_edge": 224}
-    default_to_square = False
-    crop_size = {"height": 224, "width": 224}
-    do_resize = True
-    do_center_crop = True
-    do_rescale = True
-    do_normalize = True
-    do_convert_rgb = True
-    do_sample_frames = False
-    model_input_names = ["pixel_values_videos"]
-
-    def __init__(self, **kwargs):
-        require("torchvision", "image")
-        super().__init__(**kwargs)
 
 
 def register_processor(auto_class: Any, model_type: str, processor: type | None = None, **kinds: Any) -> None:

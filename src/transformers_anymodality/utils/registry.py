@@ -6,8 +6,7 @@ import difflib
 import importlib
 import re
 import typing
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 
@@ -34,7 +33,7 @@ class Registry(dict[str, T]):
     def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
-        if dict.__contains__(self, name) and not exist_ok:
+        if name in self and not exist_ok:
             raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
         self[name] = entry
         return entry
@@ -42,45 +41,6 @@ class Registry(dict[str, T]):
     def __missing__(self, name: str) -> T:
         hint = did_you_mean(name, self)
         raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
-
-
-# Kind of entry -> modules that register some as they are imported.
-_PROMISED: dict[str, list[str]] = defaultdict(list)
-
-
-def promise(kind: str, *modules: str) -> None:
-    """Names modules that register entries in a `LazyRegistry` of that kind."""
-    _PROMISED[kind] += modules
-
-
-class LazyRegistry(Registry[T]):
-    """One that is filled by modules which are imported once a name is looked up that is not there yet, or all are listed."""
-
-    def load(self) -> LazyRegistry[T]:
-        for module in _PROMISED[self.kind]:
-            importlib.import_module(module)
-        return self
-
-    def __missing__(self, name: str) -> T:
-        return self[name] if dict.__contains__(self.load(), name) else super().__missing__(name)
-
-    def __contains__(self, name: object) -> bool:
-        return super().__contains__(name) or dict.__contains__(self.load(), name)
-
-    def __iter__(self) -> Iterator[str]:
-        return dict.__iter__(self.load())
-
-    def __len__(self) -> int:
-        return dict.__len__(self.load())
-
-    def keys(self):
-        return dict.keys(self.load())
-
-    def values(self):
-        return dict.values(self.load())
-
-    def items(self):
-        return dict.items(self.load())
 
 
 def config_class_of(cls: type) -> type:

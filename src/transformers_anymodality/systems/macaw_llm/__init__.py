@@ -18,21 +18,13 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     PreTrainedTokenizerBase,
+    VideoLlavaVideoProcessor,
     WhisperConfig,
     WhisperFeatureExtractor,
 )
 
 from ...compose.compose import load_tokenizer
-from .._base import (
-    WORDS,
-    ClipFramesProcessor,
-    config_at_hand,
-    cropped,
-    register_processor,
-    register_system,
-    tower_settings,
-)
-from . import aligner  # noqa: F401 (registers it)
+from .._base import WORDS, config_at_hand, cropped, register_processor, register_system, tower_settings
 
 
 MODALITY_NAMES = ("image", "audio", "video")  # in the order of a prompt
@@ -238,8 +230,8 @@ def whisper_processor(config: WhisperConfig) -> WhisperFeatureExtractor:
 EXTRACTED_FRAMES = 120
 
 
-class MacawVideoProcessor(ClipFramesProcessor):
-    """CLIP's transform of each frame; `num_frames` of the 120 frames that were extracted of each video."""
+class MacawVideoProcessor(VideoLlavaVideoProcessor):
+    """CLIP's transform of each frame, as Video-LLaVA's; `num_frames` of the 120 frames that were extracted of each video."""
 
     num_frames = 6
 

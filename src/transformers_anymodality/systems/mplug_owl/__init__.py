@@ -11,19 +11,20 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from transformers import LlamaConfig
-from transformers.utils import is_vision_available
+from transformers import (
+    AutoImageProcessor,
+    AutoVideoProcessor,
+    CLIPImageProcessorPil,
+    LlamaConfig,
+    VideoLlavaVideoProcessor,
+)
 
 from ...processing.tokenization import PIECE_END
 from ...utils.imports import require
-from .._base import WORDS, config_at_hand, register_system, tower_settings
-from . import aligner  # noqa: F401 (registers it)
+from .._base import WORDS, config_at_hand, register_processor, register_system, tower_settings
 from .bloom import MplugOwlBloomConfig
 from .tower import MplugOwlVisionConfig
 
-
-if is_vision_available():  # its base in Transformers can be imported only then
-    from . import processing  # noqa: F401 (registers processors of saved checkpoints)
 
 RELEASES = ("llama", "bloomz", "video")
 
@@ -131,8 +132,7 @@ def modalities(
 ) -> dict[str, dict[str, Any]]:
     """Settings of image and video for `compose`; one tower and one aligner read both."""
     require("PIL.Image")
-    from .processing import MplugOwlImageProcessor, MplugOwlVideoProcessor
-
+    require("torchvision", "image")
     settings = tower_settings(towers.get("image"), partial(MplugOwlVisionConfig, temporal=temporal))
     side = getattr(config_at_hand(settings["tower"]), "image_size", 224)
     size = {"height": side, "width": side}
@@ -160,3 +160,32 @@ def chat_template(faithful: bool = False) -> str:
         cut, end = (f"('' if add_generation_prompt else {text})" for text in (cut, end))
     system = "'" + SYSTEM.replace("'", "\\'") + "'"
     return _TEMPLATE.replace("CUT", cut).replace("END", end).replace("SYSTEM", system)
+
+
+class MplugOwlImageProcessor(CLIPImageProcessorPil):
+    """CLIP's, but images are squashed to a square instead of cropped. Resized by Pillow, as in the release: Torchvision
+    rounds to another of 256 levels here and there, which is why this class remembers it when it is saved."""
+
+    size = {"height": 224, "width": 224}
+    do_center_crop = False
+
+
+class MplugOwlVideoProcessor(VideoLlavaVideoProcessor):
+    """Squashes frames as images are, and says which are read.
+
+    The release has frames scaled by the video decoder, for which there is no exact equal.
+    """
+
+    size = {"height": 224, "width": 224}
+    do_center_crop = False
+    num_frames = 4
+
+    def frame_indices(self, total: int, fps: float) -> list[int]:
+        """Frames out of `total`, evenly spread; the first is half a step from the start. Short videos repeat some."""
+        step = (total - 1) / self.num_frames
+        return [int(step / 2) + round(step * i) for i in range(self.num_frames)]
+
+
+_NAME = "mplug_owl_processor"
+register_processor(AutoImageProcessor, _NAME, image_processor_classes={"pil": MplugOwlImageProcessor})
+register_processor(AutoVideoProcessor, _NAME, MplugOwlVideoProcessor)

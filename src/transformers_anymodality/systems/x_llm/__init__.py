@@ -16,7 +16,6 @@ from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 from ...processing.tokenization import PIECE_END
 from ...towers import PrecomputedConfig
 from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
-from . import aligner  # noqa: F401 (registers it)
 from .chatglm import ChatGLMConfig
 from .media import XLlmVideoProcessor
 

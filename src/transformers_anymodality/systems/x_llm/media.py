@@ -7,13 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoVideoProcessor, BatchFeature, PreTrainedConfig
+from transformers import (
+    AutoFeatureExtractor,
+    AutoVideoProcessor,
+    BatchFeature,
+    PreTrainedConfig,
+    VideoLlavaVideoProcessor,
+)
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ...modalities import DEFAULT_LIMITS, Limits, MediaError, ModalitySpec, open_source, register_modality
 from ...modalities._arrays import first_bad, load_npy, to_numpy
 from ...modalities._source import describe, is_array
-from .._base import ClipFramesProcessor, register_processor
+from .._base import register_processor
 
 
 class TokenFeatureExtractor(FeatureExtractionMixin):
@@ -93,8 +99,8 @@ register_modality(TokenFeatureSpec(name="speech"), exist_ok=True)
 register_processor(AutoFeatureExtractor, "x_llm_speech", TokenFeatureExtractor)
 
 
-class XLlmVideoProcessor(ClipFramesProcessor):
-    """One frame of each second from the first on, `num_frames` in all, each like an image of CLIP's.
+class XLlmVideoProcessor(VideoLlavaVideoProcessor):
+    """One frame of each second from the first on, `num_frames` in all, each like an image of CLIP's, as Video-LLaVA's.
 
     A video of fewer seconds gives frames that are spread over it. With `fill_with_zeros`, it gives those of its seconds,
     and zeros behind them, as the original does.

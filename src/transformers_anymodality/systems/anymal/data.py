@@ -1,14 +1,37 @@
-"""The suite of AnyMAL's paper (https://arxiv.org/abs/2309.16058, section 5, appendix B): public benchmarks, zero-shot.
+"""AnyMAL's multimodal instructions, as its paper shows them, for none were released; and its suite of public benchmarks,
+zero-shot (https://arxiv.org/abs/2309.16058, section 5, appendix B).
 
-The wording follows what the appendix asks for, and is not its text. SPICE and SPIDEr, which AudioCaps has besides, need a
-parser of scene graphs in Java, and are left out.
+The wording of the benchmarks follows what the appendix asks for, and is not its text. SPICE and SPIDEr, which AudioCaps
+has besides, need a parser of scene graphs in Java, and are left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from ...data.formats import chat, listed, places, register_format, words
+from ...data.records import media_columns
 from ...evaluation.tasks import TASKS, Task, register_suite, register_task
+from ...modalities import MODALITIES
+
+
+@register_format(
+    "anymal",
+    help="AnyMAL's MM-IT: instruction, response, and media by their names",
+    example={"image": "x.jpg", "imu": "x.csv", "instruction": "Write a slogan for this.", "response": "Run free."},
+)
+def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
+    """The instruction stands in front of the media."""
+    media = {name: listed(record[column]) for name, column in media_columns(record).items()}
+    columns = {MODALITIES[name].argument: items for name, items in media.items()}
+    question = [*words(record["instruction"]), *places(**media)]
+    yield chat(("user", question), ("assistant", record["response"]), **columns)
+
+
+# --- benchmarks ------------------------------------------------------------------------------------------------------
 
 
 _ONE_WORD = "{question}\nAnswer in one word or a short phrase."
