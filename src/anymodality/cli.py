@@ -6,22 +6,15 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-import typer
-
-from anymodality.commands._base import Command
+from anymodality.commands._base import Command, group
 
 
 # In the order of a model's life. Each is a module of `commands` with a function of its name, or an `app` of several.
 _COMMANDS = "compose convert data features inspect generate chat evaluate card push serve demo".split()
 
-app = typer.Typer(
-    help="Images, audio, IMU, ... for any language model: from parts to a published model. COMMAND --help has examples.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
+app = group(
+    "Images, audio, IMU, ... for any language model: from parts to a published model. COMMAND --help has examples."
 )
-
-
 for _name in _COMMANDS:
     _module = importlib.import_module(f"{__package__}.commands.{_name}")
     if hasattr(_module, "app"):

@@ -49,7 +49,7 @@ class ListingCommand(Command):
 
 def group(help: str) -> typer.Typer:
     """For a module of several commands: `app = group("...")`, then `@app.command(cls=Command)`."""
-    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None)
+    return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def load_package() -> None:

@@ -66,7 +66,9 @@ def compose(
     if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
         raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
     given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}
-    settings = _read(config) | {name: value for name, value in given.items() if value is not None}
+    settings = ({} if config is None else _read(config)) | {
+        name: value for name, value in given.items() if value is not None
+    }
     for name, words in (("modalities", modality), ("options", option)):
         if words:
             settings[name] = {**(settings.get(name) or {}), **dict(map(_pair, words))}
@@ -110,15 +112,13 @@ def compose_from(settings: dict[str, Any]) -> tuple[Any, Any]:
     return compose(**{**preset, **rest})
 
 
-def _read(file: str | None) -> dict[str, Any]:
+def _read(file: str) -> dict[str, Any]:
     import yaml
 
-    if file is None:
-        return {}
     try:
         settings = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {error}") from error
+        raise ValueError(f"{file} is not YAML: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{file} must be a table of settings: {', '.join(_SETTINGS)}.")
     return settings
@@ -134,7 +134,7 @@ def _pair(words: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise typer.BadParameter(f"The value in {words!r} is no YAML: {error}") from error
+        raise typer.BadParameter(f"The value in {words!r} is not YAML: {error}") from error
 
 
 def _configs(value: Any) -> Any:

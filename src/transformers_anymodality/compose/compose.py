@@ -121,13 +121,12 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
         if source.get_output_embeddings() is None:
             raise ValueError(f"{type(source).__name__} has no language-model head; pass the causal language model.")
         return source
-    if isinstance(source, PreTrainedConfig):
-        return AutoModelForCausalLM.from_config(source).eval()
-    if not isinstance(source, (str, os.PathLike)):
+    if not isinstance(source, (str, os.PathLike, PreTrainedConfig)):
         raise TypeError(
             f"A language model is a Hub id, a local path, a config or a model, not {type(source).__name__}."
         )
-    if (config := config_alone(source, **load)) is not None:
+    config = source if isinstance(source, PreTrainedConfig) else config_alone(source, **load)
+    if config is not None:
         return AutoModelForCausalLM.from_config(config).eval()
     return AutoModelForCausalLM.from_pretrained(source, **load)
 

@@ -128,8 +128,8 @@ class Part:
 
     Attributes:
         config: what the model will know of it.
-        options: of its media.
-        tower, processor, attribute: from `add_tower` on; where the processor keeps the sub-processor.
+        tower, options, processor, attribute: from `add_tower` on; `options` are those of its media, `attribute` is where
+            the processor keeps the sub-processor.
         arguments, trial: from `try_tower` on; `arguments` is the sub-processor's name of an input -> the tower's argument.
         aligner: from `add_aligner` on.
     """
@@ -137,16 +137,13 @@ class Part:
     name: str
     asked: Asked
     config: ModalityConfig
-    options: dict[str, Any] = field(init=False)
     tower: PreTrainedModel = field(init=False)
+    options: dict[str, Any] = field(init=False)
     processor: Any = field(init=False)
     attribute: str = field(init=False)
     arguments: dict[str, str] = field(init=False)
     trial: Trial = field(init=False)
     aligner: Aligner = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.options = {**self.spec.options, **self.asked.options}
 
     @property
     def spec(self) -> ModalitySpec:
@@ -163,18 +160,17 @@ def lenders_first(parts: dict[str, Part], role: Literal["tower", "aligner"]) -> 
     Raises:
         ValueError: a part borrows its own, or from a borrower.
     """
-    lenders = {name: _lender(part, parts, role) for name, part in parts.items()}
+    lenders: dict[str, Part | None] = {}
+    for name, part in parts.items():
+        named = getattr(part.asked, role)
+        borrows = isinstance(named, str) and (role == "tower" or named not in ALIGNERS)
+        lenders[name] = parts.get(named) if borrows else None
     for name, lender in lenders.items():
         if lender is parts[name]:
             raise ValueError(f"Modality {name!r} cannot borrow its own {role}.")
         if lender is not None and lenders[lender.name] is not None:
             raise ValueError(f"Modality {name!r} borrows the {role} of {lender.name!r}, which borrows one itself.")
     return sorted(((part, lenders[name]) for name, part in parts.items()), key=lambda pair: pair[1] is not None)
-
-
-def _lender(part: Part, parts: dict[str, Part], role: str) -> Part | None:
-    named = getattr(part.asked, role)
-    return parts.get(named) if isinstance(named, str) and not (role == "aligner" and named in ALIGNERS) else None
 
 
 # --- towers --------------------------------------------------------------------------------------------------------
@@ -186,6 +182,7 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
     if asked.select_layer not in (None, owner.asked.select_layer):
         raise ValueError(f"select_layer of a borrowed tower is set where it belongs, in modality {owner.name!r}.")
     part.config.tower, part.config.select_layer = owner.name, owner.asked.select_layer
+    part.options = {**part.spec.options, **asked.options}
     if lender is None:
         load = asked.loading(load)
         part.tower = load_tower(asked.tower, part.spec.medium, asked.select_layer, **load)
@@ -197,7 +194,7 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
         part.processor = _find_processor(part, load)
         part.attribute = _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
-    if "num_frames" in part.options and "num_frames" not in part.asked.options and isinstance(frames, int):
+    if "num_frames" in part.options and "num_frames" not in asked.options and isinstance(frames, int):
         part.options["num_frames"] = frames
     _check_options(part)
 

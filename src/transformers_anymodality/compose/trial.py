@@ -132,7 +132,7 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     def question(copy: PreTrainedModel) -> Trial:
         trial = _try(part, copy, items, fixed)
         if not trial.features.isfinite().all() or (traced is not None and trial.length != traced[0].shape[1]):
-            raise RuntimeError(f"the copy gives {trial.length} features, or some that are no numbers")
+            raise RuntimeError(f"the copy gives {trial.length} features, or some that are not numbers")
         return trial
 
     # Where data decide, the copy's features must be as wide as the tower's.

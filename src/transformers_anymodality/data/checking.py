@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -57,17 +56,15 @@ class Report:
         lines = [
             f"{self.samples:,} samples with {self.media:,} media: {f'{bad:,} have' if bad else 'none has'} problems."
         ]
-        kinds = defaultdict(list)
-        for problem in self.problems:
-            kinds[problem.kind].append(problem)
-        lines += [f"  {'problem':<16}  {'samples':>7}"] if kinds else []
-        for kind in [kind for kind in KINDS if kind in kinds]:
-            samples = sorted({problem.sample for problem in kinds[kind]})
-            shown = ", ".join(map(str, samples[:8])) + (", ..." if samples[8:] else "")
-            lines += [
-                f"  {kind:<16}  {len(samples):>7,}  {KINDS[kind]}",
-                f"  {'':<16}  {'':>7}  in samples {shown}; the first: {shorten(kinds[kind][0].message, 300)}",
-            ]
+        lines += [f"  {'problem':<16}  {'samples':>7}"] if self.problems else []
+        for kind, meaning in KINDS.items():
+            if problems := [problem for problem in self.problems if problem.kind == kind]:
+                samples = sorted({problem.sample for problem in problems})
+                shown = ", ".join(map(str, samples[:8])) + (", ..." if samples[8:] else "")
+                lines += [
+                    f"  {kind:<16}  {len(samples):>7,}  {meaning}",
+                    f"  {'':<16}  {'':>7}  in samples {shown}; the first: {shorten(problems[0].message, 300)}",
+                ]
         if self.lengths:
             samples, tokens = zip(*self.lengths, strict=True)
             median, most = (int(q) for q in np.percentile(tokens, [50, 99]))

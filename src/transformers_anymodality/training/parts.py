@@ -209,6 +209,6 @@ def _is_linear(module: nn.Module) -> bool:
         return True
     try:
         output = module(module.weight.new_zeros(1, 1, module.in_features))
-    except Exception:  # whatever it takes, it is no vector
+    except Exception:  # whatever it takes, it is not a vector
         return False
     return isinstance(output, torch.Tensor) and output.shape == (1, 1, module.out_features)
