@@ -131,9 +131,10 @@ def _parse_csv(
 def _finite(kind: Callable[[str], _Number], cell: str, where: str, what: str, hint: str) -> _Number:
     try:
         value = kind(cell.strip())
+        finite = math.isfinite(value)
     except (ValueError, InvalidOperation):
         raise MediaError(f"{where} holds {cell!r}, expected a {what}: {hint}.") from None
-    if not math.isfinite(value):
+    if not finite:
         raise MediaError(f"{where} holds {cell!r}, expected a finite {what}: leave out or fill such rows.")
     return value
 

@@ -43,11 +43,11 @@ def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
 
 @dataclass
 class Timeline:
-    """When the frames of a video are on display.
+    """When the frames of a video are on display: in seconds, or in frames where all of them last equally long.
 
     Attributes:
-        starts: seconds at which each comes on display, increasing; float64, shape (frames,).
-        end: second at which the last goes off.
+        starts: when each comes on display, increasing; shape (frames,).
+        end: when the last goes off.
         fps: frames per second.
     """
 
@@ -57,7 +57,7 @@ class Timeline:
 
     @classmethod
     def steady(cls, count: int, fps: float) -> Timeline:
-        return cls(np.arange(count) / fps, count / fps, fps)
+        return cls(np.arange(count), count, fps)
 
 
 @dataclass
@@ -134,7 +134,7 @@ def from_decoder(decoder: Any, choice: Choice, name: str, limits: Limits) -> np.
             data = decoder.get_frames_played_at(times.tolist()).data
         else:
             timeline = Timeline.steady(count, float(information.average_fps))
-            limits.check_seconds(timeline.end, name)
+            limits.check_seconds(count / timeline.fps, name)
             numbers = choice.numbers(timeline, name)
             check_output(len(numbers), *size, name, limits)
             kept, places = np.unique(numbers, return_inverse=True)
