@@ -1,11 +1,5 @@
-"""AnyMAL ([2309.16058](https://arxiv.org/abs/2309.16058)) answers instructions about images, audio, videos and IMU signals.
-
-Frozen towers read them (CLIP, CLAP, VideoMAE, IMU2CLIP). A Perceiver resampler makes 64 tokens of an image and 32 of a
-video, one linear layer 32 of audio and of IMU; LLaMA-2 reads these behind the words of the instruction. Neither code nor
-weights were released: `anymal` says what the paper leaves open and how it is settled here, and `chat_template` puts the
-media of a message behind its words. Its data format and its benchmarks are known by their names to `anymodality data`
-and `anymodality evaluate`.
-"""
+"""AnyMAL ([2309.16058](https://arxiv.org/abs/2309.16058)) answers instructions about images, audio, videos and IMU signals,
+by Perceiver resamplers and linear layers behind frozen towers. Neither code nor weights were released."""
 
 from __future__ import annotations
 
@@ -134,7 +128,6 @@ _TOWERS = {
     "video": partial(VideoMAEConfig, **_LARGE, num_frames=8),
     "imu": Imu2ClipConfig,
 }
-_RESAMPLED = ("image", "video")
 _ALIGNERS = {
     "image": {"type": "perceiver_resampler", "num_tokens": 64, "depth": 6},
     "audio": {"type": "linear", "num_tokens": 32},
@@ -145,7 +138,7 @@ _ALIGNERS = {
 
 def _modality(name: str, given: Any, aligners: dict[str, Any]) -> dict[str, Any]:
     """Settings of a modality for `compose`."""
-    resampled = name in _RESAMPLED
+    resampled = _ALIGNERS[name]["type"] == "perceiver_resampler"
     row = {"select_feature": "all" if resampled else "pooled", **tower_settings(given, _TOWERS[name])}
     if "processor" not in row and (processor := _processor(config_at_hand(row["tower"]))) is not None:
         row["processor"] = processor

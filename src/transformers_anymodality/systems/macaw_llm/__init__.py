@@ -1,8 +1,7 @@
 """Macaw-LLM ([2306.09093](https://arxiv.org/abs/2306.09093)) puts images, audio and videos in front of an Alpaca prompt.
 
 CLIP reads images and frames, Whisper audio. A convolution shortens what they give, and each feature then attends over
-LLaMA's whole table of token embeddings (`MacawAligner`), so that it becomes a blend of words. The code that was published
-is not the one that made the published weights: `macaw_llm(graph=...)` has both. Its releases are converted by
+LLaMA's whole table of token embeddings (`MacawAligner`), so that it becomes a blend of words. Its releases are converted by
 `anymodality convert macaw_llm`, which tells by the file which graph it is of.
 """
 
@@ -181,27 +180,22 @@ _TOWERS = {
     ),
     "video": partial(CLIPVisionConfig, patch_size=16),
 }
-_IMAGE, _VIDEO = {"select_feature": "patches"}, {"per_frame": True, "num_frames": 6}
+_FRAMES = {"per_frame": True, "num_frames": 6}
 _SETTINGS = {
-    "release": {"image": _IMAGE, "video": {**_VIDEO, "select_feature": "pooled"}},
-    "current": {"image": _IMAGE, "video": {**_VIDEO, "select_feature": "patches"}},
+    "release": {"image": {"select_feature": "patches"}, "video": {**_FRAMES, "select_feature": "pooled"}},
+    "current": {"image": {"select_feature": "patches"}, "video": {**_FRAMES, "select_feature": "patches"}},
 }
-_CLIP, _WHISPER = (
-    {"projection_size": 512, "conv_kernel": 48, "conv_stride": 36},
-    {"conv_kernel": 240, "conv_stride": 220},
-)
+_IMAGE = {"projection_size": 512, "conv_kernel": 48, "conv_stride": 36}
+_AUDIO = {"conv_kernel": 240, "conv_stride": 220}
+_VIDEO = {"projection_size": 512, "self_attention": "long", "conv_kernel": 36, "conv_stride": 30}
 _SHARED = {"align_heads": 8, "shares": {"align_attention": "video"}}
 _ALIGNERS = {
     "release": {
-        "image": {**_CLIP, **_SHARED},
-        "audio": {**_WHISPER, **_SHARED},
+        "image": {**_IMAGE, **_SHARED},
+        "audio": {**_AUDIO, **_SHARED},
         "video": {"projection_size": 512, "self_attention": "temporal", "align_heads": 8},
     },
-    "current": {
-        "image": _CLIP,
-        "audio": _WHISPER,
-        "video": {"projection_size": 512, "self_attention": "long", "conv_kernel": 36, "conv_stride": 30},
-    },
+    "current": {"image": _IMAGE, "audio": _AUDIO, "video": _VIDEO},
 }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from .tower import MplugOwlVisionConfig
 
 
 _VISION = "vision_model."
-_LAYER = r"(\d+)\."
 _ENDS = r"\.(weight|bias)"
 _LICENCES = {"llama": "LLaMA's licence", "bloomz": "the BigScience RAIL licence"}
 
@@ -23,13 +23,9 @@ _LICENCES = {"llama": "LLaMA's licence", "bloomz": "the BigScience RAIL licence"
 # --- rules ---------------------------------------------------------------------------------------------------------
 
 
-def _split_heads(heads: int) -> Callable[[torch.Tensor], tuple[torch.Tensor, ...]]:
+def _split_heads(fused: torch.Tensor, heads: int) -> tuple[torch.Tensor, ...]:
     """Query, key and value of a fused projection, whose rows are laid out as (heads, 3, head dim)."""
-
-    def split(fused: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(part.flatten(0, 1) for part in fused.unflatten(0, (heads, 3, -1)).unbind(1))
-
-    return split
+    return tuple(part.flatten(0, 1) for part in fused.unflatten(0, (heads, 3, -1)).unbind(1))
 
 
 def _first(tensor: torch.Tensor) -> torch.Tensor:
@@ -47,16 +43,15 @@ def _as_linear(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _vision_rules(heads: int) -> list[Rule]:
-    theirs, ours = rf"vision_model\.encoder\.layers\.{_LAYER}", r"image_tower.layers.\1."
+    embeddings, theirs = r"vision_model\.embeddings\.", r"vision_model\.encoder\.layers\.(\d+)\."
+    ours = r"image_tower.layers.\1."
     split = tuple(rf"{ours}self_attn.{part}_proj.\2" for part in "qkv")
     return [
-        Rule(r"vision_model\.embeddings\.cls_token", "image_tower.embeddings.class_embedding", torch.flatten),
-        Rule(r"vision_model\.embeddings\.patch_embed\.weight", "image_tower.embeddings.patch_embedding.weight"),
-        Rule(
-            r"vision_model\.embeddings\.position_embedding", "image_tower.embeddings.position_embedding.weight", _first
-        ),
-        Rule(rf"vision_model\.embeddings\.pre_layernorm{_ENDS}", r"image_tower.pre_layernorm.\1"),
-        Rule(rf"{theirs}self_attn\.query_key_value{_ENDS}", split, _split_heads(heads)),
+        Rule(rf"{embeddings}cls_token", "image_tower.embeddings.class_embedding", torch.flatten),
+        Rule(rf"{embeddings}patch_embed\.weight", "image_tower.embeddings.patch_embedding.weight"),
+        Rule(rf"{embeddings}position_embedding", "image_tower.embeddings.position_embedding.weight", _first),
+        Rule(rf"{embeddings}pre_layernorm{_ENDS}", r"image_tower.pre_layernorm.\1"),
+        Rule(rf"{theirs}self_attn\.query_key_value{_ENDS}", split, partial(_split_heads, heads=heads)),
         Rule(rf"{theirs}self_attn\.dense{_ENDS}", rf"{ours}self_attn.out_proj.\2"),
         Rule(rf"{theirs}input_layernorm{_ENDS}", rf"{ours}layer_norm1.\2"),
         Rule(rf"{theirs}post_attention_layernorm{_ENDS}", rf"{ours}layer_norm2.\2"),
@@ -68,20 +63,18 @@ def _vision_rules(heads: int) -> list[Rule]:
     ]
 
 
-def _abstractor_rules() -> list[Rule]:
-    theirs, ours = rf"abstractor\.encoder\.layers\.{_LAYER}crossattention\.", r"image_aligner.layers.\1."
-    names = {"query": "q_proj", "key": "k_proj", "value": "v_proj"}
-    return [
-        Rule("query_tokens", "image_aligner.queries", _first),
-        Rule("temporal_query_tokens", "image_aligner.temporal_queries", _first),
-        Rule(rf"{theirs}(norm1|normk){_ENDS}", rf"{ours}attention.\2.\3"),
-        *(Rule(rf"{theirs}attention\.{old}{_ENDS}", rf"{ours}attention.{new}.\2") for old, new in names.items()),
-        Rule(rf"{theirs}output\.out_proj{_ENDS}", rf"{ours}attention.out_proj.\2"),
-        Rule(rf"{theirs}output\.norm2{_ENDS}", rf"{ours}norm2.\2"),
-        Rule(rf"{theirs}output\.mlp\.(w1|w2|w3|ffn_ln){_ENDS}", rf"{ours}\2.\3"),
-        Rule(rf"abstractor\.(visual_fc|temporal_visual_fc){_ENDS}", r"image_aligner.\1.\2"),
-        Rule(r"abstractor\.vit_eos", "image_aligner.end_token", torch.flatten),
-    ]
+_ABSTRACTOR = r"abstractor\.encoder\.layers\.(\d+)\.crossattention\."
+_ABSTRACTOR_RULES = [
+    Rule("query_tokens", "image_aligner.queries", _first),
+    Rule("temporal_query_tokens", "image_aligner.temporal_queries", _first),
+    Rule(rf"{_ABSTRACTOR}(norm1|normk){_ENDS}", r"image_aligner.layers.\1.attention.\2.\3"),
+    Rule(rf"{_ABSTRACTOR}attention\.([qkv])\w+{_ENDS}", r"image_aligner.layers.\1.attention.\2_proj.\3"),
+    Rule(rf"{_ABSTRACTOR}output\.out_proj{_ENDS}", r"image_aligner.layers.\1.attention.out_proj.\2"),
+    Rule(rf"{_ABSTRACTOR}output\.norm2{_ENDS}", r"image_aligner.layers.\1.norm2.\2"),
+    Rule(rf"{_ABSTRACTOR}output\.mlp\.(w1|w2|w3|ffn_ln){_ENDS}", r"image_aligner.layers.\1.\2.\3"),
+    Rule(rf"abstractor\.(visual_fc|temporal_visual_fc){_ENDS}", r"image_aligner.\1.\2"),
+    Rule(r"abstractor\.vit_eos", "image_aligner.end_token", torch.flatten),
+]
 
 
 def _bloom_rules(config: MplugOwlBloomConfig) -> list[Rule]:
@@ -172,7 +165,7 @@ def plan(release: Release, options: Options) -> Plan:
             aligners=_abstractor_settings(tensors, config.get("visual_abstractor_config") or {}),
             faithful=options.faithful,
         ),
-        weights=[(tensors, [*_vision_rules(vision.num_attention_heads), *_abstractor_rules(), *rules])],
+        weights=[(tensors, [*_vision_rules(vision.num_attention_heads), *_ABSTRACTOR_RULES, *rules])],
         licence="other",
         notes=[
             "The release is tagged Apache-2.0; the weights of its language model are under "

@@ -2,9 +2,8 @@
 
 BLIP-2's ViT and Q-Former read images and frames. Speech is one feature per spoken token, which continuous
 integrate-and-fire finds among the frames of a speech encoder (`CifModel`); a BERT and a projection follow
-(`SpeechInterfaceAligner`). ChatGLM-6B, which Transformers lacks, is here (`ChatGLMForCausalLM`) with its tokenizer
-(`chatglm_tokenizer`), and so is the modality "speech" (`media`). No weights were released: `anymodality convert x_llm`
-reads checkpoints of its training, `anymodality convert cif` a CIF alone.
+(`SpeechInterfaceAligner`). ChatGLM-6B, which Transformers lacks, is here, too (`ChatGLMForCausalLM`). No weights were
+released: `anymodality convert x_llm` reads checkpoints of its training, `anymodality convert cif` a CIF alone.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.functional import pad
 from transformers import (
     AutoFeatureExtractor,
     AutoVideoProcessor,
@@ -16,7 +17,7 @@ from transformers import (
 )
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ...modalities import DEFAULT_LIMITS, Limits, MediaError, ModalitySpec, open_source, register_modality
+from ...modalities import DEFAULT_LIMITS, MediaError, ModalitySpec, open_source, register_modality
 from ...modalities._arrays import first_bad, load_npy, to_numpy
 from ...modalities._source import describe, is_array
 from .._base import register_processor
@@ -72,21 +73,13 @@ class TokenFeatureSpec(ModalitySpec):
     def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> TokenFeatureExtractor:
         return TokenFeatureExtractor(tower_config.hidden_size, getattr(tower_config, "context_length", 20))
 
-    def read(
-        self,
-        source: Any,
-        processor: Any,
-        options: dict[str, Any],
-        *,
-        allow_urls: bool = False,
-        limits: Limits = DEFAULT_LIMITS,
-    ) -> np.ndarray:
+    def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
         """`(rows, feature_size)` float32."""
         name = describe(source)
         if is_array(source):
             rows = to_numpy(source, name)
         else:
-            rows = load_npy(open_source(source, allow_urls=allow_urls, limits=limits), name, limits)
+            rows = load_npy(open_source(source, **access), name, access.get("limits", DEFAULT_LIMITS))
         processor.check(rows, name)
         return rows.astype(np.float32)
 
@@ -121,13 +114,8 @@ class XLlmVideoProcessor(VideoLlavaVideoProcessor):
     def _preprocess(self, videos: list[torch.Tensor], return_tensors: str | None = None, **kwargs) -> BatchFeature:
         frames = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
         if self.fill_with_zeros:
-            frames = [_filled(video, self.num_frames) for video in frames]
+            frames = [pad(video, (0, 0) * 3 + (0, max(0, self.num_frames - len(video)))) for video in frames]
         return BatchFeature({"pixel_values_videos": frames}, tensor_type=return_tensors)
-
-
-def _filled(frames: torch.Tensor, count: int) -> torch.Tensor:
-    """`(frames, ...)` -> `(count, ...)`, at least."""
-    return torch.cat((frames, frames.new_zeros(max(0, count - len(frames)), *frames.shape[1:])))
 
 
 register_processor(AutoVideoProcessor, "x_llm_video", XLlmVideoProcessor)
