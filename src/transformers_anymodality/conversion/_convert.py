@@ -34,7 +34,7 @@ from ..compose.compose import compose
 from ..hub import Licences, write_card
 from ..model.light_checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
-from ..towers import build_tower
+from ..towers import weightless
 from ..utils.files import write_json
 from ._base import CONVERSIONS, Options, Plan, Rule, find_tokenizer
 from ._release import Release, Tensors
@@ -163,8 +163,7 @@ def _built(
 ) -> tuple[PreTrainedModel, dict[str, torch.Tensor], list[Any]]:
     """The model without data; a chosen language model's weights; and what else is saved: processors, settings."""
     if plan.compose is None:
-        with torch.device("meta"):
-            return build_tower(plan.tower), {}, [] if plan.processor is None else [plan.processor]
+        return weightless(plan.tower), {}, [] if plan.processor is None else [plan.processor]
     arguments = dict(plan.compose)
     language, tokenizer = arguments["language_model"], arguments.pop("tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):

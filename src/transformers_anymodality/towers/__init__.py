@@ -8,6 +8,7 @@ from ._build import (
     register_tower,
     tower_class,
     tower_config,
+    weightless,
 )
 from ._run import drop_unread, main_input, match_arguments, outermost, put_back, run_tower, trace_tower
 from .imagebind import ImageBindConfig, ImageBindModel
@@ -38,4 +39,5 @@ __all__ = [
     "tower_class",
     "tower_config",
     "trace_tower",
+    "weightless",
 ]

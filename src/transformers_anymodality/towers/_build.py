@@ -16,7 +16,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..utils.hub import config_alone
@@ -62,9 +61,11 @@ def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None
             break
     if config.is_encoder_decoder:
         own = _encoder(config).config
-        config = own if type(own) is not type(config) else _without_cache(config)
+        # Where encoder and decoder share a config, the cache is the decoder's.
+        config = own if type(own) is not type(config) else _changed(config, use_cache=False)
     if config.model_type == "timm_wrapper":
-        config = _whole_timm_config(config)
+        # timm's pooling is a head; the features of patches are in front of it.
+        config = _changed(config, do_pooling=False)
     return config if select_layer is None else cut_layers(config, select_layer)
 
 
@@ -74,17 +75,11 @@ def _reads_videos(config: PreTrainedConfig) -> bool:
     return not two_sided and tower_class(config).main_input_name == "pixel_values_videos"
 
 
-def _without_cache(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Where encoder and decoder share a config, the cache is the decoder's."""
+def _changed(config: PreTrainedConfig, **fields: Any) -> PreTrainedConfig:
+    """A copy with other values."""
     config = copy.deepcopy(config)
-    config.use_cache = False
-    return config
-
-
-def _whole_timm_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """timm's pooling is a head; the features of patches are in front of it."""
-    config = copy.deepcopy(config)
-    config.do_pooling = False
+    for name, value in fields.items():
+        setattr(config, name, value)
     return config
 
 
@@ -98,9 +93,10 @@ def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
     Raises:
         ValueError: the tower has fewer layers, or no stack of layers that its config tells the number of.
     """
-    whole = _size(config)
-    for name in ("blocks",) if config.model_type == "timm_wrapper" else _LAYER_COUNTS:
-        layers = _timm_blocks(config) if name == "blocks" else getattr(config, name, None)
+    whole, counts = _size(config), {name: getattr(config, name, None) for name in _LAYER_COUNTS}
+    if config.model_type == "timm_wrapper":
+        counts = {"blocks": len(getattr(weightless(config).timm_model, "blocks", ()))}
+    for name, layers in counts.items():
         if not isinstance(layers, int) or not layers:
             continue
         keep = select_layer if select_layer >= 0 else layers + 1 + select_layer
@@ -117,31 +113,21 @@ def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
 
 
 def _with_layers(config: PreTrainedConfig, name: str, keep: int) -> PreTrainedConfig:
-    config = copy.deepcopy(config)
     if name == "blocks":
-        config.model_args = {**(config.model_args or {}), "depth": keep}
-        return config
-    setattr(config, name, keep)
-    for key in ("layer_types", "mlp_layer_types"):
-        if isinstance(getattr(config, key, None), list):
-            setattr(config, key, getattr(config, key)[:keep])
-    return config
-
-
-def _timm_blocks(config: PreTrainedConfig) -> int:
-    with torch.device("meta"):
-        return len(getattr(AutoModel.from_config(config).timm_model, "blocks", ()))
+        return _changed(config, model_args={**(config.model_args or {}), "depth": keep})
+    lists = {key: getattr(config, key, None) for key in ("layer_types", "mlp_layer_types")}
+    return _changed(config, **{name: keep}, **{key: x[:keep] for key, x in lists.items() if isinstance(x, list)})
 
 
 def _size(config: PreTrainedConfig) -> int:
     """Weights of the tower that a config builds; 0 if it builds none."""
     try:
-        with torch.device("meta"):
-            return sum(parameter.numel() for parameter in build_tower(copy.deepcopy(config)).parameters())
+        return sum(parameter.numel() for parameter in weightless(config).parameters())
     except (TypeError, ValueError, RuntimeError, IndexError):
         return 0
 
 
+# Kind of config -> the class of its encoder, which is found by building the whole.
 _ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
 
 
@@ -149,13 +135,6 @@ def _encoder(config: PreTrainedConfig) -> PreTrainedModel:
     """An encoder-decoder's encoder, without weights."""
     with torch.device("meta"):
         return AutoModel.from_config(copy.deepcopy(config)).get_encoder()
-
-
-def _encoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class of an encoder-decoder's encoder, found once per kind by building the whole without memory."""
-    if type(config) not in _ENCODERS:
-        _ENCODERS[type(config)] = type(_encoder(config))
-    return _ENCODERS[type(config)]
 
 
 def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -170,7 +149,9 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             "first; a class of your own is registered by `@transformers_anymodality.register_tower`."
         )
     if config.is_encoder_decoder:
-        return _encoder_class(config)
+        if type(config) not in _ENCODERS:
+            _ENCODERS[type(config)] = type(_encoder(config))
+        return _ENCODERS[type(config)]
     classes = MODEL_MAPPING[type(config)]
     return classes[0] if isinstance(classes, (list, tuple)) else classes
 
@@ -178,6 +159,12 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
     """A tower with random weights, built by `config` alone. Safe on the meta device."""
     return build(tower_class(config), config)
+
+
+def weightless(config: PreTrainedConfig) -> PreTrainedModel:
+    """A tower on the meta device, of a copy of `config`."""
+    with torch.device("meta"):
+        return build_tower(copy.deepcopy(config))
 
 
 def load_tower(
@@ -212,9 +199,7 @@ def load_tower(
     config = tower_config(whole.config, medium, select_layer)
     if type(whole) is tower_class(config) and config is whole.config:
         return whole
-    with torch.device("meta"):
-        tower = build_tower(config)
-    return _fill(tower, whole)
+    return _fill(weightless(config), whole)
 
 
 def _loader(source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> type:
@@ -237,21 +222,14 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
             "as the tower."
         )
     tower.load_state_dict({name: state[name] for name in wanted}, assign=True)
-    sources = dict(module.named_parameters())
     for name, parameter in tower.named_parameters():
-        parameter.requires_grad_(sources[name].requires_grad)
-    _share_buffers(tower, module)
+        parameter.requires_grad_(module.get_parameter(name).requires_grad)
+    for name, buffer in list(tower.named_buffers()):
+        if buffer.is_meta:  # those that are not saved: position ids, masks
+            owner, _, leaf = name.rpartition(".")
+            setattr(tower.get_submodule(owner), leaf, module.get_buffer(name))
     set_name_or_path(tower.config, name_or_path(whole.config))
     return tower.train(whole.training)
-
-
-def _share_buffers(tower: nn.Module, source: nn.Module) -> None:
-    """Buffers that are not saved (position ids, masks) are still weightless after loading: take the source's."""
-    buffers = dict(source.named_buffers())
-    for name, buffer in list(tower.named_buffers()):
-        if buffer.is_meta:
-            owner, _, leaf = name.rpartition(".")
-            tower.get_submodule(owner)._buffers[leaf] = buffers[name]
 
 
 def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]) -> int:
@@ -282,19 +260,14 @@ def _counter(config_class: type[PreTrainedConfig], serialized: str) -> _FeatureC
     return _FeatureCounter(config_class.from_dict(json.loads(serialized)))
 
 
-def _weightless(config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.device("meta"):
-        return build_tower(config).eval()
-
-
 class _FeatureCounter:
     """Runs a tower without data. Recordings come in thousands of lengths, and layers seldom change how many features there
     are: the first layer is asked alone, once it has agreed with all of them about two items of unlike length."""
 
     def __init__(self, config: PreTrainedConfig):
-        self.whole, self.shallow, self.agreed = _weightless(config), None, set()
+        self.whole, self.shallow, self.agreed = weightless(config).eval(), None, set()
         with suppress(ValueError):  # there is no stack of layers
-            self.shallow = _weightless(cut_layers(config, 1))
+            self.shallow = weightless(cut_layers(config, 1)).eval()
 
     def __call__(self, outputs: Mapping[str, torch.Tensor]) -> int:
         if len(self.agreed) == 2:

@@ -6,6 +6,8 @@ released; these towers are for those who train their own by the original code.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
@@ -72,16 +74,12 @@ class Imu2ClipConfig(PreTrainedConfig):
         return steps
 
 
-class Imu2ClipBlock(nn.Module):
+class Imu2ClipBlock(nn.Sequential):
     """A convolution over time, and of each three steps the greatest."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int):
-        super().__init__()
-        self.conv = nn.Conv1d(channels_in, channels_out, kernel, dilation=_DILATION, bias=False)
-        self.pool = nn.MaxPool1d(_POOL)
-
-    def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return self.pool(self.conv(values))
+        conv = nn.Conv1d(channels_in, channels_out, kernel, dilation=_DILATION, bias=False)
+        super().__init__(OrderedDict(conv=conv, pool=nn.MaxPool1d(_POOL)))
 
 
 @register_tower
@@ -95,9 +93,8 @@ class Imu2ClipModel(PartModel):
         super().__init__(config)
         channels = config.conv_channels
         self.input_norm = nn.GroupNorm(2, config.num_channels)
-        self.blocks = nn.ModuleList(
-            Imu2ClipBlock(config.num_channels if i == 0 else channels, channels, kernel)
-            for i, kernel in enumerate(_KERNELS)
+        self.blocks = nn.Sequential(
+            *(Imu2ClipBlock(channels if i else config.num_channels, channels, k) for i, k in enumerate(_KERNELS))
         )
         self.norm = nn.GroupNorm(4, channels)
         self.gru = nn.GRU(channels, config.hidden_size, batch_first=True)
@@ -126,9 +123,7 @@ class Imu2ClipModel(PartModel):
                 f"Recordings of {input_values.shape[-1]} samples, but this encoder can only read "
                 f"{self.config.context_length}: its GRU takes each channel's course over time as its features."
             )
-        values = self.input_norm(input_values)
-        for block in self.blocks:
-            values = block(values)
+        values = self.blocks(self.input_norm(input_values))
         # Channels first is what the GRU takes for its steps; the original does not transpose either.
         states, _ = self.gru(self.norm(values))
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=states[:, -1])

@@ -7,6 +7,7 @@ from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..utils.part_model import PartModel
+from ..utils.upstream import can_return_tuple
 from ._build import register_tower
 
 
@@ -33,9 +34,7 @@ class PrecomputedModel(PartModel):
         super().__init__(config)
         self.post_init()
 
-    def forward(
-        self, input_values: torch.Tensor, return_dict: bool | None = None, **kwargs
-    ) -> BaseModelOutput | tuple[torch.Tensor]:
+    @can_return_tuple
+    def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutput:
         """`input_values (items, context_length, hidden_size)`, given back."""
-        output = BaseModelOutput(last_hidden_state=input_values)
-        return output if self.config.return_dict or return_dict else output.to_tuple()
+        return BaseModelOutput(last_hidden_state=input_values)
