@@ -133,17 +133,14 @@ class PerceiverResamplerAligner(Aligner):
             count = features.shape[axis]
             if count > len(embeddings):
                 raise ValueError(f"{count} {'frames' if axis == 2 else 'clips'} given, but {name}={len(embeddings)}.")
-            features = features + embeddings[:count].view(
-                *(-1 if i == axis else 1 for i in range(4)), features.shape[-1]
-            )
+            features = features + embeddings[:count].view(count, *(1,) * (3 - axis), -1)
         return features
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
         """As `Aligner.forward`; also takes `(items, clips, frames, length, dim)`, each clip resampled on its own."""
         if features.ndim == 4:
-            features = features.unsqueeze(2 if self.config.per_frame else 1)
-            if mask is not None:
-                mask = mask.unsqueeze(2 if self.config.per_frame else 1)
+            axis = 2 if self.config.per_frame else 1
+            features, mask = features.unsqueeze(axis), None if mask is None else mask.unsqueeze(axis)
         items, clips = features.shape[:2]
         features = self.add_positions(features).flatten(2, 3).flatten(0, 1)
         latents = self.latents.expand(len(features), -1, -1)

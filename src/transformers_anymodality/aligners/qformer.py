@@ -38,18 +38,6 @@ class QFormerAlignerConfig(AlignerConfig):
     def count_tokens(self, frames: int, length: int) -> int:
         return self.num_tokens * (frames if self.per_frame else 1)
 
-    def qformer_config(self) -> Blip2QFormerConfig:
-        return Blip2QFormerConfig(
-            hidden_size=self.qformer_hidden_size,
-            num_hidden_layers=self.depth,
-            num_attention_heads=self.num_heads,
-            intermediate_size=self.intermediate_size,
-            cross_attention_frequency=self.cross_attention_frequency,
-            encoder_hidden_size=self.feature_size,
-            initializer_range=self.initializer_range,
-            layer_norm_eps=self.layer_norm_eps,
-        )
-
 
 @register_aligner("qformer")
 class QFormerAligner(Aligner):
@@ -62,9 +50,17 @@ class QFormerAligner(Aligner):
         if config.feature_norm_eps is not None:
             self.feature_norm = nn.LayerNorm(config.feature_size, eps=config.feature_norm_eps)
         self.queries = nn.Parameter(torch.empty(1, config.num_tokens, config.qformer_hidden_size))
-        self.qformer_layers = build(
-            Blip2QFormerModel, config.qformer_config(), attn_implementation=attention_of(config)
+        layers = Blip2QFormerConfig(
+            hidden_size=config.qformer_hidden_size,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.num_heads,
+            intermediate_size=config.intermediate_size,
+            cross_attention_frequency=config.cross_attention_frequency,
+            encoder_hidden_size=config.feature_size,
+            initializer_range=config.initializer_range,
+            layer_norm_eps=config.layer_norm_eps,
         )
+        self.qformer_layers = build(Blip2QFormerModel, layers, attn_implementation=attention_of(config))
         self.projection = nn.Linear(config.qformer_hidden_size, config.hidden_size)
         self.post_init()
 
