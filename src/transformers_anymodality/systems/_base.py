@@ -43,14 +43,10 @@ def chosen(names: Iterable[str], known: tuple[str, ...], system: str) -> list[st
 
 
 def tower_settings(given: Any, own: Callable[[], Any] = lambda: None) -> dict[str, Any]:
-    """A modality's settings for `compose`, from what a preset's `towers` has for it: a tower, settings, or nothing.
-
-    Args:
-        given: that, None for nothing.
-        own: makes the system's own tower, where none is given.
-    """
-    settings = dict(given) if isinstance(given, Mapping) else {} if given is None else {"tower": given}
-    return settings if settings.get("tower") is not None else {**settings, "tower": own()}
+    """A modality's settings for `compose`, from what a preset's `towers` has for it: a tower, settings, or None. Where
+    that brings no tower, `own` makes the system's."""
+    settings = given if isinstance(given, Mapping) else {"tower": given}
+    return dict(settings) if settings.get("tower") is not None else {**settings, "tower": own()}
 
 
 def config_at_hand(tower: Any) -> PreTrainedConfig | None:
@@ -64,15 +60,14 @@ def cropped(side: int) -> dict[str, dict[str, int]]:
     return {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
 
 
-def register_processor(auto_class: Any, model_type: str, processor: type | None = None, **kinds: Any) -> None:
+def register_processor(auto_class: Any, model_type: str, *processor: type, **kinds: Any) -> None:
     """Makes a sub-processor loadable by an Auto class, whose table has configs for keys: by one that stands for it.
 
     Args:
         auto_class: `AutoVideoProcessor`, `AutoFeatureExtractor`, ...
         model_type: a name that no model has.
-        processor: the class.
-        kinds: instead of it, what `auto_class.register` takes by name.
+        processor, kinds: the class, as `auto_class.register` takes it behind a config.
     """
     stand_in = type(f"{model_type}_config", (PreTrainedConfig,), {"model_type": model_type})
     with suppress(ImportError):  # of an Auto class that lacks its libraries, and so loads nothing
-        auto_class.register(stand_in, *([] if processor is None else [processor]), **kinds, exist_ok=True)
+        auto_class.register(stand_in, *processor, **kinds, exist_ok=True)

@@ -159,18 +159,13 @@ class MacawAligner(Aligner):
     def __init__(self, config: MacawAlignerConfig):
         super().__init__(config)
         size = config.inner_size
-        self.visual_projection = (
-            nn.Linear(config.feature_size, size, bias=False) if config.projection_size else nn.Identity()
-        )
+        projects, attends = config.projection_size is not None, config.self_attention is not None
+        self.visual_projection = nn.Linear(config.feature_size, size, bias=False) if projects else nn.Identity()
         temporal = config.self_attention == "temporal"
-        self.register_parameter(
-            "position_embeddings", nn.Parameter(torch.empty(config.num_frames, size)) if temporal else None
-        )
-        attends = config.self_attention is not None
+        self.position_embeddings = nn.Parameter(torch.empty(config.num_frames, size)) if temporal else None
         self.self_attention = MacawAttention(config, size, config.attention_heads) if attends else None
-        self.conv = (
-            None if config.conv_kernel is None else nn.Conv1d(size, size, config.conv_kernel, config.conv_stride)
-        )
+        shortens = config.conv_kernel is not None
+        self.conv = nn.Conv1d(size, size, config.conv_kernel, config.conv_stride) if shortens else None
         self.projection = nn.Linear(size, config.hidden_size)
         self.align_attention = MacawAttention(config, config.hidden_size, config.align_heads)
         self.post_init()
