@@ -876,6 +876,7 @@ class TestSignal:
             ("ax,ay\n1,2\n3\n", "data row 1 .*1 cells, expected 2.*truncated"),
             ("time,ax,ay\n2026-01-01,1,2\n", "not a date"),
             ("time,ax,ay\nnan,1,2\n", "finite time"),
+            ("time,ax,ay\nsNaN,1,2\n", "not a date"),
             ("time,ax,ay\n0,1,2\n0.1,1,2\n0.1,1,2\n", "time of row 2 .*does not come after"),
             ("time,ax,ay\n0,1,2\n0.2,1,2\n0.1,1,2\n", "time of row 2 "),
             ("time,ax,ay\n0,1,2\n100,1,2\n200,1,2\n", "time_ms"),

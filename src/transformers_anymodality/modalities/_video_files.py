@@ -94,17 +94,23 @@ class Numbered:
 Choice = Spread | Numbered
 
 
-def in_order(frames: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The frames at these places; not a copy where those are all of them, in their order."""
-    return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
-
-
 def check_output(num_frames: int, width: int, height: int, name: str, limits: Limits) -> None:
     """Raise `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
     limits.check_pixels(width, height, name)
     size = num_frames * width * height * 3
     what = f"{name}: {num_frames} frames of {width} x {height} pixels need {size} bytes"
     limits.check("max_bytes", size, what, "ask for fewer frames, or scale the video down")
+
+
+def taken(
+    choice: Choice, timeline: Timeline, read: Callable[[np.ndarray], np.ndarray], name: str, limits: Limits
+) -> np.ndarray:
+    """The frames of the choice (chosen, H, W, 3), uint8. `read` gives those of some numbers, increasing, once each."""
+    numbers = choice.numbers(timeline, name)
+    kept, places = np.unique(numbers, return_inverse=True)
+    frames = read(kept)
+    check_output(len(numbers), frames.shape[2], frames.shape[1], name, limits)
+    return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
 
 
 def from_file(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
@@ -123,29 +129,32 @@ def by_torchcodec(source: Path | BytesIO, choice: Choice, name: str, limits: Lim
 def from_decoder(decoder: Any, choice: Choice, name: str, limits: Limits) -> np.ndarray:
     """Frames (chosen, H, W, 3), uint8, of a torchcodec `VideoDecoder` with either order of dimensions."""
     with tried("torchcodec"):
-        information, places = decoder.metadata, None
-        size, count = (int(information.width), int(information.height)), int(information.num_frames or 0)
+        information = decoder.metadata
+        count, size = int(information.num_frames or 0), (int(information.width), int(information.height))
         limits.check_frames(count, name)
         if isinstance(choice, Spread):
             begin, end = float(information.begin_stream_seconds or 0.0), float(information.end_stream_seconds)
             limits.check_seconds(end - begin, name)
             times = choice.times(begin, end)
             check_output(len(times), *size, name, limits)
-            data = decoder.get_frames_played_at(times.tolist()).data
-        else:
-            timeline = Timeline.steady(count, float(information.average_fps))
-            limits.check_seconds(count / timeline.fps, name)
-            numbers = choice.numbers(timeline, name)
-            check_output(len(numbers), *size, name, limits)
-            kept, places = np.unique(numbers, return_inverse=True)
-            data = decoder.get_frames_at(kept.tolist()).data
-    frames = to_numpy(data, name)
+            return _channels_last(decoder.get_frames_played_at(times.tolist()), name)
+
+        def read(kept: np.ndarray) -> np.ndarray:
+            check_output(len(kept), *size, name, limits)
+            return _channels_last(decoder.get_frames_at(kept.tolist()), name)
+
+        timeline = Timeline.steady(count, float(information.average_fps))
+        limits.check_seconds(count / timeline.fps, name)
+        return taken(choice, timeline, read, name, limits)
+
+
+def _channels_last(batch: Any, name: str) -> np.ndarray:
+    frames = to_numpy(batch.data, name)
     if frames.ndim == 4 and frames.shape[3] != 3 and frames.shape[1] == 3:
         frames = np.moveaxis(frames, 1, 3)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3:
         raise MediaError(f"{name} gave {frames.dtype} frames of shape {frames.shape}, expected 8-bit RGB.")
-    frames = np.ascontiguousarray(frames)
-    return frames if places is None else in_order(frames, places)
+    return np.ascontiguousarray(frames)
 
 
 def by_av(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
@@ -156,12 +165,12 @@ def by_av(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> 
     with tried("PyAV"):
         with av_container(source) as container:
             stamps, timeline = _scan(container, name, limits)
-        numbers = choice.numbers(timeline, name)
-        kept, places = np.unique(numbers, return_inverse=True)
-        with av_container(source) as container:
-            frames = _decode(container, stamps[kept], name, limits)
-        check_output(len(numbers), frames.shape[2], frames.shape[1], name, limits)
-        return in_order(frames, places)
+
+        def read(kept: np.ndarray) -> np.ndarray:
+            with av_container(source) as container:
+                return _decode(container, stamps[kept], name, limits)
+
+        return taken(choice, timeline, read, name, limits)
 
 
 def _stamp(packet: Any, name: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -24,7 +24,7 @@ from ._video_files import (
     check_output,
     from_decoder,
     from_file,
-    in_order,
+    taken,
 )
 from .image import open_image, pixels_to_uint8, read_image, to_rgb
 
@@ -167,13 +167,12 @@ def _from_array(source: Any, choice: Choice, fps: float, name: str, limits: Limi
     if 0 in shape:
         raise MediaError(f"{name} is empty: expected at least one frame.")
     limits.check_frames(shape[0], name)
-    height, width = (shape[2], shape[3]) if shape[1] == 3 else (shape[1], shape[2])
-    numbers = choice.numbers(Timeline.steady(shape[0], fps), name)
-    check_output(len(numbers), width, height, name, limits)
-    kept, places = np.unique(numbers, return_inverse=True)
-    frames = pixels_to_uint8(to_numpy(source[kept.tolist()], name), name)
-    frames = np.moveaxis(frames, 1, 3) if shape[1] == 3 else frames
-    return np.ascontiguousarray(in_order(frames, places))
+
+    def read(kept: np.ndarray) -> np.ndarray:
+        frames = pixels_to_uint8(to_numpy(source[kept.tolist()], name), name)
+        return np.ascontiguousarray(np.moveaxis(frames, 1, 3) if shape[1] == 3 else frames)
+
+    return taken(choice, Timeline.steady(shape[0], fps), read, name, limits)
 
 
 def _from_list(frames: list | tuple, choice: Choice, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:
@@ -188,7 +187,7 @@ def _from_list(frames: list | tuple, choice: Choice, fps: float, allow_urls: boo
         except MediaError as error:
             raise MediaError(f"Frame {index} of a {name}: {error}") from error
 
-    return _collect(choice.numbers(Timeline.steady(len(frames), fps), name), read, name, limits)
+    return taken(choice, Timeline.steady(len(frames), fps), partial(_stack, read, name, limits), name, limits)
 
 
 def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
@@ -196,37 +195,29 @@ def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: L
         count = int(getattr(image, "n_frames", 1))
         limits.check_frames(count, name)
         check_output(1, image.width, image.height, name, limits)
-        bounds = np.cumsum([0.0, *_delays(image, count, name, limits)])
+        bounds = [0.0]
+        for index in range(count):
+            image.seek(index)
+            image.load()  # WebP tells a frame's duration only with its pixels
+            delay = float(image.info.get("duration", 0) or 0) / 1000.0
+            bounds.append(bounds[-1] + (delay if delay > 0 else _ZERO_DELAY))
+            limits.check_seconds(bounds[-1], name)
 
         def read(index: int) -> Image.Image:
             image.seek(index)
             return to_rgb(image, name)
 
-        timeline = Timeline(bounds[:-1], bounds[-1], count / bounds[-1])
-        return _collect(choice.numbers(timeline, name), read, name, limits)
+        timeline = Timeline(np.asarray(bounds[:-1]), bounds[-1], count / bounds[-1])
+        return taken(choice, timeline, partial(_stack, read, name, limits), name, limits)
 
 
-def _delays(image: Image.Image, count: int, name: str, limits: Limits) -> Iterator[float]:
-    """Seconds that each frame is on display."""
-    total = 0.0
-    for index in range(count):
-        image.seek(index)
-        image.load()  # WebP tells a frame's duration only with its pixels
-        delay = float(image.info.get("duration", 0) or 0) / 1000.0
-        delay = delay if delay > 0 else _ZERO_DELAY
-        total += delay
-        limits.check_seconds(total, name)
-        yield delay
-
-
-def _collect(numbers: np.ndarray, read: Callable[[int], Image.Image], name: str, limits: Limits) -> np.ndarray:
-    """Stack the RGB frames of the given numbers; each is read once, in their order."""
-    kept, places = np.unique(numbers, return_inverse=True)
-    result: np.ndarray | None = None
+def _stack(read: Callable[[int], Image.Image], name: str, limits: Limits, kept: np.ndarray) -> np.ndarray:
+    """The RGB frames of the given numbers, read in their order."""
+    result: Any = None  # there is at least one number
     for place, number in enumerate(kept.tolist()):
         pixels = np.asarray(read(number))
         if result is None:
-            check_output(len(numbers), pixels.shape[1], pixels.shape[0], name, limits)
+            check_output(len(kept), pixels.shape[1], pixels.shape[0], name, limits)
             result = np.empty((len(kept), *pixels.shape), np.uint8)
         if pixels.shape != result.shape[1:]:
             raise MediaError(
@@ -234,5 +225,4 @@ def _collect(numbers: np.ndarray, read: Callable[[int], Image.Image], name: str,
                 f"{result.shape[2]} x {result.shape[1]}: all frames must have one size."
             )
         result[place] = pixels
-    assert result is not None  # there is at least one number
-    return in_order(result, places)
+    return result
