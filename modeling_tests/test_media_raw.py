@@ -128,7 +128,7 @@ class TestFrames:
             read_video_frames(decoder, choose, limits=Limits(max_seconds=1))
 
     def test_torchcodec_agrees(self, movie, every_frame):
-        from transformers.utils.import_utils import is_torchcodec_usable
+        from transformers_anymodality.utils.upstream import is_torchcodec_usable
 
         if not is_torchcodec_usable("video"):
             pytest.skip("torchcodec is missing or finds no FFmpeg libraries on this machine")
