@@ -10,7 +10,7 @@ from modeling_tests import tiny
 from modeling_tests.checks import TIGHT, last_logits, tiny_setting
 from transformers_anymodality import MediaError, compose
 from transformers_anymodality.modalities import MODALITIES
-from transformers_anymodality.towers import PrecomputedConfig
+from transformers_anymodality.towers.precomputed import PrecomputedConfig
 
 
 IMAGES = {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "aligner": "linear", "num_tokens": 2}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from modeling_tests.parity.recordings import Recording, watch
-from transformers_anymodality.towers import Imu2ClipModel
+from transformers_anymodality.towers.imu2clip import Imu2ClipModel
 
 
 @torch.no_grad()

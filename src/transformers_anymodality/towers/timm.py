@@ -29,13 +29,10 @@ def stock_image_processor(processor: Any) -> Any:
     squash = data.get("crop_mode") == "squash"
     resized = math.floor(min(height, width) / data.get("crop_pct", 1.0))
     return BitImageProcessor(
-        do_resize=True,
         size={"height": height, "width": width} if squash else {"shortest_edge": resized},
         resample=_RESAMPLING.get(data.get("interpolation"), 3),
         do_center_crop=not squash,
         crop_size={"height": height, "width": width},
-        do_rescale=True,
-        do_normalize=True,
         image_mean=list(data["mean"]),
         image_std=list(data["std"]),
         do_convert_rgb=False,

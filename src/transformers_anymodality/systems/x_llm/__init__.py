@@ -13,7 +13,7 @@ from typing import Any
 from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 
 from ...processing.tokenization import PIECE_END
-from ...towers import PrecomputedConfig
+from ...towers.precomputed import PrecomputedConfig
 from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
 from .chatglm import ChatGLMConfig
 from .media import XLlmVideoProcessor

@@ -14,7 +14,7 @@ import torch
 from transformers import Blip2VisionConfig
 
 from ...conversion import Options, Plan, Release, Rule, Tensors, register_conversion
-from ...towers import PrecomputedConfig
+from ...towers.precomputed import PrecomputedConfig
 from . import x_llm
 from .cif import CifConfig
 from .convert_chatglm import language_model

@@ -7,17 +7,15 @@ package; also their tables are in float32, and rounded where theirs are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from fractions import Fraction
 from functools import lru_cache
-from numbers import Real
 from typing import Any
 
 import torch
 from transformers import AutoFeatureExtractor, BatchFeature
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ...modalities import MediaError, read_waveform
+from ...modalities import MODALITIES, MediaError, read_waveform
 from .configuration import ImageBindAudioConfig
 from .image_processing import clip_starts
 
@@ -81,7 +79,6 @@ def window_length(rate: int) -> int:
 @lru_cache(maxsize=16)
 def _mel_banks(bins: int, padded: int, rate: int) -> torch.Tensor:
     """Triangles `(bins, padded / 2)` over the frequencies below half the rate, at equal steps of mel."""
-
     low, high = (1127.0 * math.log(1.0 + hertz / 700.0) for hertz in (_LOW_HZ, rate / 2))
     step = (high - low) / (bins + 1)
     number = torch.arange(bins, dtype=torch.float32)[:, None]
@@ -141,9 +138,7 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         Raises:
             MediaError: empty, NaN or infinity, or shorter than 25 ms.
         """
-        pair = isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], Real)
-        numbers = isinstance(audio, Sequence) and bool(audio) and isinstance(audio[0], Real)
-        audio = [audio] if pair or numbers or not isinstance(audio, Sequence) else list(audio)
+        audio = [audio] if MODALITIES["audio"].is_item(audio) else list(audio)
         values = torch.stack([self.spectrograms(item, sampling_rate or self.sampling_rate) for item in audio])
         return BatchFeature({"input_features": values.numpy()}, tensor_type=return_tensors)
 

@@ -143,20 +143,14 @@ class ImageBindDepthImageProcessor(_SquareProcessor):
         self.baseline, self.focal_length, self.max_disparity = baseline, focal_length, max_disparity
         self.image_mean, self.image_std = image_mean, image_std
 
-    def disparity(self, depth: np.ndarray) -> np.ndarray:
-        """Metres `(height, width)` to disparity, float32."""
-        disparity = (
-            self.baseline * self.focal_length / np.clip(depth.astype(np.float64), self.min_depth, self.max_depth)
-        )
-        if self.max_disparity is not None:
-            disparity = np.minimum(disparity, self.max_disparity) / self.max_disparity
-        return disparity.astype(np.float32)
-
     def open(self, image: Any) -> Any:
-        depth = read_map(image)
+        depth = read_map(image).astype(np.float64)
         if depth.min() < 0:
             raise MediaError(f"A depth map with a depth of {depth.min():g} m: expected metres, 0 where none is known.")
-        return require("PIL.Image").fromarray(self.disparity(depth))
+        disparity = self.baseline * self.focal_length / np.clip(depth, self.min_depth, self.max_depth)
+        if self.max_disparity is not None:
+            disparity = np.minimum(disparity, self.max_disparity) / self.max_disparity
+        return require("PIL.Image").fromarray(disparity.astype(np.float32))
 
 
 # --- videos ----------------------------------------------------------------------------------------------------------
