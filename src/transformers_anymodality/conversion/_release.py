@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ class Tensors(Mapping[str, torch.Tensor]):
         before, after = pattern.split("{}")
         numbers = [n[len(before) :].split(".")[0] for n in self if n.startswith(before) and after in n]
         return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+
+    def vit_sizes(self, patches: str, positions: str, layers: str) -> dict[str, int]:
+        """Fields of a ViT's config, by the names of its patches' convolution and of its positions, the class token's among
+        them, and by what the names of its layers begin with."""
+        size, _, patch, _ = self.shape(patches)
+        return {
+            "hidden_size": size,
+            "patch_size": patch,
+            "image_size": patch * isqrt(self.shape(positions)[-2] - 1),
+            "num_hidden_layers": self.count(f"{layers}.{{}}.mlp.fc1.weight"),
+            "intermediate_size": self.shape(f"{layers}.0.mlp.fc1.weight")[0],
+        }
 
 
 def _safetensors(file: Path) -> dict[str, torch.Tensor]:

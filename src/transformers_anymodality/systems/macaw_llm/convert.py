@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isqrt
 from typing import Any
 
 from transformers import CLIPVisionConfig, WhisperConfig
@@ -80,17 +79,9 @@ def vision_config(tensors: Tensors, name: str, config: dict[str, Any]) -> CLIPVi
     """Of one of the two CLIPs; sizes by the tensors."""
     given = _part(_part(config, "image_config", "clip_config"), "vision_config")
     vision = f"{name}_encoder.vision_model"
-    size, _, patch, _ = tensors.shape(f"{vision}.embeddings.patch_embedding.weight")
-    places = tensors.shape(f"{vision}.embeddings.position_embedding.weight")[0] - 1
-    sizes = {
-        "hidden_size": size,
-        "patch_size": patch,
-        "image_size": patch * isqrt(places),
-        "num_hidden_layers": tensors.count(f"{vision}.encoder.layers.{{}}.mlp.fc1.weight"),
-        "intermediate_size": tensors.shape(f"{vision}.encoder.layers.0.mlp.fc1.weight")[0],
-        "num_attention_heads": given.get("num_attention_heads", max(1, size // 64)),
-    }
-    return CLIPVisionConfig(**{**given, **sizes})
+    patches, positions = (f"{vision}.embeddings.{one}_embedding.weight" for one in ("patch", "position"))
+    sizes = tensors.vit_sizes(patches, positions, f"{vision}.encoder.layers")
+    return CLIPVisionConfig(**{"num_attention_heads": max(1, sizes["hidden_size"] // 64), **given, **sizes})
 
 
 def whisper_config(tensors: Tensors, config: dict[str, Any]) -> WhisperConfig:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -15,7 +14,6 @@ from .bloom import MplugOwlBloomConfig
 from .tower import MplugOwlVisionConfig
 
 
-_VISION = "vision_model."
 _ENDS = r"\.(weight|bias)"
 _LICENCES = {"llama": "LLaMA's licence", "bloomz": "the BigScience RAIL licence"}
 
@@ -91,16 +89,12 @@ def _bloom_rules(config: MplugOwlBloomConfig) -> list[Rule]:
 
 
 def _vision_config(tensors: Tensors, given: Mapping[str, Any]) -> MplugOwlVisionConfig:
-    dim, channels, patch, _ = tensors.shape(f"{_VISION}embeddings.patch_embed.weight")
-    patches = tensors.shape(f"{_VISION}embeddings.position_embedding")[1] - 1
+    patches, positions = (f"vision_model.embeddings.{one}" for one in ("patch_embed.weight", "position_embedding"))
+    sizes = tensors.vit_sizes(patches, positions, "vision_model.encoder.layers")
     return MplugOwlVisionConfig(
-        hidden_size=dim,
-        num_channels=channels,
-        patch_size=patch,
-        image_size=math.isqrt(patches) * patch,
-        intermediate_size=tensors.shape(f"{_VISION}encoder.layers.0.mlp.fc1.weight")[0],
-        num_hidden_layers=tensors.count(f"{_VISION}encoder.layers.{{}}.mlp.fc1.weight"),
-        num_attention_heads=given.get("num_attention_heads", dim // 64),
+        **sizes,
+        num_channels=tensors.shape(patches)[1],
+        num_attention_heads=given.get("num_attention_heads", sizes["hidden_size"] // 64),
         layer_norm_eps=given.get("layer_norm_eps", 1e-6),
         temporal="temporal_query_tokens" in tensors,
     )
@@ -166,7 +160,6 @@ def plan(release: Release, options: Options) -> Plan:
             faithful=options.faithful,
         ),
         weights=[(tensors, [*_vision_rules(vision.num_attention_heads), *_ABSTRACTOR_RULES, *rules])],
-        licence="other",
         notes=[
             "The release is tagged Apache-2.0; the weights of its language model are under "
             f"{_LICENCES['bloomz' if bloomz else 'llama']}."

@@ -7,7 +7,6 @@ BLIP-2's file, EVA's and ChatGLM-6B's folder beside it give the rest.
 from __future__ import annotations
 
 import re
-from math import isqrt
 from typing import Any
 
 import torch
@@ -184,15 +183,11 @@ _RULES = [
 
 def vision_config(tensors: Tensors, config: dict[str, Any]) -> Blip2VisionConfig:
     prefix = "visual_encoder." if "visual_encoder.cls_token" in tensors else ""
-    size, _, patch, _ = tensors.shape(f"{prefix}patch_embed.proj.weight")
-    return Blip2VisionConfig(
-        hidden_size=size,
-        intermediate_size=tensors.shape(f"{prefix}blocks.0.mlp.fc1.weight")[0],
-        num_hidden_layers=tensors.count(f"{prefix}blocks.{{}}.norm1.weight") - (not prefix),
-        num_attention_heads=config.get("vit", {}).get("num_heads", max(1, size // 88)),
-        image_size=patch * isqrt(tensors.shape(f"{prefix}pos_embed")[1] - 1),
-        patch_size=patch,
-    )
+    sizes = tensors.vit_sizes(f"{prefix}patch_embed.proj.weight", f"{prefix}pos_embed", f"{prefix}blocks")
+    if not prefix:
+        sizes["num_hidden_layers"] -= 1
+    heads = config.get("vit", {}).get("num_heads", max(1, sizes["hidden_size"] // 88))
+    return Blip2VisionConfig(**sizes, num_attention_heads=heads)
 
 
 def aligners(owners: dict[str, Tensors], own: Tensors, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
