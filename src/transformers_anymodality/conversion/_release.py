@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from ..utils.files import read_json, shard_names
+from ..utils.files import open_weights, read_json, shard_names
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -82,7 +81,7 @@ class Tensors(Mapping[str, torch.Tensor]):
 
 
 def _safetensors(file: Path) -> dict[str, torch.Tensor]:
-    with safe_open(file, "pt") as weights:
+    with open_weights(file) as weights:
         return {name: weights.get_tensor(name) for name in weights.keys()}
 
 

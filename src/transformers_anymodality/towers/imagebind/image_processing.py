@@ -82,7 +82,7 @@ class ImageBindImageProcessor(_SquareProcessor):
 
 
 class ImageBindThermalImageProcessor(_SquareProcessor):
-    """Heat as shades of grey between 0 and 1, of which there are 256, as in the infrared images of LLVIP.
+    """Temperature as shades of grey between 0 and 1, of which there are 256, as in the infrared images of LLVIP.
 
     Args:
         size: of the square, in pixels.
@@ -111,7 +111,7 @@ class ImageBindDepthImageProcessor(_SquareProcessor):
 
     ImageBind's code has no depth loader. This is the recipe of Omnivore (arXiv 2201.08377), whose data and constants it
     uses: depth is cut to a range and turned into disparity by the camera's geometry, disparity is cut and divided by 75,
-    then normalised. Whether ImageBind kept the division is not known; its mean and deviation make sense with it only.
+    then normalised. Whether ImageBind kept the division is not known; without it, its mean and deviation would not fit.
 
     Args:
         size: of the square, in pixels.

@@ -40,19 +40,7 @@ from .layers import (
 )
 
 
-class ImageBindPreTrainedModel(PartModel):
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["ImageBindLayer"]
-    _can_record_outputs = {"hidden_states": ImageBindLayer, "attentions": ImageBindAttention}
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, ImageBindScale) and module.log_logit_scale is not None:
-            init.constant_(module.log_logit_scale, math.log(module.start))
-
-
-class ImageBindTower(ImageBindPreTrainedModel):
+class ImageBindTower(PartModel):
     """Base of the towers.
 
     An item may be one input or several clips of it, `(items, ...)` or `(items, clips, ...)`; clips are embedded each for
@@ -61,6 +49,9 @@ class ImageBindTower(ImageBindPreTrainedModel):
 
     config: ImageBindTowerConfig
     embeddings_class: type[nn.Module]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["ImageBindLayer"]
+    _can_record_outputs = {"hidden_states": ImageBindLayer, "attentions": ImageBindAttention}
 
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__(config)
@@ -78,6 +69,12 @@ class ImageBindTower(ImageBindPreTrainedModel):
         )
         self.scale = ImageBindScale(config)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, ImageBindScale) and module.log_logit_scale is not None:
+            init.constant_(module.log_logit_scale, math.log(module.start))
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -212,12 +209,13 @@ class ImageBindOutput(ModelOutput):
 
 
 @register_tower
-class ImageBindModel(ImageBindPreTrainedModel):
+class ImageBindModel(PartModel):
     """All six towers, as `vision_tower`, `text_tower`, `audio_tower`, `depth_tower`, `thermal_tower`, `imu_tower`."""
 
     config: ImageBindConfig
     main_input_name = "pixel_values"
     input_modalities = ("image", "video", "text", "audio")
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: ImageBindConfig):
         super().__init__(config)
