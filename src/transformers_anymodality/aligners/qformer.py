@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from ..utils.attention import same_attention
+from ..utils.part_model import same_attention
 from ..utils.upstream import attention_of, build
 from ._base import Aligner, AlignerConfig, register_aligner
 

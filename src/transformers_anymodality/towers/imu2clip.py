@@ -17,8 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ..utils.attention import Attention, eager_attention_forward
-from ..utils.part_model import PartModel
+from ..utils.part_model import Attention, PartModel, eager_attention_forward
 from ..utils.upstream import attention_of, capture_outputs, merge_with_config_defaults
 from ._build import register_tower
 

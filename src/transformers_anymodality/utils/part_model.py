@@ -1,15 +1,17 @@
-"""What towers and aligners of our own have in common as models of Transformers."""
+"""What towers and aligners of our own have in common as models of Transformers, and what their attention layers have."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
+
+from .upstream import attention_of, set_attention
 
 
 class PartModel(PreTrainedModel):
-    """Base of towers and aligners: every attention that `utils.attention` can have.
+    """Base of towers and aligners, with every attention that Transformers offers.
 
     Bare parameters (latents, queries, class tokens, learned positions) start as rows of embedding tables do.
     """
@@ -27,3 +29,59 @@ class PartModel(PreTrainedModel):
         for name, parameter in module.named_parameters(recurse=False):
             if name not in ("weight", "bias"):
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+
+
+class Attention(nn.Module):
+    """Base of attention layers; their forwards project, split heads and call an implementation as Transformers' own do.
+
+    Args:
+        config: of the part, where users choose the implementation.
+        head_dim: width of a head.
+    """
+
+    # Implementations ask for these: whether what comes later is hidden, and how many heads share a key.
+    is_causal = False
+    num_key_value_groups = 1
+
+    def __init__(self, config: PreTrainedConfig, head_dim: int):
+        super().__init__()
+        self.config, self.head_dim, self.scaling = config, head_dim, head_dim**-0.5
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The plain implementation, by Transformers' interface.
+
+    Args:
+        query, key, value: `(b, heads, n, head_dim)` and twice `(b, heads, m, head_dim)`.
+        attention_mask: broadcastable to `(b, heads, n, m)`; bool with True = visible, or scores to add.
+        dropout: of weights, in training.
+
+    Returns:
+        The attended values `(b, n, heads, head_dim)` and the weights `(b, heads, n, m)`.
+    """
+    scores = (query * scaling) @ key.transpose(-1, -2)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def same_attention(inner: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
+    """`inner`, a model of Transformers' within a part, with the attention that the part's `config` says now.
+
+    Transformers sets a part's attention by its config, and knows nothing of models inside.
+    """
+    set_attention(inner.config, attention_of(config))
+    return inner

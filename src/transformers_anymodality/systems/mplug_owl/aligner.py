@@ -14,7 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
-from ...utils.attention import Attention, eager_attention_forward
+from ...utils.part_model import Attention, eager_attention_forward
 from ...utils.upstream import attention_of
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
-from ...utils.attention import same_attention
+from ...utils.part_model import same_attention
 from ...utils.upstream import attention_of, build
 from .cif import CifConfig, CifModel
 

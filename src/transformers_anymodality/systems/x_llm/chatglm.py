@@ -28,7 +28,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXMLP, rotate_half
 
 from ...model.media_encoding import cache_length, cache_of
-from ...utils.attention import Attention, eager_attention_forward
+from ...utils.part_model import Attention, eager_attention_forward
 from ...utils.upstream import (
     CACHE_NAME,
     CACHE_NAMES,

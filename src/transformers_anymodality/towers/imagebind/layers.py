@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ...utils.attention import Attention, eager_attention_forward
+from ...utils.part_model import Attention, eager_attention_forward
 from ...utils.upstream import attention_of
 from .configuration import ImageBindAudioConfig, ImageBindTextConfig, ImageBindTowerConfig
 
