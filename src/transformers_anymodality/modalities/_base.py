@@ -15,8 +15,8 @@ from ..utils.registry import Registry
 
 MODALITIES: Registry[ModalitySpec] = Registry("modality")
 # Names that would shadow what Transformers looks for in a config or model.
-_RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone", "quantization"}
-_RESERVED.add("generation")
+_RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone"}
+_RESERVED |= {"quantization", "generation"}  # whose `_config` is not that of a part
 
 
 class UnknownModalityError(ValueError):

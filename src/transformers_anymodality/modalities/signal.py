@@ -107,8 +107,13 @@ class SignalSpec(ModalitySpec):
 
     @property
     def options(self) -> dict[str, Any]:
-        own = {"sampling_rate": self.sampling_rate, "seconds": None}
-        return {**own, "channels_first": False, "mean": None, "std": None}
+        return {
+            "sampling_rate": self.sampling_rate,
+            "seconds": None,
+            "channels_first": False,
+            "mean": None,
+            "std": None,
+        }
 
     def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> SignalFeatureExtractor:
         context = getattr(tower_config, "context_length", None)
