@@ -203,7 +203,7 @@ def test_logit_scale_is_cut_at_100_and_may_be_left_out():
     torch.testing.assert_close(text(items("text", 1)).pooler_output.norm(), torch.tensor(100.0))
 
 
-def test_all_senses_in_one_model(tmp_path):
+def test_all_towers_in_one_model(tmp_path):
     config = ImageBindConfig(**{f"{name}_config": copy.deepcopy(CONFIGS[name]) for name in TOWERS})
     torch.manual_seed(0)
     model = ImageBindModel(config).eval()
@@ -275,7 +275,7 @@ def composite():
 
 
 @pytest.mark.parametrize("name", ROWS_OF_A_MODEL)
-def test_a_sense_is_one_token(composite, name, tmp_path):
+def test_a_medium_is_one_token(composite, name, tmp_path):
     model, processor = composite
     rows = tiny.inputs(processor, tiny.chat("this", name), tiny.chat(name, name, "that", seed=3))
     placeholder = processor.tokenizer.convert_tokens_to_ids(f"<{name}>")
@@ -344,7 +344,7 @@ def test_depth_is_disparity():
         processor([np.full((4, 4), -1.0, np.float32)])
 
 
-def test_heat_in_degrees_needs_its_range():
+def test_temperatures_need_their_range():
     celsius = np.linspace(-20, 120, 64, dtype=np.float32).reshape(8, 8)
     with pytest.raises(MediaError, match="outside of value_range 0 to 255"):
         ImageBindThermalImageProcessor(8)([celsius])
@@ -363,12 +363,12 @@ def test_heat_in_degrees_needs_its_range():
         (np.full((1, 9000), np.nan, np.float32), "nan"),
     ],
 )
-def test_bad_sounds_are_refused(waveform, problem):
+def test_bad_audio_is_refused(waveform, problem):
     with pytest.raises(MediaError, match=problem):
         ImageBindAudioFeatureExtractor()([(waveform, 16000)])
 
 
-def test_sounds_in_many_forms():
+def test_audio_in_many_forms():
     extractor = ImageBindAudioFeatureExtractor()
     mono = (0.1 * np.random.default_rng(0).standard_normal(40000)).astype(np.float32)
     one = extractor(mono).input_features

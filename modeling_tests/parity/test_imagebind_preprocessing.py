@@ -116,7 +116,7 @@ def test_recorded_copies_cut_as_ours(recording):
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
-def test_sound_is_as_torchaudio_makes_it(rate):
+def test_audio_is_as_torchaudio_makes_it(rate):
     torchaudio = pytest.importorskip("torchaudio")
     from torchaudio.compliance import kaldi
 
