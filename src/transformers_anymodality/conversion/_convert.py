@@ -179,8 +179,9 @@ def _built(
         arguments["language_model"] = AutoModelForCausalLM.from_pretrained(language)
     with torch.device("meta"):
         model, processor = compose(**arguments, tokenizer=tokenizer)
-    given = {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
-    model.to("meta")
+    loaded = model.language_model.state_dict() if isinstance(language, str) else {}
+    given = {f"language_model.{name}": tensor for name, tensor in loaded.items()}
+    model.to("meta")  # so that each is let go of as it is written
     return model, given, [*([] if stands_in else [processor]), model.generation_config]
 
 
