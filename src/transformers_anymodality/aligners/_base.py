@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from ..utils.part_model import PartModel
 from ..utils.registry import Registry, config_class_of
@@ -45,12 +46,23 @@ class AlignerConfig(PreTrainedConfig):
     sum_neighbours: bool = False
     shares: dict | None = None
 
+    # Settings of some aligners only: their configs make fields of them.
+    per_frame = False  # `num_tokens` for each frame
+    hidden_act = "gelu"
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACT2FN)}.")
+
     def count_tokens(self, frames: int, length: int) -> int:
         """Tokens for one item of `frames` x `length` features.
 
         The only place where a token count is decided: processor, collator, model check and serving all ask here.
         """
-        return self.num_tokens if self.num_tokens is not None else frames * length
+        if self.num_tokens is None:
+            return frames * length
+        return self.num_tokens * (frames if self.per_frame else 1)
 
 
 class Aligner(PartModel):

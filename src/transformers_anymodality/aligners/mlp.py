@@ -37,8 +37,6 @@ class MlpAlignerConfig(AlignerConfig):
         super().__post_init__(**kwargs)
         if self.pool not in ("none", "pixel_shuffle", "stride"):
             raise ValueError(f'pool must be "none", "pixel_shuffle" or "stride", not {self.pool!r}.')
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACT2FN)}.")
 
     def merged_length(self, length: int) -> int:
         """Features per frame once neighbours are merged."""

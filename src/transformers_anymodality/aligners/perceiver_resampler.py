@@ -52,15 +52,10 @@ class PerceiverResamplerAlignerConfig(AlignerConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACT2FN)}.")
         if not self.project and self.hidden_size != self.feature_size:
             raise ValueError(
                 f"project=False needs hidden_size {self.hidden_size} == feature_size {self.feature_size}."
             )
-
-    def count_tokens(self, frames: int, length: int) -> int:
-        return self.num_tokens * (frames if self.per_frame else 1)
 
 
 class PerceiverResamplerAttention(Attention):

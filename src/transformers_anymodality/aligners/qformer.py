@@ -35,9 +35,6 @@ class QFormerAlignerConfig(AlignerConfig):
     per_frame: bool = False
     feature_norm_eps: float | None = None
 
-    def count_tokens(self, frames: int, length: int) -> int:
-        return self.num_tokens * (frames if self.per_frame else 1)
-
 
 @register_aligner("qformer")
 class QFormerAligner(Aligner):

@@ -18,9 +18,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..model.checkpoint import source_of
 from ..model.configuration import AnyModalityConfig, ModalityConfig
 from ..model.language_model import check_growth, grow_embeddings
-from ..model.light_checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
 from ..model.quantization import adopt_quantization
 from ..processing.chat import extend_template

@@ -32,7 +32,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from ..compose.compose import compose
 from ..hub import Licences, write_card
-from ..model.light_checkpoint import source_of
+from ..model.checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import weightless
 from ..utils.files import write_json

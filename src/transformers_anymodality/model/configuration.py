@@ -80,7 +80,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         text_config: the language model's own config (or its dict, with `model_type`).
         modalities: modality -> its `ModalityConfig` (or the dict of it); kept in alphabetical order.
         reads_input_ids: the language model reads ids for more than their embeddings, and is given both.
-        references: parts kept outside the checkpoint, see `light_checkpoint`.
+        references: parts kept outside the checkpoint, see `checkpoint`.
         trained: names of the parts that were ever trained, as `set_trainable` and PEFT say; None if neither was asked.
         **kwargs: `<name>_config` for each tower and `<name>_aligner_config` for each aligner that a row names.
     """

@@ -67,6 +67,7 @@ class MediaEncodingMixin(PreTrainedModel):
 
     config: AnyModalityConfig
     config_class = AnyModalityConfig
+    language_model: PreTrainedModel
     _media_arguments: dict[str, tuple[str, str]]
     _summing: list[str]
 
@@ -152,7 +153,7 @@ class MediaEncodingMixin(PreTrainedModel):
 
     def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
         """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
-        embedding = self.get_input_embeddings()
+        embedding = self.language_model.get_input_embeddings()
         table = embedding.get_parameter("weight")
         # It scales or norms them, or the weights are elsewhere (offloaded, or shared out among processes).
         if type(embedding) is not nn.Embedding or table.is_meta or not table.numel():
@@ -181,45 +182,37 @@ class MediaEncodingMixin(PreTrainedModel):
                 if done.get(modality) is not None:
                     raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
                 if "features" in media[modality]:
-                    dummies += self._beside_features(modality)
+                    dummies += self._on_dummy_item(modality, beside_features=True)
                 inputs: dict[str, Any] = {**media[modality], "return_dict": True}
                 done[modality] = self.get_modality_features(modality, **inputs)
             elif encoded is None:
-                dummies += self._dummy_tokens(modality)
+                dummies += self._on_dummy_item(modality)
         return {modality: output for modality, output in done.items() if output is not None}, dummies
 
-    def _beside_features(self, modality: str) -> list[torch.Tensor]:
-        """With precomputed features, a tower is not run, but if it is sharded: then it runs on a dummy item, as it does in
-        the processes that have media or lack them."""
-        tower = self.tower(modality)
-        if tower.training and torch.is_grad_enabled() and is_trained(tower):
+    def _on_dummy_item(self, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
+        """What the parts give that must take part but have nothing to run on, as one tensor; none if no part must.
+
+        Beside features that were computed before, the aligner runs, and the tower has nothing.
+        """
+        settings, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
+        if beside_features and learns(tower):
             raise ValueError(
                 f"Features of {modality!r} were given, but its tower is trained, and would learn nothing from features "
                 "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
             )
-        return [self.encode(modality, self._dummy_item(modality))[0]] if must_take_part(tower) else []
-
-    def _dummy_item(self, modality: str) -> MediaInputs:
-        settings, device = self.config.modalities[modality], next(self.aligner(modality).parameters()).device
-        shape, dtype = settings.input_shape, getattr(torch, settings.input_dtype)
-        # Not constant: normalisation over a constant signal divides by zero.
-        wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
-        return {
-            settings.main_input: wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
-        }
-
-    def _dummy_tokens(self, modality: str) -> list[torch.Tensor]:
-        """Tokens of a dummy item, run through the parts that must take part; none if no part must."""
-        settings, aligner = self.config.modalities[modality], self.aligner(modality)
-        if must_take_part(self.tower(modality)):
-            features, _ = self.encode(modality, self._dummy_item(modality))
-        elif must_take_part(aligner):
+        device = next(aligner.parameters()).device
+        if must_take_part(tower):
+            shape, dtype = settings.input_shape, getattr(torch, settings.input_dtype)
+            # Not constant: normalisation over a constant signal divides by zero.
+            wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
+            values = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
+            features, _ = self.encode(modality, {settings.main_input: values})
+        elif must_take_part(aligner) and not beside_features:
             shape = (1, settings.num_frames, settings.feature_length or 1, aligner.config.feature_size)
-            features = torch.ones(shape, device=next(aligner.parameters()).device)
+            features = torch.ones(shape, device=device)
         else:
             return []
-        tokens, _ = self.align(modality, features)
-        return list(tokens) if isinstance(tokens, list) else [tokens]
+        return [features if beside_features else self.align(modality, features)[0]]
 
     def place_media(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: Mapping[str, Any]
@@ -236,7 +229,7 @@ class MediaEncodingMixin(PreTrainedModel):
         given = inputs_embeds if input_ids is None else input_ids
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Give exactly one of input_ids and inputs_embeds.")
-        embedding = self.get_input_embeddings()
+        embedding = self.language_model.get_input_embeddings()
         placed = Placed(embedding(input_ids) if inputs_embeds is None else inputs_embeds)
         alone = given.shape[1] == 1
         if alone and not encoded:  # one new token is never a placeholder: they are not sampled
@@ -267,15 +260,19 @@ def is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
+def learns(module: nn.Module) -> bool:
+    """Whether this step gives it gradients."""
+    return module.training and torch.is_grad_enabled() and is_trained(module)
+
+
 def must_take_part(module: nn.Module) -> bool:
     """Whether `module` runs at every step, also where a batch holds none of its modality.
 
-    Trained parts do: other processes wait for their gradients, and a batch without any media still has a loss that
+    Parts that learn do: other processes wait for their gradients, and a batch without any media still has a loss that
     can be differentiated. So do parts whose weights are spread over processes: others wait for their shards.
     """
-    trained = module.training and torch.is_grad_enabled() and is_trained(module)
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return trained or (distributed and torch.distributed.get_world_size() > 1 and is_sharded(module))
+    return learns(module) or (distributed and torch.distributed.get_world_size() > 1 and is_sharded(module))
 
 
 # --- placeholders ---------------------------------------------------------------------------------------------------

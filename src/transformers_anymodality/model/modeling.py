@@ -33,15 +33,11 @@ from .media_encoding import (
     split_media,
     without_placeholders,
 )
-from .shared_modules import share, trained_copies
 
 
 class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
     """Builds and runs what the causal and the headless composite share: from media to embeddings."""
 
-    language_model: PreTrainedModel
-    base_model_prefix = ""
-    main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _skip_keys_device_placement = list(CACHE_NAMES)
     _supports_sdpa = True
@@ -82,13 +78,24 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         raise NotImplementedError
 
     def _share_modules(self) -> None:
-        """Aligners that borrow a submodule of another modality's get that very module."""
+        """Aligners that borrow a submodule of another modality's get that very module, under PEFT in each of their copies.
+
+        Its weights are trained and saved once.
+        """
         self._shared_weights: dict[str, str] = {}
         for name in self.config.owners("aligner"):
             for module, lender in (self.config.aligner_config(name).shares or {}).items():
-                keys = share(module, (name, self.aligner(name)), (lender, self.aligner(lender)))
+                own, lent = trained_copies(self.aligner(name)), trained_copies(self.aligner(lender))
+                shapes, wanted = _shapes(lent[None].get_submodule(module)), _shapes(own[None].get_submodule(module))
+                if shapes != wanted:
+                    raise ValueError(
+                        f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but they have other shapes. "
+                        "Give both the same sizes, or share nothing."
+                    )
+                for adapter, copy in own.items():
+                    copy.set_submodule(module, lent.get(adapter, lent[None]).get_submodule(module))
                 source = f"{self.config.modalities[lender].aligner}_aligner.{module}"
-                self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in keys}
+                self._shared_weights |= {f"{name}_aligner.{module}.{key}": f"{source}.{key}" for key in shapes}
         if self._shared_weights:
             self._tied_weights_keys = {**(self._tied_weights_keys or {}), **self._shared_weights}
 
@@ -111,12 +118,6 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
     def part_names(self) -> list[str]:
         """Names of the direct children, in their order."""
         return [name for name, _ in self.named_children()]
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         if modality not in self.config.modalities:
@@ -197,7 +198,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         """The language model on embeddings; on ids too, if it reads ids for more than their embeddings."""
         if not self.config.reads_input_ids or input_ids is None:
             return self.language_model(inputs_embeds=inputs_embeds, **arguments, return_dict=True)
-        with embedding_gives(self.get_input_embeddings(), inputs_embeds):
+        with embedding_gives(self.language_model.get_input_embeddings(), inputs_embeds):
             ids = without_placeholders(self.config, input_ids)
             return self.language_model(input_ids=ids, **arguments, return_dict=True)
 
@@ -280,6 +281,18 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
 
 
 _LOSS_ARGUMENTS = ("num_items_in_batch", "shift_labels", "ignore_index")
+
+
+def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
+    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
+    children = dict(aligner.named_children())
+    if "modules_to_save" not in children:
+        return {None: aligner}
+    return {None: children["original_module"], **dict(children["modules_to_save"].named_children())}
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _positions(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from transformers import PreTrainedModel
+from transformers.quantizers import AutoQuantizationConfig
 
 from .configuration import AnyModalityConfig
 
@@ -18,30 +17,6 @@ _SKIP_FIELDS = ("llm_int8_skip_modules", "modules_to_not_convert")
 _MARKS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method")
 
 
-@contextmanager
-def reversible_conversions(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model does not know how its quantised weights were read, which Transformers would undo to save them, and
-    cannot. They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
-    """
-    conversions = model.__dict__.get("_weight_conversions")
-    if conversions is None or getattr(model, "hf_quantizer", None) is None:
-        yield
-        return
-    try:
-        model.__dict__["_weight_conversions"] = [one for one in conversions if _is_reversible(one)]
-        yield
-    finally:
-        model.__dict__["_weight_conversions"] = conversions
-
-
-def _is_reversible(conversion: Any) -> bool:
-    try:
-        conversion.reverse_transform()
-    except NotImplementedError:
-        return False
-    return True
-
-
 def full_precision_modules(config: AnyModalityConfig) -> list[str]:
     """Full names of the modules that a quantised composite keeps as they are: towers, aligners, the head."""
     return [*config.part_names[1:], "language_model.lm_head"]
@@ -49,13 +24,12 @@ def full_precision_modules(config: AnyModalityConfig) -> list[str]:
 
 def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> Any:
     """A quantisation config that leaves `full_precision_modules` out, unless it already names what to leave out."""
+    given = quantization if isinstance(quantization, dict) else vars(quantization)
+    if given is quantization:
+        quantization = AutoQuantizationConfig.from_dict(given)
     for field in _SKIP_FIELDS:
-        if hasattr(quantization, field) and getattr(quantization, field) is None:
+        if hasattr(quantization, field) and given.get(field) is None:
             setattr(quantization, field, full_precision_modules(config))
-        elif isinstance(quantization, dict) and quantization.get(field) is None:
-            names = {"bitsandbytes": "llm_int8_skip_modules"}
-            if names.get(quantization.get("quant_method"), "modules_to_not_convert") == field:
-                quantization = {**quantization, field: full_precision_modules(config)}
     return quantization
 
 
