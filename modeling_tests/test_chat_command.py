@@ -143,7 +143,7 @@ def test_the_command(saved, monkeypatch, capsys):
     for message in (
         "(3 tokens)",
         "(4 tokens)",
-        "broken.png' is no image",
+        "broken.png' is not an image",
         "gone.png' does not exist",
         "/image needs the path",
         "Did you mean 'image'?",
