@@ -32,6 +32,7 @@ from ..utils.upstream import (
 )
 from .configuration import AnyModalityConfig
 from .quantization import skip_towers_and_aligners
+from .remote_code import RemoteCodeMixin
 
 
 class CheckpointMixin(PreTrainedModel):
@@ -40,6 +41,7 @@ class CheckpointMixin(PreTrainedModel):
     config: AnyModalityConfig
     config_class = AnyModalityConfig
     part_sources: dict[str, dict[str, Any] | None] = {}  # part -> where it was loaded from; set by `compose`
+    register_for_auto_class = RemoteCodeMixin.register_for_auto_class
 
     @property
     def is_quantized(self) -> bool:
@@ -143,10 +145,6 @@ class CheckpointMixin(PreTrainedModel):
             return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         finally:
             self.config.references = references
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class="AutoModel") -> None:
-        """Nothing: checkpoints name the installed package, and copying this file into them would break them."""
 
 
 def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, nn.Module]]:

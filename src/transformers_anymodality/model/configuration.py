@@ -55,7 +55,10 @@ class ModalityConfig:
         return next(iter(self.inputs))
 
     @classmethod
-    def from_dict(cls, modality: str, fields: dict[str, Any]) -> ModalityConfig:
+    def of(cls, modality: str, given: ModalityConfig | dict[str, Any]) -> ModalityConfig:
+        """A copy, with the defaults of this modality."""
+        check_modality_name(modality)
+        fields = asdict(given) if isinstance(given, ModalityConfig) else given
         if unknown := sorted(set(fields) - set(cls.__dataclass_fields__)):
             known = ", ".join(cls.__dataclass_fields__)
             raise ValueError(f"Unknown keys {unknown} for modality {modality!r}; known: {known}.")
@@ -98,7 +101,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs):
         self.text_config = as_config("text_config", self.text_config)
         # config.json is written with sorted keys: sorting here keeps the order of modules, weights, optimizer state.
-        self.modalities = {name: self._modality(name, row) for name, row in sorted(self.modalities.items())}
+        self.modalities = {name: ModalityConfig.of(name, row) for name, row in sorted(self.modalities.items())}
         self._check_lenders()
         for key in self._part_keys():
             if key not in kwargs:
@@ -113,10 +116,6 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         if kwargs.get("attn_implementation") is None:
             for key, value in attention.items():
                 set_attention(getattr(self, key), value)
-
-    def _modality(self, name: str, given: ModalityConfig | dict[str, Any]) -> ModalityConfig:
-        check_modality_name(name)
-        return ModalityConfig.from_dict(name, asdict(given) if isinstance(given, ModalityConfig) else given)
 
     def _check_lenders(self) -> None:
         for name, modality in self.modalities.items():
@@ -133,13 +132,12 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     @property
     def part_names(self) -> list[str]:
         """The model's children: "language_model", and each modality's own `<modality>_tower`, `<modality>_aligner`."""
-        owners = {part: self.owners(part) for part in ("tower", "aligner")}
-        own = [f"{name}_{part}" for name in self.modalities for part in owners if name in owners[part]]
+        pairs = [(name, part) for name in self.modalities for part in ("tower", "aligner")]
+        own = [f"{name}_{part}" for name, part in pairs if getattr(self.modalities[name], part) == name]
         return ["language_model", *own]
 
     def _part_keys(self) -> list[str]:
-        towers = [f"{name}_config" for name in self.owners("tower")]
-        return towers + [f"{name}_aligner_config" for name in self.owners("aligner")]
+        return [f"{part.removesuffix('_tower')}_config" for part in self.part_names[1:]]
 
     @property
     def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:

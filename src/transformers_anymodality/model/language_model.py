@@ -134,24 +134,13 @@ def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torc
     if rows <= before:
         return
     language.resize_token_embeddings(rows, mean_resizing=False)
-    for name, shape in beside.items():
-        _lengthen(language, name, shape[0])
+    for name, shape in beside.items():  # rows of zeros behind those that there are
+        tensor, owner = language.get_parameter_or_buffer(name), language.get_submodule(name.rpartition(".")[0])
+        tensor.data = torch.cat([tensor.data, tensor.data.new_zeros(shape[0] - len(tensor), *shape[1:])])
+        if isinstance(owner, nn.Embedding):
+            owner.num_embeddings = shape[0]
     for module in (language.get_input_embeddings(), language.get_output_embeddings()):
         # New rows are never read as inputs; as outputs, the mean disturbs the others' probabilities least.
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("weight", "bias") and len(parameter) >= rows:
                 parameter[before:] = parameter[:before].float().mean(0).to(parameter.dtype)
-
-
-def _lengthen(model: nn.Module, name: str, rows: int) -> None:
-    """Rows of zeros behind those of a parameter or buffer."""
-    owner, _, leaf = name.rpartition(".")
-    module = model.get_submodule(owner)
-    old = getattr(module, leaf)
-    new = torch.cat([old.detach(), old.new_zeros(rows - len(old), *old.shape[1:])])
-    if isinstance(old, nn.Parameter):
-        setattr(module, leaf, nn.Parameter(new, requires_grad=old.requires_grad))
-    else:
-        module._buffers[leaf] = new
-    if isinstance(module, nn.Embedding):
-        module.num_embeddings = rows

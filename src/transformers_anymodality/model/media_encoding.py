@@ -109,9 +109,13 @@ class MediaEncodingMixin(PreTrainedModel):
             recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             features, output = self.encode(modality, inputs, **{k: v for k, v in recorded.items() if v})
         tokens, token_mask = self.align(modality, features, feature_lengths)
+        cut, config = None, self.aligner(modality).config
+        if feature_lengths is not None and config.num_tokens is None:
+            counts = [config.count_tokens(features.shape[1], length) for length in feature_lengths.tolist()]
+            cut = [item[:count] for item, count in zip(tokens, counts, strict=True)]
         output = EncodedMedia(
             last_hidden_state=features,
-            pooler_output=tokens,
+            pooler_output=tokens if cut is None else cut,
             token_mask=token_mask,
             hidden_states=None if output_hidden_states is False else getattr(output, "hidden_states", None),
             attentions=None if output_attentions is False else getattr(output, "attentions", None),
@@ -136,7 +140,7 @@ class MediaEncodingMixin(PreTrainedModel):
 
     def align(
         self, modality: str, features: torch.Tensor, feature_lengths: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor | None]:
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Runs the aligner on features `(items, frames, length, dim)`: tokens, and which of them are seen or None."""
         aligner = self.aligner(modality)
         features, mask = features.to(compute_dtype(aligner)), None
@@ -145,11 +149,7 @@ class MediaEncodingMixin(PreTrainedModel):
             mask = (place < feature_lengths.to(features.device)[:, None])[:, None].expand(features.shape[:3])
         table = {"token_embeddings": self._token_embeddings(features)} if aligner.reads_token_embeddings else {}
         output = aligner(features, mask, **table)
-        tokens, token_mask = output if isinstance(output, tuple) else (output, None)
-        if feature_lengths is None or aligner.config.num_tokens is not None:
-            return tokens, token_mask
-        counts = [aligner.config.count_tokens(features.shape[1], length) for length in feature_lengths.tolist()]
-        return [item[:count] for item, count in zip(tokens, counts, strict=True)], token_mask
+        return output if isinstance(output, tuple) else (output, None)
 
     def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
         """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
