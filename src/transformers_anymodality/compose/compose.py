@@ -28,7 +28,7 @@ from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
 from ..utils.hub import HUB_KWARGS, config_alone
 from ..utils.registry import did_you_mean
-from ..utils.upstream import name_or_path, name_special_token, without_deepspeed
+from ..utils.upstream import name_special_token, without_deepspeed
 from .part import Asked, Part, add_aligner, add_tower, check_attributes, lenders_first, read_settings
 from .small import is_weightless
 from .trial import Trials, drop_unread_weights, try_aligner, try_language_model, try_tower
@@ -136,7 +136,7 @@ def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> Pr
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return copy.deepcopy(tokenizer)
     config = getattr(language_model, "config", language_model)
-    source = tokenizer or (name_or_path(config) if isinstance(config, PreTrainedConfig) else config)
+    source = tokenizer or (config.name_or_path if isinstance(config, PreTrainedConfig) else config)
     if not source:
         raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
     loaded: Any = AutoTokenizer.from_pretrained(source, **hub_kwargs)

@@ -25,7 +25,6 @@ from ..model.configuration import ModalityConfig
 from ..towers import load_tower
 from ..towers.timm import stock_image_processor
 from ..utils.registry import did_you_mean
-from ..utils.upstream import name_or_path
 from .small import on_cpu
 
 
@@ -237,7 +236,7 @@ def _find_processor(part: Part, load: dict[str, Any]) -> Any:
     given, kind, source = part.asked.processor, part.spec.processor_kind, part.asked.tower
     if given is not None and not isinstance(given, (str, os.PathLike)):
         return given
-    place = given or (source if isinstance(source, (str, os.PathLike)) else name_or_path(part.tower.config))
+    place = given or (source if isinstance(source, (str, os.PathLike)) else part.tower.config.name_or_path)
     load = {key: value for key, value in load.items() if key != "dtype"}
     default = None if given else part.spec.default_processor(part.tower.config, part.options)
     problems = []

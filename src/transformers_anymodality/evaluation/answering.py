@@ -16,7 +16,6 @@ from ..modalities import MediaError
 from ..model.language_model import forward_parameters
 from ..utils.processes import place_among, read_ahead
 from ..utils.tensors import tensors_hash
-from ..utils.upstream import name_or_path
 from .jobs import Job, Sample
 from .ratings import Judge
 from .results import AnswerFiles, finish
@@ -110,7 +109,7 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
 def _settings(model: Any, weights: str, job: Job, generation: dict[str, Any] | None) -> dict[str, Any]:
     """What the answers depend on."""
     return {
-        "model": name_or_path(model.config),
+        "model": model.config.name_or_path,
         "weights": weights,
         "dtype": str(model.dtype).removeprefix("torch."),
         "task": job.kind,

@@ -17,7 +17,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import open_weights, read_json, shard_names
 from ..utils.tables import columns
-from ..utils.upstream import name_or_path, str_to_torch_dtype
+from ..utils.upstream import str_to_torch_dtype
 
 
 # Name, dtype, and how many numbers.
@@ -149,7 +149,7 @@ def _inspection(
 def _part(name: str, config: AnyModalityConfig, sizes: Mapping[torch.dtype, int]) -> PartInfo:
     own = config.text_config if name == "language_model" else getattr(config, f"{name.removesuffix('_tower')}_config")
     reference, is_aligner = (config.references or {}).get(name), name.endswith("_aligner")
-    source = name_or_path(own) or None if reference is None else reference["id"]
+    source = own.name_or_path or None if reference is None else reference["id"]
     return PartInfo(
         name,
         own.model_type.removesuffix("_aligner") if is_aligner else own.model_type,

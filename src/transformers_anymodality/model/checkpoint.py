@@ -27,7 +27,6 @@ from ..utils.upstream import (
     get_checkpoint_shard_files,
     is_initialized,
     set_initialized,
-    set_name_or_path,
     without_deepspeed,
 )
 from .configuration import AnyModalityConfig
@@ -116,8 +115,7 @@ class CheckpointMixin(PreTrainedModel):
         return kwargs
 
     def _restore_light(self, source: Any, config: AnyModalityConfig, hub: dict[str, Any]) -> None:
-        self.name_or_path = str(source)
-        set_name_or_path(self.config, self.name_or_path)
+        self.name_or_path = self.config.name_or_path = str(source)
         keys = ("id", "revision", "dtype", "select_layer")
         self.part_sources = {part: {key: ref[key] for key in keys} for part, ref in (config.references or {}).items()}
         try:

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from ..utils.hub import config_alone
 from ..utils.registry import config_class_of, models_beside
-from ..utils.upstream import MODEL_MAPPING, build, name_or_path, set_name_or_path
+from ..utils.upstream import MODEL_MAPPING, build
 from ._run import main_input, match_arguments, read_features
 
 
@@ -183,7 +183,7 @@ def load_tower(
         if (config := config_alone(source, **hub_kwargs)) is not None:
             own = tower_config(config, medium, select_layer)
             own.dtype = config.dtype
-            set_name_or_path(own, name_or_path(config))
+            own.name_or_path = config.name_or_path
             return build_tower(own)
         whole = _loader(source, hub_kwargs).from_pretrained(source, **hub_kwargs)
     elif isinstance(source, PreTrainedModel):
@@ -228,7 +228,7 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
         if buffer.is_meta:  # those that are not saved: position ids, masks
             owner, _, leaf = name.rpartition(".")
             setattr(tower.get_submodule(owner), leaf, module.get_buffer(name))
-    set_name_or_path(tower.config, name_or_path(whole.config))
+    tower.config.name_or_path = whole.config.name_or_path
     return tower.train(whole.training)
 
 

@@ -166,15 +166,6 @@ def set_attention(config: PreTrainedConfig, name: str | None) -> None:
     config._attn_implementation = name
 
 
-def name_or_path(config: PreTrainedConfig) -> str:
-    """Where a config was loaded from; empty if it was not."""
-    return config._name_or_path
-
-
-def set_name_or_path(config: PreTrainedConfig, source: str) -> None:
-    config._name_or_path = source
-
-
 def build(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any) -> PreTrainedModel:
     """A model of this class with random weights, in the config's dtype and attention."""
     return cls._from_config(config, **kwargs)
