@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -11,20 +12,13 @@ from transformers import PreTrainedConfig
 from ..utils.registry import Registry
 
 
+def template_beside(file: str, name: str = "chat_template") -> str:
+    """What `<name>.jinja` holds in the folder of `file`."""
+    return Path(file).with_name(f"{name}.jinja").read_text(encoding="utf-8")
+
+
 # What the templates of the systems begin with: the words of a message, whose media they place themselves.
-WORDS = """\
-{%- macro words(content) -%}
-{%- if content is string -%}{{- content -}}
-{%- else -%}
-{%- for part in content or [] -%}
-{%- if part is string -%}{{- part -}}
-{%- elif part.text is defined -%}{{- part.text -}}
-{%- elif part.type not in media_tokens -%}{{- raise_exception('This model has no modality ' + part.type) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endmacro -%}
-"""
+WORDS = template_beside(__file__, "words")
 
 SYSTEMS: Registry[Callable[..., dict[str, Any]]] = Registry("system")
 

@@ -20,40 +20,14 @@ from transformers import (
 
 from ...compose.compose import load_tokenizer
 from ...towers.imu2clip import Imu2ClipConfig
-from .._base import chosen, config_at_hand, cropped, register_system, tower_settings
+from .._base import chosen, config_at_hand, cropped, register_system, template_beside, tower_settings
 
 
 MODALITY_NAMES = ("image", "audio", "video", "imu")
 
 # Puts the media of a message behind its words, then leaves the rest to the language model's own template.
-_INSTRUCTION_FIRST = """\
-{%- set flat = namespace(messages=[]) -%}
-{%- for message in messages -%}
-{%- set said = namespace(text='', media='') -%}
-{%- for part in ([message.content] if message.content is string else message.content or []) -%}
-{%- if part is string -%}{%- set said.text = said.text + part -%}
-{%- elif part.type in media_tokens -%}{%- set said.media = said.media + media_tokens[part.type] -%}
-{%- elif part.text is defined -%}{%- set said.text = said.text + part.text -%}
-{%- else -%}{{- raise_exception('This model has no modality ' + part.type) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- set content = said.text + (' ' if said.text and said.media else '') + said.media -%}
-{%- set flat.messages = flat.messages + [dict(message, content=content)] -%}
-{%- endfor -%}
-{%- set messages = flat.messages %}
-"""
-_LLAMA_2 = """\
-{%- set chat = namespace(system='') -%}
-{%- for message in messages -%}
-{%- if message.role == 'system' -%}
-{%- set chat.system = '<<SYS>>\\n' + message.content + '\\n<</SYS>>\\n\\n' -%}
-{%- elif message.role == 'assistant' -%}
-{%- generation -%}{{- ' ' + message.content + ' ' -}}{{- eos_token -}}{%- endgeneration -%}
-{%- else -%}
-{{- bos_token -}}{{- '[INST] ' + chat.system + message.content + ' [/INST]' -}}
-{%- set chat.system = '' -%}
-{%- endif -%}
-{%- endfor -%}"""
+_INSTRUCTION_FIRST = template_beside(__file__, "instruction_first")
+_LLAMA_2 = template_beside(__file__, "llama_2")
 
 
 @register_system

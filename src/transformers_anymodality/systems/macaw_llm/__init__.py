@@ -23,7 +23,15 @@ from transformers import (
 )
 
 from ...compose.compose import load_tokenizer
-from .._base import WORDS, config_at_hand, cropped, register_processor, register_system, tower_settings
+from .._base import (
+    WORDS,
+    config_at_hand,
+    cropped,
+    register_processor,
+    register_system,
+    template_beside,
+    tower_settings,
+)
 
 
 MODALITY_NAMES = ("image", "audio", "video")  # in the order of a prompt
@@ -38,34 +46,7 @@ _PREAMBLES = {
     "request.",
 }
 
-_TEMPLATE = (
-    WORDS
-    + """\
-{%- for kind in ['image', 'audio', 'video'] -%}
-{%- for message in messages if message.content is not string -%}
-{%- for part in message.content or [] if part is not string and part.type == kind -%}
-{{- '<' + kind + '>' + media_tokens[kind] + '</' + kind + '>' -}}
-{%- endfor -%}
-{%- endfor -%}
-{%- endfor -%}
-{%- set said = namespace(preamble='') -%}
-{%- for message in messages -%}
-{%- if message.role == 'assistant' -%}
-{{- '\\n\\n### Response' -}}PROMPT_END
-{{- '\\n ' + words(message.content) + ' \\n\\n' -}}ANSWER_END{%- endgeneration -%}
-{%- elif message.role == 'system' -%}
-{%- set said.preamble = words(message.content) -%}
-{%- else -%}
-{%- if loop.first or said.preamble -%}
-{{- (said.preamble or ('WITH' if message.input else 'WITHOUT')) + '\\n\\n' -}}
-{%- set said.preamble = '' -%}
-{%- endif -%}
-{{- '### Instruction:\\n' + words(message.content) -}}
-{%- if message.input -%}{{- '\\n\\n### Input:\\n' + message.input -}}{%- endif -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '\\n\\n### Response:' -}}{%- endif -%}"""
-)
+_TEMPLATE = WORDS + template_beside(__file__)
 
 
 @register_system

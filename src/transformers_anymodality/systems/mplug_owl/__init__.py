@@ -20,7 +20,7 @@ from transformers import (
 
 from ...processing.tokenization import PIECE_END
 from ...utils.imports import require
-from .._base import WORDS, config_at_hand, register_processor, register_system, tower_settings
+from .._base import WORDS, config_at_hand, register_processor, register_system, template_beside, tower_settings
 from .bloom import MplugOwlBloomConfig
 from .tower import MplugOwlVisionConfig
 
@@ -32,35 +32,7 @@ SYSTEM = (
     "and polite answers to the user's questions."
 )
 
-_TEMPLATE = (
-    WORDS
-    + """\
-{%- set cut = CUT -%}
-{%- set line = cut + '\\nHuman: ' + cut -%}
-{{- bos_token or '' -}}
-{%- if messages[0].role == 'system' -%}{{- words(messages[0].content) -}}{%- else -%}{{- SYSTEM -}}{%- endif -%}
-{%- for message in messages -%}
-{%- if message.role == 'assistant' -%}
-{{- '\\n' + cut + 'AI: ' + cut -}}
-{%- generation -%}{{- words(message.content) + END -}}{%- endgeneration -%}
-{%- elif message.role == 'system' and loop.first -%}
-{%- elif message.content is string -%}{{- line + message.content -}}
-{%- else -%}
-{%- set said = namespace(words=false) -%}
-{%- for part in message.content or [] -%}
-{%- if part is not string and part.type in media_tokens -%}
-{{- line + media_tokens[part.type] -}}
-{%- set said.words = false -%}
-{%- elif part is string or part.text is defined -%}
-{{- (part if part is string else part.text) if said.words else line + (part if part is string else part.text) -}}
-{%- set said.words = true -%}
-{%- else -%}{{- raise_exception('This model has no modality ' + part.type) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '\\n' + cut + 'AI: ' -}}{%- endif -%}"""
-)
+_TEMPLATE = WORDS + template_beside(__file__)
 
 
 @register_system

@@ -21,33 +21,13 @@ from ...towers.imagebind import (
     ImageBindVideoProcessor,
     ImageBindVisionConfig,
 )
-from .._base import WORDS, chosen, config_at_hand, register_system
+from .._base import WORDS, chosen, config_at_hand, register_system, template_beside
 
 
 MODALITY_NAMES = ("image", "video", "audio", "depth", "thermal", "imu")
 
 # What is tokenised by itself ends with a mark, as the original tokenises its pieces.
-_TEMPLATE = (
-    WORDS
-    + """\
-{%- set chat = namespace(begun=false) -%}
-{%- for message in messages -%}
-{%- if message.role == 'system' -%}
-{{- words(message.content) + '\\n' -}}
-{%- elif message.role == 'assistant' -%}
-{%- generation -%}{{- words(message.content) + '\\n###' -}}{%- endgeneration -%}{{- 'PIECE_END' -}}
-{%- else -%}
-{%- set media = namespace(tokens='') -%}
-{%- for part in message.content or [] if message.content is not string and part is not string -%}
-{%- if part.type in media_tokens -%}{%- set media.tokens = media.tokens + media_tokens[part.type] -%}{%- endif -%}
-{%- endfor -%}
-{{- ('' if chat.begun else '### ') + 'Human: ' -}}
-{%- if media.tokens -%}{{- '<Img>' + media.tokens + '</Img> ' -}}{%- endif -%}
-{{- words(message.content) + '\\n### Assistant:PIECE_END' -}}
-{%- set chat.begun = true -%}
-{%- endif -%}
-{%- endfor -%}"""
-)
+_TEMPLATE = WORDS + template_beside(__file__)
 
 
 @register_system

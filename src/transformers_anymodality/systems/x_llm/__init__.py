@@ -14,7 +14,7 @@ from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor
 
 from ...processing.tokenization import PIECE_END
 from ...towers.precomputed import PrecomputedConfig
-from .._base import WORDS, config_at_hand, cropped, register_system, tower_settings
+from .._base import WORDS, config_at_hand, cropped, register_system, template_beside, tower_settings
 from .chatglm import ChatGLMConfig
 from .media import XLlmVideoProcessor
 
@@ -22,35 +22,7 @@ from .media import XLlmVideoProcessor
 # What an answer of ChatGLM-6B fills, and what it begins with.
 CHATGLM_TAIL = ("[gMASK]", "<sop>")
 
-_TEMPLATE = (
-    WORDS
-    + """\
-{%- set seen = namespace(image=false, speech=false, rounds=0) -%}
-{%- for kind, name in [['image', 'Image'], ['speech', 'Speech'], ['audio', 'Speech'], ['video', 'Video']] -%}
-{%- for message in messages if message.content is not string -%}
-{%- for part in message.content or [] if part is not string and part.type == kind -%}
-{%- if name == 'Image' -%}{%- set seen.image = true -%}{%- endif -%}
-{%- if name == 'Speech' -%}{%- set seen.speech = true -%}{%- endif -%}
-{{- '<' + name + '>' + media_tokens[kind] + '</' + name + '>' + CUT -}}
-{%- endfor -%}
-{%- endfor -%}
-{%- endfor -%}
-{%- set questions = messages | selectattr('role', 'equalto', 'user') | list -%}
-{%- for message in messages -%}
-{%- if message.role == 'assistant' and loop.last -%}
-{{- FILLED + CUT -}}
-{%- generation -%}{{- BEGIN + words(message.content) + eos_token -}}{%- endgeneration -%}
-{%- elif message.role == 'user' and questions | length > 1 -%}
-{{- '[Round ' + seen.rounds | string + ']\\n问：' + words(message.content) + '\\n答：' -}}
-{%- set seen.rounds = seen.rounds + 1 -%}
-{%- elif message.role == 'user' and not (seen.image and seen.speech) -%}
-{{- '问：' + words(message.content) + '\\n答：' -}}
-{%- elif message.role == 'user' -%}{{- words(message.content) -}}
-{%- else -%}{{- words(message.content) + '\\n' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- FILLED + BEGIN -}}{%- endif -%}"""
-)
+_TEMPLATE = WORDS + template_beside(__file__)
 
 
 @register_system
