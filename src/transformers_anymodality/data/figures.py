@@ -22,22 +22,7 @@ _PLAYED_CODECS = ("h264", "vp8", "vp9", "av1")
 _MAX_BYTES = 32 * 1024**2  # of a video that is put into the page as it is
 _MAX_SIDE = 768
 _MAX_CURVES = 16
-_STYLE = """
-body{font:16px/1.6 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1f2430;background:#fbfbfd}
-h2{font-size:1.1rem;margin-top:2.5rem}
-.tokens{background:#fff;border:1px solid #e3e5ec;border-radius:.6rem;padding:1rem;margin-top:1rem}
-.tokens{white-space:pre-wrap;overflow-wrap:anywhere;font-family:ui-monospace,monospace;font-size:.9rem}
-.tokens span{border-radius:.2rem;box-shadow:inset 0 0 0 1px #eef0f5}
-.tokens .learned{background:#c9f2d6;box-shadow:inset 0 0 0 1px #7fd69b}
-.tokens .medium{background:#dbe8fd;color:#1d4fa0;padding:0 .3rem}
-.media{display:flex;flex-wrap:wrap;gap:1rem}
-figure{margin:0;background:#fff;border:1px solid #e3e5ec;border-radius:.6rem;padding:.7rem;max-width:100%}
-figure img,figure video{max-width:24rem;max-height:18rem;display:block}
-figure img.small{min-width:8rem;image-rendering:pixelated}
-figure img.strip{max-width:100%;max-height:7rem;margin-top:.4rem}
-figcaption{color:#5b6275;font-size:.85rem;margin-top:.3rem}
-.wrong{color:#c02626} .key span{padding:0 .4rem;border-radius:.2rem}
-"""
+_STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def write_html(file: str | Path, title: str, body: str, style: str = "") -> None:

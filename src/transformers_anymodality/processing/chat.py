@@ -25,41 +25,10 @@ from .tokenization import PromptTokenizer, Span, Text
 
 
 # For language models that bring no template.
-FALLBACK_TEMPLATE = """\
-{%- for message in messages -%}
-{{- message.role + ':' -}}
-{%- if message.role == 'assistant' -%}
-{%- generation -%}{{- ' ' + message.content + eos_token -}}{%- endgeneration -%}
-{%- else -%}
-{{- ' ' + message.content + '\\n' -}}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- 'assistant:' -}}{%- endif -%}"""
+FALLBACK_TEMPLATE = Path(__file__).with_name("fallback.jinja").read_text(encoding="utf-8")
 
 # Entries are read by brackets, and text is put together by a block: the sandbox takes long over attributes.
-_EXTENSION = """\
-{%- set media_tokens = MEDIA_TOKENS -%}
-{%- if messages | rejectattr('content', 'string') | list -%}
-{%- set flat = namespace(messages=[]) -%}
-{%- for message in messages -%}
-{%- set content = message['content'] -%}
-{%- if content is sequence and content is not string and content is not mapping -%}
-{%- set said -%}
-{%- for part in content -%}
-{%- if part is string -%}{{- part -}}
-{%- elif part['type'] in media_tokens -%}{{- media_tokens[part['type']] -}}
-{%- elif part['text'] is string -%}{{- part['text'] -}}
-{%- else -%}{{- raise_exception('This model has no modality ' + part['type']) -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endset -%}
-{%- set message = dict(message, content=said) -%}
-{%- endif -%}
-{%- set flat.messages = flat.messages + [message] -%}
-{%- endfor -%}
-{%- set messages = flat.messages -%}
-{%- endif %}
-"""
+_EXTENSION = Path(__file__).with_name("media.jinja").read_text(encoding="utf-8")
 
 # Written into a text to see where a template puts things. No template has a reason to change it, and nobody can type what
 # every process draws anew.
