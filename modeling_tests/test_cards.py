@@ -18,10 +18,10 @@ from anymodality import cli
 from modeling_tests import tiny, tiny_systems
 from transformers_anymodality import lora_config, set_trainable
 from transformers_anymodality.hub import Licences, make_card, strictest, write_card
-from transformers_anymodality.hub.card import _languages
+from transformers_anymodality.hub.card import _languages, licence_of
 from transformers_anymodality.hub.history import sparkline
 from transformers_anymodality.hub.inspect import inspect_model
-from transformers_anymodality.hub.licenses import is_hub_id, licence_of
+from transformers_anymodality.utils.hub import is_hub_id
 
 
 MODALITIES = ("image", "audio", "imu", "depth")

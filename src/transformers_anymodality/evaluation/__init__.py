@@ -6,8 +6,7 @@ from . import captions  # noqa: F401 (registers its scores)
 from .answering import answer, evaluate
 from .comparing import compare
 from .jobs import Job, Sample
-from .ratings import Judge
-from .results import finish, read_answers, read_results
+from .results import Judge, finish, read_answers, read_results
 from .scores import SCORES, Score, register_score
 from .tasks import SUITES, TASKS, Rating, Task, register_suite, register_task
 

@@ -17,8 +17,7 @@ from ..model.language_model import forward_parameters
 from ..utils.processes import place_among, read_ahead
 from ..utils.tensors import tensors_hash
 from .jobs import Job, Sample
-from .ratings import Judge
-from .results import AnswerFiles, finish
+from .results import AnswerFiles, Judge, finish
 
 
 def evaluate(
@@ -191,18 +190,11 @@ def _answered(model: Any, processor: Any, samples: Sequence[Sample], inputs: Any
         answers = likelihoods(model, samples, inputs)
     else:
         answers = generated(model, processor, inputs, do_sample=False, **generation)
-    return [{**_line(sample), **answer} for sample, answer in zip(samples, answers, strict=True)]
-
-
-def _line(sample: Sample) -> dict[str, Any]:
-    return {
-        "index": sample.index,
-        "id": sample.id,
-        "question": sample.question,
-        "references": sample.references,
-        "kept": sample.kept,
-        **({"choices": sample.choices} if sample.choices else {}),
-    }
+    lines = []
+    for sample, answer in zip(samples, answers, strict=True):
+        names = ["index", "id", "question", "references", "kept", *(["choices"] if sample.choices else [])]
+        lines.append({**{name: getattr(sample, name) for name in names}, **answer})
+    return lines
 
 
 @torch.inference_mode()

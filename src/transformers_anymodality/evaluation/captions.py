@@ -71,8 +71,6 @@ def tokens(caption: str) -> list[str]:
 
 # --- scores ----------------------------------------------------------------------------------------------------------
 
-Grams = dict[tuple[str, ...], float]
-
 
 @register_score("cider")
 class Cider(Score):
@@ -98,7 +96,7 @@ class Cider(Score):
         ]
         return 10 * np.asarray(scores, dtype=np.float64)[:, None]
 
-    def _similarity(self, said: Counter, wanted: Counter, idf: Grams, unknown: float) -> float:
+    def _similarity(self, said: Counter, wanted: Counter, idf: dict[tuple[str, ...], float], unknown: float) -> float:
         found = 0.0
         for n in range(1, self.max_n + 1):
             ours, theirs = (

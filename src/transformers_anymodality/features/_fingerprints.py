@@ -27,8 +27,6 @@ _ASIDE = (
     *("output_hidden_states", "problem_type", "processor_class", "return_dict", "torch_dtype", "transformers_version"),
     "use_cache",
 )
-# How a tower is read.
-_READING = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
 # In which a checkpoint's tower may be loaded, and be the same.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -134,12 +132,12 @@ def tower_fingerprint(model: Any, modality: str, dtypes: Iterable[torch.dtype] =
     """What the features of a modality depend on in the model: weights (a hash of them in the tower's own dtype, and in each
     of `dtypes`), config, and how the tower is read."""
     tower, settings = model.tower(modality), model.config.modalities[modality]
-    reading = {key: getattr(settings, key) for key in _READING}
+    reading = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
     weighed = dict.fromkeys((compute_dtype(tower), *dtypes))
     return {
         "weights": {str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in weighed},
         "config": plain(tower.config.to_dict()),
-        "reading": plain(reading),
+        "reading": plain({key: getattr(settings, key) for key in reading}),
     }
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from ..data.records import RecordError, located, read_chat
-from ..modalities import MODALITIES, MediaError
+from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
 from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM
@@ -30,10 +30,6 @@ from .store import FORMAT, ShardWriter, stored
 
 
 logger = logging.get_logger(__name__)
-
-
-class AugmentationError(ValueError):
-    """Media are prepared at random, so that features of them cannot be kept."""
 
 
 _DRAWS = 6  # of one medium's preparation, to see whether it is the same each time
@@ -149,18 +145,14 @@ class _Media:
         of its file)]`, and how many could not be read. Of a stream, the place comes with its record."""
         index, record = place if isinstance(place, tuple) else (place, None)
         try:
-            return self._sample(index, self.records[index] if record is None else record)
-        except AugmentationError:
-            raise
+            record = self.records[index] if record is None else record
+            chat, found, skipped = read_chat(index, record, self.processor, self.media_root).checked(), [], 0
         except (ValueError, OSError) as error:
             if self.on_error == "skip":
                 return [], 1
-            if isinstance(error, (RecordError, MediaError)):  # which name the sample
+            if isinstance(error, RecordError):  # which names the sample
                 raise
             raise ValueError(f"Sample {index}: {error}") from error
-
-    def _sample(self, index: int, record: Mapping[str, Any]) -> tuple[list, int]:
-        chat, found, skipped = read_chat(index, record, self.processor, self.media_root).checked(), [], 0
         for name, sources in chat.media.items():
             for i, source in enumerate(sources) if name in self.done else ():
                 if not self._is_ours(index, source):
@@ -169,12 +161,14 @@ class _Media:
                     digest = self.contents(MODALITIES[name], source)
                     if digest in self.done[name]:
                         continue
-                    inputs = self._prepare(name, source)
-                except (MediaError, OSError) as error:
+                    inputs, _ = self.processor.process_media({name: [source]})
+                except (ValueError, OSError) as error:
                     if self.on_error == "error":
                         raise located(f"{chat.where}: {name} {i}", error, f"{name} 0: ") from error
                     skipped += 1
                     continue
+                if name not in self.steady:
+                    self._check_steady(name, source, inputs)
                 self.done[name].add(digest)
                 found.append((name, digest, inputs, self.contents.known(source)))
         return found, skipped
@@ -184,20 +178,18 @@ class _Media:
         path = path_of(source)
         return (index if path is None else zlib.crc32(path.encode())) % self.world_size == self.rank
 
-    def _prepare(self, modality: str, source: Any) -> dict[str, torch.Tensor]:
-        inputs, _ = self.processor.process_media({modality: [source]})
-        if modality not in self.steady:
-            for draw in range(_DRAWS):
-                with _seeded(draw):
-                    again, _ = self.processor.process_media({modality: [source]})
-                if any(not torch.equal(again[key], inputs[key]) for key in inputs):
-                    raise AugmentationError(
-                        f"Media of {modality!r} are prepared at random (augmentation): the same one comes out differently "
-                        "each time, so features computed once would not be those of training. Switch it off in the "
-                        f"processor ({self.processor.modalities[modality].processor}), or train without a store."
-                    )
-            self.steady.add(modality)
-        return inputs
+    def _check_steady(self, modality: str, source: Any, inputs: dict[str, torch.Tensor]) -> None:
+        """Raises ValueError if media of a modality are prepared at random."""
+        for draw in range(_DRAWS):
+            with _seeded(draw):
+                again, _ = self.processor.process_media({modality: [source]})
+            if any(not torch.equal(again[key], inputs[key]) for key in inputs):
+                raise ValueError(
+                    f"Media of {modality!r} are prepared at random (augmentation): the same one comes out differently "
+                    "each time, so features computed once would not be those of training. Switch it off in the "
+                    f"processor ({self.processor.modalities[modality].processor}), or train without a store."
+                )
+        self.steady.add(modality)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 from ..modalities import MODALITIES, MediaError
@@ -119,7 +120,9 @@ class FeatureStore:
             features = [self.get(name, digest) for digest in digests]
             if processor.modalities[name].num_tokens is None:
                 inputs[f"{name}_feature_lengths"] = torch.tensor([len(one[0]) for one in features])
-            inputs[f"{name}_features"] = _padded(features)
+            # (items, frames, longest, dim), zeros behind the shorter ones
+            by_length = pad_sequence([one.transpose(0, 1) for one in features], batch_first=True)
+            inputs[f"{name}_features"] = by_length.transpose(1, 2).contiguous()
             token_counts[name] = processor.num_tokens(name, inputs)
         more, more_counts = processor.process_media(read)
         return {**inputs, **more}, {**token_counts, **more_counts}
@@ -149,12 +152,6 @@ class FeatureStore:
                 "(augmentation) cannot be in a store: leave them as they are, or train without."
             )
         return digests
-
-
-def _padded(features: list[torch.Tensor]) -> torch.Tensor:
-    """Of items `(frames, length, dim)`, `(items, frames, longest, dim)`, zeros behind the shorter ones."""
-    longest = max(one.shape[1] for one in features)
-    return torch.stack([torch.nn.functional.pad(one, (0, 0, 0, longest - one.shape[1])) for one in features])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

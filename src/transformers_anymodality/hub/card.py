@@ -8,14 +8,33 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import CardData, ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
+from yaml import YAMLError
 
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import read_json
+from ..utils.hub import is_hub_id
 from .history import read_history, read_results
 from .inspect import Inspection, PartInfo, inspect_checkpoint
-from .licenses import UNKNOWN, is_hub_id, licence_of, published_card, strictest
 
+
+UNKNOWN = "unknown"
+
+# From free to bound, by the Hub's names: who uses the whole must keep to the terms of all of them, so this only chooses
+# the one that the card's metadata shows.
+_RANKS = (
+    ("cc0-1.0", "unlicense", "wtfpl", "pddl"),
+    ("mit", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "cc-by-3.0", "cc-by-4.0", "ms-pl"),
+    ("mpl-2.0", "lgpl", "lgpl-3.0", "cc-by-sa-4.0", "cc-by-sa-3.0", "gpl", "gpl-2.0", "gpl-3.0", "agpl-3.0"),
+    ("openrail", "openrail++", "creativeml-openrail-m", "bigscience-openrail-m", "bigscience-bloom-rail-1.0")
+    + ("bigcode-openrail-m", "gemma", "llama2", "llama3", "llama3.1", "llama3.2", "llama3.3", "llama4"),
+    ("cc-by-nd-4.0", "other"),
+    ("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0"),
+    ("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "fair-noncommercial-research-license"),
+    ("cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+    (UNKNOWN,),
+)
 
 _TEMPLATE = Path(__file__).with_name("template.md")
 # A file of each modality, as the card's code names it; those of other modalities bear the modality's name.
@@ -226,6 +245,31 @@ def _limits(parts: list[PartInfo], evaluated: bool) -> list[str]:
             f"Never trained: {', '.join(f'`{name}`' for name in idle)}. Answers about their media mean nothing."
         )
     return limits
+
+
+# --- licences ----------------------------------------------------------------------------------------------------------
+
+
+def strictest(licences: Iterable[str]) -> str:
+    """The one that binds most; "unknown" if one of them is, or there are none. Names not known here count as "other"."""
+    ranks = {name: rank for rank, names in enumerate(_RANKS) for name in names}
+    return max(licences, key=lambda name: ranks.get(name.lower(), ranks["other"]), default=UNKNOWN)
+
+
+def published_card(source: str) -> CardData | None:
+    """The metadata of the card of what a part was made from, in its folder or on the Hub; None if there is none."""
+    try:
+        return ModelCard.load(
+            Path(source, "README.md") if Path(source).exists() else source, ignore_metadata_errors=True
+        ).data
+    except (OSError, HfHubHTTPError, ValueError, YAMLError):
+        return None
+
+
+def licence_of(card: Any) -> str:
+    """The Hub's name of the licence in a card's metadata."""
+    found = getattr(card, "license", None) or UNKNOWN
+    return strictest(str(one).lower() for one in (found if isinstance(found, list) else [found]))
 
 
 def _licence_notes(whole: str, named: Mapping[str, str], stated: bool) -> list[str]:

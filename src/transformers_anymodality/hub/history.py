@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 
 from ..utils.files import read_json
-from .licenses import is_hub_id
+from ..utils.hub import is_hub_id
 
 
-@dataclass(frozen=True)
-class History:
+_ROWS = 8  # of losses in a card
+
+
+def read_history(folder: Path) -> dict[str, Any] | None:
+    """Of the newest `trainer_state.json` in the folder or its `checkpoint-*`; None if there is none.
+
+    Returns:
+        `recipe`, what was set, by name; `losses`, (step, training loss or None, evaluation loss or None), some of them,
+        evenly spread; `curve`, the training losses as a line of eight heights, "█▅▃▂▁".
     """
-    Args:
-        recipe: what was set, by name.
-        losses: (step, training loss or None, evaluation loss or None), some of them, evenly spread.
-        curve: the training losses as a line of eight heights, "█▅▃▂▁".
-    """
-
-    recipe: dict[str, Any]
-    losses: list[tuple[int, float | None, float | None]]
-    curve: str
-
-
-def read_history(folder: Path, rows: int = 8) -> History | None:
-    """Of the newest `trainer_state.json` in the folder or its `checkpoint-*`; None if there is none."""
     states = [*folder.glob("trainer_state.json"), *folder.glob("checkpoint-*/trainer_state.json")]
     if not states:
         return None
@@ -38,7 +31,7 @@ def read_history(folder: Path, rows: int = 8) -> History | None:
         steps.setdefault(entry.get("step", 0), {}).update(known)
     logged = [(step, one.get("loss"), one.get("eval_loss")) for step, one in sorted(steps.items())]
     logged = [row for row in logged if row[1:] != (None, None)]
-    chosen = sorted({round(i * (len(logged) - 1) / max(1, rows - 1)) for i in range(rows)}) if logged else []
+    chosen = sorted({round(i * (len(logged) - 1) / (_ROWS - 1)) for i in range(_ROWS)}) if logged else []
     rates = [one["learning_rate"] for one in steps.values() if "learning_rate" in one]
     recipe = {
         "steps": state["global_step"],
@@ -49,7 +42,11 @@ def read_history(folder: Path, rows: int = 8) -> History | None:
         "best metric": state.get("best_metric"),
     }
     losses = [loss for _, loss, _ in logged if loss is not None]
-    return History({k: v for k, v in recipe.items() if v is not None}, [logged[i] for i in chosen], sparkline(losses))
+    return {
+        "recipe": {name: value for name, value in recipe.items() if value is not None},
+        "losses": [logged[i] for i in chosen],
+        "curve": sparkline(losses),
+    }
 
 
 def sparkline(values: list[float], width: int = 48) -> str:

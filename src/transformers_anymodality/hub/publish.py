@@ -21,11 +21,11 @@ from ..modalities import MODALITIES
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
 from ..utils.files import read_json, write_json
+from ..utils.hub import is_hub_id
 from ..utils.tensors import in_eval
 from . import make_card
 from .history import data_name
 from .inspect import Inspection, inspect_checkpoint
-from .licenses import is_hub_id
 
 
 # What a training leaves in its folder that is not part of the model: states of optimizers and loaders, which are pickled,

@@ -1,11 +1,14 @@
-"""The arguments that say which files are meant, and how they are fetched."""
+"""The names and arguments that say which files are meant, and how they are fetched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
 
@@ -15,6 +18,17 @@ HUB_KWARGS = (*FETCHING, "revision", "subfolder")
 
 def hub_kwargs(kwargs: Mapping[str, Any], names: Iterable[str] = HUB_KWARGS) -> dict[str, Any]:
     return {name: kwargs[name] for name in names if name in kwargs}
+
+
+def is_hub_id(source: str | None) -> bool:
+    """Whether this names a repository on the Hub, not a folder."""
+    if not source or Path(source).exists() or source.startswith((".", "/", "~")):
+        return False
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return True
 
 
 def config_alone(source: Any, dtype: str | torch.dtype | None = None, **kwargs: Any) -> PreTrainedConfig | None:
