@@ -55,13 +55,8 @@ def cropped(side: int) -> dict[str, dict[str, int]]:
 
 
 def register_processor(auto_class: Any, model_type: str, *processor: type, **kinds: Any) -> None:
-    """Makes a sub-processor loadable by an Auto class, whose table has configs for keys: by one that stands for it.
-
-    Args:
-        auto_class: `AutoVideoProcessor`, `AutoFeatureExtractor`, ...
-        model_type: a name that no model has.
-        processor, kinds: the class, as `auto_class.register` takes it behind a config.
-    """
+    """Makes a sub-processor loadable by an Auto class, whose table has configs for keys: by one that stands for it,
+    whose `model_type` no model has. `processor` or `kinds` is the class, as `auto_class.register` takes it."""
     stand_in = type(f"{model_type}_config", (PreTrainedConfig,), {"model_type": model_type})
     with suppress(ImportError):  # of an Auto class that lacks its libraries, and so loads nothing
         auto_class.register(stand_in, *processor, **kinds, exist_ok=True)

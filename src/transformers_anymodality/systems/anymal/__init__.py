@@ -1,5 +1,4 @@
-"""AnyMAL ([2309.16058](https://arxiv.org/abs/2309.16058)) answers instructions about images, audio, videos and IMU signals,
-by Perceiver resamplers and linear layers behind frozen towers. Neither code nor weights were released."""
+"""AnyMAL ([2309.16058](https://arxiv.org/abs/2309.16058)) answers about images, audio, videos and IMU signals."""
 
 from __future__ import annotations
 
@@ -64,9 +63,7 @@ def anymal(
     - What is learned is what the assistant says.
 
     Args:
-        language_model: as `compose`'s; LLaMA-2-13B's config if left out.
-        tokenizer: as `compose`'s.
-        modalities: which there are, of image, audio, video, imu.
+        language_model, tokenizer: as `compose`'s; LLaMA-2-13B's config if left out.
         towers: modality -> tower, or settings as `compose` takes them.
         aligners: fields of `PerceiverResamplerAlignerConfig` for images and videos, and modality -> fields for one.
     """
@@ -111,7 +108,6 @@ _ALIGNERS = {
 
 
 def _modality(name: str, given: Any, aligners: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a modality for `compose`."""
     resampled = _ALIGNERS[name]["type"] == "perceiver_resampler"
     row = {"select_feature": "all" if resampled else "pooled", **tower_settings(given, _TOWERS[name])}
     if "processor" not in row and (processor := _processor(config_at_hand(row["tower"]))) is not None:

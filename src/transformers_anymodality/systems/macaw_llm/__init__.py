@@ -82,8 +82,7 @@ def macaw_llm(
     - Towers that are loaded from elsewhere bring no visual projection along; the aligner's starts at random.
 
     Args:
-        language_model: as `compose`'s; LLaMA-7B's config if left out.
-        tokenizer: as `compose`'s.
+        language_model, tokenizer: as `compose`'s; LLaMA-7B's config if left out.
         graph: "release" or "current".
         towers: modality -> tower, or settings as `compose` takes them, instead of CLIP ViT-B/16 (images and videos have one
             each) and Whisper base.
@@ -119,7 +118,6 @@ def with_delimiters(tokenizer: Any, language_model: Any) -> PreTrainedTokenizerB
 
 
 def chat_template(faithful: bool = False) -> str:
-    """Alpaca's prompt, with and without an input, media in front; what is learned stands between generation tags."""
     colon, begin = "{{- ':' -}}", "{%- generation -%}"
     pieces = {
         "WITHOUT": _PREAMBLES["without"],
@@ -201,23 +199,19 @@ def whisper_processor(config: WhisperConfig) -> WhisperFeatureExtractor:
     )
 
 
-# Its videos were cut into so many files beforehand, of which the model reads some.
 EXTRACTED_FRAMES = 120
 
 
 class MacawVideoProcessor(VideoLlavaVideoProcessor):
-    """CLIP's transform of each frame, as Video-LLaVA's; `num_frames` of the 120 frames that were extracted of each video."""
+    """CLIP's transform of each frame, as Video-LLaVA's."""
 
     num_frames = 6
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
-        """Frames that are read, of `total`.
-
-        120 frames were extracted: every `total // 120`-th, and the last one for the 120th; of these the model reads
-        every 20th, and the last (for six frames). The tail of a long video is thus seen in its last frame alone. Of a
-        video of fewer frames than 120, the original drew some twice, at random and in order; here they are spread
-        evenly, which is what such a draw gives on average.
-        """
+        """120 frames were extracted beforehand: every `total // 120`-th, and the last one for the 120th; of these the model
+        reads every 20th, and the last (for six frames). The tail of a long video is thus seen in its last frame alone.
+        Of a video of fewer frames than 120, the original drew some twice, at random and in order; here they are spread
+        evenly, which is what such a draw gives on average."""
         chosen = [place * (EXTRACTED_FRAMES // self.num_frames) for place in range(self.num_frames)]
         chosen[-1] = EXTRACTED_FRAMES - 1
         if total < EXTRACTED_FRAMES:

@@ -25,11 +25,9 @@ class MacawAlignerConfig(AlignerConfig):
         projection_size: width of a linear layer without bias in front (CLIP's visual projection); None for none.
         self_attention: over all features of an item. "long": after sinusoids are added; "temporal": after a learned
             embedding of each frame is; None: neither.
-        attention_heads: of the self-attention.
         conv_kernel, conv_stride: of the convolution over all features of an item, frame after frame; None: without it,
             one token per feature.
-        align_heads: of the attention over the token table.
-        attention_dropout: on attention weights, in training.
+        attention_heads, align_heads: of the self-attention; of the attention over the token table.
         attended_rows: the token table's first rows, which alone are attended; None for all. What comes behind the
             vocabulary (placeholders, padding to a round number) is not a word.
     """
@@ -136,10 +134,7 @@ class MacawAttention(Attention):
 
 def sinusoids(length: int, size: int) -> torch.Tensor:
     """Macaw-LLM's table of positions, `(length, size)` float32: places `i` and `i + 1`, for even `i`, hold sine and cosine
-    of `position * 10000^(-2i / size)`.
-
-    The usual table has `-i / size` there: here `i` goes by steps of two and is doubled once more.
-    """
+    of `position * 10000^(-2i / size)`. The usual table has `-i / size`: here `i` goes by steps of two, doubled once more."""
     place = torch.arange(0, size, 2, dtype=torch.float64, device="cpu")
     angle = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * torch.exp(
         place * (-2 * math.log(10000) / size)

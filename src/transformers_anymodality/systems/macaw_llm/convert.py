@@ -57,7 +57,7 @@ def plan(release: Release, options: Options) -> Plan:
     return Plan(compose=arguments, weights=[(tensors, rules(graph))], notes=notes)
 
 
-# --- configs ---------------------------------------------------------------------------------------------------------
+# --- configs, sizes by the tensors -----------------------------------------------------------------------------------
 
 
 def _part(config: dict[str, Any], *names: str) -> dict[str, Any]:
@@ -76,7 +76,6 @@ def _frames(tensors: Tensors, config: dict[str, Any]) -> dict[str, int]:
 
 
 def vision_config(tensors: Tensors, name: str, config: dict[str, Any]) -> CLIPVisionConfig:
-    """Of one of the two CLIPs; sizes by the tensors."""
     given = _part(_part(config, "image_config", "clip_config"), "vision_config")
     vision = f"{name}_encoder.vision_model"
     patches, positions = (f"{vision}.embeddings.{one}_embedding.weight" for one in ("patch", "position"))
@@ -85,7 +84,6 @@ def vision_config(tensors: Tensors, name: str, config: dict[str, Any]) -> CLIPVi
 
 
 def whisper_config(tensors: Tensors, config: dict[str, Any]) -> WhisperConfig:
-    """Of the encoder; sizes by the tensors."""
     given = _part(config, "audio_config", "whisper_config")
     size, bins, _ = tensors.shape("audio_encoder.encoder.conv1.weight")
     sizes = {
@@ -100,7 +98,7 @@ def whisper_config(tensors: Tensors, config: dict[str, Any]) -> WhisperConfig:
 
 
 def aligners(tensors: Tensors, config: dict[str, Any], graph: str) -> dict[str, Any]:
-    """Settings of the three aligners. Heads show in no shape: 8 unless the config says otherwise."""
+    """Heads show in no shape: 8 unless the config says otherwise."""
     config = {**config, **config.get("mm_config", {})}
     heads = config.get("attention_heads", 8)
     fields: dict[str, Any] = {"attention_heads": heads, "align_heads": heads * (2 if graph == "current" else 1)}

@@ -18,11 +18,9 @@ from ...modalities import MODALITIES
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
     """The `id` is the file: an image by its suffix, else a video (without suffix: `.mp4`), whose audio is taken along
     where `<id>.wav` lies beside it in the media root. Fields `image`, `video` and `audio` name theirs, "None" for none;
-    neither is a text instruction, whose `input` goes into the message, where Macaw's template looks for it.
-
-    A question without `response` becomes a chat without answer. The original drops instructions about captions and
-    answers with "no" or "not"; here all are kept.
-    """
+    neither is a text instruction, whose `input` goes into the message, where Macaw's template looks for it. A question
+    without `response` becomes a chat without answer. The original drops instructions about captions and answers with
+    "no" or "not"; here all are kept."""
     named = {kind: listed(record.get(kind)) for kind in ("image", "video", "audio")}
     if not any(kind in record for kind in named) and isinstance(record.get("id"), str):
         named.update(_by_id(record["id"], media_root))

@@ -66,17 +66,15 @@ def mplug_owl(
       frames as images with a line end in between, for which they must be given as images here. In "video", the tower
       mixes frames and the aligner gives 65 tokens for all of them; class tokens are doubled in each of its layers, see
       `MplugOwlVisionConfig`.
-    - Frames are those of the release, resized by another scaler (see `MplugOwlVideoProcessor`).
+    - Frames are those of the release, but its video decoder scales them, for which there is no exact equal.
     - What only broke is not kept, not even by `faithful`: two media side by side were taken for one, several images of
       one prompt all got the first one's features in "video", training on videos never looked at them, and padding on
       the right spoilt batched generation.
 
     Args:
-        language_model: as `compose`'s; LLaMA-7B's config if left out, or BLOOMZ-7B's with its embedding norm in the
-            embedding (`MplugOwlBloomConfig`).
-        tokenizer: as `compose`'s.
+        language_model, tokenizer: as `compose`'s; LLaMA-7B's config if left out, or BLOOMZ-7B's with its embedding norm
+            in the embedding (`MplugOwlBloomConfig`).
         release: "llama", "bloomz" or "video" (the release for videos, with LLaMA).
-        num_frames: of a video.
         towers: `{"image": tower}`, or settings as `compose` takes them, instead of a ViT-L/14; it is that of videos, too.
         aligners: fields of `VisualAbstractorAlignerConfig`.
         faithful: in prompts to be answered (not in training), cut text at media only, and leave out the end tokens of
@@ -101,7 +99,6 @@ def mplug_owl(
 def modalities(
     temporal: bool, num_frames: int, towers: dict[str, Any], aligners: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
-    """Settings of image and video for `compose`; one tower and one aligner read both."""
     require("PIL.Image")
     require("torchvision", "image")
     settings = tower_settings(towers.get("image"), partial(MplugOwlVisionConfig, temporal=temporal))
@@ -125,7 +122,6 @@ def modalities(
 
 
 def chat_template(faithful: bool = False) -> str:
-    """The dialogue; what is learned stands between generation tags."""
     cut, end = f"'{PIECE_END}'", "eos_token"
     if faithful:
         cut, end = (f"('' if add_generation_prompt else {text})" for text in (cut, end))
@@ -142,10 +138,7 @@ class MplugOwlImageProcessor(CLIPImageProcessorPil):
 
 
 class MplugOwlVideoProcessor(VideoLlavaVideoProcessor):
-    """Squashes frames as images are, and says which are read.
-
-    The release has frames scaled by the video decoder, for which there is no exact equal.
-    """
+    """Squashes frames as images are."""
 
     size = {"height": 224, "width": 224}
     do_center_crop = False

@@ -22,12 +22,8 @@ class VisualAbstractorAlignerConfig(AlignerConfig):
     """
     Args:
         num_tokens: tokens per item, per frame without `temporal`: the queries and the end token.
-        depth: layers.
-        num_heads: attention heads, which divide `feature_size`.
         intermediate_size: width of the feed-forward layers. The release's configs say 4096, its weights are of 2816.
-        attention_dropout: of attention weights, in training.
-        layer_norm_eps: of the norms around the attention.
-        ffn_layer_norm_eps: of the norm within the feed-forward layers.
+        layer_norm_eps, ffn_layer_norm_eps: of the norms around the attention; of that within the feed-forward layers.
         temporal: the queries of a video attend over all its frames, together with temporal queries; without it each
             frame is an image.
         frame_length: features of one frame, by which the frames of a tower that gives those of all frames in one
@@ -65,8 +61,6 @@ class VisualAbstractorAlignerConfig(AlignerConfig):
 
 
 class VisualAbstractorAttention(Attention):
-    """Queries attend over themselves and the features (keys and values of both, queries first)."""
-
     def __init__(self, config: VisualAbstractorAlignerConfig):
         dim = config.feature_size
         super().__init__(config, dim // config.num_heads)

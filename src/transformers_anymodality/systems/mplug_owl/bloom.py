@@ -1,8 +1,5 @@
-"""BLOOM as mPLUG-Owl uses it: the norm of its embeddings belongs to the embedding of text, and media bypass it.
-
-Stock BLOOM norms whatever embeddings it is given, media among them. The release norms text before media are put in
-between, and nothing after; with the norm inside the embedding module, this needs no other change.
-"""
+"""BLOOM as mPLUG-Owl uses it: text is normed before media are put in between, and nothing after. Stock BLOOM norms whatever
+embeddings it is given; with the norm inside the embedding module, no other change is needed."""
 
 from __future__ import annotations
 
@@ -16,8 +13,6 @@ class MplugOwlBloomConfig(BloomConfig):
 
 
 class NormedEmbedding(nn.Embedding):
-    """An embedding whose rows are normed as they are looked up; `embedding` and `norm` become its own."""
-
     def __init__(self, embedding: nn.Embedding, norm: nn.LayerNorm):
         super().__init__(*embedding.weight.shape, _weight=embedding.weight)
         self.norm = norm

@@ -42,10 +42,8 @@ class MplugOwlVisionConfig(CLIPVisionConfig):
 
 
 class MplugOwlTemporal(nn.Module):
-    """What a layer of the video release adds to each frame: a convolution over time at half the width.
-
-    The release's 1 x 1 x 1 convolutions are linear layers, and its 3 x 1 x 1 convolution goes over time alone.
-    """
+    """What a layer of the video release adds to each frame: a convolution over time at half the width. The release's
+    1 x 1 x 1 convolutions are linear layers, and its 3 x 1 x 1 convolution goes over time alone."""
 
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__()

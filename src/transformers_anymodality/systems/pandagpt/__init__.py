@@ -61,9 +61,7 @@ def pandagpt(
     - top_p is 0.01 with sampling, which is as good as greedy.
 
     Args:
-        language_model: as `compose`'s; Vicuna-7B-v0's config if left out.
-        tokenizer: as `compose`'s.
-        modalities: which there are, of image, video, audio, depth, thermal, imu.
+        language_model, tokenizer: as `compose`'s; Vicuna-7B-v0's config if left out.
         towers: modality -> tower instead of `imagebind_huge`'s; images and videos have one.
         aligners: fields of the linear aligner's config.
         faithful: audio of less than 6 s is centred as the original does: each clip again, where they overlap.
@@ -90,7 +88,6 @@ def pandagpt(
 
 
 def _towers(towers: dict[str, Any], faithful: bool) -> dict[str, dict[str, Any]]:
-    """Tower and sub-processor of each modality."""
     vision = towers.get("image") or ImageBindVisionConfig()
     audio = towers.get("audio") or ImageBindAudioConfig(logit_scale=None)
     depth = towers.get("depth") or ImageBindDepthConfig()

@@ -23,10 +23,8 @@ _THEIRS = {"image": "vision", "audio": "audio", "depth": "depth", "thermal": "th
 
 
 class _Sum(Tensors):
-    """LLaMA and the difference that Vicuna made, added when asked for.
-
-    Vicuna-v0 has rows for tokens that LLaMA lacks; FastChat's difference is to zeros there.
-    """
+    """LLaMA and the difference that Vicuna made, added when asked for. Vicuna-v0 has rows for tokens that LLaMA lacks;
+    FastChat's difference is to zeros there."""
 
     def __init__(self, base: Tensors, delta: Tensors):
         super().__init__()
@@ -52,7 +50,6 @@ class _Sum(Tensors):
 
 
 def _vicuna(release: Release) -> tuple[Tensors, dict[str, Any]]:
-    """Vicuna-v0's tensors and config: merged, or LLaMA's and the delta's."""
     told = release.config.get("llama_config")
     if release.has("vicuna"):
         return release.open("vicuna"), told or release.config_of("vicuna")
@@ -111,8 +108,6 @@ def plan(release: Release, options: Options) -> Plan:
 
 
 def _merging(modules: list[str], scale: float) -> Rule:
-    """Adds the product of its two LoRA matrices to the weight of each module."""
-
     def merged(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
         return (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
 

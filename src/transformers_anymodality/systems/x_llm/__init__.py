@@ -1,9 +1,8 @@
 """X-LLM ([2305.04160](https://arxiv.org/abs/2305.04160)) treats images, videos and speech as foreign languages for ChatGLM.
 
-BLIP-2's ViT and Q-Former read images and frames. Speech is one feature per spoken token, which continuous
-integrate-and-fire finds among the frames of a speech encoder (`CifModel`); a BERT and a projection follow
-(`SpeechInterfaceAligner`). ChatGLM-6B, which Transformers lacks, is here, too (`ChatGLMForCausalLM`). No weights were
-released: `anymodality convert x_llm` reads checkpoints of its training, `anymodality convert cif` a CIF alone.
+Here is what Transformers lacks of it: continuous integrate-and-fire (`CifModel`), the speech interface around it
+(`SpeechInterfaceAligner`), and ChatGLM-6B (`ChatGLMForCausalLM`). `anymodality convert x_llm` reads checkpoints of its
+training, `anymodality convert cif` a CIF alone.
 """
 
 from __future__ import annotations
@@ -60,9 +59,8 @@ def x_llm(
       has left Transformers; its evaluation of transcripts has 5 beams: `num_beams=5, do_sample=False`.
 
     Args:
-        language_model: as `compose`'s; ChatGLM-6B's config if left out.
-        tokenizer: as `compose`'s. For ChatGLM-6B, one that has `[gMASK]` and `<sop>` as special tokens.
-        frames: of a video.
+        language_model, tokenizer: as `compose`'s; ChatGLM-6B's config if left out, whose tokenizer must have `[gMASK]`
+            and `<sop>` as special tokens.
         towers: "image" -> tower, or settings as `compose` takes them, instead of ViT-g (that of videos, too); "speech" ->
             instead of `PrecomputedConfig()`; "audio" -> a speech encoder.
         aligners: "image" -> fields of `QFormerAlignerConfig` for images and videos, "video" -> for videos only; "speech"

@@ -1,8 +1,5 @@
 """X-LLM's speech interface (arXiv 2305.04160, section 3): the C-Former, which is continuous integrate-and-fire and a
-BERT over what fires, and the S-Adapter, a projection.
-
-From frames of a speech encoder (with `cif`), or from features that there already is one of per spoken token.
-"""
+BERT over what fires, and the S-Adapter, a projection."""
 
 from __future__ import annotations
 

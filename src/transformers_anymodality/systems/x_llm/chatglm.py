@@ -4,7 +4,6 @@ All tokens in front of the `bos` (its "sop", start of piece) are the context, an
 what is before it. Positions are pairs: a token of the context has its place and 0; a token of the answer has the place of
 the [GMASK] (or [MASK]) that it fills, and its place in the answer, from 1 on. So what a token's position is, and what it
 sees, follows from the ids, which this model always needs. Transformers has no class for it (its `glm` is a later model).
-
 Weights have the names of the published checkpoint.
 """
 
@@ -112,8 +111,7 @@ def positions(ids: torch.Tensor, real: torch.Tensor, config: ChatGLMConfig) -> t
     """Where tokens are, and which of them are context.
 
     Args:
-        ids: `(batch, length)`.
-        real: `(batch, length)` bool, False for padding, which is not counted, wherever it stands.
+        ids, real: `(batch, length)`; `real` is bool, False for padding, which is not counted, wherever it stands.
 
     Returns:
         `(2, batch, length)` int64: place in the context, place in the answer. And `(batch, length)` bool, True for
@@ -133,10 +131,8 @@ def positions(ids: torch.Tensor, real: torch.Tensor, config: ChatGLMConfig) -> t
 
 
 class ChatGLMRotaryEmbedding(nn.Module):
-    """Cosines and sines of both positions, each for one half of every head.
-
-    The frequencies are rounded to float16, as the published code's are.
-    """
+    """Cosines and sines of both positions, each for one half of every head. The frequencies are rounded to
+    float16, as the published code's are."""
 
     def __init__(self, config: ChatGLMConfig):
         super().__init__()

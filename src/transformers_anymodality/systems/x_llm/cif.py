@@ -27,10 +27,8 @@ _ROUNDING = 1e-4
 class CifConfig(PreTrainedConfig):
     """
     Args:
-        feature_size: width of the frames.
-        hidden_size: width of the tokens; a projection without bias where it is not `feature_size`.
+        hidden_size: width of the tokens; a projection without bias where it is not `feature_size`, that of the frames.
         weights: how a frame's weight is found: "conv" over its neighbours, "dense", or "linear" from it alone.
-        conv_width, conv_dropout: of the convolution, `conv_width` being odd.
         threshold: accumulated weight at which a token fires; 1 of it is what the token is made of all the same.
         scale_weights: in training, scale an item's weights to sum up to its number of target tokens, where told.
         tail_threshold: in evaluation, what is left at an item's end fires too if its weight is above; None never.

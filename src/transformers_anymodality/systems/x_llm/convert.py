@@ -19,10 +19,9 @@ from .cif import CifConfig
 from .convert_chatglm import language_model
 
 
-# Where a checkpoint leaves parts out that were frozen, they are in files of others.
 _BLIP2 = ("blip2_pretrained_opt6.7b", "blip2_pretrained")
 _EVA = ("eva_vit_g",)
-# Such a part -> what a file that has it holds, and how its tensors are called.
+# A frozen part that a checkpoint may leave out -> what a file that has it holds, and how its tensors are called.
 _PARTS = {
     "vision": (("visual_encoder.cls_token", "cls_token"), r"visual_encoder\..*"),
     "norm": (("ln_vision.weight",), r"ln_vision\..*"),
@@ -51,11 +50,8 @@ _PLAIN = r"(?:asr_fc|(?:asr_fc\.)?speech_feat_proj)\.(weight|bias)"
     "of ChatGLM-6B (or --language-model)",
 )
 def plan(release: Release, options: Options) -> Plan:
-    """What was trained comes from the checkpoint, what it leaves out from files of others beside it.
-
-    Without keys of a video interface, the image's queries and projection are the video's, too, as the original's loader
-    has it. A checkpoint without a speech interface becomes a system without speech.
-    """
+    """Without keys of a video interface, the image's queries and projection are the video's, too, as the original's loader
+    has it. A checkpoint without a speech interface becomes a system without speech."""
     folder = release if release.folder.is_dir() else Release(release.folder.parent)
     checkpoints = sorted(folder.folder.glob("checkpoint*.pth"), key=lambda path: (len(path.stem), path.stem))
     own = release.open(".", "xllm", "x_llm", *(path.stem for path in reversed(checkpoints)))
@@ -127,7 +123,6 @@ def _rules(tensors: Tensors, own: Tensors, owners: dict[str, Tensors]) -> list[R
 
 
 def _image_rule(source: str, target: str, video_has_own: bool) -> Rule:
-    """For what videos share with images, unless they have their own."""
     if video_has_own:
         return Rule(source, f"image_aligner.{target}")
     targets = (f"image_aligner.{target}", f"video_aligner.{target}")
@@ -191,7 +186,6 @@ def vision_config(tensors: Tensors, config: dict[str, Any]) -> Blip2VisionConfig
 
 
 def aligners(owners: dict[str, Tensors], own: Tensors, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sizes of the interfaces."""
     tensors, layers = owners["qformer"], "Qformer.bert.encoder.layer"
     _, count, size = owners["queries"].shape("query_tokens")
     depth = tensors.count(f"{layers}.{{}}.attention.self.query.weight")

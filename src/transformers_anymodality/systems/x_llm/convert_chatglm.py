@@ -103,14 +103,8 @@ _BPE = 2  # that of a model
 
 
 def chatglm_tokenizer(file: str | Path, gmask_token_id: int = 150001) -> PreTrainedTokenizerFast:
-    """
-    Args:
-        file: `ice_text.model`.
-        gmask_token_id: id of `[gMASK]` in the model; what it lies above the file's own is the number of image tokens.
-
-    Raises:
-        ValueError: another kind of file.
-    """
+    """ChatGLM-6B's, of its `ice_text.model`; raises ValueError for another kind of file. What `gmask_token_id`, the id of
+    `[gMASK]` in the model, lies above the file's own is the number of image tokens."""
     pieces, trainer, normalizer = _read(Path(file))
     names = [name for name, _, _ in pieces]
     if missing := sorted({*_ROLES.values(), "[gMASK]"} - set(names)):

@@ -1,8 +1,6 @@
 """X-LLM's five kinds of records, each a task: describe an image or a video, transcribe, transcribe by an image, answer
-what is asked by speech. The prompts are its own; records take turns with them.
-
-And its judge (https://arxiv.org/abs/2305.04160, section 4): a language model scores each answer beside a reference's.
-"""
+what is asked by speech. The prompts are its own; records take turns with them. And its judge, a language model that scores
+each answer beside a reference's (https://arxiv.org/abs/2305.04160, section 4)."""
 
 from __future__ import annotations
 
@@ -184,11 +182,7 @@ def _pair(record: Mapping[str, Any]) -> list[float]:
 
 
 def parse_review(review: str) -> list[float]:
-    """The two numbers of a review's first line.
-
-    Raises:
-        ValueError: there are other than two, or they are not from 1 to 10.
-    """
+    """The two numbers of a review's first line. Raises ValueError for other than two, and for one not from 1 to 10."""
     first = (review.strip().splitlines() or [""])[0]
     scores = [float(one) for one in re.findall(r"\d+(?:\.\d+)?", first)]
     if len(scores) != 2 or not all(1 <= one <= 10 for one in scores):

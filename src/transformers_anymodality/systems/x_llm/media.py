@@ -24,12 +24,7 @@ from .._base import register_processor
 
 
 class TokenFeatureExtractor(FeatureExtractionMixin):
-    """Fills features up with rows of zeros.
-
-    Args:
-        feature_size: width of the features.
-        max_rows: rows that each item is filled up to.
-    """
+    """Fills features up to `max_rows` rows, with zeros."""
 
     model_input_names = ["input_values"]
 
@@ -104,7 +99,6 @@ class XLlmVideoProcessor(VideoLlavaVideoProcessor):
     fill_with_zeros = False
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
-        """Frames that are read, of `total`."""
         seconds = range(min(self.max_seconds, self.num_frames))
         numbers = [number for number in (int(second * fps) for second in seconds) if number < total]
         if len(numbers) == self.num_frames or self.fill_with_zeros:
