@@ -25,14 +25,7 @@ from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
 from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
-from .media_encoding import (
-    MediaEncodingMixin,
-    cache_of,
-    hide,
-    is_trained,
-    split_media,
-    without_placeholders,
-)
+from .media_encoding import MediaEncodingMixin, cache_of, hide, is_trained, split_media, without_placeholders
 
 
 class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
