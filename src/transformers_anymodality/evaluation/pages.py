@@ -15,36 +15,8 @@ from .scores import SCORES
 from .tasks import Lines, rows_of
 
 
-_STYLE = """
-.answer{background:#fff;border:1px solid #e3e5ec;border-radius:.6rem;padding:.8rem 1rem;margin:.8rem 0;white-space:pre-wrap;
-overflow-wrap:anywhere}
-.question{color:#5b6275;white-space:pre-wrap} .score{font-size:.85rem;color:#5b6275} table{border-collapse:collapse}
-td,th{padding:.2rem .8rem;text-align:left;border-bottom:1px solid #e3e5ec}
-label{margin-right:1.2rem;cursor:pointer} #save{position:sticky;bottom:0;background:#fbfbfd;padding:1rem 0}
-button{font:inherit;padding:.4rem 1.2rem;border-radius:.5rem;border:1px solid #3b7dd8;background:#3b7dd8;color:#fff}
-"""
-_SCRIPT = """
-const data = JSON.parse(document.getElementById("data").textContent);
-const key = "ratings " + data.run, ratings = {...data.given, ...JSON.parse(localStorage.getItem(key) || "{}")};
-const inputs = document.querySelectorAll("input[type=radio]");
-function show() {
-  const total = new Set([...inputs].map(one => one.name)).size;
-  document.getElementById("count").textContent = `${Object.keys(ratings).length} of ${total} rated`;
-}
-inputs.forEach(one => {
-  one.checked = ratings[one.name] === one.value;
-  one.addEventListener("change", () => {
-    ratings[one.name] = one.value; localStorage.setItem(key, JSON.stringify(ratings)); show();
-  });
-});
-document.getElementById("download").addEventListener("click", () => {
-  const lines = Object.entries(ratings).map(([id, rating]) => JSON.stringify({id: JSON.parse(id), rating}) + "\\n");
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob(lines, {type: "application/jsonl"}));
-  link.download = "ratings.jsonl"; link.click();
-});
-show();
-"""
+_STYLE = Path(__file__).with_name("pages.css").read_text(encoding="utf-8")
+_SCRIPT = Path(__file__).with_name("rating.js").read_text(encoding="utf-8")
 
 
 def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles, count: int) -> None:
