@@ -78,12 +78,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Conversion:
-    """How one system's releases are converted.
-
-    Args:
-        plan: `(Release, Options) -> Plan`.
-        help: one line about the files that are read.
-    """
+    """How one system's releases are converted; `help` is one line about the files that are read."""
 
     plan: Callable[[Release, Options], Plan]
     help: str
@@ -100,9 +95,6 @@ def register_conversion(name: str, *, help: str):
         return plan
 
     return decorate
-
-
-# --- tokenizers ------------------------------------------------------------------------------------------------------
 
 
 def find_tokenizer(release: Release, options: Options, given: str | None = None) -> PreTrainedTokenizerBase | None:

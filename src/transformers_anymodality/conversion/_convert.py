@@ -57,8 +57,7 @@ def convert(
 
     Args:
         system: name of a registered conversion.
-        source: folder with the released files.
-        output: folder to be made.
+        source, output: the folder with the released files, and the one to be made.
         light: refer to the chosen language model on the Hub instead of storing it.
         dtype: of all weights; each as it is in the release if left out.
         max_shard_size: bytes per file, and about what is in memory at a time.
@@ -104,7 +103,6 @@ class Report:
     """What a conversion did; `str()` of it is for people.
 
     Args:
-        system: name of the conversion.
         output: folder of the checkpoint.
         parameters: numbers in the checkpoint.
         used: tensors of the release that are in it, by name.
@@ -127,12 +125,7 @@ class Report:
         return "\n".join([*lines, *self.notes])
 
     def write_card(self, folder: Path, licence: str) -> None:
-        """The card of any checkpoint, with the tensors that were not used.
-
-        Args:
-            folder: of the checkpoint, where it is now.
-            licence: of the weights; SPDX or Hugging Face's name for it.
-        """
+        """The card of any checkpoint, which is now in `folder`, with the tensors that were not used."""
         rows = [f"| {count} | `{name}`{more} | {reason} |" for count, name, more, reason in self._reasons()]
         table = "\n".join(["| tensors | | why |", "|---|---|---|", *rows])
         write_card(
@@ -235,7 +228,6 @@ class _Filling:
         self.report.unused[name] = _UNREAD
 
     def _fitted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """With a row for each token, and in the dtype that is asked for."""
         shape = self.shapes[name]
         if name in self.growing and tensor.shape[0] < shape[0]:
             mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)

@@ -20,11 +20,7 @@ _WRAPPERS = ("model", "state_dict", "module")
 
 
 class Tensors(Mapping[str, torch.Tensor]):
-    """Name -> tensor over one or several files, which are mapped: what is read of them is not kept in memory.
-
-    Args:
-        files: of one model.
-    """
+    """Name -> tensor over one or several files of one model. They are mapped: what is read is not kept in memory."""
 
     def __init__(self, *files: Path):
         self.files = files
@@ -86,7 +82,6 @@ def _safetensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _torch_tensors(file: Path) -> dict[str, torch.Tensor]:
-    """Tensors by name, left on the disk where the file's format allows it."""
     load = {"map_location": "cpu", "weights_only": True}
     try:
         found = torch.load(file, mmap=True, **load)  # noqa: TID251 (releases come so; nothing in them is run)
@@ -111,10 +106,8 @@ class Release:
         return bool(self._files(name))
 
     def open(self, *names: str) -> Tensors:
-        """The tensors of the first of these that is there: a file's name without its suffix, or a sub-folder's.
-
-        `"."` is the folder's own model, or the one file that was given.
-        """
+        """The tensors of the first of these that is there: a file's name without its suffix, or a sub-folder's; `"."`
+        is the folder's own model, or the one file that was given."""
         for name in names:
             if files := self._files(name):
                 return Tensors(*files)

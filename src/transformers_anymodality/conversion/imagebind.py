@@ -26,15 +26,11 @@ def plan(release: Release, options: Options) -> Plan:
     )
 
 
-# --- configs ---------------------------------------------------------------------------------------------------------
-
-
 def tower_config(tensors: Tensors, name: str, spec: dict[str, Any]) -> ImageBindTowerConfig:
     """Config of a tower, its sizes by the tensors.
 
     Args:
-        tensors: of the release.
-        name: vision, text, audio, depth, thermal or imu.
+        name: one of `TOWERS`.
         spec: what shows in no shape, if it is not as published: arguments of ImageBind's constructor, as they are or
             under "ctor" (`vision_num_heads`, `audio_stride`, ...).
     """
@@ -82,9 +78,6 @@ def _input_sizes(tensors: Tensors, name: str, spec: dict[str, Any]) -> dict[str,
         return {**sizes, "image_size": isqrt(places) * patch}
     named = {"audio_num_mel_bins": "num_mel_bins", "audio_target_len": "target_length", "audio_stride": "patch_stride"}
     return {**sizes, **{ours: spec[theirs] for theirs, ours in named.items() if theirs in spec}}
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
 
 
 def rules(name: str, prefix: str) -> list[Rule]:

@@ -16,11 +16,8 @@ _TOLD = ("max_position_embeddings", "rms_norm_eps", "hidden_act", "initializer_r
 
 
 def llama_config(tensors: Tensors, prefix: str, told: Mapping[str, Any]) -> LlamaConfig:
-    """
-    Args:
-        tensors: with LLaMA's under `prefix` (`"llm."`).
-        told: what the release's config says of it; sizes are read off the tensors, heads are 128 wide unless told.
-    """
+    """Sizes are read off the tensors under `prefix` (`"llm."`). The rest is what the release's config has `told`;
+    heads are 128 wide if it does not tell."""
     rows, hidden = tensors.shape(f"{prefix}model.embed_tokens.weight")
     heads = told.get("num_attention_heads") or max(1, hidden // 128)
     padding = told.get("pad_token_id")

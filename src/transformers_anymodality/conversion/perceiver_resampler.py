@@ -1,8 +1,5 @@
-"""Perceiver resamplers of others as aligners.
-
-It reads those of OpenFlamingo (alone or within its checkpoint), of flamingo-pytorch and of IDEFICS. IDEFICS2's is
-another architecture.
-"""
+"""Perceiver resamplers as aligners: those of OpenFlamingo (alone or within its checkpoint), of flamingo-pytorch and of
+IDEFICS. IDEFICS2's is another architecture."""
 
 from __future__ import annotations
 
@@ -75,9 +72,6 @@ def _config(tensors: Tensors, prefix: str, given: dict, blocks: bool) -> Perceiv
         project=False,
         **rows,
     )
-
-
-# --- weights ---------------------------------------------------------------------------------------------------------
 
 
 _FLAMINGO = [

@@ -1,7 +1,6 @@
 """From a config, a model or a Hub id to a tower: the encoding half alone, with only the layers that are read.
 
-The same `build_tower(config)` makes the tower when it is composed and when a checkpoint is loaded, so a config is all
-that a checkpoint needs to say about its towers.
+`build_tower(config)` serves composing and loading, so a config is all that a checkpoint needs to say about its towers.
 """
 
 from __future__ import annotations
@@ -76,7 +75,6 @@ def _reads_videos(config: PreTrainedConfig) -> bool:
 
 
 def _changed(config: PreTrainedConfig, **fields: Any) -> PreTrainedConfig:
-    """A copy with other values."""
     config = copy.deepcopy(config)
     for name, value in fields.items():
         setattr(config, name, value)
@@ -132,7 +130,6 @@ _ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
 
 
 def _encoder(config: PreTrainedConfig) -> PreTrainedModel:
-    """An encoder-decoder's encoder, without weights."""
     with torch.device("meta"):
         return AutoModel.from_config(copy.deepcopy(config)).get_encoder()
 
@@ -233,12 +230,8 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
 
 
 def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]) -> int:
-    """Features that a tower gives for one item, found by running it without data, once for each shape.
-
-    Args:
-        config: the tower's.
-        outputs: of the sub-processor for that item.
-    """
+    """Features that a tower gives for one item, whose sub-processor gave `outputs`; found by running it without data,
+    once for each shape."""
     shapes = tuple((name, value.shape, value.dtype) for name, value in outputs.items())
     return _feature_length(type(config), config.to_json_string(use_diff=False), shapes)
 

@@ -1,5 +1,4 @@
-"""Running a tower: which inputs it takes, where its features are, whatever it is (patch tokens, frames, a pooled vector,
-maps, extra patch axes), and which of its weights they depend on."""
+"""Running any tower: which inputs it takes, where its features are, and which of its weights they depend on."""
 
 from __future__ import annotations
 
@@ -73,15 +72,12 @@ def run_tower(
 
 
 def read_features(tower: PreTrainedModel, output: Any, select: str = "all") -> torch.Tensor:
-    """The features in a tower's output.
+    """The features `(items, length, dim)`: patch tokens, frames, a pooled vector, maps, also with extra patch axes.
 
     Args:
         tower: whose config tells channels from space in maps, and class tokens from patches.
         output: what the tower returned (a `ModelOutput`, or a layer's tensor).
         select: "all" features, "patches" (without leading class and register tokens) or "pooled".
-
-    Returns:
-        `(items, length, dim)`.
     """
     if select == "pooled":
         return _field(output, _POOLED).flatten(1).unsqueeze(1)
@@ -181,8 +177,7 @@ def trace_tower(
 ) -> tuple[torch.Tensor, set[str]]:
     """The features, as `run_tower` gives them, and the names of the weights that they do not depend on.
 
-    The graph of the forward pass leads back to those that they do; where there is none, all count as read. A tower without
-    data can be asked, too.
+    The forward pass's graph leads back to the others; where there is none, all count as read. The tower may lack data.
     """
     weights = {name: p for name, p in tower.named_parameters() if p.is_floating_point()}
     trained = {name: p.requires_grad for name, p in weights.items()}
@@ -230,8 +225,7 @@ class Unread(nn.Module):
 def drop_unread(tower: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Takes unread modules (poolers, final norms) out of a tower, in place; of `names`, single parameters are only frozen.
 
-    Weights that never get a gradient stop distributed training, and nobody misses them. Returns what was taken out, for
-    `put_back`.
+    Weights that never get a gradient stop distributed training. Returns what was taken out, for `put_back`.
     """
     parameters, taken = dict(tower.named_parameters()), {}
     for name in names:

@@ -30,13 +30,9 @@ class Imu2ClipConfig(PreTrainedConfig):
     Args:
         hidden_size: width of the GRU, and so of the embedding.
         conv_channels: channels of the convolutions. The GRU reads one after the other, each with its whole course over
-            time as features, so that `context_length` must leave as many steps of time as there are channels.
-        num_channels: of the recording.
+            time as features, so that `context_length` must leave as many steps of time (else ValueError).
         context_length: samples of a recording.
         channels_first: recordings are `(channels, samples)`; told to the feature extractor.
-
-    Raises:
-        ValueError: a `context_length` that leaves another number of steps than `conv_channels`.
     """
 
     model_type = "imu2clip"
@@ -74,8 +70,6 @@ class Imu2ClipConfig(PreTrainedConfig):
 
 
 class Imu2ClipBlock(nn.Sequential):
-    """A convolution over time, and of each three steps the greatest."""
-
     def __init__(self, channels_in: int, channels_out: int, kernel: int):
         conv = nn.Conv1d(channels_in, channels_out, kernel, dilation=_DILATION, bias=False)
         super().__init__(OrderedDict(conv=conv, pool=nn.MaxPool1d(_POOL)))
@@ -110,13 +104,8 @@ class Imu2ClipModel(PartModel):
     @merge_with_config_defaults
     @capture_outputs
     def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """
-        Args:
-            input_values: `(items, channels, samples)`.
-
-        Returns:
-            `last_hidden_state`: the GRU's states `(items, conv_channels, hidden_size)`; `pooler_output`: the last one.
-        """
+        """`input_values (items, channels, samples)` -> `last_hidden_state (items, conv_channels, hidden_size)`, the
+        GRU's states, and `pooler_output`, the last one."""
         if input_values.shape[-1] != self.config.context_length:
             raise ValueError(
                 f"Recordings of {input_values.shape[-1]} samples, but this encoder can only read "
@@ -133,7 +122,7 @@ class Imu2ClipPatchTransformerConfig(PreTrainedConfig):
     Args:
         patch_size: samples of a patch; what is left over at the end of a recording is not read.
         class_token: a learned token in front, whose last state is the embedding; without it, the mean of all states is.
-        num_channels, context_length, channels_first: as in `Imu2ClipConfig`; any length can be read.
+        context_length, channels_first: as in `Imu2ClipConfig`; any length can be read.
     """
 
     model_type = "imu2clip_patch_transformer"
@@ -170,8 +159,6 @@ class Imu2ClipAttention(Attention):
 
 
 class Imu2ClipLayer(GradientCheckpointingLayer):
-    """Norms stand behind what is added."""
-
     def __init__(self, config: Imu2ClipPatchTransformerConfig):
         super().__init__()
         self.self_attn = Imu2ClipAttention(config)

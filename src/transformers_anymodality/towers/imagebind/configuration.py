@@ -6,8 +6,7 @@ from transformers import PreTrainedConfig
 
 
 class ImageBindTowerConfig(PreTrainedConfig):
-    """What the towers have in common.
-
+    """
     Args:
         intermediate_size: width of the feed-forward layers; four times `hidden_size` if left out.
         projection_dim: width of the embedding, the same for all towers.
@@ -66,10 +65,7 @@ class ImageBindVisionConfig(ImageBindTowerConfig):
 
 
 class ImageBindTextConfig(ImageBindTowerConfig):
-    """
-    Args:
-        max_position_embeddings: tokens at most. CLIP's vocabulary, whose end token has the greatest id.
-    """
+    """CLIP's vocabulary, whose end token has the greatest id."""
 
     model_type = "imagebind_text"
 
@@ -125,8 +121,7 @@ class ImageBindImuConfig(ImageBindTowerConfig):
     """
     Args:
         num_channels: accelerometer x, y, z, gyroscope x, y, z.
-        context_length: samples of a recording.
-        patch_size: samples of a patch; what is left over at the end is not read.
+        context_length, patch_size: samples of a recording, and of a patch; what is left over at the end is not read.
         channels_first: recordings are `(channels, samples)`; told to the feature extractor.
     """
 

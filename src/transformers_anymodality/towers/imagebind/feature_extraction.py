@@ -90,15 +90,12 @@ def _mel_banks(bins: int, padded: int, rate: int) -> torch.Tensor:
 
 
 class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
-    """Kaldi's log mel spectrograms of the first channel, less the mean over all channels.
-
-    A spectrogram is filled up with zeros, or cut, to `target_length` frames before it is normalised. Audio that is
-    shorter than a clip is given whole as every clip.
+    """Kaldi's log mel spectrograms of the first channel, less the mean over all channels; filled up with zeros, or cut,
+    to `target_length` frames before they are normalised. Audio shorter than a clip is given whole as every clip.
 
     Args:
         sampling_rate: Hz; other rates are resampled.
         num_mel_bins, target_length: height and width of a spectrogram; a frame is 10 ms.
-        num_clips, clip_seconds: clips, and their duration.
         mean, std: of the log energies.
         faithful: centre each clip in the waveform itself, as the original does, so that clips which overlap are centred
             twice. That shows in the few frames at which a clip begins or ends within another.

@@ -32,10 +32,8 @@ def _torchvision() -> Any:
 
 
 class _SquareProcessor(BaseImageProcessor):
-    """Base: the transform of CLIP as Torchvision has it, of the Pillow image that `open` makes of what is given.
-
-    Transformers' own cuts a square out of an odd rest one pixel beside.
-    """
+    """Squares of `size` pixels by the transform of CLIP as Torchvision has it, of the Pillow image that `open` makes
+    of what is given. Transformers' own cuts a square out of an odd rest one pixel beside."""
 
     model_input_names = ["pixel_values"]
     valid_kwargs = NoKwargs
@@ -61,11 +59,7 @@ class _SquareProcessor(BaseImageProcessor):
 
 
 class ImageBindImageProcessor(_SquareProcessor):
-    """
-    Args:
-        size: of the square, in pixels.
-        image_mean, image_std: of each channel, values being between 0 and 1.
-    """
+    """Squares of `size` pixels; `image_mean` and `image_std` of each channel, values being between 0 and 1."""
 
     def __init__(
         self,
@@ -85,7 +79,6 @@ class ImageBindThermalImageProcessor(_SquareProcessor):
     """Temperature as shades of grey between 0 and 1, of which there are 256, as in the infrared images of LLVIP.
 
     Args:
-        size: of the square, in pixels.
         value_range: the measured values that become 0 and 1; those of 8-bit images by default.
     """
 
@@ -114,7 +107,6 @@ class ImageBindDepthImageProcessor(_SquareProcessor):
     then normalised. Whether ImageBind kept the division is not known; without it, its mean and deviation would not fit.
 
     Args:
-        size: of the square, in pixels.
         min_depth, max_depth: metres; what is nearer or farther is taken to be there. Missing values (0) become near.
         baseline: metres between the camera's two eyes; 0.075 for Kinect, 0.095 for RealSense and Xtion.
         focal_length: pixels, of the image as it is given; the default is that of NYU-Depth's Kinect.
@@ -169,7 +161,6 @@ class ImageBindVideoProcessor(VideoProcessorMixin):
     """
     Args:
         size: of the squares, in pixels.
-        num_clips, clip_seconds: clips, and their duration.
         frames_per_clip: frames of a clip, spread evenly from its first to its last.
         num_crops: squares along the longer side, 3 (both ends and the middle) or 1 (the middle).
         image_mean, image_std: of each channel, values being between 0 and 1.
@@ -210,13 +201,8 @@ class ImageBindVideoProcessor(VideoProcessorMixin):
         return chosen
 
     def __call__(self, videos: Any, return_tensors: str | None = "pt", **kwargs) -> BatchFeature:
-        """
-        Args:
-            videos: a list of uint8 `(num_clips * frames_per_clip, height, width, 3)`, the frames of `frame_indices`.
-
-        Returns:
-            float32 `pixel_values (items, num_clips * num_crops, 3, frames_per_clip, size, size)`.
-        """
+        """`videos`: a list of uint8 `(num_clips * frames_per_clip, height, width, 3)`, the frames of `frame_indices`.
+        Returns float32 `pixel_values (items, num_clips * num_crops, 3, frames_per_clip, size, size)`."""
         values = torch.stack([self.views(np.asarray(video)) for video in videos])
         return BatchFeature({"pixel_values": values.numpy()}, tensor_type=return_tensors)
 

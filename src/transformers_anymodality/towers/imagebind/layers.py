@@ -71,8 +71,6 @@ class ImageBindLayer(GradientCheckpointingLayer):
 
 
 class ImageBindScale(nn.Module):
-    """Brings embeddings to length 1, then to that of the logit scale."""
-
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__()
         self.start = config.logit_scale

@@ -1,7 +1,4 @@
-"""ImageBind (arXiv 2305.05665): a transformer per modality, whose embeddings share one space.
-
-Each is a tower of its own; `ImageBindModel` is all of them.
-"""
+"""ImageBind (arXiv 2305.05665): a tower per modality, all in one space of embeddings; `ImageBindModel` has all."""
 
 from __future__ import annotations
 
@@ -41,11 +38,8 @@ from .layers import (
 
 
 class ImageBindTower(PartModel):
-    """Base of the towers.
-
-    An item may be one input or several clips of it, `(items, ...)` or `(items, clips, ...)`; clips are embedded each for
-    itself, scaled, and averaged (the mean is not brought to any length).
-    """
+    """An item may be one input or several clips of it, `(items, ...)` or `(items, clips, ...)`; clips are embedded
+    each for itself, scaled, and averaged (the mean is not brought to any length)."""
 
     config: ImageBindTowerConfig
     embeddings_class: type[nn.Module]
@@ -163,8 +157,6 @@ class ImageBindAudioModel(ImageBindTower):
 
 
 class ImageBindMapTower(ImageBindTower):
-    """Of images with one channel."""
-
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     embeddings_class = ImageBindMapEmbeddings

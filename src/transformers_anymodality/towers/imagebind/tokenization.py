@@ -12,17 +12,12 @@ from transformers import PreTrainedTokenizerBase
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: str | Sequence[str], length: int = 77, *, keep_end: bool = True
 ) -> torch.Tensor:
-    """Ids of texts for the text tower.
+    """Ids of texts for the text tower, int64 `(texts, length)`: begin, words, end, then zeros.
 
     Args:
         tokenizer: CLIP's (`CLIPTokenizer.from_pretrained("openai/clip-vit-large-patch14")`).
-        texts: one, or several.
         length: ids of each; longer texts are cut.
-        keep_end: cut words, as ImageBind does; without it the end token is cut, as in PandaGPT's copy of ImageBind (which
-            has no use for text).
-
-    Returns:
-        int64 `(texts, length)`: begin, words, end, then zeros.
+        keep_end: cut words, as ImageBind does, not the end token, as PandaGPT's copy does (which has no use for text).
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
