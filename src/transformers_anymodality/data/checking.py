@@ -89,11 +89,9 @@ def check(
 
     Args:
         source: a file (as `open_records` takes it), or records.
-        processor: the model's.
         max_length: tokens per sample, media included.
         media_root: folder that relative paths are in.
         workers: processes that read; 0 for this one alone.
-        progress: show a bar.
     """
     records = open_records(source) if isinstance(source, (str, Path)) else source
     report, checked = Report(), _Checked(records, processor, max_length, media_root)

@@ -1,5 +1,4 @@
-"""Files, shards and data sets of the Hub: as records, each of which can be looked at by itself; as `datasets` of chats; and
-mixtures of these."""
+"""Files, shards and data sets of the Hub: as single records, as `datasets` of chats, and as mixtures of these."""
 
 from __future__ import annotations
 
@@ -89,7 +88,6 @@ def mixture(
         sources: what `load` takes, in a list or by name. With names, a column `source` tells each sample's.
         weights: shares, which need not sum to one; equal if left out.
         media_root, streaming: as `load` takes them.
-        seed: of the draws.
         stopping_strategy: "all_exhausted" (until each sample came at least once), "first_exhausted", or another of
             `interleave_datasets`.
     """
@@ -133,15 +131,12 @@ class _Lines(Sequence):
 
 
 def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
-    """The records of a file.
+    """The records of a file. Of JSONL, a line that is not JSON raises ValueError when it is asked for.
 
     Args:
         file: JSON (a list, or an object whose one list it is), JSONL, or what `datasets` reads (Parquet, WebDataset
             shards, a folder, a Hub id).
         split: of what `datasets` reads.
-
-    Returns:
-        A sequence; of JSONL, a line that is not JSON raises ValueError when it is asked for.
     """
     path = Path(file).expanduser()
     if path.suffix not in (".json", ".jsonl"):

@@ -116,7 +116,6 @@ def _video(source: Any, frames: np.ndarray) -> str:
 
 
 def animation(images: Sequence[Any]) -> str:
-    """Images one after another, over and over."""
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=300, loop=0)
     return f"<img alt='' src='{uri('image/gif', buffer.getvalue())}'>"

@@ -70,11 +70,8 @@ def convert_records(
 def convert_file(
     name: str, source: str | Path, output: str | Path, *, media_root: str | Path | None = None, progress: bool = False
 ) -> int:
-    """Writes the chats of a file of that format as JSONL; nothing is written if a record makes no sense.
-
-    Returns:
-        How many chats there are.
-    """
+    """Writes the chats of a file of that format as JSONL, and says how many there are; nothing is written if a record
+    is wrong."""
     output = Path(output)
     if output.exists():
         raise FileExistsError(f"{output} exists already: name another, or remove it.")

@@ -52,11 +52,7 @@ class Shown:
 
 
 def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_root: str | Path | None = None) -> Shown:
-    """A record as the collator makes it ready.
-
-    Raises:
-        ValueError, MediaError: as the collator.
-    """
+    """A record as the collator makes it ready; ValueError and MediaError are raised as there."""
     try:
         (prompt,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
     except MediaError as error:

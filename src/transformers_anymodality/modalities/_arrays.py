@@ -17,11 +17,8 @@ NPY_MAGIC = b"\x93NUMPY"
 
 
 def to_numpy(source: Any, name: str) -> np.ndarray:
-    """A numpy array of real numbers from an array, a tensor on any device, or nested lists.
-
-    Raises:
-        MediaError: ragged, empty, complex, or not of numbers.
-    """
+    """A numpy array of real numbers from an array, a tensor on any device, or nested lists. Raises `MediaError` for
+    what is ragged, empty, complex, or not of numbers."""
     if hasattr(source, "detach"):
         source = source.detach().cpu()
         # numpy has no bfloat16, and torch's 8-bit floats are unknown to it too
@@ -51,13 +48,9 @@ def first_bad(array: np.ndarray) -> tuple[int, ...] | None:
 
 
 def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
-    """Load a `.npy` file without ever unpickling.
-
-    Its header is checked against the limits and against the bytes there are before anything is allocated.
-
-    Raises:
-        MediaError: not a `.npy` file, truncated, larger than `limits.max_bytes`, or not of numbers.
-    """
+    """The numbers of a `.npy` file; nothing is ever unpickled. Its header is checked against the limits and against
+    the bytes there are before anything is allocated. Raises `MediaError` for a file that is not a `.npy` file,
+    truncated, larger than `limits.max_bytes`, or not of numbers."""
     with opened(source) as file:
         length = file.seek(0, 2)
         file.seek(0)

@@ -93,7 +93,6 @@ def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> Modality
 
 
 def check_modality_name(name: str) -> None:
-    """Raises ValueError for a name that cannot be a modality's."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name.endswith(("_aligner", "_tower", "_config")):
         raise ValueError(
             f"Modality name {name!r} must be lower-case letters, digits and underscores, and not end in _aligner, "

@@ -67,9 +67,7 @@ def _resolve(url: httpx.URL, name: str) -> str:
 
 class _PublicTransport(httpx.HTTPTransport):
     """Dials the address that was checked, while the Host header and the TLS certificate stay those of the URL's host.
-
-    To dial the name again would leave a moment in which a second answer of the name server could point elsewhere.
-    """
+    To dial the name again would leave a moment in which a second answer of the name server could point elsewhere."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url, name = request.url, url_name(str(request.url))
@@ -101,14 +99,10 @@ def _read_body(response: httpx.Response, name: str, max_bytes: int, deadline: fl
 
 
 def fetch(url: str, max_bytes: int) -> bytes:
-    """The body of an http or https URL, of at most `max_bytes`.
-
-    Every host on the way, redirects included, must resolve to public addresses only; proxies and credentials from
-    the environment are not used, as a proxy would resolve the name anew.
-
-    Raises:
-        FetchError: refused, unreachable, too large, too slow, or answered by a status other than 200.
-    """
+    """The body of an http or https URL, of at most `max_bytes`. Every host on the way, redirects included, must
+    resolve to public addresses only; proxies and credentials from the environment are not used, as a proxy would
+    resolve the name anew. Raises `FetchError`: refused, unreachable, too large, too slow, or answered by a status
+    other than 200."""
     deadline = time.monotonic() + DEADLINE
     name = url_name(url)
     options: dict[str, Any] = {"trust_env": False, "timeout": TIMEOUT, "headers": _HEADERS}

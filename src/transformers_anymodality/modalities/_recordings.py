@@ -26,11 +26,8 @@ _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<smil", b"[playlist]
 
 
 def check_recording(source: Path | BytesIO, name: str) -> None:
-    """Refuse text, playlists, and containers whose own size fields say that the end is missing.
-
-    Decoders silently play what is left of a truncated WAV, AIFF, AVI, MP4 or Matroska file, so that its loss would
-    never show.
-    """
+    """Refuse text, playlists, and containers whose own size fields say that the end is missing: decoders silently play
+    what is left of a truncated WAV, AIFF, AVI, MP4 or Matroska file, so that its loss would never show."""
     start = head(source)
     stripped = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if stripped.startswith(_PLAYLISTS) or b"<mpd" in start.split(b"\0", 1)[0].lower() or _is_text(start):
@@ -122,12 +119,8 @@ def tried(decoder: str) -> Generator[None]:
 
 
 def first_decoded(decoders: Iterable[Callable[[], _Decoded]], name: str, kind: str) -> _Decoded:
-    """What the first decoder gives that is installed and reads the file.
-
-    Raises:
-        MediaError: none reads it, or one that does finds it wrong.
-        ImportError: none is installed.
-    """
+    """What the first decoder gives that is installed and reads the file. Raises `MediaError` where none reads it, or
+    one that does finds it wrong; `ImportError` where none is installed."""
     failed, missing = [], []
     for decode in decoders:
         try:
@@ -143,7 +136,6 @@ def first_decoded(decoders: Iterable[Callable[[], _Decoded]], name: str, kind: s
 
 
 def torchcodec_decoder(kind: str, source: Path | BytesIO, **options: Any) -> Any:
-    """torchcodec's `AudioDecoder` or `VideoDecoder`."""
     if not is_torchcodec_usable(kind):
         raise ImportError("torchcodec is missing or does not find FFmpeg.")
     from torchcodec.decoders import AudioDecoder, VideoDecoder
@@ -154,7 +146,6 @@ def torchcodec_decoder(kind: str, source: Path | BytesIO, **options: Any) -> Any
 
 
 def av_container(source: Path | BytesIO) -> Any:
-    """The file, opened by PyAV."""
     if isinstance(source, BytesIO):
         source.seek(0)
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}

@@ -33,8 +33,7 @@ class Limits:
         max_bytes: bytes of an encoded source, and of the array decoded from it.
         max_pixels: pixels of one image or video frame. The default is the figure beyond which Pillow refuses an
             image by itself; to go further, raise `PIL.Image.MAX_IMAGE_PIXELS` too.
-        max_seconds: duration of a recording or video.
-        max_frames: frames of a video or animation.
+        max_seconds, max_frames: of a recording, video or animation.
     """
 
     max_bytes: int = 2 * 1024**3
@@ -43,7 +42,6 @@ class Limits:
     max_frames: int = 100_000
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
-        """Raises `MediaError` for an image or frame that is empty or too large."""
         if width < 1 or height < 1:
             raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
         self.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
@@ -118,7 +116,6 @@ def opened(source: Path | BytesIO) -> Generator[BinaryIO]:
 
 
 def head(source: Path | BytesIO, size: int = 4096) -> bytes:
-    """The first bytes of a source."""
     with opened(source) as file:
         return file.read(size)
 

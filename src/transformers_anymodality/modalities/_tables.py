@@ -31,11 +31,8 @@ Table = tuple[np.ndarray, np.ndarray | None]
 
 
 def find_columns(found: Sequence[str], channels: Sequence[str], name: str) -> tuple[list[int], int | None]:
-    """Places of the channels and of the time column among the column names found, whatever their case.
-
-    Raises:
-        MediaError: a channel missing or there twice, or several time columns.
-    """
+    """Places of the channels and of the time column among the column names found, whatever their case. Raises
+    `MediaError` where a channel is missing or there twice, or for several time columns."""
     plain = [column.strip().lower() for column in found]
     wanted = [channel.strip().lower() for channel in channels]
     missing = [channel for channel, key in zip(channels, wanted, strict=True) if key not in plain]
@@ -58,12 +55,9 @@ def find_columns(found: Sequence[str], channels: Sequence[str], name: str) -> tu
 def read_csv(
     source: Path | BytesIO, channels: Sequence[str], sampling_rate: float, name: str, limits: Limits
 ) -> Table:
-    """Read a CSV (comma, semicolon or tab) with a header row, or a purely numeric one of just the channels.
-
-    Raises:
-        MediaError: not text, columns missing, a cell that is not a finite number, a row of another length (a truncated
-            last line shows so), or more than `limits.max_seconds`.
-    """
+    """Read a CSV (comma, semicolon or tab) with a header row, or a purely numeric one of just the channels. Raises
+    `MediaError`: not text, columns missing, a cell that is not a finite number, a row of another length (a truncated
+    last line shows so), or more than `limits.max_seconds`."""
     with opened(source) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
         try:
@@ -149,11 +143,8 @@ def _is_number(cell: str) -> bool:
 
 def read_parquet(source: Path | BytesIO, channels: Sequence[str], name: str, limits: Limits) -> Table:
     """Read a Parquet file by the same rules for columns; a time column of Arrow's timestamp type has its own unit.
-
-    Raises:
-        MediaError: unreadable, columns missing, empty cells, not numbers, or beyond `limits.max_bytes`.
-        ImportError: pyarrow is missing.
-    """
+    Raises `MediaError`: unreadable, columns missing, empty cells, not numbers, or beyond `limits.max_bytes`;
+    `ImportError` without pyarrow."""
     parquet = require("pyarrow.parquet")
     try:
         with opened(source) as file, parquet.ParquetFile(file) as table:

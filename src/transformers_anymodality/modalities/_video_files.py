@@ -21,15 +21,10 @@ _ROUNDING = 1e-6  # seconds
 
 
 def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
-    """Mid-points of `num_frames` equal parts of the duration [begin, end).
+    """Mid-points of `num_frames` equal parts of the duration [begin, end), in seconds: float64 (num_frames,), rising.
 
     Args:
-        begin: seconds at which the first frame comes on display.
-        end: seconds at which the last one goes off; at least `begin`.
-        num_frames: how many times to give, at least 1.
-
-    Returns:
-        float64, shape (num_frames,), in seconds, increasing.
+        begin, end: seconds at which the first frame comes on display, and at which the last one goes off.
 
     Raises:
         MediaError: no frames asked for, or a duration that is negative or not finite.
@@ -43,16 +38,10 @@ def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
 
 @dataclass
 class Timeline:
-    """When the frames of a video are on display: in seconds, or in frames where all of them last equally long.
+    """When the frames of a video are on display: in seconds, or in frames where all of them last equally long."""
 
-    Attributes:
-        starts: when each comes on display, increasing; shape (frames,).
-        end: when the last goes off.
-        fps: frames per second.
-    """
-
-    starts: np.ndarray
-    end: float
+    starts: np.ndarray  # when each comes on display, increasing; shape (frames,)
+    end: float  # when the last goes off
     fps: float
 
     @classmethod
@@ -158,10 +147,8 @@ def _channels_last(batch: Any, name: str) -> np.ndarray:
 
 
 def by_av(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
-    """Frames of a file by PyAV: a frame's number is its place among the packets' time stamps.
-
-    These are read first, without decoding; frame counts and durations in headers are trusted for nothing but refusal.
-    """
+    """By PyAV: a frame's number is its place among the packets' time stamps. These are read first, without decoding;
+    frame counts and durations in headers are trusted for nothing but refusal."""
     with tried("PyAV"):
         with av_container(source) as container:
             stamps, timeline = _scan(container, name, limits)

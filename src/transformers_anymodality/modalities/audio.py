@@ -28,7 +28,7 @@ _MALFORMED = 3  # libsndfile's SF_ERR_MALFORMED_FILE: the format is known and th
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSpec(ModalitySpec):
-    """Feature extractors with a window of fixed length (Whisper's 30 s) pad to it, and longer sound is refused rather
+    """Feature extractors with a window of fixed length (often 30 s) pad to it, and longer sound is refused rather
     than cut. The others pad to the longest in the batch. Those with `reads_raw = True` get each sound as
     `(waveform (channels, samples) float32, rate)`, as it is in the file, and do all else themselves."""
 
@@ -62,7 +62,7 @@ class AudioSpec(ModalitySpec):
         for name in ("n_samples", "nb_max_samples"):
             if isinstance(value := getattr(processor, name, None), int):
                 return value
-        frames = getattr(processor, "max_length", None)  # AST: frames of 10 ms
+        frames = getattr(processor, "max_length", None)  # in frames of 10 ms
         if isinstance(frames, int) and hasattr(processor, "num_mel_bins"):
             return frames * processor.sampling_rate // 100 + processor.sampling_rate // 50
         return None
@@ -75,7 +75,7 @@ class AudioSpec(ModalitySpec):
         if "padding" not in kwargs:
             kwargs |= {"padding": True} if free else {}
             accepted = "return_attention_mask" in inspect.signature(processor.__call__).parameters
-            # Asked for in the call, it is one of frames; as Whisper's feature extractor gives it by itself, of samples.
+            # Asked for in the call, the mask is one of frames; given unasked, it may be one of samples.
             if accepted and (free or getattr(processor, "return_attention_mask", False)):
                 kwargs["return_attention_mask"] = True
         return processor(items, sampling_rate=processor.sampling_rate, return_tensors="pt", **kwargs)
@@ -122,15 +122,11 @@ def read_waveform(
     """Read a recording as it is: every channel, at its own rate. For feature extractors that resample themselves.
 
     Args:
-        source: as `read_audio` takes it.
+        source, allow_urls, limits: as `read_audio` takes them, which raises the same errors.
         sampling_rate: Hz of a bare array.
-        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         float32, shape (channels, samples); and its rate in Hz.
-
-    Raises:
-        MediaError, ImportError: as `read_audio`.
     """
     samples, rate, _ = _read(source, positive(sampling_rate, "sampling_rate", _HERTZ), False, allow_urls, limits)
     return np.ascontiguousarray(samples, dtype=np.float32), rate

@@ -44,9 +44,7 @@ class ImageSpec(ModalitySpec):
 @contextmanager
 def open_image(source: Any, name: str, limits: Limits) -> Generator[Image.Image]:
     """An image, its size checked and its pixels not decoded yet: of a file, of bytes in memory, or a PIL image.
-
-    Whatever Pillow raises inside the block comes out as `MediaError`.
-    """
+    Whatever Pillow raises inside the block comes out as `MediaError`."""
     module = require("PIL.Image")
     module.init()
     formats = [known for known in _FORMATS if known in module.OPEN]
@@ -102,11 +100,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
-    """A new 8-bit RGB image from a PIL image of any mode; transparency is laid on white.
-
-    Raises:
-        MediaError: values whose range is unknown (32-bit integers beyond 16 bits, floats beyond [0, 1]).
-    """
+    """A new 8-bit RGB image from a PIL image of any mode; transparency is laid on white. Raises `MediaError` for
+    values whose range is unknown (32-bit integers beyond 16 bits, floats beyond [0, 1])."""
     module = require("PIL.Image")
     if image.mode == "F" or image.mode.startswith("I"):
         return _deep_to_rgb(image, name)
@@ -139,11 +134,8 @@ def _grey(values: np.ndarray) -> Image.Image:
 
 
 def pixels_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """uint8 pixels as they are, float pixels in [0, 1] scaled to 0..255 and rounded.
-
-    Raises:
-        MediaError: another type, NaN, infinity, or floats outside [0, 1].
-    """
+    """uint8 pixels as they are, float pixels in [0, 1] scaled to 0..255 and rounded. Raises `MediaError` for another
+    type, NaN, infinity, or floats outside [0, 1]."""
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind != "f":

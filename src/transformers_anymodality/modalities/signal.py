@@ -31,7 +31,6 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
     Args:
         channels: names of the columns, in the order of the model's channels.
         sampling_rate: Hz.
-        num_samples: samples per recording.
         mean, std: per channel, subtracted and divided by; None to leave the units as they are.
         channels_first: give `(items, channels, samples)` instead of `(items, samples, channels)`.
     """

@@ -39,11 +39,9 @@ DEFAULT_FPS = 24.0
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSpec(ModalitySpec):
-    """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once.
-
-    `num_frames` frames are spread evenly over the duration, unless the video processor says which it wants: by a method
-    `frame_indices(total, fps)` that gives frame numbers.
-    """
+    """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once. `num_frames`
+    are spread evenly over the duration, unless the video processor has a method `frame_indices(total, fps)` that gives
+    the numbers of the frames it wants."""
 
     num_frames: int = 8
 
@@ -95,7 +93,6 @@ def read_video(
             an animated GIF, WebP or PNG (by Pillow); an array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8,
             or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; `{"frames": ..., "fps":
             ...}` with either of them; or a torchcodec `VideoDecoder`.
-        num_frames: frames to return.
         allow_urls, limits: as `open_source` takes them; for single frames in a list, too.
 
     Returns:
@@ -119,12 +116,11 @@ def read_video_frames(
     """Read frames of a video by their numbers.
 
     Args:
-        source: as `read_video` takes it. Files are decoded by PyAV, else by torchcodec, once from the first to the last
-            frame chosen.
+        source, allow_urls, limits: as `read_video` takes them. Files are decoded by PyAV, else by torchcodec, once
+            from the first to the last frame chosen.
         choose: gets how many frames there are and how many per second; gives the numbers (from 0) of those to read, in
             any order and as often as wanted.
         fps: frames per second of arrays and lists that do not tell (`{"frames": ..., "fps": ...}` does).
-        allow_urls, limits: as `open_source` takes them.
 
     Returns:
         uint8, shape (numbers, H, W, 3), RGB, upright.
