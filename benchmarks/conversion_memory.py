@@ -5,8 +5,6 @@
 What counts is memory that cannot be given back (anonymous pages); pages of mapped files can, and are shown apart.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

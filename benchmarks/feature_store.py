@@ -7,8 +7,6 @@ memory: what aligner and language model alone cost. Steps are whole: collator, f
     .venv/bin/python benchmarks/feature_store.py [--rounds 5] [--batch 8] [--threads 2]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

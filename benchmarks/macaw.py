@@ -7,8 +7,6 @@ sample. Both do one forward pass over a prompt, and a prompt and 32 new tokens.
     .venv/bin/python benchmarks/macaw.py [--rounds 5] [--batch 2] [--threads 2]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -6,8 +6,6 @@ of 32 tokens in two of three samples, its features given. Language model and ali
     .venv/bin/python benchmarks/packing.py [--rounds 5] [--batch 32] [--max-length 512] [--threads 2]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

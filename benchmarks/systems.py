@@ -6,8 +6,6 @@ on a CPU with two threads stands beside as `original`, and is indicative. `bench
     .venv/bin/python benchmarks/systems.py [--rounds 5] [--threads 2]
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

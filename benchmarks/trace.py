@@ -6,8 +6,6 @@ Fewer files are less to read for whoever wants to know what happens to a medium.
     .venv/bin/python benchmarks/trace.py [--calls]
 """
 
-from __future__ import annotations
-
 import argparse
 import sys
 import tempfile

@@ -6,8 +6,6 @@ in a process of its own, whose largest resident size is read (`ru_maxrss`); what
     .venv/bin/python benchmarks/vocabulary_memory.py [--batch 8] [--length 512] [--answer 32] [--vocabulary 128000]
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import platform

@@ -4,8 +4,6 @@ What a system is made of (`parts.json`) is planned by its preset at the publishe
 else of a card is written from that, the recipes in `examples/recipes` and the table below.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

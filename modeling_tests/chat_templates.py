@@ -4,8 +4,6 @@ Written for these tests after the published ones; each keeps what made that styl
 errors, namespaces, macros, tools, leading whitespace.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -1,8 +1,6 @@
 """What tests of composites compare: logits, new tokens, what is supervised, how often a part runs; and the tiny settings
 of what is registered."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What every test runs under: no network, one seed. And the table of recorded tensors at the end."""
 
-from __future__ import annotations
-
 import os
 
 

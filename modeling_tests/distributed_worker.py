@@ -6,8 +6,6 @@ Sample `2 * step + rank` is what process `rank` of two sees at `step`: other mod
 the step before, none at times. One process alone sees both.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -6,8 +6,6 @@ arrive with other bytes. What the real one has besides (Xet storage, pull reques
 here: clients are told to use LFS by `HF_HUB_DISABLE_XET=1`.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -57,7 +55,7 @@ class Hub:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
-    def __enter__(self) -> Hub:
+    def __enter__(self) -> "Hub":
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 

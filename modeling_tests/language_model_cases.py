@@ -4,8 +4,6 @@ What fails is listed with its reason in `KNOWN`. `test_any_language_model.py` ru
 `docs/architectures.md` is written from the tables.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Files of media, written by the libraries that write them, and what was shown in them."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib

@@ -5,8 +5,6 @@ shape of each, and `write` makes them anew: they depend on the name alone. `reco
 checkpoint computed for `chat`.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import zlib

@@ -1,7 +1,5 @@
 """Pipelines, placement, attention per part, compilation and the rest of the ecosystem, unpatched."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

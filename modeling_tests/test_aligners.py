@@ -1,7 +1,5 @@
 """Every registered aligner keeps the promises of all."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import AutoModel

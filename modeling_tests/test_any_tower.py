@@ -3,8 +3,6 @@
 What is known to fail is checked too: a listed failure that is gone fails the test.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 import transformers

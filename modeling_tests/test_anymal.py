@@ -1,7 +1,5 @@
 """AnyMAL, of which nothing was released: its table of sizes, and where media stand in its prompts."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import AutoModel

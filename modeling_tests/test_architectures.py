@@ -1,7 +1,5 @@
 """`docs/architectures.md` says what the tables of the tests say."""
 
-from __future__ import annotations
-
 import pytest
 import transformers
 

@@ -1,7 +1,5 @@
 """Bad input is refused by a clear error, and leaves the model, the processor and what was given as they were."""
 
-from __future__ import annotations
-
 import copy
 import io
 import struct

@@ -1,7 +1,5 @@
 """Model cards: what they say, that it holds, and that those of the published systems do not rot."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """Conversations on one cache, and `anymodality chat` fed by lines."""
 
-from __future__ import annotations
-
 import io
 import json
 

@@ -1,7 +1,5 @@
 """ChatGLM-6B: padding, caches, beams and other embeddings change nothing; its tokenizer reads its published file."""
 
-from __future__ import annotations
-
 import struct
 
 import pytest

@@ -1,7 +1,5 @@
 """Saving and loading: full, light, headless, quantised; and what must be refused."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

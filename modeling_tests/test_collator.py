@@ -1,7 +1,5 @@
 """Training batches: what is supervised, what is cut, and what is refused."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

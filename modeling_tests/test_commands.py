@@ -1,7 +1,5 @@
 """The command `anymodality`: help without torch, inspect, compose, generate."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

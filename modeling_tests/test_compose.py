@@ -1,7 +1,5 @@
 """Composing: every way to name a part, borrowed parts, towers of every kind, and what must be refused untouched."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """Converting releases: formats, what must be refused, what is written. That the numbers are right is `parity`'s matter."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import pickle

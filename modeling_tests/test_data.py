@@ -1,7 +1,5 @@
 """Data as people have it: records, formats, files, mixtures; what `check` finds and `show` shows."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

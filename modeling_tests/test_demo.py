@@ -1,7 +1,5 @@
 """`anymodality demo`: what its page does without a browser, what it lets through, and a visit by a real browser."""
 
-from __future__ import annotations
-
 import ast
 import json
 import runpy

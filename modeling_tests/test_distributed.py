@@ -1,7 +1,5 @@
 """Many processes: under each way of spreading the work, training equals that of one process, and survives `kill -9`."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

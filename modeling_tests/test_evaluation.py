@@ -1,7 +1,5 @@
 """Evaluation from end to end: tasks, answers kept, killed runs that go on, ratings, pages, comparisons."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """The adapter for lmms-eval, on a tiny task of its own; only where lmms-eval is installed."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

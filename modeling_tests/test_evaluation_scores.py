@@ -1,7 +1,5 @@
 """Scores: equal to the official code's on captions, to hand-computed values elsewhere; and as modules of `evaluate`."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

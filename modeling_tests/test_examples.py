@@ -1,7 +1,5 @@
 """The training scripts: each recipe at toy size runs, each published one is made of valid arguments."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import os
@@ -12,14 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from transformers import (
-    AutoModelForCausalLM,
-    AutoProcessor,
-    LlamaConfig,
-    LlamaForCausalLM,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForCausalLM, AutoProcessor, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, set_trainable

@@ -1,7 +1,5 @@
 """The feature store: what is read from it is what the towers gave, and nothing else."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Generation in all its modes gives what a plain forward pass says, and encodes each medium once."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import (

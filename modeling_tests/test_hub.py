@@ -1,7 +1,5 @@
 """Publishing to a Hub and loading from it: the unmodified client against the stand-in."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Identities that must hold exactly, whatever the language model and the media."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

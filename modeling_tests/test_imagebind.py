@@ -1,7 +1,5 @@
 """ImageBind's and IMU2CLIP's towers: alone, in a batch, in a composite; and what prepares media for them."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

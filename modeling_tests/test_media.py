@@ -1,7 +1,5 @@
 """Tests of the readers of media. Every medium is made here, by the libraries that write it."""
 
-from __future__ import annotations
-
 import base64
 import http.server
 import io

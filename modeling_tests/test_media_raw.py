@@ -1,7 +1,5 @@
 """Reading what a sub-processor asks for itself: frames by number, waveforms as they are, maps in their own units."""
 
-from __future__ import annotations
-
 import io
 import types
 import wave

@@ -1,7 +1,5 @@
 """What training does not have to keep: logits of prompts, gradients and activations of frozen parts, full precision."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest

@@ -1,7 +1,5 @@
 """Every registered modality keeps the promises of all, shown by the items that its spec makes up."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoProcessor

@@ -1,7 +1,5 @@
 """mPLUG-Owl beyond its recordings: dialogues, several media in one prompt, frames, and BLOOM's embedding norm."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Packed rows teach what padded rows teach, or packing is refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import transformers

@@ -1,7 +1,5 @@
 """Composing without weights: the plan is what composing gives, at any size, in little memory; and what composing runs."""
 
-from __future__ import annotations
-
 import copy
 import json
 import subprocess

@@ -1,7 +1,5 @@
 """The processor: text, chats and media of every modality, batched and mixed, to exactly the right model inputs."""
 
-from __future__ import annotations
-
 import base64
 import copy
 import io

@@ -1,7 +1,5 @@
 """Remote code, and what must be whole before it is published; the Hub's side is in `test_hub`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import sys

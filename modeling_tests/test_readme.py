@@ -1,7 +1,5 @@
 """The README's Python blocks run, in order and unchanged, against a Hub cache that is made here."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

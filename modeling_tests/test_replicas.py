@@ -1,7 +1,5 @@
 """The replicas' scripts run through, with a hundredth of their steps, and their table says what they found."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import sys

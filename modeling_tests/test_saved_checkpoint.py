@@ -4,8 +4,6 @@
 `recorded.safetensors` beside it holds the inputs of one chat, the logits, and the ids that greedy decoding gave.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -5,8 +5,6 @@ Here: what a checkpoint may name, and small files that claim much. Elsewhere: UR
 (test_media, test_bad_input), control tokens that were typed (test_processing, test_serving), pickles (test_checkpoints).
 """
 
-from __future__ import annotations
-
 import io
 import json
 import struct

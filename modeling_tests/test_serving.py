@@ -1,7 +1,5 @@
 """`anymodality serve`: a real server process and OpenAI's client; and what becomes of requests that makes no sense."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io
@@ -30,12 +28,7 @@ from huggingface_hub.utils import httpx  # noqa: E402
 from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
 from transformers_anymodality.inference.server.app import _CutQueue  # noqa: E402
-from transformers_anymodality.inference.server.requests import (  # noqa: E402
-    Policy,
-    check_options,
-    check_variables,
-    read_messages,
-)
+from transformers_anymodality.inference.server.requests import Policy, check_options, check_variables, read_messages  # noqa: E402
 
 
 MODALITIES = {name: {} for name in ("image", "video", "audio", "imu", "depth", "thermal")}

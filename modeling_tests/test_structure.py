@@ -1,7 +1,5 @@
 """Which file may import which: the picture in CONTRIBUTING holds, and tests stand alone."""
 
-from __future__ import annotations
-
 import ast
 import runpy
 from collections.abc import Iterator

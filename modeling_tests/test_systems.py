@@ -1,7 +1,5 @@
 """What every published system has here and never had: batches, mixtures, other language models, saving, caches."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Training by the stock Trainer and PEFT: what is trained is saved, and what is resumed is as if never stopped."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from peft import PeftModel, get_peft_model

@@ -1,7 +1,5 @@
 """What `utils/upstream*.py` lists is all that is private of other libraries, and the installed versions have it."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 import inspect

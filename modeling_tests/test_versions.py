@@ -1,7 +1,5 @@
 """The range of versions that is declared is the range that is tested."""
 
-from __future__ import annotations
-
 import re
 import tomllib
 from pathlib import Path

@@ -1,7 +1,5 @@
 """X-LLM's parts beyond its recordings: the CIF against its recursion, speech interface, media, prompts, sound files."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tiny composites, made in code: what most tests run on."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tiny configurations of the towers that this package defines."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The published systems at tiny sizes: arguments of their presets, and what can be said to them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

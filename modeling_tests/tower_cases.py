@@ -4,8 +4,6 @@ What cannot be read is listed with its reason in `REFUSED`, and `compose` must s
 checks, and `docs/architectures.md` is written from the tables.
 """
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import Any

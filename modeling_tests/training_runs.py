@@ -1,7 +1,5 @@
 """Samples, and the stock Trainer on them."""
 
-from __future__ import annotations
-
 from transformers import Trainer, TrainingArguments
 
 from modeling_tests import tiny

@@ -4,8 +4,6 @@ What works is what `test_any_language_model` and `test_any_tower` prove, and wha
 each tower gives its features is looked up here, by running it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

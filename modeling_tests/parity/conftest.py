@@ -1,7 +1,5 @@
 """Where recordings are, and models made of them by the real converters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

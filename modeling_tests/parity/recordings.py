@@ -4,8 +4,6 @@ Any recording of the same layout is read: of other sizes, with fewer or more cas
 lacks is not asked for.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """ImageBind's towers against what the original code gave, in every case that was recorded."""
 
-from __future__ import annotations
-
 
 def test_equals_the_original(recording, converted):
     found = recording("imagebind")

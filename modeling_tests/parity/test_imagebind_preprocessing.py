@@ -1,7 +1,5 @@
 """ImageBind's preprocessing against what the original loaders gave, from files and arrays to what the towers read."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

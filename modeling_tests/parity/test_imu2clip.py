@@ -1,7 +1,5 @@
 """IMU2CLIP's encoders against what the original code gave, from each layout of their files."""
 
-from __future__ import annotations
-
 
 def test_equals_the_original(recording, converted):
     found = recording("imu2clip")

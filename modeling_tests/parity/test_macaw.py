@@ -1,7 +1,5 @@
 """Macaw-LLM: the current graph against recordings of the original; the release's against its steps written out."""
 
-from __future__ import annotations
-
 import json
 import math
 

@@ -1,7 +1,5 @@
 """mPLUG-Owl against what its own code gave: both language models, the video release, and the processor."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """PandaGPT against its own code: ImageBind, sums, prompts piece by piece, logits, loss, greedy answers."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import AutoProcessor

@@ -1,7 +1,5 @@
 """The Perceiver resampler against the public implementations, converted and reloaded."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from safetensors.torch import save_file

@@ -1,7 +1,5 @@
 """X-LLM against recordings of the original, and the CIF of its speech encoder against those of the public one."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

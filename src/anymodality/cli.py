@@ -1,7 +1,5 @@
 """The `anymodality` command: puts together what is in `commands`."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 `push_to_hub` is the one method of the model that stands above it: it publishes model, processor and card together.
 """
 
-from __future__ import annotations
-
 from transformers import (
     AutoConfig,
     AutoModel,

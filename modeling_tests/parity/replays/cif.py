@@ -1,7 +1,5 @@
 """CIF, in evaluation and in training. A recording holds several; the names of each begin with its own ("cif0.")."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

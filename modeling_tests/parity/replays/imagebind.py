@@ -1,7 +1,5 @@
 """ImageBind: each recorded case through its tower, the trunk's tokens before and after, and the embedding step by step."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """IMU2CLIP: either encoder step by step, and the loss of its training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

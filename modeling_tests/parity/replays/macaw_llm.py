@@ -1,7 +1,5 @@
 """Macaw-LLM: each step of its three modalities, then prompts with all of them, with one and with none."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """mPLUG-Owl: the tower layer by layer, the abstractor, a batch for training, and greedy answers."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """PandaGPT: a batch for training, and its demo with an image alone and with all media added up."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

@@ -3,8 +3,6 @@
 A recording holds several of them, each with names of its own for its inputs: `replay` is told which it is.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from typing import Any

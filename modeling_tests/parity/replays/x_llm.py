@@ -1,8 +1,6 @@
 """X-LLM: each step of its interfaces, then answers to prompts with their media: an image, a video, speech, and an image
 with speech."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What commands share: how they run, alone or in several processes, how they fail, and what they load."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import logging
@@ -87,7 +85,7 @@ def name_of(source: str) -> str:
     return Path(source).resolve().name if Path(source).is_dir() else source
 
 
-def load_processor(source: str) -> AnyModalityProcessor:
+def load_processor(source: str) -> "AnyModalityProcessor":
     """The processor of a checkpoint; ValueError if it is another model's."""
     from transformers import AutoProcessor
 
@@ -99,7 +97,7 @@ def load_processor(source: str) -> AnyModalityProcessor:
     return processor
 
 
-def load_model(source: str, dtype: str = "auto", device: str | None = None) -> AnyModalityForCausalLM:
+def load_model(source: str, dtype: str = "auto", device: str | None = None) -> "AnyModalityForCausalLM":
     """A checkpoint's model in eval mode."""
     from transformers import AutoModelForCausalLM
 
@@ -121,7 +119,7 @@ def media_part(modality: str, path: str) -> dict[str, str]:
 
 
 def sampling(
-    model: AnyModalityForCausalLM, max_new_tokens: int | None, temperature: float | None, seed: int | None
+    model: "AnyModalityForCausalLM", max_new_tokens: int | None, temperature: float | None, seed: int | None
 ) -> dict[str, Any]:
     """Arguments of `generate`: what the checkpoint's generation config says, where nothing was chosen. Sets the seed."""
     from transformers import set_seed

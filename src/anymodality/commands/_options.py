@@ -1,7 +1,5 @@
 """Options as rows: the name of the value, what it is; and those that several commands have."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import typer

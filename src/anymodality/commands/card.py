@@ -1,7 +1,5 @@
 """`anymodality card`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`anymodality chat`."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Iterator
@@ -53,7 +51,7 @@ def chat(
 class _Terminal:
     """Reads lines: commands, media, and what is said."""
 
-    def __init__(self, conversation: Conversation):
+    def __init__(self, conversation: "Conversation"):
         self.conversation = conversation
         self.media: list[dict[str, Any]] = []  # attached, and not said yet
         self.commands = {"help": self._help, "reset": self._reset, "save": self._save}

@@ -1,7 +1,5 @@
 """`anymodality data convert | check | show`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`anymodality demo`."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 from typing import Annotated

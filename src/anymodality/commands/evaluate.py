@@ -1,7 +1,5 @@
 """`anymodality evaluate`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -115,7 +113,7 @@ def _split(values: Sequence[str]) -> list[str]:
     return [name.strip() for value in values for name in value.split(",") if name.strip()]
 
 
-def _jobs(tasks: Sequence[str], data: Sequence[str], shared: dict[str, Any]) -> list[Job]:
+def _jobs(tasks: Sequence[str], data: Sequence[str], shared: dict[str, Any]) -> "list[Job]":
     from transformers_anymodality.evaluation import Job
     from transformers_anymodality.evaluation.tasks import SUITES, suite_files
 
@@ -129,7 +127,7 @@ def _jobs(tasks: Sequence[str], data: Sequence[str], shared: dict[str, Any]) -> 
     return [Job(kind, file, name=name, **shared) for (name, _, kind), file in zip(named, files, strict=True)]
 
 
-def _ratings(given: Sequence[str], jobs: Sequence[Job]) -> dict[str, str]:
+def _ratings(given: Sequence[str], jobs: "Sequence[Job]") -> dict[str, str]:
     """Task -> file, from FILE or TASK=FILE."""
     rated = [job.name for job in jobs if job.task.rating]
     found = {}
@@ -141,7 +139,7 @@ def _ratings(given: Sequence[str], jobs: Sequence[Job]) -> dict[str, str]:
     return found
 
 
-def _write_pages(directory: str, processor: Any, jobs: Sequence[Job], output: str, count: int) -> None:
+def _write_pages(directory: str, processor: Any, jobs: "Sequence[Job]", output: str, count: int) -> None:
     from transformers_anymodality.evaluation.pages import write_rating_page, write_samples_page
     from transformers_anymodality.evaluation.results import AnswerFiles
     from transformers_anymodality.utils.files import json_lines
@@ -157,7 +155,7 @@ def _write_pages(directory: str, processor: Any, jobs: Sequence[Job], output: st
             (files.folder / f"{job.name}.answers.jsonl").write_text(json_lines(released), encoding="utf-8")
 
 
-def _table(jobs: Sequence[Job], results: dict[str, Any], output: str) -> str:
+def _table(jobs: "Sequence[Job]", results: dict[str, Any], output: str) -> str:
     lines = [f"{'task':<24} {'samples':>7}  metrics"]
     for job in jobs:
         found = results["tasks"][job.name]

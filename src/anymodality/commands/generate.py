@@ -1,7 +1,5 @@
 """`anymodality generate`."""
 
-from __future__ import annotations
-
 import time
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """`anymodality inspect`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from anymodality.commands._base import print_json

@@ -4,8 +4,6 @@ Dimensions used throughout: `items` media of one modality in the batch, `frames`
 features per frame, `dim` the tower's width, `tokens` per item, `hidden` the language model's width.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
@@ -15,7 +13,7 @@ from ..utils.part_model import PartModel
 from ..utils.registry import Registry, config_class_of
 
 
-ALIGNERS: Registry[type[Aligner]] = Registry("aligner")
+ALIGNERS: "Registry[type[Aligner]]" = Registry("aligner")
 
 
 class AlignerConfig(PreTrainedConfig):

@@ -3,8 +3,6 @@
 AnyMAL (arXiv 2309.16058, section 3) aligns audio and IMU so, LLaVA v1 (arXiv 2304.08485, section 4.1) images.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

@@ -4,8 +4,6 @@ LLaVA-1.5 (arXiv 2310.03744, section 3.2) for the layers; pixel shuffle as in In
 section 3.1); stride merging of consecutive frames is its one-dimensional form, usual for speech.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

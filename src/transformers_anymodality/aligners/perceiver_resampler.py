@@ -5,8 +5,6 @@ fixed number of tokens. Weights of the two public implementations load by renami
 order attention (pre-normed media and latents) and feed-forward, with no biases but in the norms.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers.activations import ACT2FN

@@ -1,7 +1,5 @@
 """BLIP-2's Querying Transformer (arXiv 2301.12597, section 3.1), the layers being Transformers' own, then a projection."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel

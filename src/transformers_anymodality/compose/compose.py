@@ -1,7 +1,5 @@
 """Composing: a language model, a tower and an aligner per modality become one model and its processor."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 import os

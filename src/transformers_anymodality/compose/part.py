@@ -1,7 +1,5 @@
 """One modality while it is composed: what is asked for, and its tower, sub-processor and aligner, found, loaded or built."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields

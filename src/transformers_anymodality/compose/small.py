@@ -1,7 +1,5 @@
 """Parts without weights: what has to run to be known is run on a small copy of the same architecture."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable, Iterator

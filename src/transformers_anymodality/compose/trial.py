@@ -5,8 +5,6 @@ without the weights that nothing depends on, to see that nothing does. One that 
 runs on a longer item, too.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """What a converter says: where each tensor of a release goes, and what is composed for them to go into."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@ What a tensor goes into is known by name and shape alone (the model is built wit
 output and, where one was chosen, the language model; never two copies of anything.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import shutil
@@ -52,7 +50,7 @@ def convert(
     dtype: str | None = None,
     max_shard_size: int = 10**9,
     **options: Any,
-) -> Report:
+) -> "Report":
     """Writes a checkpoint that the Auto classes load.
 
     Args:

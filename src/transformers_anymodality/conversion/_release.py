@@ -1,7 +1,5 @@
 """The files of a release, read tensor by tensor: safetensors, or torch's format without running what is in it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from math import isqrt
 from pathlib import Path
@@ -30,7 +28,7 @@ class Tensors(Mapping[str, torch.Tensor]):
             self._readers |= dict.fromkeys(tensors, tensors)
 
     @classmethod
-    def joined(cls, *sources: Tensors) -> Tensors:
+    def joined(cls, *sources: "Tensors") -> "Tensors":
         """Several as one, for rules that need tensors of more than one."""
         tensors = cls()
         for source in sources:

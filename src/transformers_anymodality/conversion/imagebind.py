@@ -1,7 +1,5 @@
 """ImageBind's release: `imagebind_huge.pth`, a file with all six towers."""
 
-from __future__ import annotations
-
 from math import isqrt
 from typing import Any
 

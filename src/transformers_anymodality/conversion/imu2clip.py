@@ -1,7 +1,5 @@
 """IMU2CLIP's files: an encoder as it is saved by itself, or in a checkpoint of its training. None were released."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ..towers.imu2clip import Imu2ClipConfig, Imu2ClipPatchTransformerConfig

@@ -1,7 +1,5 @@
 """LLaMA of 2023, inside releases of several systems: its config by its tensors, and where they go."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

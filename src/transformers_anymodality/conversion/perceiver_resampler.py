@@ -1,8 +1,6 @@
 """Perceiver resamplers as aligners: those of OpenFlamingo (alone or within its checkpoint), of flamingo-pytorch and of
 IDEFICS. IDEFICS2's is another architecture."""
 
-from __future__ import annotations
-
 import re
 
 from ..aligners import PerceiverResamplerAlignerConfig

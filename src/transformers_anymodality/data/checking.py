@@ -1,7 +1,5 @@
 """Looks at every record of a file as training would, and tells what would go wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From raw chat samples to a training batch, for the stock Trainer."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

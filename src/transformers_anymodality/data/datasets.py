@@ -1,7 +1,5 @@
 """Files, shards and data sets of the Hub: as single records, as `datasets` of chats, and as mixtures of these."""
 
-from __future__ import annotations
-
 import glob
 import json
 import re

@@ -1,7 +1,5 @@
 """Pages that need no other file, with media in them: what the model is given, not merely what the file is."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io

@@ -1,7 +1,5 @@
 """The formats of others: each a function from one of their records to chats of ours. A system's own is on its shelf."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,8 +1,6 @@
 """The one reading of a record, of whatever form people have it in: its chat with every medium in its part, and what is wrong
 with it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -53,7 +51,7 @@ class Chat:
     tools: list[Any] | None = None
     problems: list[RecordError] = field(default_factory=list)
 
-    def checked(self) -> Chat:
+    def checked(self) -> "Chat":
         """The chat itself; raises the first of its problems."""
         for problem in self.problems:
             raise problem

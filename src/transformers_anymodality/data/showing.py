@@ -1,7 +1,5 @@
 """A sample as the model gets it: its tokens, those that are learned, and its media; as text and as a page."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

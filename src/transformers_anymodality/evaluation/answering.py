@@ -1,7 +1,5 @@
 """A model's answers to samples: generated, or the likelihood of each choice."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -6,8 +6,6 @@ consist of: words, numbers, contractions, brackets, quotes, common abbreviations
 lists of abbreviations and emoticons.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence

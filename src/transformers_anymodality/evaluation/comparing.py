@@ -1,7 +1,5 @@
 """Whether two runs differ by more than chance: the paired bootstrap over samples."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A task on some data: its records as samples, each what the model is asked and what would be right."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import string

@@ -3,8 +3,6 @@
 `evaluate` runs a copy of this file from a folder of its own.
 """
 
-from __future__ import annotations
-
 import inspect
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pages that need no other file: answers with their media, and one where people rate them."""
 
-from __future__ import annotations
-
 import html
 import json
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ a file or by a judge; and their scores.
 said of them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence

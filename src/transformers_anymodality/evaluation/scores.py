@@ -3,8 +3,6 @@
 Both apart, so that a run can be scored again on resampled samples: the bootstrap needs no other code per metric.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

@@ -3,8 +3,6 @@
 A benchmark is a kind with its own prompt and columns, registered under its name: `register_task("vqav2", ...)`.
 """
 
-from __future__ import annotations
-
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What a feature depends on: the content of a medium, a tower and how it is read, and the preparation of media."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Building a feature store: the media of a data set through their frozen towers, once."""
 
-from __future__ import annotations
-
 import os
 import random
 import zlib

@@ -4,8 +4,6 @@ store/image/index.json            the tower, how it is read, the preparation of 
 store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content; finished when it is there
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The card of a checkpoint: what it is made of, how it is used, how it was trained and measured, its licence."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """What a Trainer and `anymodality evaluate` left beside a checkpoint: recipe, losses, results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

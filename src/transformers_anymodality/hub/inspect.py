@@ -1,7 +1,5 @@
 """What a checkpoint holds, from its config and the headers of its weight files; weights are not loaded."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Publishing: model, processor and card in one commit, after a fresh process has loaded what is about to be uploaded."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Conversations of several turns on one cache: what a turn adds is encoded, and nothing that was said before."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -81,7 +79,7 @@ class Conversation:
         self._cached: list[int] = []  # the ids that the cache holds
         self._counts: dict[str, list[int]] = {}  # tokens of each medium among them
 
-    def _turn(self, messages: list[dict[str, Any]]) -> _Turn:
+    def _turn(self, messages: list[dict[str, Any]]) -> "_Turn":
         """The model inputs of what the cache does not hold."""
         new = messages if self._cache is None else messages[len(self.messages) :]
         features, added = self.processor.process_media(self.processor.media_of(new), **self.access)
@@ -113,7 +111,7 @@ class Conversation:
                 self._cache.unseen_places = unseen[:, :past]
         return past
 
-    def _generate(self, turn: _Turn, cache: Any, streamer: _Streamer) -> list[int]:
+    def _generate(self, turn: "_Turn", cache: Any, streamer: "_Streamer") -> list[int]:
         """The answer's ids."""
         device = self.model.device
         with torch.no_grad():

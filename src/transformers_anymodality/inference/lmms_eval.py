@@ -6,8 +6,6 @@ lmms-eval finds it by this package's entry point in the group `lmms_eval.models`
 chat models there, and are refused.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any

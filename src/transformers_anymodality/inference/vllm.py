@@ -5,8 +5,6 @@ headless model by `AutoModel.from_config`, with a head of its own. It reads imag
 modality; those are served by `anymodality serve`, or given to vLLM as prompt embeddings.
 """
 
-from __future__ import annotations
-
 import transformers
 
 from .. import AnyModalityForCausalLM

@@ -1,7 +1,5 @@
 """Arrays, tensors, numbers and `.npy` files: conversion to numpy, and checks of their values."""
 
-from __future__ import annotations
-
 import math
 from io import BytesIO
 from numbers import Real

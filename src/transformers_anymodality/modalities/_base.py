@@ -1,7 +1,5 @@
 """The spec of a modality: everything that processor, collator, model, card and docs need to know about it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ from transformers.processing_utils import TextKwargs
 from ..utils.registry import Registry
 
 
-MODALITIES: Registry[ModalitySpec] = Registry("modality")
+MODALITIES: "Registry[ModalitySpec]" = Registry("modality")
 # Names that would shadow what Transformers looks for in a config or model.
 _RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone"}
 _RESERVED |= {"quantization", "generation"}  # whose `_config` is not that of a part

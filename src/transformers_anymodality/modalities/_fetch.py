@@ -1,7 +1,5 @@
 """Fetching a medium over http(s) without becoming a door into the local network."""
 
-from __future__ import annotations
-
 import ipaddress
 import socket
 import time

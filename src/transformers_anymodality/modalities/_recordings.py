@@ -1,7 +1,5 @@
 """Encoded sound and video: what is checked before any decoder sees them, and the decoders that are tried."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What a user may hand over as a medium, resolved to a local file or to bytes in memory; and its limits."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 import re

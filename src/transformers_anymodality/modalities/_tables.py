@@ -1,7 +1,5 @@
 """Tables of sensor readings (CSV, Parquet): finding columns by name and reading them as numbers."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

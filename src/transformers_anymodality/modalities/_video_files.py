@@ -1,7 +1,5 @@
 """Which frames of a video are taken, and their decoding by torchcodec and by PyAV."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,7 +43,7 @@ class Timeline:
     fps: float
 
     @classmethod
-    def steady(cls, count: int, fps: float) -> Timeline:
+    def steady(cls, count: int, fps: float) -> "Timeline":
         return cls(np.arange(count), count, fps)
 
 

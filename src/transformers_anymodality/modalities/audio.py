@@ -1,7 +1,5 @@
 """Sound: one channel at the rate of the feature extractor, or waveforms as they are."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass

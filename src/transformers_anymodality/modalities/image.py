@@ -1,7 +1,5 @@
 """Stills with three colour channels, as 8-bit RGB."""
 
-from __future__ import annotations
-
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -42,7 +40,7 @@ class ImageSpec(ModalitySpec):
 
 
 @contextmanager
-def open_image(source: Any, name: str, limits: Limits) -> Generator[Image.Image]:
+def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image]":
     """An image, its size checked and its pixels not decoded yet: of a file, of bytes in memory, or a PIL image.
     Whatever Pillow raises inside the block comes out as `MediaError`."""
     module = require("PIL.Image")
@@ -67,7 +65,7 @@ def open_image(source: Any, name: str, limits: Limits) -> Generator[Image.Image]
         ) from error
 
 
-def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Image.Image:
+def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> "Image.Image":
     """Read an image as 8-bit RGB.
 
     Args:
@@ -91,7 +89,7 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
         return to_rgb(upright(image), name)
 
 
-def upright(image: Image.Image) -> Image.Image:
+def upright(image: "Image.Image") -> "Image.Image":
     image.load()
     try:
         return require("PIL.ImageOps").exif_transpose(image)
@@ -99,7 +97,7 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def to_rgb(image: Image.Image, name: str) -> Image.Image:
+def to_rgb(image: "Image.Image", name: str) -> "Image.Image":
     """A new 8-bit RGB image from a PIL image of any mode; transparency is laid on white. Raises `MediaError` for
     values whose range is unknown (32-bit integers beyond 16 bits, floats beyond [0, 1])."""
     module = require("PIL.Image")
@@ -117,7 +115,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise MediaError(f"{name}: mode {image.mode} cannot be converted to RGB ({error}).") from error
 
 
-def _deep_to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _deep_to_rgb(image: "Image.Image", name: str) -> "Image.Image":
     # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit image white.
     full = 1.0 if image.mode == "F" else 65535.0
     values = np.asarray(image).astype(np.float64)
@@ -129,7 +127,7 @@ def _deep_to_rgb(image: Image.Image, name: str) -> Image.Image:
     return _grey(np.rint(values * (255.0 / full)).astype(np.uint8))
 
 
-def _grey(values: np.ndarray) -> Image.Image:
+def _grey(values: np.ndarray) -> "Image.Image":
     return require("PIL.Image").fromarray(np.ascontiguousarray(values)).convert("RGB")
 
 
@@ -154,7 +152,7 @@ def pixels_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
-def _array_to_rgb(values: np.ndarray, name: str) -> Image.Image:
+def _array_to_rgb(values: np.ndarray, name: str) -> "Image.Image":
     wanted = "expected (H, W), (H, W, 1 | 3 | 4) or (1 | 3 | 4, H, W)"
     if values.ndim == 3:
         last, first = values.shape[2] in (1, 3, 4), values.shape[0] in (1, 3, 4)

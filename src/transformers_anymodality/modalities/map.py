@@ -1,7 +1,5 @@
 """Maps of one measured quantity (depth, temperature), raw values and all. An image tower reads three equal channels."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -85,7 +83,7 @@ def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_
     return _finite_map(values, name)
 
 
-def _map_values(image: Image.Image, name: str) -> np.ndarray:
+def _map_values(image: "Image.Image", name: str) -> np.ndarray:
     """Raw values (H, W) of a PIL image."""
     tile = getattr(image, "tile", None)
     if image.mode in ("RGB", "RGBA", "LA") and tile and ";16" in str(tile[0][3]):

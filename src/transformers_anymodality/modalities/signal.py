@@ -1,7 +1,5 @@
 """Signals of several channels over time (IMU, ECG and what else a sensor records), on a regular grid of time."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

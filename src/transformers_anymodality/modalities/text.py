@@ -1,7 +1,5 @@
 """Text that a tower of its own encodes (a document, a caption, a protein), not the language model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

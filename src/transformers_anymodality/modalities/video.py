@@ -1,7 +1,5 @@
 """Videos, as a fixed number of frames spread evenly over time, or as frames chosen by number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,16 +14,7 @@ from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import check_recording, first_decoded
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
-from ._video_files import (
-    Choice,
-    Numbered,
-    Spread,
-    Timeline,
-    check_output,
-    from_decoder,
-    from_file,
-    taken,
-)
+from ._video_files import Choice, Numbered, Spread, Timeline, check_output, from_decoder, from_file, taken
 from .image import open_image, pixels_to_uint8, read_image, to_rgb
 
 
@@ -177,7 +166,7 @@ def _from_list(frames: list | tuple, choice: Choice, fps: float, allow_urls: boo
         raise MediaError(f"{name}: expected at least one frame.")
     limits.check_frames(len(frames), name)
 
-    def read(index: int) -> Image.Image:
+    def read(index: int) -> "Image.Image":
         try:
             return read_image(frames[index], allow_urls=allow_urls, limits=limits)
         except MediaError as error:
@@ -199,7 +188,7 @@ def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: L
             bounds.append(bounds[-1] + (delay if delay > 0 else _ZERO_DELAY))
             limits.check_seconds(bounds[-1], name)
 
-        def read(index: int) -> Image.Image:
+        def read(index: int) -> "Image.Image":
             image.seek(index)
             return to_rgb(image, name)
 
@@ -207,7 +196,7 @@ def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: L
         return taken(choice, timeline, partial(_stack, read, name, limits), name, limits)
 
 
-def _stack(read: Callable[[int], Image.Image], name: str, limits: Limits, kept: np.ndarray) -> np.ndarray:
+def _stack(read: "Callable[[int], Image.Image]", name: str, limits: Limits, kept: np.ndarray) -> np.ndarray:
     """The RGB frames of the given numbers, read in their order."""
     result: Any = None  # there is at least one number
     for place, number in enumerate(kept.tolist()):

@@ -6,8 +6,6 @@ them grew by rows (token embeddings, for placeholders). `from_pretrained` loads 
 puts the stored tensors on top; the result is the same as that of a full checkpoint.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Sub-configs are direct attributes (`text_config`, `image_config`, `image_aligner
 dtype, attention and serialisation look exactly one level deep. The table is plain JSON.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -55,7 +53,7 @@ class ModalityConfig:
         return next(iter(self.inputs))
 
     @classmethod
-    def of(cls, modality: str, given: ModalityConfig | dict[str, Any]) -> ModalityConfig:
+    def of(cls, modality: str, given: "ModalityConfig | dict[str, Any]") -> "ModalityConfig":
         """A copy, with the defaults of this modality."""
         check_modality_name(modality)
         fields = asdict(given) if isinstance(given, ModalityConfig) else given

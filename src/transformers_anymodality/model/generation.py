@@ -3,8 +3,6 @@
 Each method overrides a hook of `GenerationMixin` that knows images and videos only, or that goes by class names.
 """
 
-from __future__ import annotations
-
 from itertools import accumulate
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The language model's side of composing: its class, its look-up of ids, and room for placeholders in its vocabulary."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ Dimensions: `items` media of one modality in the batch, `frames` per item, `leng
 tower's width, `tokens` per item, `hidden` the language model's width; `batch` rows of `sequence` places.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -216,7 +214,7 @@ class MediaEncodingMixin(PreTrainedModel):
 
     def place_media(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: Mapping[str, Any]
-    ) -> Placed:
+    ) -> "Placed":
         """Puts encoded media into the places of their placeholders.
 
         Args:

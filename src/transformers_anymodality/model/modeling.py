@@ -4,8 +4,6 @@ Media of one modality arrive as one flat batch of items, in the order of their p
 Children are direct and their names are public API: `<modality>_tower`, `<modality>_aligner`, `language_model`.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Iterator

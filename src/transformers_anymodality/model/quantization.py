@@ -1,7 +1,5 @@
 """What is quantised in a composite: the language model, and nothing else unless the user names what to leave out."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

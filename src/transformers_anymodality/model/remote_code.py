@@ -4,8 +4,6 @@
 imports this package, which registers everything; no code of the package is copied into checkpoints.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

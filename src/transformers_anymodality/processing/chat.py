@@ -5,8 +5,6 @@ A language model's own template is kept word for word; what is put in front of i
 string, so a chat of plain strings renders as before.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """The processor's half that deals with media: their arguments, their reading, and the tokens that they need."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -10,21 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import (
-    FeatureExtractionMixin,
-    ImageProcessingMixin,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.configuration import as_config, main_input_first
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
-from ..utils.upstream import (
-    registered_processors,
-)
+from ..utils.upstream import registered_processors
 
 
 # The tokenizer's keyword arguments; all others are a sub-processor's.
@@ -62,7 +53,7 @@ class ModalityInputs:
         return next(iter(self.inputs))
 
     @classmethod
-    def from_dict(cls, modality: str, given: Mapping[str, Any]) -> ModalityInputs:
+    def from_dict(cls, modality: str, given: Mapping[str, Any]) -> "ModalityInputs":
         """Of what `to_dict` gave, also by way of JSON.
 
         Raises:

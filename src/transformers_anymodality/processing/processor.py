@@ -1,7 +1,5 @@
 """The processor: text, chat messages and media of every modality to model inputs."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from itertools import chain

@@ -4,8 +4,6 @@ Text holds one placeholder token per medium. It is tokenised so, and only then i
 the tokens that the medium needs: media never lengthen what the tokenizer sees, and their spans are known exactly.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -80,16 +78,16 @@ class Prompt:
         """`(tokens,)` int64: the ids of the words that the assistant said, elsewhere -100."""
         return np.where(self.said & ~self.is_medium, self.ids, -100)
 
-    def expanded(self) -> Prompt:
+    def expanded(self) -> "Prompt":
         """With an id for each token of a medium."""
         prompt = self._each(lambda values: np.repeat(values, self.repeats, axis=0))
         prompt.repeats = np.ones_like(prompt.ids)
         return prompt
 
-    def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> Prompt:
+    def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> "Prompt":
         return Prompt(*(function(getattr(self, field.name)) for field in fields(self)))
 
-    def truncated(self, limit: int, side: str, where: str) -> Prompt:
+    def truncated(self, limit: int, side: str, where: str) -> "Prompt":
         """Cut on one side to `limit` tokens. Raises ValueError, which names it `where`, if that would cut a medium."""
         order = slice(None, None, -1 if side == "left" else 1)
         kept = np.cumsum(self.repeats[order])[order] <= limit
@@ -100,7 +98,7 @@ class Prompt:
             )
         return self._each(lambda values: values[kept])
 
-    def without_last_words(self, count: int) -> Prompt | None:
+    def without_last_words(self, count: int) -> "Prompt | None":
         """Without its last `count` tokens of words; None if there are fewer, or if no labels would be left."""
         words = np.flatnonzero(~self.is_medium)
         if count > len(words):

@@ -1,7 +1,5 @@
 """Published systems by name: each a function that gives what `compose` takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path

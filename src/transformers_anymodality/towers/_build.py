@@ -3,8 +3,6 @@
 `build_tower(config)` serves composing and loading, so a config is all that a checkpoint needs to say about its towers.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -249,7 +247,7 @@ _counting = threading.Lock()  # servers prepare media in threads
 
 
 @lru_cache(maxsize=4)
-def _counter(config_class: type[PreTrainedConfig], serialized: str) -> _FeatureCounter:
+def _counter(config_class: type[PreTrainedConfig], serialized: str) -> "_FeatureCounter":
     return _FeatureCounter(config_class.from_dict(json.loads(serialized)))
 
 

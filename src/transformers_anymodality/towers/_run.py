@@ -1,7 +1,5 @@
 """Running any tower: which inputs it takes, where its features are, and which of its weights they depend on."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Iterable, Mapping

@@ -4,8 +4,6 @@ Recordings are accelerometer x, y, z and gyroscope x, y, z, five seconds at 200 
 released; these towers are for those who train their own by the original code.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 import torch

@@ -1,7 +1,5 @@
 """A tower without weights, for features that were computed elsewhere: what goes in comes out."""
 
-from __future__ import annotations
-
 import torch
 from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutput

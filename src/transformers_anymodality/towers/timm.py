@@ -4,8 +4,6 @@
 every image to 8 bits. The same resize, crop and normalisation by Transformers' own processor has neither limit.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

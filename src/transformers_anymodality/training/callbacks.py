@@ -1,7 +1,5 @@
 """What to watch while training by the stock Trainer: speed, the loss of each modality, and a few answers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Where position ids start anew a sample starts anew, and attention stays within i
 `position_ids` without an `attention_mask`, for eager, SDPA and flex attention; flash attention does so for a single row.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass

@@ -1,7 +1,5 @@
 """What is trained: a table of the parts, freezing, learning rates, and a LoRA config that hits the language model alone."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any

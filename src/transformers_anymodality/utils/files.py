@@ -1,7 +1,5 @@
 """JSON, files of weights, and files that are written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """The names and arguments that say which files are meant, and how they are fetched."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any

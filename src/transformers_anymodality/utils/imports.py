@@ -1,7 +1,5 @@
 """Imports of optional packages, with errors that say which command installs them."""
 
-from __future__ import annotations
-
 import importlib
 from functools import cache
 from importlib import metadata

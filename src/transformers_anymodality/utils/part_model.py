@@ -1,7 +1,5 @@
 """What towers and aligners of our own have in common as models of Transformers, and what their attention layers have."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel

@@ -1,7 +1,5 @@
 """Work that several processes share: those of a launcher, and those that read for one of them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from typing import Any

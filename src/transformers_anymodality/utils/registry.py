@@ -1,7 +1,5 @@
 """A table of named things: registered once, looked up by exact name, and helpful about a name it does not know."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 import re
@@ -57,7 +55,7 @@ def config_class_of(cls: type) -> type:
     return config_class
 
 
-def models_beside(config_class: type) -> dict[str, type[PreTrainedModel]]:
+def models_beside(config_class: type) -> "dict[str, type[PreTrainedModel]]":
     """The models that Transformers defines for exactly this config class, by name: those of halves, unknown to Auto."""
     from transformers import PreTrainedModel
 

@@ -1,7 +1,5 @@
 """What any tensors or modules may need: a hash, eval mode for a while, whether processes share them out."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ The imports and `HOOKS` below are the list. Without a version, a name is in all 
 demo need beside is in `upstream_serving` and `upstream_demo`, as it needs their extras.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

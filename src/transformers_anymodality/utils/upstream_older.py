@@ -1,7 +1,5 @@
 """What older versions of Transformers lack of `upstream`, with the same result; who raises the lower bound deletes here."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 from typing import Any

@@ -1,7 +1,5 @@
 """Example messages: from a file of chats, or dummy inputs of the modalities' specs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice

@@ -1,7 +1,5 @@
 """A folder that runs the page as a Space of the Hugging Face Hub."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import shutil

@@ -1,7 +1,5 @@
 """The page: its widgets, and what they do. The modalities' specs say which there are."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """Running a page: on this machine, for nobody else's files, and without anybody else's servers."""
 
-from __future__ import annotations
-
 import atexit
 import mimetypes
 import os

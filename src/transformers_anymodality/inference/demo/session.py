@@ -1,7 +1,5 @@
 """One visitor's chat: the media that are attached, what is shown, and answers as they come."""
 
-from __future__ import annotations
-
 import base64
 import html
 import logging
@@ -107,7 +105,7 @@ class Session:
         """Ends the answer that is on its way; what was said of it stays."""
         self._stopped.set()
 
-    def _answer(self, turn: Turn, content: list[dict], generation: dict[str, Any], words: queue.SimpleQueue) -> None:
+    def _answer(self, turn: "Turn", content: list[dict], generation: dict[str, Any], words: queue.SimpleQueue) -> None:
         def on_text(piece: str) -> None:
             if self._stopped.is_set():
                 raise KeyboardInterrupt  # which conversations take for the end of an answer

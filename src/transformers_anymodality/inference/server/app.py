@@ -1,7 +1,5 @@
 """Transformers' server around one model: its handlers and routes, with requests that are checked before they run."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import logging

@@ -10,8 +10,6 @@ also as numbers:
     {"type": "input_imu", "input_imu": {"values": [[0.1, ...], ...], "sampling_rate": 100}}
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

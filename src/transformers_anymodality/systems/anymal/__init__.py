@@ -1,7 +1,5 @@
 """AnyMAL ([2309.16058](https://arxiv.org/abs/2309.16058)) answers about images, audio, videos and IMU signals."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import partial
 from typing import Any

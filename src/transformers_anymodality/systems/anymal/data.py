@@ -5,8 +5,6 @@ The wording of the benchmarks follows what the appendix asks for, and is not its
 has besides, need a parser of scene graphs in Java, and are left out.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path

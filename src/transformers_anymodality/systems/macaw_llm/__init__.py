@@ -5,8 +5,6 @@ LLaMA's whole table of token embeddings (`MacawAligner`), so that it becomes a b
 `anymodality convert macaw_llm`, which tells by the file which graph it is of.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import count
 from typing import Any

@@ -5,8 +5,6 @@ The published code has two graphs. Both are in one chain, of which a config leav
 and self-attention, convolution, linear layer, attention over the table. No residuals and no norms anywhere.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

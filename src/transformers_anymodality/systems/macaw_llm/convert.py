@@ -1,7 +1,5 @@
 """Macaw-LLM's release: one file with two whole CLIPs, a whole Whisper, the language model and what aligns them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from transformers import CLIPVisionConfig, WhisperConfig

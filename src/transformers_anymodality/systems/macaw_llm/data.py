@@ -1,7 +1,5 @@
 """Macaw-LLM's generated instructions about images and videos, its text instructions, and its questions for inference."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any

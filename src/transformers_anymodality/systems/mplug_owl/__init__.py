@@ -5,8 +5,6 @@ learned queries read what it gives (`VisualAbstractorAligner`). The language mod
 norm where media bypass it. All three releases are converted by `anymodality convert mplug_owl`.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

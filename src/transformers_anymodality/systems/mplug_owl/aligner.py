@@ -6,8 +6,6 @@ attention is the normed query, and within the gated feed-forward layer is anothe
 frames of a video to the layers at once, with as many temporal queries more, and adds the two halves up.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer

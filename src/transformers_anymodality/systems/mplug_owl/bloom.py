@@ -1,8 +1,6 @@
 """BLOOM as mPLUG-Owl uses it: text is normed before media are put in between, and nothing after. Stock BLOOM norms whatever
 embeddings it is given; with the norm inside the embedding module, no other change is needed."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, BloomConfig, BloomForCausalLM, BloomModel

@@ -1,7 +1,5 @@
 """mPLUG-Owl's releases (llama-7b, bloomz-7b, llama-7b-video): one folder each, with the whole model in it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -1,8 +1,6 @@
 """mPLUG-Owl's JSONL for instruction tuning: dialogues as one text, with and without images; and OwlEval, whose answers
 people rate A to D on a page (https://arxiv.org/abs/2304.14178, section 4.2)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

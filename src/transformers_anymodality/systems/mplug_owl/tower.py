@@ -5,8 +5,6 @@ among them, and the norms have an epsilon of 1e-6. The video release adds a modu
 patch with the same patch of the frames beside it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import CLIPVisionConfig

@@ -1,8 +1,6 @@
 """PandaGPT ([2305.16355](https://arxiv.org/abs/2305.16355)) answers about six modalities through ImageBind, though it was
 trained on images alone. Its release is converted by `anymodality convert pandagpt`, with the LoRA merged or beside."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """PandaGPT's release: ImageBind, Vicuna-v0 (or LLaMA and Vicuna's delta), and what PandaGPT trained."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

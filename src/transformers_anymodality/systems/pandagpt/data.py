@@ -1,8 +1,6 @@
 """PandaGPT's visual instructions, conversations about one image each, which no marker stands for; and its examples
 (https://arxiv.org/abs/2305.16355, section 4): asked, looked at on the page of samples, not scored."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath

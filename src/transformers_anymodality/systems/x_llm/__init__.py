@@ -5,8 +5,6 @@ Here is what Transformers lacks of it: continuous integrate-and-fire (`CifModel`
 training, `anymodality convert cif` a CIF alone.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from transformers import AutoConfig, Blip2VisionConfig, BlipImageProcessor

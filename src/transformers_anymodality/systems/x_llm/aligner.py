@@ -1,8 +1,6 @@
 """X-LLM's speech interface (arXiv 2305.04160, section 3): the C-Former, which is continuous integrate-and-fire and a
 BERT over what fires, and the S-Adapter, a projection."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import BertConfig, BertModel

@@ -7,8 +7,6 @@ sees, follows from the ids, which this model always needs. Transformers has no c
 Weights have the names of the published checkpoint.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 from transformers import (
@@ -99,7 +97,7 @@ class TokenIdsLayer(DynamicLayer, DummyLayer):  # ty: ignore[unsupported-base]  
         return self.keys[:, 0, :, 0] if self.get_seq_length() else None
 
     @classmethod
-    def of(cls, cache: Cache) -> TokenIdsLayer:
+    def of(cls, cache: Cache) -> "TokenIdsLayer":
         """That of a cache, which gets one once it has its layers for keys and values."""
         layer = next((layer for layer in cache.layers if isinstance(layer, cls)), None)
         if layer is None:

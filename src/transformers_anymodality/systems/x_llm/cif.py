@@ -6,8 +6,6 @@ Speech Recognition" (arXiv 1905.11235), with the rules of its public PyTorch imp
 encoder is built on (arXiv 2305.04160, section 3).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

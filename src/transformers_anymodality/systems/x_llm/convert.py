@@ -4,8 +4,6 @@ None was released. A checkpoint of its training (`checkpoint_N.pth`) holds what 
 BLIP-2's file, EVA's and ChatGLM-6B's folder beside it give the rest.
 """
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -4,8 +4,6 @@ Its tokenizer was published as a SentencePiece file (`ice_text.model`) and code 
 which the model never used, come before the file's, and line ends, tabs and runs of spaces are symbols.
 """
 
-from __future__ import annotations
-
 import re
 import struct
 from collections.abc import Iterator

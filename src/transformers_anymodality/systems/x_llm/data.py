@@ -2,8 +2,6 @@
 what is asked by speech. The prompts are its own; records take turns with them. And its judge, a language model that scores
 each answer beside a reference's (https://arxiv.org/abs/2305.04160, section 4)."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath

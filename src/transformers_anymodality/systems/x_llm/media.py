@@ -1,7 +1,5 @@
 """What X-LLM reads: speech as features that were computed elsewhere, one row per spoken token; and frames of a video."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Configs of ImageBind's six towers (arXiv 2305.05665); the defaults are the sizes of `imagebind_huge`."""
 
-from __future__ import annotations
-
 from transformers import PreTrainedConfig
 
 

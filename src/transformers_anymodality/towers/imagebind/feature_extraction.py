@@ -4,8 +4,6 @@ Resampling and filter banks give what torchaudio's `functional.resample` and `co
 package; also their tables are in float32, and rounded where theirs are.
 """
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Images and videos in ImageBind's form: squares of photographs, thermal images and depth maps; clips of videos."""
 
-from __future__ import annotations
-
 import math
 from fractions import Fraction
 from typing import Any, TypedDict

@@ -1,7 +1,5 @@
 """The transformer that all of ImageBind's towers share, and what makes tokens of each kind of input."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 

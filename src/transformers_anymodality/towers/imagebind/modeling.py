@@ -1,7 +1,5 @@
 """ImageBind (arXiv 2305.05665): a tower per modality, all in one space of embeddings; `ImageBindModel` has all."""
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from dataclasses import dataclass

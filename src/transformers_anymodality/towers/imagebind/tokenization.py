@@ -1,7 +1,5 @@
 """Text in ImageBind's form: CLIP's vocabulary, cleaned and padded as in the original."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 
