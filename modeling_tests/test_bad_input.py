@@ -415,8 +415,8 @@ def test_unknown_arguments_matter_without_media_too(processor):
         ),
         ([{"role": "user", "content": [{"text": 5}]}], "Message 0 has a text part whose text is 5"),
         ([{"role": "user", "content": {"type": "text", "text": "yes"}}], "Message 0 has a dict for its content"),
-        ([{"role": "user", "content": "yes"}, {"content": "yes"}], "Message 1 is no dict with a role"),
-        (["yes"], "messages that are no dicts"),
+        ([{"role": "user", "content": "yes"}, {"content": "yes"}], "Message 1 is not a dict with a role"),
+        (["yes"], "messages that are not dicts"),
     ],
 )
 def test_chats_without_sense(processor, chat, message):

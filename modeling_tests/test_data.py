@@ -200,8 +200,8 @@ def test_all_that_is_wrong_with_a_record_is_told(processor):
         (said("a", "b", image="x", images=["y"]), "Media of 'image' are in two columns, 'images' and 'image'"),
         ({"conversations": []}, "has no messages"),
         ({"conversations": [{"from": "humn", "value": "a"}]}, "from 'humn'. Did you mean 'human'"),
-        ({"conversations": [{"from": "human", "value": None}]}, "turn 0 whose value is no string"),
-        ({"conversations": ["a"]}, "turn 0 that is no dict"),
+        ({"conversations": [{"from": "human", "value": None}]}, "turn 0 whose value is not a string"),
+        ({"conversations": ["a"]}, "turn 0 that is not a dict"),
     ],
 )
 def test_records_that_make_no_sense(processor, record, message):

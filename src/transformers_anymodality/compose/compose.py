@@ -71,9 +71,8 @@ def compose(
             - `token`: placeholder token, `<name>` if left out; `revision`: of the tower on the Hub;
             - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...).
         tokenizer: found with the language model if left out.
-        chat_template: for a tokenizer without, or instead of its own.
+        chat_template, generation: instead of the tokenizer's own, and of fields of the language model's generation config.
         text: how the processor deals with text, see `AnyModalityProcessor`.
-        generation: fields of the generation config, instead of the language model's own.
         dtype: for the language model and towers loaded here; as their checkpoints say if left out.
         hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
             A part that is loaded with more (`device_map`, `quantization_config`), load yourself, and give the model.

@@ -56,11 +56,7 @@ class Asked:
 
 
 def read_settings(modalities: Mapping[str, Any]) -> dict[str, Asked]:
-    """What is asked of each modality, in alphabetical order.
-
-    Raises:
-        ValueError: unknown or impossible settings.
-    """
+    """What is asked of each modality, in alphabetical order. Raises ValueError for unknown or impossible settings."""
     asked = {name: _read(name, value) for name, value in sorted(modalities.items())}
     owners: dict[int, str] = {}
     for name, one in asked.items():
@@ -152,11 +148,7 @@ class Part:
 
 
 def lenders_first(parts: dict[str, Part], role: Literal["tower", "aligner"]) -> list[tuple[Part, Part | None]]:
-    """Each part, and the one whose tower or aligner it borrows.
-
-    Raises:
-        ValueError: a part borrows its own, or from a borrower.
-    """
+    """Each part, and the one whose tower or aligner it borrows. Raises ValueError for its own, or a borrower's."""
     lenders: dict[str, Part | None] = {}
     for name, part in parts.items():
         named = getattr(part.asked, role)

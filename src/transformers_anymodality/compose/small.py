@@ -67,11 +67,9 @@ def on_small_copy(
     Args:
         config: of a part without weights; `build` makes a model of it and of its like.
         question: asked of a copy with random weights, in eval mode; one that raises is too small.
-        same_width: only of copies as wide as the part is.
-        few_words: of copies with a vocabulary of 1024 words at most.
+        same_width, few_words: only of copies as wide as the part is; of copies with 1024 words at most.
 
-    Raises:
-        ValueError: there is none; with the error of the last.
+    Raises ValueError if there is none, with the error of the last.
     """
     problem: Exception = ValueError(
         f"The smallest copy of a {config.model_type!r} is too large to be tried. Give the model with its weights."

@@ -242,7 +242,7 @@ def _messages(record: Mapping[str, Any], media_root: Any, markers: bool | None) 
 
 def _message(index: int, turn: Any, media_root: Any, markers: bool) -> dict[str, Any]:
     if not isinstance(turn, Mapping):
-        raise ValueError(f"has a turn {index} that is no dict, but {type(turn).__name__}.")
+        raise ValueError(f"has a turn {index} that is not a dict, but {type(turn).__name__}.")
     if "role" in turn:
         message = dict(turn)
         content = message.get("content")
@@ -256,7 +256,7 @@ def _message(index: int, turn: Any, media_root: Any, markers: bool) -> dict[str,
         hint = did_you_mean(speaker, ROLES)
         raise ValueError(f"has a turn {index} from {speaker!r}.{hint} Known are {', '.join(ROLES)}.")
     if not isinstance(value, str):
-        raise ValueError(f"has a turn {index} whose value is no string, but {value!r:.80}.")
+        raise ValueError(f"has a turn {index} whose value is not a string, but {value!r:.80}.")
     content = split_markers(value) if markers else [{"type": "text", "text": value}]
     return {"role": ROLES[speaker.lower()], "content": content}
 
@@ -275,8 +275,7 @@ def _part(part: Any, media_root: Any) -> Any:
 def split_markers(text: str, tokens: Mapping[str, str] | None = None) -> list[dict[str, str]]:
     """Content parts of a string: a bare part for each marker, where it stands, and the words between, unchanged.
 
-    Args:
-        tokens: marker -> modality; `<name>` for each that is registered if left out.
+    `tokens`: marker -> modality; `<name>` for each that is registered if left out.
     """
     tokens = {MODALITIES[name].token: name for name in MODALITIES} if tokens is None else tokens
     pieces = re.split(f"({'|'.join(map(re.escape, tokens))})", text)
@@ -287,8 +286,7 @@ def split_markers(text: str, tokens: Mapping[str, str] | None = None) -> list[di
 
 
 def rooted(source: Any, media_root: str | Path | None, is_text: bool = False) -> Any:
-    """A medium with relative paths put into `media_root`; what is no path stays as it is. With `is_text`, a string is no
-    path."""
+    """A medium with relative paths put into `media_root`; all else stays, and with `is_text`, a string does, too."""
     if media_root is None:
         return source
     if isinstance(source, Path) or (isinstance(source, str) and not is_text):

@@ -56,7 +56,7 @@ def _messages(chat: Any) -> list[dict[str, Any]]:
     if not messages:
         raise ValueError("A chat has no messages.")
     if not all(isinstance(message, dict) for message in messages):
-        raise ValueError("A chat has messages that are no dicts with a role and a content.")
+        raise ValueError("A chat has messages that are not dicts with a role and a content.")
     # None is what some APIs write for what is not there, and templates would write it out.
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
@@ -81,10 +81,7 @@ def _is_medium(part: Any) -> bool:
 
 
 def media_of(messages: Iterable[Any], modalities: Collection[str]) -> dict[str, list[Any]]:
-    """Modality -> the media of one chat, in their order.
-
-    Args:
-        modalities: those of the model.
+    """Modality -> the media of one chat, in their order; `modalities` are the model's.
 
     Raises:
         ValueError: a message or a part of one that makes no sense.
@@ -93,7 +90,7 @@ def media_of(messages: Iterable[Any], modalities: Collection[str]) -> dict[str, 
     found: dict[str, list[Any]] = {}
     for turn, message in enumerate(messages):
         if not isinstance(message, dict) or "role" not in message:
-            raise ValueError(f"Message {turn} is no dict with a role and a content.")
+            raise ValueError(f"Message {turn} is not a dict with a role and a content.")
         content = message.get("content") or []
         if isinstance(content, dict) and message["role"] in ("system", "user", "assistant"):
             raise ValueError(f"Message {turn} has a dict for its content, where a string or a list of parts belongs.")

@@ -100,9 +100,8 @@ def by_modality(samples: Any) -> dict[str, Any]:
     Args:
         samples: a `datasets.Dataset`, or a list of chats as the collator takes them.
 
-    Returns:
-        "image", "audio_image" (both), "text" (neither), ... -> its samples, as `eval_dataset` of the Trainer, which
-        logs `eval_image_loss` and so on.
+    Returns "image", "audio_image" (both), "text" (neither), ... -> its samples, as `eval_dataset` of the Trainer, which
+    logs `eval_image_loss` and so on.
     """
     rows: dict[str, list[int]] = {}
     for i, sample in enumerate(samples):

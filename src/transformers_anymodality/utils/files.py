@@ -49,11 +49,8 @@ def shard_names(index: str | Path) -> list[str]:
 
 @contextmanager
 def open_weights(file: Path) -> Iterator[safe_open]:
-    """A safetensors file, of which no more than the header is read until its tensors are asked for.
-
-    Raises:
-        ValueError: it is cut off, or something else.
-    """
+    """A safetensors file, of which no more than the header is read until its tensors are asked for. Raises ValueError for
+    one that is cut off, or something else."""
     try:
         with safe_open(file, "pt") as weights:
             yield weights

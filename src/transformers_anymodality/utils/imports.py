@@ -26,14 +26,11 @@ def _version(distribution: str) -> str:
 
 @cache
 def require(module: str, extra: str | None = None) -> ModuleType:
-    """Import an optional module.
+    """Imports an optional module.
 
     Args:
         module: dotted name, such as `"soundfile"` or `"PIL.Image"`.
         extra: the extra of this package that installs it; known for the modules this package itself uses.
-
-    Returns:
-        The imported module.
 
     Raises:
         ImportError: it is not installed (the message holds the command that installs it), or it is installed and
