@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ..utils.registry import Registry
+from ..utils.registry import LazyRegistry
 from ._release import Release, Tensors
 
 
@@ -82,7 +82,7 @@ class Conversion:
     help: str
 
 
-CONVERSIONS: Registry[Conversion] = Registry("conversion")
+CONVERSIONS: LazyRegistry[Conversion] = LazyRegistry("conversion")
 
 
 def register_conversion(name: str, *, help: str):

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..utils.files import json_lines, written_whole
-from ..utils.registry import Registry
+from ..utils.registry import LazyRegistry
 from .datasets import open_records
 from .records import media_columns, normalize
 
@@ -26,7 +26,7 @@ class Format:
     example: Mapping[str, Any]
 
 
-FORMATS: Registry[Format] = Registry("format")
+FORMATS: LazyRegistry[Format] = LazyRegistry("format")
 
 
 def register_format(name: str, *, help: str, example: Mapping[str, Any]) -> Callable[[Converter], Converter]:

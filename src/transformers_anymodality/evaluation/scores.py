@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..utils.imports import require
-from ..utils.registry import Registry
+from ..utils.registry import LazyRegistry
 from ..utils.upstream import BasicTextNormalizer
 
 
@@ -67,7 +67,7 @@ class Score:
 
 
 S = TypeVar("S", bound=Score)
-SCORES: Registry[Score] = Registry("score")
+SCORES: LazyRegistry[Score] = LazyRegistry("score")
 
 
 def register_score(name: str) -> Callable[[type[S]], type[S]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.registry import Registry
+from ..utils.registry import LazyRegistry
 from .scores import SCORES, normalize_answer
 
 
@@ -82,7 +82,7 @@ class Task:
             raise ValueError(f'A task\'s output is "text" or "likelihood", not {self.output!r}.')
 
 
-TASKS: Registry[Task] = Registry("task")
+TASKS: LazyRegistry[Task] = LazyRegistry("task")
 
 
 def register_task(name: str, task: Task, *, exist_ok: bool = False) -> Task:
@@ -90,7 +90,7 @@ def register_task(name: str, task: Task, *, exist_ok: bool = False) -> Task:
     return TASKS.register(name, task, exist_ok=exist_ok)
 
 
-SUITES: Registry[tuple[str, ...]] = Registry("suite")
+SUITES: LazyRegistry[tuple[str, ...]] = LazyRegistry("suite")
 
 
 def register_suite(name: str, tasks: Mapping[str, Task]) -> None:

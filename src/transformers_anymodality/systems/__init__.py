@@ -7,6 +7,7 @@ What only one of them needs stands on its shelf: parts that no other system has,
 import importlib
 import pkgutil
 
+from ..utils.registry import LATER
 from ._base import SYSTEMS, register_system
 from .anymal import anymal
 from .macaw_llm import macaw_llm
@@ -15,9 +16,12 @@ from .pandagpt import pandagpt
 from .x_llm import x_llm
 
 
-# Each module of a shelf registers what it brings.
+# Each module of a shelf registers what it brings: parts now, as checkpoints name them; conversions and data when asked for.
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
-    importlib.import_module(_module.name)
+    if _module.name.rpartition(".")[2].startswith(("convert", "data")):
+        LATER.append(_module.name)
+    else:
+        importlib.import_module(_module.name)
 
 __all__ = [
     "SYSTEMS",

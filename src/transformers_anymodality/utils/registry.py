@@ -4,7 +4,7 @@ import difflib
 import importlib
 import re
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 
@@ -31,7 +31,7 @@ class Registry(dict[str, T]):
     def register(self, name: str, entry: T, *, exist_ok: bool = False) -> T:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
             raise ValueError(f"{self.kind} name {name!r} must be lower-case letters, digits and underscores.")
-        if name in self and not exist_ok:
+        if dict.__contains__(self, name) and not exist_ok:
             raise ValueError(f"There already is a {self.kind} named {name!r}; pass exist_ok=True to replace it.")
         self[name] = entry
         return entry
@@ -39,6 +39,40 @@ class Registry(dict[str, T]):
     def __missing__(self, name: str) -> T:
         hint = did_you_mean(name, self)
         raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
+
+
+# Modules that register more as they are imported: a `LazyRegistry` imports them once it is asked for it.
+LATER: list[str] = []
+
+
+class LazyRegistry(Registry[T]):
+    """One that has all its entries once a name is looked up that is not there yet, or all are listed."""
+
+    def _whole(self) -> "LazyRegistry[T]":
+        for module in LATER:
+            importlib.import_module(module)
+        return self
+
+    def __missing__(self, name: str) -> T:
+        return self[name] if dict.__contains__(self._whole(), name) else super().__missing__(name)
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or dict.__contains__(self._whole(), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return dict.__iter__(self._whole())
+
+    def __len__(self) -> int:
+        return dict.__len__(self._whole())
+
+    def keys(self):
+        return dict.keys(self._whole())
+
+    def values(self):
+        return dict.values(self._whole())
+
+    def items(self):
+        return dict.items(self._whole())
 
 
 def config_class_of(cls: type) -> type:
