@@ -257,3 +257,20 @@ def test_quantised_language_models_leave_towers_and_aligners_alone(saved, method
     inputs = tiny.inputs(processor, *tiny.CHATS)
     difference = last_logits(quantised, inputs) - last_logits(model, inputs)
     assert 0 < difference.norm() < last_logits(model, inputs).norm()
+
+
+@pytest.mark.usefixtures("plain_four_bits")
+def test_a_quantised_headless_checkpoint_is_read_by_the_causal_model(tmp_path):
+    """Its names are the causal model's, as those of any headless checkpoint; the tied head needs no weights of its own."""
+    from transformers import BitsAndBytesConfig
+
+    model, _ = tiny.composite("gpt2", tiny.modalities("image"))
+    model.save_pretrained(tmp_path / "plain")
+    quantization = BitsAndBytesConfig(load_in_8bit=True)
+    headless = AutoModel.from_pretrained(tmp_path / "plain", quantization_config=quantization)
+    headless.save_pretrained(tmp_path / "headless")
+    causal = AutoModelForCausalLM.from_pretrained(tmp_path / "headless")
+    weights = causal.language_model.transformer.state_dict()
+    assert weights and all(
+        torch.equal(weights[name], value) for name, value in headless.language_model.state_dict().items()
+    )

@@ -28,7 +28,7 @@ from ..utils.upstream import (
     without_deepspeed,
 )
 from .configuration import AnyModalityConfig
-from .quantization import skip_towers_and_aligners
+from .quantization import reversible_conversions, skip_towers_and_aligners
 from .remote_code import RemoteCodeMixin
 
 
@@ -135,10 +135,9 @@ class CheckpointMixin(PreTrainedModel):
                 state_dict, self.config.references = _split(
                     self.config, self.part_sources, state_dict or self.state_dict()
                 )
-            # References are by our names; and how quantised weights were read cannot be undone.
-            if light or getattr(self, "hf_quantizer", None) is not None:
-                kwargs["save_original_format"] = False
-            return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+                kwargs["save_original_format"] = False  # references are by our names
+            with reversible_conversions(self):
+                return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
         finally:
             self.config.references = references
 

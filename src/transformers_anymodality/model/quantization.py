@@ -1,6 +1,8 @@
 """What is quantised in a composite: the language model, and nothing else unless the user names what to leave out."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -13,6 +15,30 @@ from .configuration import AnyModalityConfig
 _SKIP_FIELDS = ("llm_int8_skip_modules", "modules_to_not_convert")
 # What Transformers leaves on a model beside `hf_quantizer`, and PEFT and accelerate read.
 _MARKS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method")
+
+
+@contextmanager
+def reversible_conversions(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model does not know how its quantised weights were read, which Transformers would undo to save them, and
+    cannot. They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
+    """
+    conversions = model.__dict__.get("_weight_conversions")
+    if conversions is None or getattr(model, "hf_quantizer", None) is None:
+        yield
+        return
+    try:
+        model.__dict__["_weight_conversions"] = [one for one in conversions if _is_reversible(one)]
+        yield
+    finally:
+        model.__dict__["_weight_conversions"] = conversions
+
+
+def _is_reversible(conversion: Any) -> bool:
+    try:
+        conversion.reverse_transform()
+    except NotImplementedError:
+        return False
+    return True
 
 
 def full_precision_modules(config: AnyModalityConfig) -> list[str]:

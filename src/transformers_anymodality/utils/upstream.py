@@ -110,6 +110,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_supports_sdpa": "whether this attention may be asked for",
         "_tied_weights_keys": "aligners may share modules",
         "_upload_modified_files": "no file of ours is copied into repositories on the Hub",
+        "_weight_conversions": "how quantised weights were read, which saving would undo and cannot",
     },
     "transformers.ProcessorMixin": {
         "_get_arguments_from_pretrained": "sub-processors are named by the table of modalities",
