@@ -198,18 +198,19 @@ class MediaEncodingMixin(PreTrainedModel):
                 f"Features of {modality!r} were given, but its tower is trained, and would learn nothing from features "
                 "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
             )
+        runs = must_take_part(tower)
+        if not runs and (beside_features or not must_take_part(aligner)):
+            return []
         device = next(aligner.parameters()).device
-        if must_take_part(tower):
+        if runs:
             shape, dtype = settings.input_shape, getattr(torch, settings.input_dtype)
             # Not constant: normalisation over a constant signal divides by zero.
             wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
             values = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
             features, _ = self.encode(modality, {settings.main_input: values})
-        elif must_take_part(aligner) and not beside_features:
+        else:
             shape = (1, settings.num_frames, settings.feature_length or 1, aligner.config.feature_size)
             features = torch.ones(shape, device=device)
-        else:
-            return []
         return [features if beside_features else self.align(modality, features)[0]]
 
     def place_media(
