@@ -17,8 +17,7 @@ ALIGNERS: "Registry[type[Aligner]]" = Registry("aligner")
 
 
 class AlignerConfig(PreTrainedConfig):
-    """The sizes that every aligner has.
-
+    """
     Args:
         feature_size: width of the tower's features (`dim`).
         hidden_size: width of the language model's embeddings (`hidden`).
@@ -94,10 +93,8 @@ class Aligner(PartModel):
 
 
 def register_aligner(name: str, *, exist_ok: bool = False):
-    """Class decorator: makes an aligner known by `name` and its config to the Auto classes.
-
-    The config class is the one annotated on the class (`config: MyConfig`), with `model_type = f"{name}_aligner"`.
-    """
+    """Class decorator: makes an aligner known by `name`, and its config to the Auto classes: that of the class's
+    annotation (`config: MyConfig`), with `model_type = f"{name}_aligner"`."""
 
     def decorate(cls: type[Aligner]) -> type[Aligner]:
         config_class = config_class_of(cls)
@@ -112,15 +109,12 @@ def register_aligner(name: str, *, exist_ok: bool = False):
 
 
 def pool_to_tokens(features: torch.Tensor, mask: torch.Tensor | None, num_tokens: int) -> torch.Tensor:
-    """Averages each item's features, in order, into `num_tokens` nearly equal groups (adaptive average pooling).
+    """Averages each item's features, in order, into nearly equal groups (adaptive average pooling):
+    `(items, length, dim)` -> `(items, num_tokens, dim)`.
 
     Args:
-        features: `(items, length, dim)`.
         mask: `(items, length)` bool with the real features first, or None.
         num_tokens: groups per item; token `j` averages features `floor(j*n/k)` to `ceil((j+1)*n/k)` of the item's n.
-
-    Returns:
-        `(items, num_tokens, dim)`.
     """
     items, length, _ = features.shape
     if mask is None:

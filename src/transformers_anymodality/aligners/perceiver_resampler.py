@@ -23,13 +23,11 @@ class PerceiverResamplerAlignerConfig(AlignerConfig):
         depth: layers.
         num_heads, head_dim: attention heads and their width; their product need not be `feature_size`.
         ff_mult: width of the feed-forward layer over `feature_size`.
-        hidden_act: non-linearity of the feed-forward layer.
         qk_norm: LayerNorm on each head's queries and keys (IDEFICS).
         per_frame: resample each frame on its own, for `frames * num_tokens` tokens; else all frames together.
         frame_embeddings: learned embeddings of that many frames, added to their features; 0 for none.
         time_embeddings: learned embeddings of that many clips (the frames, with `per_frame`); 0 for none.
         project: end with a linear layer to the language model's width; without it `hidden_size` is `feature_size`.
-        projection_bias: whether that layer has a bias.
     """
 
     model_type = "perceiver_resampler_aligner"

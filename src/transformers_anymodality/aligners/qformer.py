@@ -15,8 +15,7 @@ class QFormerAlignerConfig(AlignerConfig):
         num_tokens: query tokens, and so tokens per item (per frame with `per_frame`).
         qformer_hidden_size, depth, num_heads, intermediate_size: sizes of the Q-Former (BERT-base as published).
         cross_attention_frequency: a layer in so many attends to the features, beginning with the first.
-        per_frame: the queries read each frame on its own, for `frames * num_tokens` tokens in the frames' order; else
-            all frames together.
+        per_frame: the queries read each frame on its own, tokens in the frames' order; else all frames together.
         feature_norm_eps: epsilon of a LayerNorm that the features pass first, BLIP-2's `ln_vision`; None for none, as
             where a tower ends with that norm itself.
     """

@@ -48,10 +48,8 @@ def compose(
     dtype: str | torch.dtype | None = None,
     **hub_kwargs,
 ) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
-    """Gives a language model modalities.
-
-    Loaded models that are given become the composite's own and may be changed: embeddings grow by the placeholders,
-    and parts of towers that no one reads (poolers, final norms) are taken out.
+    """Gives a language model modalities. Loaded models become the composite's own and may be changed: embeddings grow
+    by the placeholders, and parts of towers that no one reads (poolers, final norms) are taken out.
 
     Within `with torch.device("meta"):` a composite of any size is planned without its memory. It has no weights, of Hub
     ids and paths configs alone are read, and what has to run to be known runs on small copies of the same architecture.
@@ -59,7 +57,6 @@ def compose(
     Args:
         language_model: Hub id, local path, config (random weights) or loaded model.
         modalities: modality -> its tower alone, or a dict with
-
             - `tower`: Hub id, local path, config, loaded model, or the name of a modality whose tower it borrows;
             - `aligner`: name of a registered aligner (default "perceiver_resampler"), a dict `{"type": name, ...}`
               with its config's fields, an aligner config or module, or a modality whose aligner it borrows;
@@ -143,11 +140,8 @@ def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> Pr
 def _add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> dict[str, int]:
     """Sets padding, and makes the placeholder of each modality a special token with an attribute (`image_token`).
 
-    Returns:
-        modality -> its token's id.
-
-    Raises:
-        ValueError: nothing to pad with; a placeholder that text would hold by chance, or that means something else.
+    Returns modality -> its token's id. Raises ValueError if there is nothing to pad with, and for a placeholder that text
+    would hold by chance, or that means something else.
     """
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
@@ -199,7 +193,6 @@ def _set_generation(
 def _parts(
     asked: dict[str, Asked], token_ids: dict[str, int], language: PreTrainedModel, load: dict[str, Any]
 ) -> dict[str, Part]:
-    """Each modality with its tower, sub-processor and aligner, which were tried and fit each other."""
     parts = {name: Part(name, asked[name], ModalityConfig(token_id)) for name, token_id in token_ids.items()}
     hidden = language.get_input_embeddings().get_parameter("weight").shape[-1]
     trials: Trials = {}

@@ -189,7 +189,6 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
 
 
 def _attribute(part: Part) -> str:
-    """Where the processor keeps the sub-processor."""
     name, kind = type(part.processor).__name__.lower(), part.spec.processor_kind
     kind = next((k for k in ("image_processor", "video_processor") if k.replace("_", "") in name), kind)
     primary = "video_processor" if (part.name, kind) == ("video", "video_processor") else ""

@@ -16,9 +16,8 @@ from ..utils.upstream import is_offloaded
 
 T = TypeVar("T")
 
-# Fields that say how wide layers are, by the names that configs have for that, and fields with a name like that which say
-# something else: how many there are, how large an input is. All widths are divided by one number: heads are as many as
-# before, and sums and products of widths still agree.
+# Names of fields that say how wide layers are, and, among such names, of what is a number of things or an input's size.
+# All widths are divided by one number: heads are as many as before, and sums and products of widths still agree.
 _WIDTHS = re.compile(
     r"hidden_size|hidden_dim|d_model|d_inner|d_head|d_kv|d_ff|embd|embed|intermediate|inner|ffn|mlp|"
     r"_dims?$|dim_|rank|width|kv_channels|channels|chunk|experts$"

@@ -47,8 +47,7 @@ Trials = dict[tuple[Any, ...], Trial]
 def try_tower(part: Part, trials: Trials) -> None:
     """Sees what inputs and features are, by a short and a long dummy input. What is in `trials` is not asked again.
 
-    Raises:
-        ValueError: processor and tower do not fit each other, or the tower cannot be read.
+    Raises ValueError if processor and tower do not fit each other, or the tower cannot be read.
     """
     items = short, long = [_dummy_input(part, size) for size in (0, 1)]
     part.arguments = match_arguments(part.tower, short)
@@ -77,7 +76,6 @@ def _reads_frames(part: Part, values: torch.Tensor) -> bool:
 
 @torch.no_grad()
 def _dummy_input(part: Part, size: int) -> Inputs:
-    """What the sub-processor gives for a dummy item."""
     spec, processor, options = part.spec, part.processor, part.options
     try:
         item = spec.read(spec.dummy(processor, options, size), processor, options)
@@ -101,7 +99,6 @@ def _input_name(modality: str, key: str, main: str) -> str:
 
 
 def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
-    """Runs a tower that has weights."""
     short, long = ({key: item[key] for key in part.arguments} for item in items)
     main = next(iter(short))
     # Another item of the same shape: the same numbers in another order.
@@ -217,7 +214,6 @@ def drop_unread_weights(parts: Collection[Part]) -> None:
 
 
 def _same_without(names: list[str], readers: list[Part]) -> bool:
-    """Whether features stay the same without these modules."""
     for part in readers:
         tower = part.trial.tower
         taken = drop_unread(tower, set(names).intersection(dict(tower.named_modules())))

@@ -70,11 +70,7 @@ class Job:
 
     @cached_property
     def records(self) -> Sequence[Any]:
-        """The data's records, each read when it is asked for.
-
-        Raises:
-            ValueError: there are none.
-        """
+        """The data's records, each read when it is asked for. Raises ValueError if there are none."""
         is_file = isinstance(self.data, (str, Path))
         records = open_records(self.data, split=self.split) if is_file else self.data
         if self.task.expand is not None:

@@ -127,15 +127,12 @@ def push_to_hub(
     model: PreTrainedModel, repo_id: str, *, processor: Any = None, tags=None, max_shard_size=None, **kwargs
 ) -> str:
     """As `PreTrainedModel.push_to_hub`, with processor and card in the same commit; before that, a fresh process loads
-    what is to be uploaded and compares logits (see `publish`).
+    what is to be uploaded and compares logits (see `publish`). Returns the commit's URL.
 
     Args:
         processor: the model's; that of the checkpoint it was loaded from if left out.
         tags: for the card.
         kwargs: `private`, `token`, `revision`, `create_pr`, `commit_message`, `commit_description`.
-
-    Returns:
-        URL of the commit.
     """
     if processor is None:
         try:
@@ -239,7 +236,7 @@ def check_reload(
     model: Any, stage: Path, scratch: Path, module: str | None = None, token: str | bool | None = None
 ) -> float:
     """Loads `stage` in a fresh process that does not import this package, and compares logits on a dummy input of
-    every modality.
+    every modality. Returns the largest difference of a logit.
 
     Args:
         model: the composite, or the folder that it is in.
@@ -247,9 +244,6 @@ def check_reload(
         scratch: folder for inputs and logits.
         module: that the fresh process does import.
         token: for parts of light checkpoints that are private.
-
-    Returns:
-        The largest difference of a logit.
 
     Raises:
         ValueError: it does not load, or logits differ.

@@ -182,7 +182,6 @@ def _lengths(config: Any, max_length: int) -> list[int]:
 
 
 def _segments(composite: Any, lengths: list[int]) -> list[torch.Tensor]:
-    """Random samples."""
     rows = min(composite.get_input_embeddings().weight.shape[0], composite.config.get_text_config().vocab_size)
     media = set(composite.config.placeholder_ids)
     words = torch.tensor([i for i in range(min(rows, 1000)) if i not in media])

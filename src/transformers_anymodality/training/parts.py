@@ -28,15 +28,11 @@ def parts_table(model: nn.Module) -> str:
 
 
 def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool = True) -> str:
-    """Trains the named parts and freezes all others.
+    """Trains the named parts and freezes all others. Returns their table (`parts_table`), printed if `verbose`.
 
     Args:
         parts: "aligners", "towers", "language_model", "all", names of children ("image_tower") or of what is in them
             ("image_aligner.projection"), or several of these. What aligners share is trained if one of them is.
-        verbose: print the table.
-
-    Returns:
-        The table (`parts_table`).
     """
     composite = composite_of(model)
     wanted = _checked_parts(composite, parts)
@@ -160,7 +156,6 @@ def lora_config(model: nn.Module, r: int = 16, *, lora_alpha: int | None = None,
     """A stock `peft.LoraConfig`: LoRA on the language model's linear layers, aligners trained and saved in full.
 
     Args:
-        model: the composite.
         r, lora_alpha: rank and scale (twice the rank if left out).
         kwargs: any other field of `LoraConfig`; `target_modules` may be a list of the language model's layer names
             (["q_proj", "v_proj"]).

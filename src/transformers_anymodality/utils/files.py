@@ -28,9 +28,7 @@ def write_json(path: Path, content: Any, **settings: Any) -> None:
 def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place at the end; nothing of it is left if that fails.
 
-    Args:
-        writer: in its name, so that of what killed writers leave behind, each has one file at most; the process's id by
-            default.
+    Its name holds `writer` (the process's id by default), so that a killed one leaves one file behind at most.
     """
     temporary = path.with_name(f".{os.getpid() if writer is None else writer}.{path.suffix[1:]}.tmp")
     try:

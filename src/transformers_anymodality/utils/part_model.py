@@ -9,10 +9,8 @@ from .upstream import attention_of, set_attention
 
 
 class PartModel(PreTrainedModel):
-    """Base of towers and aligners, with every attention that Transformers offers.
-
-    Bare parameters (latents, queries, class tokens, learned positions) start as rows of embedding tables do.
-    """
+    """Base of towers and aligners, with every attention that Transformers offers. Bare parameters (latents, queries, class
+    tokens, learned positions) start as rows of embedding tables do."""
 
     base_model_prefix = ""
     input_modalities = ()
@@ -31,11 +29,7 @@ class PartModel(PreTrainedModel):
 
 class Attention(nn.Module):
     """Base of attention layers; their forwards project, split heads and call an implementation as Transformers' own do.
-
-    Args:
-        config: of the part, where users choose the implementation.
-        head_dim: width of a head.
-    """
+    `config` is the part's, where users choose the implementation."""
 
     # Implementations ask for these: whether what comes later is hidden, and how many heads share a key.
     is_causal = False
@@ -77,9 +71,7 @@ def eager_attention_forward(
 
 
 def same_attention(inner: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """`inner`, a model of Transformers' within a part, with the attention that the part's `config` says now.
-
-    Transformers sets a part's attention by its config, and knows nothing of models inside.
-    """
+    """`inner`, a model of Transformers' within a part, with the attention that the part's `config` says now: Transformers
+    sets a part's attention by its config, and knows nothing of models inside."""
     set_attention(inner.config, attention_of(config))
     return inner

@@ -11,7 +11,6 @@ from torch import nn
 
 @contextmanager
 def in_eval(module: nn.Module) -> Iterator[None]:
-    """Within, a module and all in it are in eval mode."""
     modes = [(one, one.training) for one in module.modules()]
     module.eval()
     try:

@@ -45,8 +45,6 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 # Merges of a tokenizer whose file has none.
 from transformers.tokenization_utils_base import generate_merges
-
-# Which weights an optimizer lets decay, as the Trainer chooses.
 from transformers.utils import logging
 
 # A chat's template: what it reads, and what comes of it.
@@ -199,14 +197,13 @@ def without_deepspeed() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = config
 
 
-# In names of methods and of training arguments: whether the backward pass computes activations again. Since 5.23 it is
-# "activation", before that "gradient".
+# In names of methods and of training arguments: whether the backward pass computes activations again, instead of keeping
+# them. Since 5.23 it is "activation", before that "gradient".
 _RECOMPUTED = "activation" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient"
 CHECKPOINTING = f"{_RECOMPUTED}_checkpointing"
 
 
 def set_checkpointing(model: PreTrainedModel, enabled: bool, **kwargs: Any) -> None:
-    """Whether the backward pass computes the activations of `model` again, instead of keeping them."""
     getattr(model, f"{CHECKPOINTING}_{'enable' if enabled else 'disable'}")(**kwargs)
 
 

@@ -37,15 +37,6 @@ DELIMITERS = tuple(token for name in MODALITY_NAMES for token in (f"<{name}>", f
 # The released checkpoint is of June 2023; the code that is published now is of July.
 GRAPHS = ("release", "current")
 
-_PREAMBLES = {
-    "with": "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request.",
-    "without": "Below is an instruction that describes a task. Write a response that appropriately completes the "
-    "request.",
-}
-
-_TEMPLATE = WORDS + template_beside(__file__)
-
 
 @register_system
 def macaw_llm(
@@ -117,16 +108,9 @@ def with_delimiters(tokenizer: Any, language_model: Any) -> PreTrainedTokenizerB
 
 def chat_template(faithful: bool = False) -> str:
     colon, begin = "{{- ':' -}}", "{%- generation -%}"
-    pieces = {
-        "WITHOUT": _PREAMBLES["without"],
-        "WITH": _PREAMBLES["with"],
-        "PROMPT_END": begin + colon if faithful else colon + begin,
-        "ANSWER_END": "" if faithful else "{{- eos_token -}}",
-    }
-    template = _TEMPLATE
-    for name, piece in pieces.items():
-        template = template.replace(name, piece)
-    return template
+    template = WORDS + template_beside(__file__)
+    template = template.replace("PROMPT_END", begin + colon if faithful else colon + begin)
+    return template.replace("ANSWER_END", "" if faithful else "{{- eos_token -}}")
 
 
 def modalities(graph: str, towers: dict[str, Any], aligners: dict[str, Any]) -> dict[str, dict[str, Any]]:
