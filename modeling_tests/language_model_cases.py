@@ -16,7 +16,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 
 from modeling_tests import tiny
 from modeling_tests.checks import TIGHT, last_logits
-from transformers_anymodality import compose, lora_config, set_trainable
+from transformers_anymodality import AnyModalityModel, compose, lora_config, set_trainable
 
 
 # Model types that cannot be given media, which `compose` says.
@@ -68,6 +68,12 @@ KNOWN: dict[str, dict[str, str]] = {
         "padding": _UNMASKED_STATE,
     },
 }
+
+for _name in (
+    "bert big_bird camembert data2vec-text electra ernie megatron-bert modernbert-decoder prophetnet rembert roberta "
+    "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xmod"
+).split():
+    KNOWN.setdefault(_name, {})["base model"] = "its head does more with the hidden states than one multiplication"
 
 # Checks that a language model may fail without any media, and then fails within a composite too.
 OF_THE_LANGUAGE_MODEL = ("generation", "padding")
@@ -126,6 +132,18 @@ def check_loss(case: Case) -> None:
     torch.testing.assert_close(output.logits, case.logits, **TIGHT)
     expected = ForCausalLMLoss(case.logits.contiguous(), case.labels, case.logits.shape[-1])
     torch.testing.assert_close(output.loss, expected, **TIGHT)
+
+
+def check_base_model(case: Case) -> None:
+    """The headless composite over the same modules gives what the head reads."""
+    read, base = [], case.model.base_model
+    assert isinstance(base, AnyModalityModel) and base.image_tower is case.model.image_tower
+    with torch.no_grad():
+        with case.model.get_output_embeddings().register_forward_pre_hook(lambda head, args: read.append(args[0])):
+            case.model(**case.inputs)
+        hidden = base(**case.inputs).last_hidden_state
+    scale = read[0].flatten()[0] / hidden.flatten()[0]  # which some models put before the head
+    torch.testing.assert_close(hidden * scale, read[0], **TIGHT)
 
 
 def check_gradient(case: Case) -> None:
@@ -215,6 +233,7 @@ def check_plan(case: Case) -> None:
 CHECKS: dict[str, Callable[[Case], None]] = {
     "forward": check_forward,
     "loss": check_loss,
+    "base model": check_base_model,
     "gradient": check_gradient,
     "generation": check_generation,
     "padding": check_padding,

@@ -44,19 +44,19 @@ def test_reloaded_equals_saved(model_type, tmp_path):
 
 @pytest.mark.parametrize("model_type", tiny.LANGUAGE_MODELS)
 def test_logits_of_supervised_positions_give_the_same_loss_and_gradients(model_type):
-    """In training, logits are computed where labels are; the loss must not notice."""
+    """Where the loss alone is asked for, logits are computed where labels are; the loss must not notice."""
     model, processor = tiny.composite(model_type)
     model.requires_grad_(True).train()
     inputs = tiny.inputs(processor, *tiny.CHATS)
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[0, -3:], labels[2, -5:-2] = inputs["input_ids"][0, -3:], inputs["input_ids"][2, -5:-2]
     torch.manual_seed(0)  # dropout
-    sliced = model(**inputs, labels=labels)
+    sliced = model(**inputs, labels=labels, skip_logits=True)
     sliced.loss.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     torch.manual_seed(0)
-    whole = model(**inputs, labels=labels, logits_to_keep=inputs["input_ids"].shape[1])
+    whole = model(**inputs, labels=labels)
     whole.loss.backward()
     torch.testing.assert_close(sliced.loss, whole.loss, **TIGHT)
     for name, parameter in model.named_parameters():

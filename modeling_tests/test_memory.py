@@ -1,7 +1,5 @@
 """What training does not have to keep: logits of prompts, gradients and activations of frozen parts, full precision."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from peft import get_peft_model
@@ -11,7 +9,6 @@ from modeling_tests import tiny
 from modeling_tests.tiny_causal_lms import causal_lm_types
 from modeling_tests.training_runs import samples, trainer
 from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, set_trainable
-from transformers_anymodality.model import modeling
 from transformers_anymodality.training.parts import checkpoint_activations
 
 
@@ -30,7 +27,7 @@ WHOLE_LOGITS = set(
 
 
 @pytest.mark.parametrize("model_type", tiny.swept([name for name in causal_lm_types() if name not in UNTESTABLE]))
-def test_logits_are_computed_where_labels_are_and_nothing_else_changes(model_type, monkeypatch):
+def test_logits_are_computed_where_labels_are_and_nothing_else_changes(model_type):
     """For any language model: the loss and every gradient are those of all logits; few kinds of heads need all."""
     language = tiny.language_model(model_type, vocab_size=len(tiny.WORDS) + 8)
     tower = {"tower": tiny.vision_config(num_hidden_layers=1), "processor": tiny.image_processor()}
@@ -42,24 +39,42 @@ def test_logits_are_computed_where_labels_are_and_nothing_else_changes(model_typ
         ]
     )
     model.requires_grad_(True).train()
-    results = []
-    for narrow in (True, False):
-        if not narrow:
-            monkeypatch.setattr(modeling, "_only_supervised", lambda *args: nullcontext(0))
+    results, places = [], []
+    model.get_output_embeddings().register_forward_hook(lambda head, args, out: places.append(out.shape[:-1]))
+    for skipped in (True, False):
         model.zero_grad()
         torch.manual_seed(0)  # dropout
-        output = model(**batch)
+        output = model(**{**batch, "skip_logits": skipped})
+        assert ("logits" in output) != skipped
         output.loss.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        results.append((output.loss.detach(), gradients, tuple(output.logits.shape[:2])))
-    (loss, gradients, places), (whole, expected, _) = results
+        results.append((output.loss.detach(), gradients))
+    (loss, gradients), (whole, expected) = results
     torch.testing.assert_close(loss, whole, atol=1e-6, rtol=1e-5)
     assert gradients.keys() == expected.keys()
     for name, gradient in expected.items():
         atol = 1e-6 + 1e-4 * float(gradient.abs().max())
         torch.testing.assert_close(gradients[name], gradient, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
     if model_type not in WHOLE_LOGITS:
-        assert places == (1, int((batch["labels"] != -100).sum()))
+        assert places == [(1, int((batch["labels"] != -100).sum())), batch["labels"].shape]
+
+
+def test_who_reads_logits_beside_labels_gets_them_whole():
+    """The collator asks the Trainer's own loss alone to do without logits, and can be told not to."""
+    model, processor = tiny.composite()
+    set_trainable(model, "aligners", verbose=False)
+    batch, whole = (AnyModalityDataCollator(processor, skip_logits=skip)(samples(3)) for skip in (True, False))
+    places, number = batch["labels"].shape, int((batch["labels"] != -100).sum())
+    model.train()
+    assert model(**batch).logits.shape[:2] == places  # a loss of one's own
+    without_labels = {name: value for name, value in batch.items() if name != "labels"}
+    assert model(**without_labels, num_items_in_batch=number).logits.shape[:2] == places  # label smoothing
+    assert model(**whole, num_items_in_batch=number).logits.shape[:2] == places
+    short = model(**batch, num_items_in_batch=number)
+    assert short.logits is None and short[0] is short.loss
+    torch.testing.assert_close(short.loss, model(**whole).loss, atol=1e-6, rtol=1e-5)
+    model.eval()
+    assert model(**batch, num_items_in_batch=number).logits.shape[:2] == places  # metrics
 
 
 def test_a_loss_of_ones_own_stays():
@@ -73,7 +88,7 @@ def test_a_loss_of_ones_own_stays():
 
     model.language_model.loss_function = own
     for _ in range(2):
-        assert model.train()(**batch).loss == 7
+        assert model.train()(**{**batch, "skip_logits": True}).loss == 7
     assert seen == [(1, int((batch["labels"] != -100).sum()))] * 2
     assert model.language_model.loss_function is own
 
@@ -81,8 +96,9 @@ def test_a_loss_of_ones_own_stays():
 def test_a_batch_without_labels_to_learn_from_is_no_error():
     model, processor = tiny.composite()
     batch = AnyModalityDataCollator(processor)(samples(2))
-    output = model.train()(**{**batch, "labels": torch.full_like(batch["labels"], -100)})
-    assert output.logits.shape[:2] == batch["input_ids"].shape
+    labels = torch.full_like(batch["labels"], -100)
+    output = model.train()(**{**batch, "labels": labels, "skip_logits": True})
+    assert "loss" in output
 
 
 # --- frozen parts --------------------------------------------------------------------------------------------------------

@@ -63,6 +63,9 @@ class AnyModalityDataCollator:
             A batch of such samples alone is replaced by the last sample that could be used.
         media_root: folder that relative paths are in.
         features: of frozen towers, computed before; their media are not read.
+        skip_logits: the stock Trainer's loss needs logits only where something is learned, and gets no others, for a
+            fraction of the memory. False for a loss, or a metric of training, that calls the Trainer's own loss and
+            reads logits beside it.
     """
 
     processor: AnyModalityProcessor
@@ -72,6 +75,7 @@ class AnyModalityDataCollator:
     on_error: str = "error"
     media_root: str | Path | None = None
     features: Features | None = None
+    skip_logits: bool = True
 
     def __post_init__(self):
         if self.on_error not in ("error", "skip"):
@@ -92,7 +96,10 @@ class AnyModalityDataCollator:
         return int(self._skipped)
 
     def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Returns `input_ids`, `attention_mask`, `labels` `(batch, sequence)` int64 and the media's model inputs."""
+        """Returns `input_ids`, `attention_mask`, `labels` `(batch, sequence)` int64 and the media's model inputs.
+
+        With `skip_logits`, also that, `(batch,)` of True, as data loaders cut and join batches by their rows.
+        """
         try:
             prompts, inputs = self._prepare(samples)
         except _NOT_ITS_FAULT:
@@ -190,4 +197,6 @@ class AnyModalityDataCollator:
         for name in rows[0]:
             column = pad([row[name] for row in rows], values.get(name, 0), multiple=self.pad_to_multiple_of)
             batch[name] = torch.from_numpy(np.stack(column))
+        if self.skip_logits:
+            batch["skip_logits"] = torch.ones(len(rows), dtype=torch.bool)
         return batch

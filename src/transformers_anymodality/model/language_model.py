@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 
 import torch
@@ -26,6 +26,20 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """With random weights."""
     cls = None if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else causal_class(config)
     return AutoModelForCausalLM.from_config(config) if cls is None else build(cls, config)
+
+
+def headless(language: PreTrainedModel) -> PreTrainedModel:
+    """What gives the hidden states that its head reads: the outermost model in it that looks up the same embeddings.
+
+    Itself if there is none. `base_model` and `get_decoder` of some name a part that does not, or none.
+    """
+    embedding = language.get_input_embeddings()
+    for module in language.modules():
+        if module is not language and isinstance(module, PreTrainedModel):
+            with suppress(NotImplementedError):  # a wrapper that holds a decoder for the sake of its name
+                if module.get_input_embeddings() is embedding:
+                    return module
+    return language
 
 
 @lru_cache

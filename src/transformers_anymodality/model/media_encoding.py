@@ -55,8 +55,9 @@ def split_media(
         elif value is not None:
             modality, argument = owners[name]
             media.setdefault(modality, {})[argument] = value
-    # Processors may give it; placeholders are known by their ids.
+    # Processors may give the one, but placeholders are known by their ids; collators the other, which is for a head.
     rest.pop("mm_token_type_ids", None)
+    rest.pop("skip_logits", None)
     return {name: inputs for name, inputs in media.items() if set(inputs) != {"feature_lengths"}}, rest
 
 

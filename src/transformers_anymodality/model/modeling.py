@@ -22,7 +22,7 @@ from ..utils.upstream import CACHE_NAMES, can_return_tuple, set_initialized
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
-from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters
+from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters, headless
 from .media_encoding import MediaEncodingMixin, cache_of, hide, is_trained, split_media, without_placeholders
 
 
@@ -204,6 +204,17 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
         head = rf"^language_model\.(?!(?:{'|'.join(map(re.escape, sorted(own)))})\b)"
         self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), head}
 
+    @classmethod
+    def over(cls, causal: "AnyModalityForCausalLM") -> "AnyModalityModel":
+        """The headless composite of a causal one, over the very same modules; it has no weights of its own."""
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        # Hooks, and a forward that was put in place of the class's, are for calls of the causal model.
+        own = {**model.__dict__, "training": causal.training}
+        model.__dict__.update({name: value for name, value in causal.__dict__.items() if name != "forward"} | own)
+        model._modules = {**causal._modules, "language_model": headless(causal.language_model)}
+        return model
+
     def _build_language_model(self) -> PreTrainedModel:
         return AutoModel.from_config(self.config.text_config)
 
@@ -217,6 +228,14 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
 
 class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedModel):
     """A whole causal language model that reads media of any modality."""
+
+    @property
+    def base_model(self) -> PreTrainedModel:
+        """As of every causal language model: what gives the hidden states that its head reads (`AnyModalityModel`).
+
+        The composite itself where the language model has no part like that.
+        """
+        return self if headless(self.language_model) is self.language_model else AnyModalityModel.over(self)
 
     def _build_language_model(self) -> PreTrainedModel:
         return build_language_model(self.config.text_config)
@@ -236,39 +255,48 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
         labels: torch.Tensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, Any] | None = None,
+        skip_logits: bool | torch.Tensor | None = None,
         **kwargs,
     ) -> ModelOutput | tuple:
         """As `AnyModalityPreTrainedModel.forward`, with a loss.
 
         Args:
-            labels: `(batch, sequence)`, -100 where not supervised. In training, logits are computed only where a label
-                is supervised: `(1, supervised, vocabulary)`, or the positions that some row supervises where the
-                head allows no more; the loss is the language model's own.
+            labels: `(batch, sequence)`, -100 where not supervised. The loss is the language model's own.
             logits_to_keep: as in every Transformers causal language model.
+            skip_logits: True asks for the loss alone. In training, logits are then computed only where a label is
+                supervised, for the same loss in a fraction of the memory, and the output has none. A tensor, as
+                collators give it, asks so together with `num_items_in_batch`, as the Trainer's own loss does: other
+                losses read logits, and get them whole.
         """
+        if skip_logits is True or (skip_logits is not None and kwargs.get("num_items_in_batch") is not None):
+            kwargs["loss_alone"] = True
         if labels is not None:
             kwargs["labels"] = labels
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             kwargs["logits_to_keep"] = logits_to_keep
         return super().forward(input_ids, attention_mask, position_ids, inputs_embeds, mm_encoder_outputs, **kwargs)
 
-    def _run_language_model(self, input_ids, inputs_embeds, labels=None, **arguments) -> ModelOutput:
+    def _run_language_model(self, input_ids, inputs_embeds, labels=None, loss_alone=False, **arguments) -> ModelOutput:
         run = partial(super()._run_language_model, input_ids, inputs_embeds)
         if labels is None:
             return run(**arguments)
+        loss_alone = loss_alone and self.training
+        chosen = {"logits_to_keep", "shift_labels"} & arguments.keys()
         if not _has_causal_loss(type(self.language_model)):
             # Its own loss is not the usual one: the usual one, on its logits.
             for_loss = {name: arguments.pop(name) for name in _LOSS_ARGUMENTS if name in arguments}
             output = run(**arguments)
             logits = output["logits"].contiguous()
             output["loss"] = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **for_loss)
+        elif loss_alone and not chosen and not torch.compiler.is_compiling():
+            sliceable = "logits_to_keep" in forward_parameters(type(self.language_model))
+            with _only_supervised(self.language_model, labels, sliceable) as keep:
+                output = run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))
+        else:
+            output = run(labels=labels, **arguments)
+        if not loss_alone:
             return output
-        chosen = {"logits_to_keep", "shift_labels"} & arguments.keys()
-        if not self.training or chosen or torch.compiler.is_compiling():
-            return run(labels=labels, **arguments)
-        sliceable = "logits_to_keep" in forward_parameters(type(self.language_model))
-        with _only_supervised(self.language_model, labels, sliceable) as keep:
-            return run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))
+        return type(output)(**{name: value for name, value in output.items() if name != "logits"})
 
 
 _LOSS_ARGUMENTS = ("num_items_in_batch", "shift_labels", "ignore_index")
