@@ -103,7 +103,8 @@ def step(folder: Path, side: str) -> None:
     mask = torch.ones_like(batch["input_ids"])
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    loss = model(**batch, attention_mask=mask).loss
+    as_trainer = {"skip_logits": True} if side == "ours" else {}  # as the collator and the Trainer ask
+    loss = model(**batch, attention_mask=mask, **as_trainer).loss
     loss.backward()
     optimizer.step()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
