@@ -17,6 +17,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.distributed import DistributedConfig
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, lora_config, set_trainable
@@ -53,10 +54,12 @@ def main(folder: Path, settings: dict) -> None:
     torch.set_num_threads(1)
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     steps, world = settings["steps"], int(os.environ.get("WORLD_SIZE", 1))
+    # Of DistributedConfig: the model is spread when it is loaded.
+    parallel = settings.get("parallel", {}) if world > 1 else {}
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=2 // world,
+        per_device_train_batch_size=2 // (world // parallel.get("tp_size", 1)),
         learning_rate=0.05,
         optim=settings.get("optim", "sgd"),
         lr_scheduler_type="linear",
@@ -72,12 +75,13 @@ def main(folder: Path, settings: dict) -> None:
         disable_tqdm=True,
         seed=0,
     )
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        # Accelerate takes FSDP for a matter of GPUs; told that these are some, it does as it does there.
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" or parallel:
+        # Accelerate takes both for a matter of GPUs; told that these are some, it does as it does there.
         assert arguments.device.type == "cpu"
         PartialState().distributed_type = DistributedType.MULTI_GPU
     set_seed(0)  # LoRA starts at random, in each process alike
-    model = AutoModelForCausalLM.from_pretrained(settings["model"])
+    spread = {"distributed_config": DistributedConfig(**parallel)} if parallel else {}
+    model = AutoModelForCausalLM.from_pretrained(settings["model"], **spread)
     processor = AutoProcessor.from_pretrained(settings["model"])
     if "dropout" in settings:  # in the layers of the language model, which is frozen
         for module in model.language_model.modules():

@@ -18,20 +18,30 @@ from modeling_tests import distributed_worker, tiny
 CONFIGS = Path(__file__).parents[1] / "examples" / "accelerate"
 
 
+def processes(words: list[str], cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess:
+    """Runs Python with these words, and `more` in its environment."""
+    paths = os.pathsep.join([str(CONFIGS.parents[1]), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **more}
+    return subprocess.run(
+        [sys.executable, *words],
+        timeout=500,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
+
+
 def launch(folder: Path, settings: dict, config: str | None = None) -> subprocess.CompletedProcess:
     """Runs the worker in a process of its own, or in two by `accelerate launch` with one of the example configs."""
-    command = [sys.executable]
+    command = []
     if config is not None:
         file = str(CONFIGS / f"{config}.yaml")
         command += ["-m", "accelerate.commands.launch", "--config_file", file, "--num_processes", "2"]
         command += ["--mixed_precision", "no", "--main_process_port", "0"]
-    command += ["-m", "modeling_tests.distributed_worker", str(folder), json.dumps(settings)]
     folder.mkdir(exist_ok=True)
-    paths = os.pathsep.join([str(CONFIGS.parents[1]), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    return subprocess.run(
-        command, timeout=500, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL
-    )
+    return processes([*command, "-m", "modeling_tests.distributed_worker", str(folder), json.dumps(settings)])
 
 
 def run_two(folder: Path, settings: dict, config: str) -> dict:

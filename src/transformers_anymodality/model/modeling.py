@@ -36,6 +36,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _supports_context_parallel = False  # a share of the sequence would hold others' placeholders
 
     def __init__(self, config: AnyModalityConfig, parts: dict[str, PreTrainedModel] | None = None):
         """`parts`: loaded children by name; those not given are built from their config with random weights."""

@@ -103,6 +103,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_no_split_modules": "what device maps and FSDP keep in one piece",
         "_skip_keys_device_placement": "the cache stays where it is",
         "_supports_attention_backend": "attention is looked up by name",
+        "_supports_context_parallel": "whether the sequence may be cut between processes",
         "_supports_flash_attn": "whether this attention may be asked for",
         "_supports_flex_attn": "whether this attention may be asked for",
         "_supports_sdpa": "whether this attention may be asked for",
