@@ -1,36 +1,19 @@
 """Many processes: under each way of spreading the work, training equals that of one process, and survives `kill -9`."""
 
 import json
-import os
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from modeling_tests import distributed_worker, tiny
+from modeling_tests import tiny
+from modeling_tests.process_runs import processes, run_one, saved_weights
 
 
 CONFIGS = Path(__file__).parents[1] / "examples" / "accelerate"
-
-
-def processes(words: list[str], cwd: Path | None = None, **more: str) -> subprocess.CompletedProcess:
-    """Runs Python with these words, and `more` in its environment."""
-    paths = os.pathsep.join([str(CONFIGS.parents[1]), *sys.path])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **more}
-    return subprocess.run(
-        [sys.executable, *words],
-        timeout=500,
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def launch(folder: Path, settings: dict, config: str | None = None) -> subprocess.CompletedProcess:
@@ -53,18 +36,6 @@ def run_two(folder: Path, settings: dict, config: str) -> dict:
     kinds = {"ddp": "MULTI_CPU", "fsdp2": "FSDP", "zero2": "DEEPSPEED", "zero3": "DEEPSPEED"}
     assert (report["world"], report["kind"]) == (2, f"DistributedType.{kinds[config]}")
     return report
-
-
-def run_one(folder: Path, settings: dict) -> dict:
-    """In this process."""
-    folder.mkdir(exist_ok=True)
-    distributed_worker.main(folder, settings)
-    return json.loads((folder / "report.json").read_text())
-
-
-def saved_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Of what was saved, as one process loads it."""
-    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
 
 
 @pytest.fixture(scope="module")

@@ -2,24 +2,17 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_tests import tiny
-from modeling_tests.test_distributed import processes, run_one, saved_weights
-from modeling_tests.test_readme import publish
+from modeling_tests.hub_cache import publish
+from modeling_tests.process_runs import run_one, saved_weights, torchrun
 
 
 DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
-
-
-def torchrun(count: int, *words: str, **settings) -> subprocess.CompletedProcess:
-    done = processes(["-m", "torch.distributed.run", "--nproc_per_node", str(count), *words], **settings)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
 
 
 def save(folder: Path, language_model: str = "llama") -> None:

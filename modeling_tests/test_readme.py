@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from modeling_tests import tiny
+from modeling_tests.hub_cache import publish
 from transformers_anymodality import compose
 
 
@@ -37,16 +38,6 @@ def upload_folder(self, repo_id, folder_path, **kwargs):
 HfApi.create_repo = lambda self, repo_id, **kwargs: SimpleNamespace(repo_id=repo_id)
 HfApi.upload_folder = upload_folder
 """
-
-
-def publish(cache: Path, name: str, *objects) -> None:
-    """Puts a repository into a Hub cache, as if it had been downloaded."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = cache / f"models--{name.replace('/', '--')}"
-    (repository / "refs").mkdir(parents=True)
-    (repository / "refs" / "main").write_text(commit)
-    for thing in objects:
-        thing.save_pretrained(repository / "snapshots" / commit)
 
 
 def fill(cache: Path) -> None:
