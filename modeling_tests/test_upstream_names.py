@@ -13,7 +13,7 @@ import transformers_anymodality
 
 SOURCE = Path(transformers_anymodality.__file__).parents[1]
 ROOM = sorted((SOURCE / "transformers_anymodality" / "utils").glob("upstream*.py"))
-OTHERS = ("accelerate", "evaluate", "gradio", "huggingface_hub", "peft", "transformers")
+OTHERS = ("accelerate", "evaluate", "gradio", "huggingface_hub", "peft", "transformers", "trl")
 # Of torch and of the standard library.
 KNOWN = {"_buffers", "_parameters", "_modules"}
 

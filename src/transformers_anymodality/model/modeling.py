@@ -162,6 +162,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
             placeholders, `(items, tokens, hidden)`.
         """
         media, arguments = split_media(self._media_arguments, kwargs)
+        arguments.pop("skip_logits", None)  # in a collator's batch, and the headless model has none
         cache = cache_of(arguments)
         # While tokens are generated one by one, there is nothing to encode.
         given = inputs_embeds if input_ids is None else input_ids

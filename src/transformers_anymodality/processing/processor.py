@@ -99,8 +99,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 name is not the tokenizer's); `allow_urls=True` to let media be fetched.
 
         Returns:
-            `input_ids` and `attention_mask` `(batch, sequence)`, padded on the tokenizer's side, and the model inputs
-            of each modality that has media, one row per medium in the order of placeholders.
+            `input_ids` and `attention_mask` `(batch, sequence)`, padded on the tokenizer's side if `return_tensors` asks for
+            tensors or `padding` for padding, and the model inputs of each modality that has media, one row per medium in
+            the order of placeholders.
 
         Raises:
             ValueError: counts of media and placeholders differ, or truncation would cut a medium.
@@ -249,6 +250,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         text_kwargs, media_kwargs = {**self.tokenizer_defaults, **own}, {}
         for name, value in {**common, **kwargs}.items():
             (text_kwargs if name in TEXT_KWARGS else media_kwargs)[name] = value
+        text_kwargs.setdefault("padding", text_kwargs.get("return_tensors") is not None)
         if unsupported := sorted(name for name in _UNSUPPORTED if text_kwargs.get(name)):
             raise TypeError(f"{', '.join(unsupported)}: not supported, as a prompt's tokens change with its media.")
         self.check_media_kwargs(media_kwargs)
@@ -256,9 +258,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     @property
     def tokenizer_defaults(self) -> dict[str, Any]:
-        """Padding, and what else the tokenizer was saved with."""
+        """What the tokenizer was saved with."""
         saved = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in TEXT_KWARGS and v is not None}
-        return {"padding": True, **{key: getattr(self.tokenizer, key, value) for key, value in saved.items()}}
+        return {key: getattr(self.tokenizer, key, value) for key, value in saved.items()}
 
     def _take_media(self, kwargs: dict[str, Any]) -> dict[str, tuple[list, list[int] | None]]:
         """Media out of the arguments: modality -> (items over the batch, items per prompt or None if given flat)."""

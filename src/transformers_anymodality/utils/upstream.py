@@ -115,6 +115,12 @@ HOOKS: dict[str, dict[str, str]] = {
         "_get_arguments_from_pretrained": "sub-processors are named by the table of modalities",
     },
     "transformers.BaseVideoProcessor": {"_preprocess": "how a video's frames become pixels"},
+    "trl.SFTTrainer": {"_is_vision_dataset": "whether records go to the collator as they are"},
+    "trl.GRPOTrainer": {
+        "_generate_and_score_completions": "from records to what the loss reads",
+        "_get_per_token_logps_and_entropies": "where the loss calls the model",
+        "_tokenize_prompts": "from chats to what `generate` reads",
+    },
     # Made to be overridden or called, but under names that look private.
     "evaluate.EvaluationModule": {"_compute": "a metric's scores", "_info": "a metric's inputs"},
     "lmms_eval.api.model.lmms": {

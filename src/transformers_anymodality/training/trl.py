@@ -1,0 +1,197 @@
+"""TRL's trainers on media of any modality. They know images alone; `with_media` tells them of all others.
+
+TRL's part stays TRL's: losses, sampling, rewards, metrics, and what it refuses. Ours is what stands between a record and the
+model's inputs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.records import Chat, items_of, media_columns, read_chat
+from ..model.configuration import AnyModalityConfig
+from ..processing.processor import AnyModalityProcessor
+from ..processing.tokenization import Prompt, pad
+
+
+def with_media(trainer: type) -> type:
+    """A TRL trainer's class whose records may have media of any modality: `with_media(DPOTrainer)(model, ...)`.
+
+    For `SFTTrainer`, `DPOTrainer`, `KTOTrainer`, `GRPOTrainer`, `RLOOTrainer`, and classes made from them. All is as in TRL,
+    with the processor as `processing_class`, but for the records: media stand in the parts of messages, or in columns by
+    their argument names (`images`, `audio`, `imu`, ...) in the order of bare parts (`{"type": "imu"}`); of messages that are
+    plain strings, in front of what the user says first. Media tokens are never learned.
+    """
+    generates = hasattr(trainer, "_generate_and_score_completions")
+    return type(trainer.__name__, (_Generating if generates else _Collating, trainer), {"__doc__": trainer.__doc__})
+
+
+# --- records to batches ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Collator:
+    """From records as TRL has them to what its trainers read: `input_ids`, `attention_mask` `(rows, sequence)` int64, padded
+    on the right, the media's model inputs in the order of the rows, and
+
+    - of `messages`: `labels`;
+    - of `prompt` and `completion`: `labels`; with `label`, `completion_mask`, and the same (`KL_...`) of each prompt and the
+      completion of the record before;
+    - of `prompt`, `chosen` and `rejected`: `completion_mask`; first the rows of all chosen, then those of all rejected.
+    """
+
+    processor: AnyModalityProcessor
+    max_length: int | None = None
+    pad_to_multiple_of: int | None = None
+    assistant_only_loss: bool = False
+    completion_only_loss: bool = True
+
+    def __call__(self, records: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        keys = [key for key in ("chosen", "rejected") if key in records[0]] or ["completion"]
+        rows = [self._row(i, record, record.get(key)) for key in keys for i, record in enumerate(records)]
+        prompts = [prompt for _, prompt in rows]
+        media = {
+            name: [item for chat, _ in rows for item in chat.media.get(name, ())] for name in self.processor.modalities
+        }
+        inputs, token_counts = self.processor.process_media(media)
+        batch = self._batch(prompts, token_counts)
+        if "label" in records[0]:
+            before = [records[i - 1]["completion"] for i in range(len(records))]
+            others = [self._row(i, record, before[i])[1] for i, record in enumerate(records)]
+            batch |= {f"KL_{name}": value for name, value in self._batch(others, token_counts).items()}
+            batch["label"] = torch.tensor([bool(record["label"]) for record in records])
+        elif "chosen" not in records[0]:
+            mask = batch.pop("completion_mask")
+            batch["labels"] = batch["input_ids"].masked_fill(mask == 0, -100)
+        return {**batch, **inputs}
+
+    def _row(self, index: int, record: Mapping[str, Any], answer: list | None) -> tuple[Chat, Prompt]:
+        """A record's chat with one of its answers, and its tokens; `said` are those to be learned."""
+        chat = _read(index, record, self.processor, answer)
+        if answer is None:
+            prompt = self.processor.tokenize_chat(chat.messages, chat.tools, said=self.assistant_only_loss)
+            learned = prompt.said if self.assistant_only_loss else np.ones_like(prompt.said)
+        else:
+            prompt = self.processor.tokenize_chat(chat.messages, chat.tools)
+            asked = self.processor.tokenize_chat(chat.messages[: -len(answer)], chat.tools, add_generation_prompt=True)
+            # As TRL has it: the answer starts where the chat with it is no longer the same as without.
+            shared = min(len(prompt.ids), len(asked.ids))
+            same = np.logical_and.accumulate(prompt.ids[:shared] == asked.ids[:shared]).sum()
+            learned = np.arange(len(prompt.ids)) >= (same if self.completion_only_loss else 0)
+        prompt.said = learned & ~prompt.is_medium
+        return chat, prompt
+
+    def _batch(self, prompts: list[Prompt], token_counts: Mapping[str, list[int]]) -> dict[str, torch.Tensor]:
+        self.processor.prompt_tokenizer.place_media(prompts, token_counts)
+        if self.max_length is not None:
+            prompts = [prompt.truncated(self.max_length, "right", f"Row {i}") for i, prompt in enumerate(prompts)]
+        rows = [prompt.expanded() for prompt in prompts]
+        columns = {
+            "input_ids": ([row.ids for row in rows], self.processor.tokenizer.pad_token_id),
+            "attention_mask": ([np.ones_like(row.ids) for row in rows], 0),
+            "completion_mask": ([row.said.astype(np.int64) for row in rows], 0),
+        }
+        padded = {name: pad(rows, value, multiple=self.pad_to_multiple_of) for name, (rows, value) in columns.items()}
+        return {name: torch.from_numpy(np.stack(rows)) for name, rows in padded.items()}
+
+
+def _read(index: int, record: Mapping[str, Any], processor: AnyModalityProcessor, answer: Any = None) -> Chat:
+    """A record's chat, its prompt alone or with one of its answers; every medium is in its part."""
+    messages = record.get("messages") or record.get("prompt")
+    if not isinstance(messages, list) or isinstance(answer, str):
+        raise ValueError(f"Record {index} is not a chat: `messages`, `prompt` and answers are lists of messages here.")
+    columns = {name: record[column] for name, column in media_columns(record).items()}
+    places = [{"type": name} for name, column in columns.items() for _ in items_of(name, column)]
+    users = [i for i, message in enumerate(messages) if message["role"] == "user"]
+    if places and users and not any(isinstance(message.get("content"), list) for message in messages):
+        asked = messages[users[0]]
+        content = [*places, {"type": "text", "text": asked["content"]}]
+        messages = [*messages[: users[0]], {**asked, "content": content}, *messages[users[0] + 1 :]]
+    return read_chat(index, {**record, "messages": [*messages, *(answer or ())]}, processor).checked()
+
+
+# --- trainers ----------------------------------------------------------------------------------------------------------
+
+
+class _Collating:
+    """Of trainers whose records become batches as they are: SFT, DPO, KTO."""
+
+    # What TRL does with data of images: it hands records to the collator as they are.
+    _is_vision_dataset = property(lambda self: True, lambda self, found: None)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.args.remove_unused_columns = False
+        if type(self.data_collator).__module__.partition(".")[0] == "trl":  # none was given
+            self.data_collator = _Collator(
+                self.processing_class,
+                self.args.max_length,
+                self.args.pad_to_multiple_of,
+                getattr(self.args, "assistant_only_loss", False),
+                getattr(self, "completion_only_loss", True),
+            )
+
+
+class _Generating:
+    """Of trainers that generate answers and learn from their rewards: GRPO, RLOO.
+
+    TRL hands all media to `generate`, but to its loss only images. Here both get the very same inputs.
+    """
+
+    def __init__(self, *args, **kwargs):
+        config = getattr(kwargs.get("model", *args[:1]), "config", None)
+        lent = isinstance(config, AnyModalityConfig) and not hasattr(config, "image_token_id")
+        if lent:  # TRL forbids it to be generated; the composite itself does so with every placeholder
+            config.image_token_id = config.placeholder_ids[0]
+        try:
+            super().__init__(*args, **kwargs)
+        finally:
+            if lent:
+                del config.image_token_id
+        unsupported = ("use_vllm", "rollout_func", "tools", "environment_factories")
+        if used := [name for name in unsupported if getattr(self, name, None)]:
+            raise ValueError(
+                f"`with_media` does not go with {', '.join(used)}: answers come of `model.generate` alone."
+            )
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self._chats = [_read(i, record, self.processing_class) for i, record in enumerate(inputs)]
+        columns = {"image", "images", *chain.from_iterable(media_columns(record).values() for record in inputs)}
+        records = [
+            {**{key: value for key, value in record.items() if key not in columns}, "prompt": chat.messages}
+            for record, chat in zip(inputs, self._chats, strict=True)
+        ]
+        return {**super()._generate_and_score_completions(records), "media": self._media}
+
+    def _tokenize_prompts(self, prompts: list) -> tuple:
+        ids, _, inputs = super()._tokenize_prompts(prompts)
+        modality = {name: given[0] for name, given in self.model.config.media_arguments.items()}
+        rows = {
+            name: values.split([len(chat.media.get(modality[name], ())) for chat in self._chats])
+            for name, values in inputs.items()
+        }
+        self._media = [{name: values[i] for name, values in rows.items()} for i in range(len(prompts))]
+        return ids, None, inputs
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
+        self._media = inputs["media"]
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *args, **kwargs) -> tuple:
+        return super()._get_per_token_logps_and_entropies(_given(model, self._media), *args, **kwargs)
+
+
+def _given(model: Callable[..., Any], media: list[dict[str, torch.Tensor]]) -> Callable[..., Any]:
+    """The model, which is called on rows in their order, with the media of these rows."""
+    left = iter(media)
+
+    def run(input_ids: torch.Tensor, **inputs: Any) -> Any:
+        rows = [next(left) for _ in input_ids]
+        joined = {name: torch.cat([row[name] for row in rows]).to(input_ids.device) for name in rows[0]}
+        return model(input_ids=input_ids, **inputs, **{name: values for name, values in joined.items() if len(values)})
+
+    return run
