@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate.utils import concatenate
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Trainer, TrainerCallback, TrainingArguments
 
@@ -75,6 +76,23 @@ def test_who_reads_logits_beside_labels_gets_them_whole():
     torch.testing.assert_close(short.loss, model(**whole).loss, atol=1e-6, rtol=1e-5)
     model.eval()
     assert model(**batch, num_items_in_batch=number).logits.shape[:2] == places  # metrics
+
+
+@torch.no_grad()
+def test_a_batch_that_asks_for_no_logits_disturbs_nobody():
+    """Generation, adapters, the headless model, and what cuts and joins batches."""
+    model, processor = tiny.composite("gpt2", tiny.modalities("imu"))
+    batch = AnyModalityDataCollator(processor)([{"messages": tiny.chat("imu", "what ?", answer="one")}] * 2)
+    del batch["labels"]
+    plain = {name: value for name, value in batch.items() if name != "skip_logits"}
+    for settings in ({}, {"num_beams": 2}):
+        answers = [model.generate(**one, max_new_tokens=4, do_sample=False, **settings) for one in (batch, plain)]
+        assert torch.equal(*answers)
+    states = [model.base_model(**one).last_hidden_state for one in (batch, plain)]
+    torch.testing.assert_close(*states, atol=0, rtol=0)
+    joined = concatenate([batch, batch])
+    assert joined["skip_logits"].tolist() == [True] * 4
+    assert get_peft_model(model, lora_config(model, r=2))(**joined).logits.shape[:2] == joined["input_ids"].shape
 
 
 def test_a_loss_of_ones_own_stays():

@@ -88,11 +88,11 @@ def trainer(
     own = (
         "ref_model",
         "reward_funcs",
+        "rollout_func",
         "peft_config",
         "compute_metrics",
         "eval_dataset",
         "data_collator",
-        "optimizers",
     )
     rest = {key: given.pop(key) for key in own if key in given}
     if generating:
