@@ -89,8 +89,6 @@ def test_lora_hits_the_language_model_only_and_saves_the_aligners(tmp_path, mode
     adapted.save_pretrained(tmp_path / "adapter")
     again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "adapter").eval()
     torch.testing.assert_close(last_logits(again, inputs), expected, atol=1e-6, rtol=1e-5)
-    if model_type == "mamba":
-        return  # its forward reads the weights of some layers past their LoRA, so merging is not the same
     merged = again.merge_and_unload()
     torch.testing.assert_close(last_logits(merged, inputs), expected, atol=1e-4, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")

@@ -21,7 +21,8 @@ from .model.configuration import AnyModalityConfig
 from .model.modeling import AnyModalityForCausalLM, AnyModalityModel
 from .processing.processor import AnyModalityProcessor
 from .towers import register_tower
-from .training.parts import lora_config, parts_table, set_trainable
+from .training.lora import lora_config
+from .training.parts import parts_table, set_trainable
 from .utils.upstream import warn_if_untested
 
 

@@ -121,10 +121,13 @@ class CheckpointMixin(PreTrainedModel):
         except OSError:
             pass  # headless checkpoints have none
 
-    def save_pretrained(self, save_directory, *args, light: bool = False, state_dict=None, **kwargs):
+    def save_pretrained(
+        self, save_directory, *args, light: bool = False, processor: Any = None, state_dict=None, **kwargs
+    ):
         """As `PreTrainedModel.save_pretrained`.
 
         Args:
+            processor: is saved beside the model, which makes the folder a whole checkpoint.
             light: store only what differs from the parts' sources on the Hub, and refer to those for the rest. The
                 sources are read again for the comparison.
         """
@@ -137,7 +140,9 @@ class CheckpointMixin(PreTrainedModel):
                 )
                 kwargs["save_original_format"] = False  # references are by our names
             with reversible_conversions(self):
-                return super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+                super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+            if processor is not None and kwargs.get("is_main_process", True):
+                processor.save_pretrained(save_directory)
         finally:
             self.config.references = references
 

@@ -334,7 +334,12 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         processor_dict = processor_dict or {}
-        names = sorted({row["processor"] for row in processor_dict.get("modalities", {}).values()})
+        if "modalities" not in processor_dict:
+            raise OSError(
+                f"{pretrained_model_name_or_path} has a model, but not its processor. Save the one that the model was made "
+                "with beside it: model.save_pretrained(folder, processor=processor)."
+            )
+        names = sorted({row["processor"] for row in processor_dict["modalities"].values()})
         parts = {name: kwargs.pop(name) for name in names if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         for name in names:

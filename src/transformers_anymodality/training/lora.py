@@ -1,0 +1,137 @@
+"""A LoRA config that hits the language model alone, and only layers whose adapters learn."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .parts import composite_of
+
+
+def lora_config(
+    model: nn.Module,
+    r: int = 16,
+    *,
+    lora_alpha: int | None = None,
+    target_modules: str | Iterable[str] | None = None,
+    **kwargs,
+) -> Any:
+    """A stock `peft.LoraConfig`: LoRA on the language model's linear layers, aligners trained and saved in full.
+
+    Args:
+        model: a composite, also one that PEFT has wrapped: the config is the same.
+        r, lora_alpha: rank and scale (twice the rank if left out).
+        target_modules: names of the language model's layers (["q_proj", "v_proj"], or one as a string), a regular
+            expression of their names or of how these end. None or "all-linear": all but the head and those whose
+            adapters would learn nothing. Which those are is seen on one pass of a few tokens, forth and back.
+        kwargs: any other field of `LoraConfig`.
+
+    Raises:
+        ValueError: the language model has no such layer.
+    """
+    from peft import LoraConfig
+
+    composite = composite_of(model)
+    language = composite.language_model
+    wanted = _linear_names(language) if target_modules in (None, "all-linear") else target_modules
+    if not isinstance(wanted, str):
+        wanted = "|".join(re.escape(name) for name in sorted(wanted))
+    pattern = rf"(?=(.*\.)?language_model\.)(.*\.)?({wanted})"
+    if not any(re.fullmatch(pattern, f"language_model.{name}") for name, _, _ in _layers(language)):
+        raise ValueError(
+            f"target_modules={target_modules!r} fits no layer of the language model ({type(language).__name__}), which "
+            "`lora_config` is for. `peft.LoraConfig` itself takes layers of any part."
+        )
+    settings = {
+        "task_type": "CAUSAL_LM",
+        "modules_to_save": [name for name, _ in composite.named_children() if name.endswith("_aligner")],
+        **kwargs,
+    }
+    return LoraConfig(r=r, lora_alpha=2 * r if lora_alpha is None else lora_alpha, target_modules=pattern, **settings)
+
+
+def _layers(
+    module: nn.Module, prefix: str = "", seen: set[nn.Module] | None = None
+) -> Iterator[tuple[str, nn.Module, nn.Module]]:
+    """Name, module and what it was before PEFT wrapped it, of every module inside, as if there were no adapters."""
+    seen = set() if seen is None else seen
+    for name, child in module.named_children():
+        if child in seen:
+            continue
+        seen.add(child)
+        bare = child
+        while wrapped := {"base_layer", "original_module"}.intersection(dict(bare.named_children())):
+            bare = bare.get_submodule(wrapped.pop())
+        yield prefix + name, child, bare
+        yield from _layers(bare, f"{prefix}{name}.", seen)
+
+
+def _linear_names(language: nn.Module) -> set[str]:
+    """Names of the linear layers whose adapters learn, but for the head, as short as they are theirs alone."""
+    head = language.get_output_embeddings()
+    modules = {name: (module, bare) for name, module, bare in _layers(language)}
+    linear = {name: one for name, (one, bare) in modules.items() if one is not head and _is_linear(bare)}
+    # Not every expert is routed to at once: those of one layer stand for one another.
+    learning = {_kind(name) for name in _reached(language, linear)}
+    linear = [f".{name}" for name in linear if _kind(name) in learning]
+    others = [f".{name}" for name in modules if f".{name}" not in set(linear)]
+    names = set()
+    for name in linear:
+        parts = name.split(".")
+        suffixes = (".".join(parts[-count:]) for count in range(1, len(parts)) if not parts[-count].isdigit())
+        names.add(next((s for s in suffixes if not any(other.endswith(f".{s}") for other in others)), name[1:]))
+    if not names:
+        raise ValueError(f"{type(language).__name__} has no linear layers for LoRA; pass target_modules.")
+    return names
+
+
+def _kind(name: str) -> str:
+    """A layer's name with no numbers but the first, which is that of the block it is in."""
+    parts = name.split(".")
+    first = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(part for i, part in enumerate(parts) if i <= first or not part.isdigit())
+
+
+def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
+    """Which layers' outputs the logits depend on, in training.
+
+    Some are never called: the model reads their weights, or has no use for them without an encoder. Some choose what is
+    attended to, which has no gradient. LoRA there would learn nothing, and other processes would wait for its gradients.
+
+    Each output gets a zero added, and the zeros' gradients are asked for: weights get none, so this takes the memory and
+    time of a few tokens only, whatever the model's size. Where a model cannot be run, as without data, all count.
+    """
+    device = language.get_input_embeddings().weight.device
+    zeros = {name: torch.zeros((), requires_grad=True) for name in layers}
+    handles = [
+        layer.register_forward_hook(lambda module, args, output, zero=zeros[name]: output + zero)
+        for name, layer in layers.items()
+    ]
+    training = language.training
+    try:
+        with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            logits = language.train()(input_ids=torch.arange(4, 12, device=device)[None]).logits
+            gradients = torch.autograd.grad(logits.sum(), list(zeros.values()), allow_unused=True)
+    except Exception:  # whatever a model raises that is without data, or spread over processes
+        return list(layers)
+    finally:
+        language.train(training)
+        for handle in handles:
+            handle.remove()
+    return [name for name, gradient in zip(zeros, gradients, strict=True) if gradient is not None]
+
+
+@torch.no_grad()
+def _is_linear(module: nn.Module) -> bool:
+    """Whether LoRA may be added: a router or a grouped layer that is a kind of `Linear` does something else with it."""
+    if not isinstance(module, nn.Linear) or type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+        return type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
+    if type(module).forward is nn.Linear.forward:
+        return True
+    try:
+        output = module(module.weight.new_zeros(1, 1, module.in_features))
+    except Exception:  # whatever it takes, it is not a vector
+        return False
+    return isinstance(output, torch.Tensor) and output.shape == (1, 1, module.out_features)
