@@ -4,12 +4,22 @@ import re
 
 import pytest
 import torch
-from peft import get_peft_model
+from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 from modeling_tests import tiny
 from modeling_tests.checks import last_logits
 from transformers_anymodality import lora_config
+
+
+def spread(adapted, adapter: str = "default", std: float = 0.2) -> None:
+    """Adds noise to what an adapter trains: fresh ones change nothing."""
+    adapted.set_adapter(adapter)
+    generator = torch.Generator().manual_seed(sum(map(ord, adapter)))
+    with torch.no_grad():
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.add_(std * torch.randn(parameter.shape, generator=generator))
 
 
 def hit(model, config) -> set[str]:
@@ -115,3 +125,116 @@ def test_a_merged_model_and_its_processor_are_saved_at_once(tmp_path):
     for load in (AutoProcessor.from_pretrained, lambda folder: pipeline("any-to-any", model=folder)):
         with pytest.raises(OSError, match=r"but not its processor.*save_pretrained\(folder, processor=processor\)"):
             load(str(tmp_path / "model"))
+
+
+# --- adapters by row --------------------------------------------------------------------------------------------------
+
+ROWS = [
+    tiny.chat("image", "what", seed=1),
+    tiny.chat("what is this ?", seed=2),
+    tiny.chat("audio", "image", "what", "image", "depth", seed=3),
+    tiny.chat("depth", "image", "what", seed=4),
+]
+
+
+@pytest.mark.parametrize("names", [["b", "a", "a", "__base__"], ["a", "__base__", "b", "a"]], ids=str)
+def test_each_row_has_its_own_adapter(names):
+    model, processor = tiny.composite(settings=tiny.modalities("image", "audio", "depth"))
+    model.generation_config.eos_token_id = None
+    adapted = get_peft_model(model, lora_config(model, r=2), adapter_name="a")
+    adapted.add_adapter("b", lora_config(model, r=3))
+    for name in ("a", "b"):
+        spread(adapted, name)
+    inputs = tiny.inputs(processor, *ROWS)
+
+    def answers(**kwargs):
+        with torch.no_grad():
+            beams = adapted.eval().generate(**inputs, **kwargs, max_new_tokens=4, do_sample=False, num_beams=2)
+            return adapted(**inputs, **kwargs).logits, beams
+
+    logits, beams = answers(adapter_names=names)
+    alone = {}
+    for name in ("a", "b"):
+        adapted.set_adapter(name)
+        alone[name] = answers()
+    with adapted.disable_adapter():
+        alone["__base__"] = answers()
+    assert (alone["a"][0] - alone["b"][0]).abs().amax((1, 2)).min() > 1e-2
+    for row, name in enumerate(names):
+        torch.testing.assert_close(logits[row], alone[name][0][row], atol=1e-5, rtol=1e-5)
+        assert beams[row].tolist() == alone[name][1][row].tolist()
+
+
+def test_rows_of_adapters_inside_towers_are_refused():
+    model, processor = tiny.composite(settings=tiny.modalities("image"))
+    config = lora_config(model, r=2)
+    config.target_modules = r".*(image_tower|language_model)\..*\.q_proj"
+    adapted = get_peft_model(model, config, adapter_name="a").eval()
+    with pytest.raises(ValueError, match="which see media and not rows"):
+        adapted(**tiny.inputs(processor, *ROWS[:2]), adapter_names=["a", "__base__"])
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+PROMPTS = {
+    "prompt tuning": lambda: PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    "P-tuning": lambda: PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=4, encoder_hidden_size=16),
+    "prefix tuning": lambda: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+}
+PROMPTED = [tiny.chat("image", "what is this ?", seed=1), tiny.chat("what is", "image", "this ?", "image", seed=3)]
+
+
+@pytest.mark.parametrize("method", PROMPTS)
+@pytest.mark.parametrize(
+    "model_type",
+    ["llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "opt", "bloom", "mixtral", "qwen3"))],
+)
+def test_learned_prompts_stand_before_media(tmp_path, model_type, method):
+    model, processor = tiny.composite(model_type, tiny.modalities("image"))
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(tmp_path / "base")
+    inputs = dict(tiny.inputs(processor, *PROMPTED))
+    plain = last_logits(model, inputs)
+    adapted = get_peft_model(model, PROMPTS[method]())
+    spread(adapted, std=0.3)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, -100)
+    adapted.train()(**inputs, labels=labels).loss.backward()
+    trained = {name: p for name, p in adapted.named_parameters() if p.requires_grad}
+    assert all("prompt_encoder" in name and p.grad.abs().max() > 0 for name, p in trained.items())
+    adapted.eval()
+
+    expected = last_logits(adapted, inputs)
+    assert (expected - plain).abs().max() > 1e-2, "the prompt does not matter"
+    other = {**inputs, "pixel_values": inputs["pixel_values"].flip(0, -1)}
+    assert (last_logits(adapted, other) - expected).abs().amax(-1).min() > 1e-4, "media do not matter"
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "adapter")
+    torch.testing.assert_close(last_logits(again.eval(), inputs), expected, atol=1e-5, rtol=1e-5)
+
+    kinds = {True: inputs, False: dict(tiny.inputs(processor, PROMPTED[1]))}  # with padding, and without
+    for batch in kinds.values():
+        output = adapted.generate(
+            **batch, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
+        new = output.sequences[:, batch["input_ids"].shape[1] :]
+        mask = torch.cat([batch["attention_mask"], torch.ones_like(new)], 1)
+        whole = adapted(**{**batch, "input_ids": output.sequences, "attention_mask": mask}).logits[:, -5:-1]
+        said = torch.stack(output.logits, 1)
+        seen = said.isfinite()  # placeholders are never said
+        torch.testing.assert_close(said[seen], whole[seen], atol=1e-4, rtol=1e-4)
+    alone = last_logits(adapted, kinds[False])
+    torch.testing.assert_close(alone, expected[1:], atol=1e-4, rtol=1e-4)
+
+
+def test_prompts_before_a_model_that_reads_ids_are_refused():
+    model, processor = tiny.composite("gemma3n_text", tiny.modalities("image"))
+    adapted = get_peft_model(model, PROMPTS["prompt tuning"]())
+    with pytest.raises(ValueError, match="prompt tuning does, does not work with it"):
+        adapted(**tiny.inputs(processor, PROMPTED[0]))
+
+
+def test_prefix_tuning_without_a_cache_is_refused():
+    model, processor = tiny.composite(settings=tiny.modalities("image"))
+    adapted = get_peft_model(model, PROMPTS["prefix tuning"]())
+    with pytest.raises(ValueError, match="leave out use_cache=False"):
+        adapted.generate(**tiny.inputs(processor, PROMPTED[0]), max_new_tokens=3, use_cache=False)

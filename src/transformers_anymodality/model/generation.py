@@ -10,7 +10,7 @@ import torch
 import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
-from ..utils.upstream import CHUNKS_MEDIA
+from ..utils.upstream import CACHE_NAMES, CHUNKS_MEDIA
 from .media_encoding import (
     EncodedMedia,
     MediaEncodingMixin,
@@ -33,6 +33,10 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         )
         if encoded is not None and (is_first_iteration or self._reads_media_again(inputs, encoded, kwargs)):
             inputs["mm_encoder_outputs"] = encoded
+        if "prepare_inputs_for_generation" in vars(self):  # PEFT's prompts, which look for the cache by its old name
+            inputs = {"past_key_values" if name in CACHE_NAMES else name: value for name, value in inputs.items()}
+            if kwargs.get("use_cache") is False and inputs.get("past_key_values") is not None:
+                raise ValueError("PEFT keeps the prefix of prefix tuning in the cache: leave out use_cache=False.")
         return inputs
 
     def _reads_media_again(self, inputs: dict[str, Any], encoded: dict[str, Any], kwargs: dict[str, Any]) -> bool:
@@ -74,7 +78,9 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         # Going on from a cache, `input_ids` and media are either the whole conversation's, or only what is new.
         if (past := cache_length(cache)) and input_ids is not None and mask.shape[1] == input_ids.shape[1]:
             media, input_ids = self._new_media(media, input_ids, past), input_ids[:, past:]
-        encoded, _ = self.encode_media(media, rest.pop("mm_encoder_outputs", None))
+        embeds = rest.get("inputs_embeds") if input_ids is None else None
+        given = embeds if input_ids is None else input_ids
+        encoded, _ = self.encode_media(media, rest.pop("mm_encoder_outputs", None), given)
         encoded = {
             modality: EncodedMedia(pooler_output=output) if isinstance(output, torch.Tensor) else output
             for modality, output in encoded.items()
@@ -85,8 +91,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
                 f"upgrade from {transformers.__version__}, or leave it out."
             )
         rest["mm_encoder_outputs"] = encoded
-        embeds = rest.get("inputs_embeds") if input_ids is None else None
-        if self._hides_places(encoded) and (input_ids is not None or embeds is not None):
+        if self._hides_places(encoded) and given is not None:
             rest["attention_mask"] = hide(self.place_media(input_ids, embeds, encoded).unseen, mask, cache)
             if rest.pop("position_ids", None) is not None:
                 rest["position_ids"] = self._prepare_position_ids_for_generation(inputs_tensor, rest)
@@ -106,13 +111,8 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
 
     def _first_positions(self, modality: str, input_ids: torch.Tensor, inputs: MediaInputs) -> torch.Tensor:
         """Column of each item's first placeholder, `(items,)`."""
-        settings, config = self.config.modalities[modality], self.config.aligner_config(modality)
-        columns = torch.eq(input_ids, settings.token_id).nonzero()[:, 1]
-        lengths = inputs.get("feature_lengths")
-        if lengths is None:
-            items = len(next(iter(inputs.values())))
-            lengths = torch.tensor([settings.feature_length] * items)
-        counts = [config.count_tokens(settings.num_frames, length) for length in lengths.tolist()]
+        columns = torch.eq(input_ids, self.config.modalities[modality].token_id).nonzero()[:, 1]
+        counts = self.token_counts(modality, inputs)
         if sum(counts) != len(columns):
             raise ValueError(
                 f"{len(columns)} placeholder tokens of {modality!r} in input_ids, but the media given need {sum(counts)}. "

@@ -19,6 +19,7 @@ from transformers.utils import torch_compilable_check
 from ..towers import run_tower
 from ..utils.tensors import is_sharded
 from ..utils.upstream import CACHE_NAMES
+from .adapters import encode_by_adapter, items_by_adapter, trained_copies
 from .configuration import AnyModalityConfig
 
 
@@ -85,6 +86,7 @@ class MediaEncodingMixin(PreTrainedModel):
         *,
         features: torch.Tensor | None = None,
         feature_lengths: torch.Tensor | None = None,
+        adapter: str | None = None,
         return_dict: bool | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -97,6 +99,7 @@ class MediaEncodingMixin(PreTrainedModel):
             main_input, inputs: the model inputs of that modality (`config.modalities[modality].inputs`).
             features: what the tower gave before, `(items, frames, length, dim)`, instead of inputs.
             feature_lengths: `(items,)` int64, real features per frame where that differs between items.
+            adapter: of PEFT, whose aligner is taken, rather than that of the adapter that is set.
 
         Returns:
             The tower's features and the language-model tokens, see `EncodedMedia`.
@@ -107,7 +110,7 @@ class MediaEncodingMixin(PreTrainedModel):
                 inputs[self.config.modalities[modality].main_input] = main_input
             recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             features, output = self.encode(modality, inputs, **{k: v for k, v in recorded.items() if v})
-        tokens, token_mask = self.align(modality, features, feature_lengths)
+        tokens, token_mask = self.align(modality, features, feature_lengths, adapter)
         cut, config = None, self.aligner(modality).config
         if feature_lengths is not None and config.num_tokens is None:
             counts = [config.count_tokens(features.shape[1], length) for length in feature_lengths.tolist()]
@@ -138,10 +141,17 @@ class MediaEncodingMixin(PreTrainedModel):
         return features.unflatten(0, (items, -1)) if settings.per_frame else features.unsqueeze(1), output
 
     def align(
-        self, modality: str, features: torch.Tensor, feature_lengths: torch.Tensor | None = None
+        self,
+        modality: str,
+        features: torch.Tensor,
+        feature_lengths: torch.Tensor | None = None,
+        adapter: str | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Runs the aligner on features `(items, frames, length, dim)`: tokens, and which of them are seen or None."""
-        aligner = self.aligner(modality)
+        aligner: Any = self.aligner(modality)
+        if adapter is not None:
+            copies = trained_copies(aligner)
+            aligner = copies.get(adapter, copies[None])
         features, mask = features.to(compute_dtype(aligner)), None
         if feature_lengths is not None:
             place = torch.arange(features.shape[2], device=features.device)
@@ -161,7 +171,10 @@ class MediaEncodingMixin(PreTrainedModel):
         return table.to(like.device, like.dtype)
 
     def encode_media(
-        self, media: Mapping[str, MediaInputs], encoded: Mapping[str, Any] | None = None
+        self,
+        media: Mapping[str, MediaInputs],
+        encoded: Mapping[str, Any] | None = None,
+        given: torch.Tensor | None = None,
     ) -> tuple[dict[str, Any], list[torch.Tensor]]:
         """Encodes each modality of a batch once, in the order of the table.
 
@@ -171,6 +184,7 @@ class MediaEncodingMixin(PreTrainedModel):
         Args:
             media: see `split_media`.
             encoded: modality -> what was encoded before; then no dummy item runs.
+            given: `(batch, sequence)` ids or their embeddings, which say whose row each item is.
 
         Returns:
             modality -> output of `get_modality_features`, or what `encoded` holds; and the tokens of dummy items.
@@ -182,11 +196,32 @@ class MediaEncodingMixin(PreTrainedModel):
                     raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
                 if "features" in media[modality]:
                     dummies += self._on_dummy_item(modality, beside_features=True)
-                inputs: dict[str, Any] = {**media[modality], "return_dict": True}
-                done[modality] = self.get_modality_features(modality, **inputs)
+                done[modality] = self._by_adapter(modality, media[modality], given)
+                if done[modality] is None:
+                    inputs: dict[str, Any] = {**media[modality], "return_dict": True}
+                    done[modality] = self.get_modality_features(modality, **inputs)
             elif encoded is None:
                 dummies += self._on_dummy_item(modality)
         return {modality: output for modality, output in done.items() if output is not None}, dummies
+
+    def _by_adapter(self, modality: str, inputs: MediaInputs, given: torch.Tensor | None) -> EncodedMedia | None:
+        """Each item with the aligner of its row's adapter; None if PEFT was not given one for each row."""
+        if given is None or self.training or "peft_config" not in vars(self):
+            return None
+        places = placeholder_mask(self.config.modalities[modality].token_id, self.get_input_embeddings(), given)
+        items = items_by_adapter(
+            self.tower(modality), self.aligner(modality), places, self.token_counts(modality, inputs)
+        )
+        return None if items is None else encode_by_adapter(self, modality, inputs, items)
+
+    def token_counts(self, modality: str, inputs: MediaInputs) -> list[int]:
+        """How many placeholders each item has."""
+        settings, config = self.config.modalities[modality], self.config.aligner_config(modality)
+        lengths = inputs.get("feature_lengths")
+        if lengths is None:
+            items = len(next(iter(inputs.values())))
+            lengths = torch.tensor([settings.feature_length] * items)
+        return [config.count_tokens(settings.num_frames, length) for length in lengths.tolist()]
 
     def _on_dummy_item(self, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
         """What the parts give that must take part but have nothing to run on, as one tensor; none if no part must.

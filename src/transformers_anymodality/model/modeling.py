@@ -18,12 +18,21 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
 from ..towers import build_tower, drop_unread
-from ..utils.upstream import CACHE_NAMES, can_return_tuple, set_initialized
+from ..utils.upstream import CACHE_NAME, CACHE_NAMES, can_return_tuple, set_initialized
+from .adapters import trained_copies
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
 from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters, headless
-from .media_encoding import MediaEncodingMixin, cache_of, hide, is_trained, split_media, without_placeholders
+from .media_encoding import (
+    MediaEncodingMixin,
+    cache_length,
+    cache_of,
+    hide,
+    is_trained,
+    split_media,
+    without_placeholders,
+)
 
 
 class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
@@ -112,12 +121,18 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         return [name for name, _ in self.named_children()]
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
+        if modality is None:
+            return self  # as of every model without an encoder of the text
         if modality not in self.config.modalities:
             raise ValueError(f"No tower for {modality!r}; this model has {', '.join(self.config.modalities)}.")
         return self.tower(modality)
 
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()
+
+    def get_submodule(self, target: str) -> nn.Module:
+        # PEFT looks here for what its prompts stand before, and else takes some table of the first part, a tower.
+        return self.get_input_embeddings() if target == "embeddings.word_embeddings" else super().get_submodule(target)
 
     def train(self, mode: bool = True):
         """As usual, but frozen towers stay in eval mode: no dropout, no batch statistics, no stochastic depth."""
@@ -167,7 +182,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         # While tokens are generated one by one, there is nothing to encode.
         given = inputs_embeds if input_ids is None else input_ids
         decoding = cache is not None and given is not None and given.shape[1] == 1
-        encoded, dummies = self.encode_media(media, {} if decoding else mm_encoder_outputs)
+        encoded, dummies = self.encode_media(media, {} if decoding else mm_encoder_outputs, given)
         placed = self.place_media(input_ids, inputs_embeds, encoded)
         inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
         attention_mask = hide(placed.unseen, attention_mask, cache)
@@ -178,8 +193,11 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
             can_do_without = {"use_cache", "kwargs"} & takes and hasattr(self.language_model.config, "use_cache")
             if can_do_without and (self.training or packed):
                 arguments.setdefault("use_cache", False)
-            if position_ids is None and "position_ids" in takes:
-                position_ids = _positions(attention_mask, inputs_embeds)
+        else:  # PEFT's prompts name it as it was named before, whatever the language model takes
+            name = next((name for name in CACHE_NAMES if name in takes), CACHE_NAME)
+            arguments = {name if key in CACHE_NAMES else key: value for key, value in arguments.items()}
+        if position_ids is None and "position_ids" in takes:
+            position_ids = _positions(attention_mask, inputs_embeds, cache)
         if position_ids is not None:
             arguments["position_ids"] = position_ids
         output = self._run_language_model(input_ids, inputs_embeds, attention_mask=attention_mask, **arguments)
@@ -188,9 +206,14 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
     def _run_language_model(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, **arguments: Any
     ) -> ModelOutput:
-        """The language model on embeddings; on ids too, if it reads ids for more than their embeddings."""
-        if not self.config.reads_input_ids or input_ids is None:
+        """The language model on embeddings; on ids instead, if it reads ids for more than their embeddings."""
+        if not self.config.reads_input_ids:
             return self.language_model(inputs_embeds=inputs_embeds, **arguments, return_dict=True)
+        if input_ids is None:
+            raise ValueError(
+                f"{type(self.language_model).__name__} reads ids for more than their embeddings: give input_ids, not "
+                "inputs_embeds alone. What puts embeddings before a text, as prompt tuning does, does not work with it."
+            )
         with embedding_gives(self.language_model.get_input_embeddings(), inputs_embeds):
             ids = without_placeholders(self.config, input_ids)
             return self.language_model(input_ids=ids, **arguments, return_dict=True)
@@ -304,23 +327,20 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
 _LOSS_ARGUMENTS = ("num_items_in_batch", "shift_labels", "ignore_index")
 
 
-def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
-    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
-    children = dict(aligner.named_children())
-    if "modules_to_save" not in children:
-        return {None: aligner}
-    return {None: children["original_module"], **dict(children["modules_to_save"].named_children())}
-
-
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def _positions(attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> torch.Tensor | None:
-    """`position_ids` that skip padding on either side; None, the language model's own, without a mask of this length."""
-    if attention_mask is None or attention_mask.ndim != 2 or attention_mask.shape[1] != inputs_embeds.shape[1]:
+def _positions(
+    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, cache: Any | None
+) -> torch.Tensor | None:
+    """`position_ids` that skip padding on either side; None, the language model's own, without a mask of all places."""
+    if attention_mask is None or attention_mask.ndim != 2:
         return None
-    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    new = inputs_embeds.shape[1]
+    if attention_mask.shape[1] != new + cache_length(cache):
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]
 
 
 def _with_weight_zero(inputs_embeds: torch.Tensor, dummies: list[torch.Tensor]) -> torch.Tensor:

@@ -184,6 +184,12 @@ def set_initialized(module: Any, value: bool = True) -> None:
     module._is_hf_initialized = value
 
 
+def adapters_of_rows(module: Any) -> list[str] | None:
+    """The adapter of each row, as a hook of PEFT's tells a module for one call (`adapter_names`); None if none does."""
+    told = (getattr(hook, "keywords", {}).get("adapter_names") for hook in module._forward_pre_hooks.values())
+    return next((names for names in told if names is not None), None)
+
+
 def is_offloaded(model: Any) -> bool:
     """Whether accelerate brings weights of a model from elsewhere as they are needed."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())

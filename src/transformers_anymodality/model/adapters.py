@@ -1,0 +1,80 @@
+"""What PEFT adds to the parts of a composite: copies of aligners, and adapters by row."""
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..utils.upstream import adapters_of_rows
+
+
+def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
+    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
+    children = dict(aligner.named_children())
+    if "modules_to_save" not in children:
+        return {None: aligner}
+    return {None: children["original_module"], **dict(children["modules_to_save"].named_children())}
+
+
+def items_by_adapter(
+    tower: nn.Module, aligner: nn.Module, places: torch.Tensor, counts: list[int]
+) -> dict[str, list[int]] | None:
+    """The items of each adapter, where PEFT was given one for each row (`adapter_names`): that of an item's row.
+
+    Args:
+        places: `(batch, sequence)` bool, where placeholders of the items are.
+        counts: how many each item has.
+
+    Returns:
+        Adapter -> indices of items; None if the rows have none.
+
+    Raises:
+        ValueError: an adapter has layers inside the tower or the aligner, which see items and not rows.
+    """
+    inner = (module for part in (tower, aligner) for module in part.modules() if module is not aligner)
+    if any(adapters_of_rows(module) for module in inner):
+        raise ValueError(
+            "`adapter_names` gives each row an adapter, but some of them have layers inside a tower or an aligner, which "
+            "see media and not rows. Run the rows of each adapter by themselves (set_adapter)."
+        )
+    names = adapters_of_rows(aligner)
+    if names is None:
+        return None
+    names = names[:: max(1, len(names) // len(places))]  # beams come beside each other
+    ends, items = list(accumulate(places.sum(-1).tolist())), {}
+    for item, start in enumerate([0, *accumulate(counts)][:-1]):
+        row = min(bisect_right(ends, start), len(names) - 1)
+        items.setdefault(names[row], []).append(item)
+    return items
+
+
+def encode_by_adapter(
+    model: Any, modality: str, inputs: Mapping[str, torch.Tensor], by_adapter: Mapping[str, list[int]]
+) -> Any:
+    """As `get_modality_features` of a composite, each item with the aligner of its adapter (see `items_by_adapter`)."""
+    media = dict(inputs)
+    lengths, features = media.pop("feature_lengths", None), media.pop("features", None)
+    if features is None:
+        features, _ = model.encode(modality, media)
+    tokens, seen = {}, {}
+    output: Any = None
+    for adapter, items in by_adapter.items():
+        index = torch.tensor(items, device=features.device)
+        output = model.get_modality_features(
+            modality,
+            features=features[index],
+            feature_lengths=None if lengths is None else lengths[index.to(lengths.device)],
+            adapter=adapter,
+            return_dict=True,
+        )
+        tokens |= zip(items, output.pooler_output, strict=True)
+        if output.token_mask is not None:
+            seen |= zip(items, output.token_mask, strict=True)
+    whole = [tokens[item] for item in range(len(features))]
+    output.last_hidden_state = features
+    output.pooler_output = torch.stack(whole) if isinstance(output.pooler_output, torch.Tensor) else whole
+    output.token_mask = torch.stack([seen[item] for item in range(len(features))]) if seen else None
+    return output
