@@ -1,8 +1,11 @@
 """The feature store: what is read from it is what the towers gave, and nothing else."""
 
+import hashlib
 import json
 import os
+import pickle
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -25,8 +28,12 @@ from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.features._fingerprints import Contents
-from transformers_anymodality.features.build import load_towers
+from transformers_anymodality.features._index import Index
+from transformers_anymodality.features.build import _Seen, _share, load_towers
+from transformers_anymodality.features.store import ShardWriter
 from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.utils.files import open_weights
+from transformers_anymodality.utils.processes import read_ahead
 
 
 KINDS = [
@@ -357,7 +364,7 @@ def test_several_processes_build_one_store(checkpoint, tmp_path):
     build_features(model, processor, rows, tmp_path / "one", **arguments)
     one, two = FeatureStore(tmp_path / "one", model), FeatureStore(tmp_path / "two", model)
     assert len(one) == len(two) == 24 and len(list((tmp_path / "two" / "image").glob("*.safetensors"))) == 2
-    for digest in one._shards["image"]:
+    for digest in one.indexes["image"]:
         torch.testing.assert_close(one.get("image", digest), two.get("image", digest), atol=1e-5, rtol=1e-5)
 
 
@@ -375,7 +382,7 @@ def test_the_command(checkpoint, tmp_path, capsys):
     assert main(["features", "check", str(tmp_path), "--model", str(checkpoint / "model")]) == 0
     model = AutoModelForCausalLM.from_pretrained(checkpoint / "model")
     store = FeatureStore(tmp_path, model)
-    assert {store.get("image", digest).dtype for digest in store._shards["image"]} == {torch.bfloat16}
+    assert {store.get("image", digest).dtype for digest in store.indexes["image"]} == {torch.bfloat16}
     assert main(command(checkpoint, tmp_path)) == 1
     assert "they are bfloat16, not float32" in capsys.readouterr().err
 
@@ -442,4 +449,113 @@ def test_a_killed_build_goes_on(checkpoint, tmp_path, monkeypatch):
 def test_help_teaches(capsys):
     for words in (["features", "build", "--help"], ["features", "--help"]):
         assert main(words) == 0
-    assert "accelerate launch" in capsys.readouterr().out
+    assert "torchrun" in capsys.readouterr().out
+
+
+# --- many media ------------------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, *shards: dict[str, int]) -> Path:
+    """A store whose shards hold numbers by digest."""
+    folder.mkdir(exist_ok=True)
+    for shard in shards:
+        writer = ShardWriter(folder, 2**20, "0")
+        for digest, number in shard.items():
+            known = {f"/media/{number}.png": [number, 2 * number, digest]}
+            writer.add(digest, torch.full((1, 1, 1), number), known)
+        writer.flush()
+    return folder
+
+
+def digests(*seeds: int) -> list[str]:
+    # Zeros at the end, too, which numpy drops from bytes.
+    return [hashlib.blake2b(bytes([seed]), digest_size=14).hexdigest() + "0000" for seed in seeds]
+
+
+def test_the_index_finds_what_shards_hold(tmp_path):
+    """New shards are added to it, doubles count once, deleted ones are gone, and it is made again if it is lost."""
+    one = dict(zip(digests(*range(40)), range(40), strict=True))
+    two = dict(zip(digests(39, 40, 41), (39, 40, 41), strict=True))
+    for shard, count in ((one, 40), (two, 42)):
+        written(tmp_path / "s", shard)
+        for index in (Index(tmp_path / "s"), pickle.loads(pickle.dumps(Index(tmp_path / "s")))):
+            assert len(index) == count == len(set(index)) and set(shard) <= set(index)
+            for digest, number in shard.items():
+                with open_weights(index.shard(digest)) as file:
+                    assert digest in index and int(file.get_tensor(digest)) == number
+                assert index.file(f"/media/{number}.png") == [number, 2 * number, digest]
+            assert digests(99)[0] not in index and index.shard("0" * 32) is None and index.file("/x") is None
+    before = sorted(index)
+    for lost in ("digests.arrow", "files.arrow"):
+        (tmp_path / "s" / lost).unlink()
+        assert sorted(Index(tmp_path / "s")) == before and (tmp_path / "s" / lost).exists()
+    index.shard(digests(0)[0]).unlink()
+    assert set(Index(tmp_path / "s")) == set(two)
+    assert sorted(path.suffix for path in (tmp_path / "s").iterdir()) == [".arrow", ".arrow", ".safetensors"]
+
+
+def test_a_store_that_may_not_be_written_to(tmp_path, monkeypatch):
+    written(tmp_path, dict(zip(digests(1, 2), [1, 2], strict=True)))
+
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("transformers_anymodality.features._index.written_whole", refused)
+    index = Index(tmp_path)
+    assert set(index) == set(digests(1, 2)) and index.file("/media/2.png")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_processes_map_the_index_instead_of_holding_it(tmp_path):
+    """Of columns that lie in the file nothing is copied, and what is remembered beside is bounded."""
+    written(tmp_path, dict(zip(digests(*range(9)), range(9), strict=True)))
+    for index in (Index(tmp_path), Index(tmp_path)):
+        for columns in index.tables.values():
+            assert not any(values.flags.owndata or values.flags.writeable for values in columns.values())
+    seen = _Seen()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers_anymodality.features.build.MOST_REMEMBERED", 3)
+        for i in range(10):
+            seen.add(i)
+            assert i in seen and len(seen) <= 3
+
+
+@pytest.mark.parametrize("streamed", ["list", "map", "files", "iterator"])
+def test_each_process_and_worker_reads_its_own_share(checkpoint, streamed):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"number": i} for i in range(23)]
+    records = {
+        "list": rows,
+        "map": datasets.Dataset.from_list(rows),
+        "files": datasets.Dataset.from_list(rows).to_iterable_dataset(num_shards=4),
+        "iterator": iter(rows),
+    }[streamed]
+    read = []
+    for rank in range(2):
+        records = iter(rows) if streamed == "iterator" else records
+        share = _share(records, rank, 2)
+        found = list(read_ahead(share, lambda place: place, workers=2))
+        read.append([records[one]["number"] if isinstance(one, int) else one[1]["number"] for one in found])
+    assert sorted(read[0] + read[1]) == list(range(23)) and min(map(len, read)) > 7
+
+
+@pytest.mark.slow
+def test_two_machines_build_one_store(checkpoint, tmp_path):
+    """As torchrun starts them; streamed, with workers."""
+    rows = (checkpoint / "chats.jsonl").read_text().splitlines()
+    for part in range(4):
+        (checkpoint / f"part{part}.jsonl").write_text("\n".join(rows[part::4]))
+    words = command(checkpoint, tmp_path, "--stream", "--workers", "2")
+    words[words.index(str(checkpoint / "chats.jsonl"))] = str(checkpoint / "part*.jsonl")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    launch += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    machines = [
+        subprocess.Popen([*launch, "--node_rank", str(rank), "-m", "anymodality.cli", *words], env=ENVIRONMENT)
+        for rank in range(2)
+    ]
+    assert [machine.wait(300) for machine in machines] == [0, 0]
+    assert len(FeatureStore(tmp_path)) == 24
+    assert len(list((tmp_path / "image").glob("*.safetensors"))) == 2

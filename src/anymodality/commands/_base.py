@@ -4,7 +4,6 @@ import importlib
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,21 +62,17 @@ def is_alone() -> bool:
 
 
 def run_in_processes(ctx: typer.Context, *more: str) -> None:
-    """Runs this command in `num_processes` processes, each with its rank and `more` words; exit status 1 if one fails."""
+    """Runs this command by torchrun in `num_processes` processes, with `more` words; exit status 1 if one fails."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
     count, path = ctx.params["num_processes"], len(ctx.command_path.split()) - 1
-    command = [sys.executable, "-m", "anymodality.cli", *ctx.obj[:path], *more, *ctx.obj[path:]]
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    shared = {**os.environ, "WORLD_SIZE": str(count), "OMP_NUM_THREADS": threads}
-    processes = [
-        subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)
-    ]
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    words = [*ctx.obj[:path], *more, *ctx.obj[path:]]
     try:
-        failed = any(process.wait() for process in processes)
-    finally:
-        for process in processes:
-            process.terminate()
-    if failed:
-        raise typer.Exit(1)
+        torchrun(["--standalone", "--nproc_per_node", str(count), "-m", "anymodality.cli", *words])
+    except ChildFailedError as error:  # each has said why
+        raise typer.Exit(1) from error
 
 
 def name_of(source: str) -> str:

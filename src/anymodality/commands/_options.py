@@ -47,4 +47,4 @@ MediaRoot = Annotated[str | None, option("DIR", "Folder that relative paths are 
 Split = Annotated[str, option("NAME", "Split of a Hub data set.")]
 Workers = Annotated[int, option("N", "Processes that read media; 0: the command's own.", min=0)]
 Json = Annotated[bool, flag("--json", "Print one JSON document instead, for scripts.")]
-NumProcesses = Annotated[int, option("N", "Number of processes; 1 under a launcher.", min=1)]
+NumProcesses = Annotated[int, option("N", "Number of processes on this machine, by torchrun.", min=1)]

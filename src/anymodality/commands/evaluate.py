@@ -80,7 +80,7 @@ def evaluate(
       anymodality evaluate my-anymal --tasks vqa --data vqa.jsonl --output results.json --media-root coco/val2014
       anymodality evaluate my-anymal --tasks captioning,asr --data coco.jsonl,librispeech.jsonl --output results.json
       anymodality evaluate my-anymal --tasks dogs:classification --data dogs.jsonl --labels "poodle,beagle" --output r.json
-      accelerate launch -m anymodality.cli evaluate my-anymal --tasks vqa --data vqa.jsonl --output r.json
+      torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli evaluate my-anymal ...    # on several machines
       anymodality evaluate --compare before.json after.json
 
     A record is a chat (`messages`; the last answer is the reference), or flat: {"id": 7, "image": "7.jpg", "question":

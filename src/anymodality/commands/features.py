@@ -7,7 +7,7 @@ import typer
 
 from anymodality.commands import _options as options
 from anymodality.commands._base import Command, group, is_alone, load_processor, own_device, run_in_processes
-from anymodality.commands._options import argument, option
+from anymodality.commands._options import argument, flag, option
 
 
 app = group("Features of frozen towers, computed once and read in training.")
@@ -27,6 +27,9 @@ def build(
     shard_size: Annotated[int, option("MB", "Size of a file of features.")] = 256,
     media_root: options.MediaRoot = None,
     split: options.Split = "train",
+    stream: Annotated[
+        bool, flag("--stream", "Read shards and Parquet as they come, instead of copying them first.")
+    ] = False,
     on_error: Annotated[
         Literal["error", "skip"], option(None, "What happens to media that cannot be read.")
     ] = "error",
@@ -37,7 +40,8 @@ def build(
     \b
       anymodality features build chats.jsonl --model panda/ --output features/
       anymodality features build chats.jsonl --model panda/ --output features/ --num-processes 4
-      accelerate launch -m anymodality.cli features build chats.jsonl --model panda/ --output features/
+      anymodality features build "shards/*.tar" --model panda/ --output features/ --stream --workers 8
+      torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli features build ...    # on several machines
 
     Then, in training: AnyModalityDataCollator(processor, features=FeatureStore("features/", model))
 
@@ -50,13 +54,13 @@ def build(
         return check(output)
     import torch
 
-    from transformers_anymodality.data.datasets import open_records
+    from transformers_anymodality.data.datasets import load_raw, open_records
     from transformers_anymodality.features.build import build_features, load_towers
 
     counts = build_features(
         load_towers(model).to(own_device()),
         load_processor(model),
-        open_records(data, split),
+        load_raw(data, split=split, streaming=True) if stream else open_records(data, split),
         output,
         modalities=None if modalities is None else modalities.split(","),
         batch_size=batch_size,
@@ -87,7 +91,7 @@ def check(
     found = FeatureStore(store, None if model is None else load_towers(model))
     if model is not None:
         found.check_processor(load_processor(model))
-    print(_table(store, {name: len(shards) for name, shards in found._shards.items()}))
+    print(_table(store, {name: len(index) for name, index in found.indexes.items()}))
 
 
 def _table(folder: str, counts: dict[str, int]) -> str:

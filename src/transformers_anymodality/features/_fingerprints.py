@@ -17,6 +17,7 @@ from ..modalities._arrays import to_numpy
 from ..modalities._source import describe, is_array, open_source
 from ..model.media_encoding import compute_dtype
 from ..utils.tensors import tensors_hash
+from ._index import Index
 
 
 # What a config or a processor says besides what it computes.
@@ -25,6 +26,8 @@ _ASIDE = (
     *("output_hidden_states", "problem_type", "processor_class", "return_dict", "torch_dtype", "transformers_version"),
     "use_cache",
 )
+# Files, and media of a build, that a process remembers: some 200 MB. Those that it forgets cost time when they come again.
+MOST_REMEMBERED = 2**19
 # In which a checkpoint's tower may be loaded, and be the same.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -36,11 +39,12 @@ class Contents:
     """Hashes of media by their content: of a file, its bytes; none is decoded.
 
     Args:
-        files: path -> `[mtime in ns, size, hash]` of files hashed before; they are hashed again when they changed.
+        indexes: of stores, which know files that were hashed before; they are hashed again when they changed.
     """
 
-    def __init__(self, files: Mapping[str, list] | None = None):
-        self.files: dict[str, list] = dict(files or {})
+    def __init__(self, *indexes: Index):
+        self.indexes = indexes
+        self.files: dict[str, list] = {}  # path -> `[mtime in ns, size, hash]` of those hashed since
 
     def __call__(self, spec: ModalitySpec, source: Any) -> str:
         """32 hexadecimal digits.
@@ -57,7 +61,11 @@ class Contents:
     def known(self, source: Any) -> dict[str, list]:
         """What `files` has of a source, for those who come after."""
         path = path_of(source)
-        return {path: self.files[path]} if path in self.files else {}
+        found = None if path is None else self._known(path)
+        return {} if found is None else {path: found}
+
+    def _known(self, path: str) -> list | None:
+        return self.files.get(path) or next(filter(None, (index.file(path) for index in self.indexes)), None)
 
     def _encoded(self, source: Any) -> str:
         place = source.tell() if hasattr(source, "tell") else None
@@ -68,12 +76,14 @@ class Contents:
 
     def _file(self, path: Path) -> str:
         status, name = path.stat(), os.path.abspath(path)
-        mtime, size, digest = self.files.get(name, (None, None, None))
-        if (mtime, size) != (status.st_mtime_ns, status.st_size):
+        known = self._known(name)
+        if known is None or known[:2] != [status.st_mtime_ns, status.st_size]:
             with path.open("rb") as file:
-                digest = hashlib.file_digest(file, _hash).hexdigest()
-            self.files[name] = [status.st_mtime_ns, status.st_size, digest]
-        return digest
+                known = [status.st_mtime_ns, status.st_size, hashlib.file_digest(file, _hash).hexdigest()]
+            if len(self.files) >= MOST_REMEMBERED:
+                self.files.clear()
+            self.files[name] = known
+        return known[2]
 
     def _add(self, digest: Any, spec: ModalitySpec, source: Any) -> None:
         if isinstance(source, str) and spec.medium == "text":

@@ -2,9 +2,9 @@
 
 import os
 import random
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ from ..model.configuration import AnyModalityConfig
 from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM
 from ..utils.files import read_json, write_json
+from ..utils.imports import require
 from ..utils.processes import place_among, read_ahead
 from ..utils.tensors import in_eval
-from ._fingerprints import DTYPES, Contents, difference, path_of, preprocessing_fingerprint, tower_fingerprint
-from .store import FORMAT, ShardWriter, stored
+from ._fingerprints import DTYPES, MOST_REMEMBERED, Contents, difference, preprocessing_fingerprint, tower_fingerprint
+from ._index import Index
+from .store import FORMAT, ShardWriter
 
 
 logger = logging.get_logger(__name__)
@@ -54,16 +56,19 @@ def build_features(
 
     What is in the folder already is not computed again: a build that was killed goes on where its last whole shard ends.
     Each medium is prepared by itself, and goes through its tower with others of the same shape, so that its features do
-    not depend on what it is padded to. Several processes may build one store at once, each with its rank.
+    not depend on what it is padded to. Several processes, of several machines, may build one store at once, each with its
+    rank: each reads its share of the records, which is in one piece, so that samples of one medium are best kept
+    together. A medium in the shares of two is computed twice, and counts once.
 
     Args:
         model: the composite, or `load_towers`; its towers run where it is, in eval mode.
-        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming.
+        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming. Of streams, files
+            are shared out where there are enough of them, otherwise records.
         folder: new, or of an earlier build by the same towers.
         modalities: those whose media are encoded; all of the model's by default.
         batch_size: media per run of a tower.
         dtype: that the towers compute in and features are kept in; the model's own by default.
-        workers: processes that read and prepare media (map-style `records` only).
+        workers: processes that read and prepare media.
         shard_bytes: features per file, which a killed build loses at most.
         media_root: folder that relative paths are in.
         on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count in the end.
@@ -84,14 +89,14 @@ def build_features(
     for name in names if dtype is not None else ():
         model.tower(name).to(dtype)
     writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
-    media = _Media(records, processor, folder, names, media_root, on_error, rank, world_size)
-    places = range(len(records)) if hasattr(records, "__getitem__") else _Stream(records)
+    media = _Media(records, processor, folder, names, media_root, on_error)
+    places = _share(records, rank, world_size)
     bar = tqdm(read_ahead(places, media, workers), desc="features", unit="sample", disable=not verbose or rank > 0)
     with in_eval(model):
         skipped = _run(model, bar, writers, batch_size)
     if skipped:
         logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")
-    return {name: len(stored(Path(folder, name))[0]) for name in names}
+    return {name: len(Index(Path(folder, name))) for name in names}
 
 
 def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None) -> None:
@@ -115,27 +120,42 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
 # --- media -----------------------------------------------------------------------------------------------------------
 
 
+def _share(records: Iterable[Mapping[str, Any]], rank: int, world_size: int) -> Any:
+    """What this process reads: places of records; of a stream, the records with their places in it."""
+    if hasattr(records, "num_shards") and not hasattr(records, "__len__"):  # a stream of `datasets`
+        split = require("datasets.distributed", "train").split_dataset_by_node
+        return _Stream(split(records, rank=rank, world_size=world_size))  # it shares out its files to workers itself
+    if hasattr(records, "__len__"):
+        count = len(records)
+        return range(count * rank // world_size, count * (rank + 1) // world_size)
+    return _Stream(records, rank, world_size)
+
+
 class _Stream(torch.utils.data.IterableDataset):
     """Records that come one after another, each with its place."""
 
-    def __init__(self, records: Iterable[Mapping[str, Any]]):
-        self.records = records
+    def __init__(self, records: Iterable[Mapping[str, Any]], rank: int | None = None, world_size: int = 1):
+        self.records, self.rank, self.world_size = records, rank, world_size
 
     def __iter__(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
-        return enumerate(self.records)
+        numbered = enumerate(self.records)
+        if self.rank is None:
+            return numbered
+        worker = torch.utils.data.get_worker_info()
+        place, count = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        return islice(numbered, self.rank * count + place, None, self.world_size * count)
 
 
 class _Media:
-    """The media of a data set that this process is to encode."""
+    """The media of records that are to be encoded."""
 
-    def __init__(self, records, processor, folder, names, media_root, on_error, rank, world_size):
+    def __init__(self, records, processor, folder, names, media_root, on_error):
         if on_error not in ("error", "skip"):
             raise ValueError(f'on_error must be "error" or "skip", not {on_error!r}.')
         self.records, self.processor, self.media_root, self.on_error = records, processor, media_root, on_error
-        self.rank, self.world_size = rank, world_size
-        found = {name: stored(Path(folder, name)) for name in names}
-        self.done = {name: set(shards) for name, (shards, _) in found.items()}
-        self.contents = Contents({path: known for _, files in found.values() for path, known in files.items()})
+        self.indexes = {name: Index(Path(folder, name)) for name in names}
+        self.contents = Contents(*self.indexes.values())
+        self.seen = _Seen()
         self.steady: set[str] = set()
 
     def __call__(self, place: int | tuple[int, Mapping[str, Any]]) -> tuple[list, int]:
@@ -152,12 +172,10 @@ class _Media:
                 raise
             raise ValueError(f"Sample {index}: {error}") from error
         for name, sources in chat.media.items():
-            for i, source in enumerate(sources) if name in self.done else ():
-                if not self._is_ours(index, source):
-                    continue
+            for i, source in enumerate(sources) if name in self.indexes else ():
                 try:
                     digest = self.contents(MODALITIES[name], source)
-                    if digest in self.done[name]:
+                    if (name, digest) in self.seen or digest in self.indexes[name]:
                         continue
                     inputs, _ = self.processor.process_media({name: [source]})
                 except (ValueError, OSError) as error:
@@ -167,14 +185,9 @@ class _Media:
                     continue
                 if name not in self.steady:
                     self._check_steady(name, source, inputs)
-                self.done[name].add(digest)
+                self.seen.add((name, digest))
                 found.append((name, digest, inputs, self.contents.known(source)))
         return found, skipped
-
-    def _is_ours(self, index: int, source: Any) -> bool:
-        """Files are shared out by their names, so that one that is in several samples is encoded once."""
-        path = path_of(source)
-        return (index if path is None else zlib.crc32(path.encode())) % self.world_size == self.rank
 
     def _check_steady(self, modality: str, source: Any, inputs: dict[str, torch.Tensor]) -> None:
         """Raises ValueError if media of a modality are prepared at random."""
@@ -188,6 +201,15 @@ class _Media:
                     f"processor ({self.processor.modalities[modality].processor}), or train without a store."
                 )
         self.steady.add(modality)
+
+
+class _Seen(set):
+    """What came lately. A medium that is forgotten and comes again is computed again, and counts once."""
+
+    def add(self, one: Any) -> None:
+        if len(self) >= MOST_REMEMBERED:
+            self.clear()
+        super().add(one)
 
 
 @contextmanager
@@ -209,7 +231,7 @@ def _seeded(seed: int) -> Iterator[None]:
 def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, ShardWriter], batch_size: int) -> int:
     """Encodes what `_Media` gives, and says how many media could not be read."""
     waiting: dict[tuple, list] = {}
-    skipped, seen = 0, set()
+    skipped, seen = 0, _Seen()
     for found, failed in media:
         skipped += failed
         for name, digest, inputs, files in found:

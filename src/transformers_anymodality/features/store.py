@@ -2,6 +2,7 @@
 
 store/image/index.json            the tower, how it is read, the preparation of media: all that features depend on
 store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content; finished when it is there
+store/image/*.arrow               what is in which shard (`_index`)
 """
 
 import hashlib
@@ -20,13 +21,15 @@ from transformers.utils import logging
 from ..modalities import MODALITIES, MediaError
 from ..modalities._source import describe
 from ..training.parts import composite_of
-from ..utils.files import open_weights, read_json, written_whole
+from ..utils.files import read_json, written_whole
 from ._fingerprints import Contents, difference, preprocessing_fingerprint, tower_fingerprint
+from ._index import Index
 
 
 logger = logging.get_logger(__name__)
 
 FORMAT = 1
+_MOST_OPEN = 4096  # shards; a process may map some 65 thousand files
 
 
 class FeatureStore:
@@ -52,15 +55,14 @@ class FeatureStore:
         self.modalities = {index.parent.name: read_json(index) for index in sorted(self.folder.glob("*/index.json"))}
         if not self.modalities:
             raise FileNotFoundError(f"{self.folder} holds no features; `anymodality features build` makes them.")
-        self._shards: dict[str, dict[str, Path]] = {}
-        self._contents = Contents()
+        self.indexes: dict[str, Index] = {}
         for name, index in self.modalities.items():
             if index["format"] != FORMAT:
                 raise ValueError(
                     f"The features of {name!r} in {self.folder} are of format {index['format']}: rebuild them."
                 )
-            self._shards[name], files = stored(self.folder / name)
-            self._contents.files |= files
+            self.indexes[name] = Index(self.folder / name)
+        self._contents = Contents(*self.indexes.values())
         self._open: dict[Path, Any] = {}  # shards, which cost address space alone
         self._checked: Any = None
         if model is None:
@@ -71,7 +73,7 @@ class FeatureStore:
             self.check(model)
 
     def __len__(self) -> int:
-        return sum(len(shards) for shards in self._shards.values())
+        return sum(map(len, self.indexes.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which open files of their own."""
@@ -127,8 +129,12 @@ class FeatureStore:
 
     def get(self, modality: str, digest: str) -> torch.Tensor:
         """`(frames, length, dim)` of a medium by its content's hash."""
-        path = self._shards[modality][digest]
+        path = self.indexes[modality].shard(digest)
+        if path is None:
+            raise KeyError(digest)
         if path not in self._open:
+            if len(self._open) >= _MOST_OPEN:
+                del self._open[next(iter(self._open))]
             self._open[path] = safe_open(path, "pt")
         return self._open[path].get_tensor(digest)
 
@@ -139,7 +145,7 @@ class FeatureStore:
                 digests.append(self._contents(MODALITIES[modality], source))
             except (MediaError, OSError) as error:
                 raise MediaError(f"{modality} {i}: {error}") from error
-            if digests[-1] in self._shards[modality]:
+            if digests[-1] in self.indexes[modality]:
                 continue
             if self.missing == "read":
                 logger.warning_once(f"Media of {modality!r} are not in {self.folder} and are read, which is slow.")
@@ -153,17 +159,6 @@ class FeatureStore:
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-
-
-def stored(folder: Path) -> tuple[dict[str, Path], dict[str, list]]:
-    """The hashes of features, each with the shard that holds it; and what is known of the files that they are of."""
-    shards: dict[str, Path] = {}
-    files: dict[str, list] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open_weights(path) as shard:
-            shards |= dict.fromkeys(shard.keys(), path)
-            files |= json.loads((shard.metadata() or {}).get("files", "{}"))
-    return shards, files
 
 
 class ShardWriter:
