@@ -238,3 +238,12 @@ def test_prefix_tuning_without_a_cache_is_refused():
     adapted = get_peft_model(model, PROMPTS["prefix tuning"]())
     with pytest.raises(ValueError, match="leave out use_cache=False"):
         adapted.generate(**tiny.inputs(processor, PROMPTED[0]), max_new_tokens=3, use_cache=False)
+
+
+def test_prompts_before_a_recurrent_state_are_refused_with_a_cache():
+    model, processor = tiny.composite("bamba", tiny.modalities("image"))
+    adapted = get_peft_model(model, PROMPTS["prompt tuning"]())
+    inputs = tiny.inputs(processor, PROMPTED[0])
+    with pytest.raises(ValueError, match="carries a state from token to token"):
+        adapted.generate(**inputs, max_new_tokens=3)
+    assert adapted.generate(**inputs, max_new_tokens=3, use_cache=False).shape[1] > inputs["input_ids"].shape[1]

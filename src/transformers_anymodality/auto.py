@@ -1,4 +1,5 @@
-"""Makes the composite known to the Auto classes, and to the name tables that pipelines and `transformers serve` read.
+"""Makes the composite known to the Auto classes, to the name tables that pipelines and `transformers serve` read, and to
+Liger's.
 
 `push_to_hub` is the one method of the model that stands above it: it publishes model, processor and card together.
 """
@@ -13,9 +14,11 @@ from transformers import (
 )
 
 from .hub.publish import push_to_hub
+from .model import liger
 from .model.configuration import AnyModalityConfig
 from .model.modeling import AnyModalityForCausalLM, AnyModalityModel, AnyModalityPreTrainedModel
 from .processing.processor import AnyModalityProcessor
+from .utils.imports import when_imported
 from .utils.upstream import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -38,3 +41,4 @@ def register() -> None:
         MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     ):
         table[AnyModalityConfig.model_type] = AnyModalityForCausalLM.__name__
+    when_imported("liger_kernel.transformers.monkey_patch", liger.register)

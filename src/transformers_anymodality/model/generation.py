@@ -35,6 +35,11 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
             inputs["mm_encoder_outputs"] = encoded
         if "prepare_inputs_for_generation" in vars(self):  # PEFT's prompts, which look for the cache by its old name
             inputs = {"past_key_values" if name in CACHE_NAMES else name: value for name, value in inputs.items()}
+            if self._is_stateful and kwargs.get("use_cache", True):
+                raise ValueError(
+                    f"{type(self.language_model).__name__} carries a state from token to token, which PEFT's prompts do not "
+                    "go with. Prompt tuning and P-tuning generate with use_cache=False; prefix tuning does not."
+                )
             if kwargs.get("use_cache") is False and inputs.get("past_key_values") is not None:
                 raise ValueError("PEFT keeps the prefix of prefix tuning in the cache: leave out use_cache=False.")
         return inputs

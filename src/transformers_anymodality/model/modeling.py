@@ -307,13 +307,14 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
             return run(**arguments)
         loss_alone = loss_alone and self.training
         chosen = {"logits_to_keep", "shift_labels"} & arguments.keys()
+        replaced = inspect.ismethod(vars(self.language_model).get("forward"))  # by Liger's, whose loss needs no logits
         if not _has_causal_loss(type(self.language_model)):
             # Its own loss is not the usual one: the usual one, on its logits.
             for_loss = {name: arguments.pop(name) for name in _LOSS_ARGUMENTS if name in arguments}
             output = run(**arguments)
             logits = output["logits"].contiguous()
             output["loss"] = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **for_loss)
-        elif loss_alone and not chosen and not torch.compiler.is_compiling():
+        elif loss_alone and not chosen and not replaced and not torch.compiler.is_compiling():
             sliceable = "logits_to_keep" in forward_parameters(type(self.language_model))
             with _only_supervised(self.language_model, labels, sliceable) as keep:
                 output = run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))

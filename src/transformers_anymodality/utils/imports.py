@@ -1,9 +1,13 @@
 """Imports of optional packages, with errors that say which command installs them."""
 
 import importlib
+import sys
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 
 # Top-level module -> (extra of this package that brings it, name of its distribution).
@@ -52,3 +56,33 @@ def require(module: str, extra: str | None = None) -> ModuleType:
                 f"instance by: pip install --upgrade {wanted}"
             )
         raise ImportError(trouble, name=module) from error
+
+
+def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
+    """Calls `act` with a module as soon as somebody imports it, which this does not."""
+    if name in sys.modules:
+        act(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _Watch(name, act))
+
+
+class _Watch:
+    """Finds a module as usual, and acts once it has run."""
+
+    def __init__(self, name: str, act: Callable[[ModuleType], None]):
+        self.name, self.act = name, act
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                run(module)
+                self.act(module)
+
+            spec.loader.exec_module = exec_module
+        return spec

@@ -1,0 +1,31 @@
+"""Liger's kernels for the language model of a composite, also by the Trainer's `use_liger_kernel`."""
+
+import inspect
+from types import ModuleType
+from typing import Any
+
+from .configuration import AnyModalityConfig
+
+
+def register(liger: ModuleType) -> None:
+    """Puts composites into Liger's table of what to do for a model type, which Transformers looks up.
+
+    Args:
+        liger: `liger_kernel.transformers.monkey_patch`.
+    """
+    table = liger.MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    def apply(model: Any, **kwargs: Any) -> None:
+        language = model.language_model
+        if language.config.model_type not in table:
+            raise ValueError(
+                f"Liger has no kernels for {type(language).__name__} ({language.config.model_type!r}): leave out "
+                "`use_liger_kernel`."
+            )
+        table[language.config.model_type](model=language, **kwargs)
+
+    # Liger passes on what the signature names: what it has for any model.
+    names = {name for function in table.values() for name in inspect.signature(function).parameters}
+    known = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(names)]
+    apply.__signature__ = inspect.Signature(known)
+    table[AnyModalityConfig.model_type] = apply
