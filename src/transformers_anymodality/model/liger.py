@@ -27,5 +27,6 @@ def register(liger: ModuleType) -> None:
     # Liger passes on what the signature names: what it has for any model.
     names = {name for function in table.values() for name in inspect.signature(function).parameters}
     known = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(names)]
-    apply.__signature__ = inspect.Signature(known)
-    table[AnyModalityConfig.model_type] = apply
+    entry: Any = apply
+    entry.__signature__ = inspect.Signature(known)
+    table[AnyModalityConfig.model_type] = entry
