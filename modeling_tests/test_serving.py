@@ -7,14 +7,12 @@ import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 import numpy as np
 import pytest
-import transformers
 from PIL import Image
-from transformers import AutoModel, GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteriaList
 
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import MediaError
@@ -413,23 +411,3 @@ def test_raw_requests(served):
         assert http.get(served[0].removesuffix("/v1") + "/health").json() == {"status": "ok"}
         answer = post(json.dumps({"messages": user(), "max_tokens": 1}))
         assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 1
-
-
-# --- vLLM -------------------------------------------------------------------------------------------------------------
-
-
-def test_vllm_finds_the_headless_model(shared, monkeypatch):
-    """What vLLM does before it builds a model; vLLM itself does not run here."""
-    (entry,) = [point for point in entry_points(group="vllm.general_plugins") if point.name == "anymodality"] or [
-        EntryPoint("anymodality", "transformers_anymodality.inference.vllm:register", "vllm.general_plugins")
-    ]
-    model, processor = shared
-    monkeypatch.setattr(transformers, "AnyModalityForCausalLM", None, raising=False)
-    entry.load()()
-    (architecture,) = model.config.architectures or [type(model).__name__]
-    assert getattr(transformers, architecture).is_backend_compatible()
-    headless = AutoModel.from_config(model.config)
-    assert type(headless).__name__ == "AnyModalityModel"
-    assert model.config.get_text_config() is not model.config  # several modalities, by vLLM's test
-    tokens = processor._get_num_multimodal_tokens(image_sizes=[(40, 48)], audio_lengths=[6000])
-    assert tokens["num_image_tokens"] == [3]

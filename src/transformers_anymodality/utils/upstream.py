@@ -127,6 +127,13 @@ HOOKS: dict[str, dict[str, str]] = {
         "_apply_system_prompt": "the system prompt is told to the chat",
         "_resolve_system_prompt": "the system prompt may be a file",
     },
+    "vllm.multimodal.parse.MultiModalDataParser": {"_get_subparsers": "media of every modality"},
+    "vllm.multimodal.parse.ProcessorBatchItems": {"_unwrap": "a medium with the bytes that it was read from"},
+    "vllm.multimodal.processing.BaseMultiModalProcessor": {
+        "_call_hf_processor": "each medium is prepared by itself",
+        "_get_mm_fields_config": "which inputs are of which modality",
+        "_get_prompt_updates": "how many tokens a medium has",
+    },
 }
 
 
