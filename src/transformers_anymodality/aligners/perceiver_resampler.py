@@ -12,7 +12,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils.part_model import Attention, eager_attention_forward
-from ..utils.upstream import attention_of
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
@@ -75,7 +74,7 @@ class PerceiverResamplerAttention(Attention):
         context = torch.cat((self.norm_media(features), latents), dim=1)
         states = (self.q_proj(latents), self.k_proj(context), self.v_proj(context))
         query, key, value = (one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, _ = attend(self, self.q_norm(query), self.k_norm(key), value, mask, scaling=self.scaling)
         return self.o_proj(attended.flatten(2))
 
@@ -134,7 +133,7 @@ class PerceiverResamplerAligner(Aligner):
             features, mask = features.unsqueeze(axis), None if mask is None else mask.unsqueeze(axis)
         items, clips = features.shape[:2]
         features = self.add_positions(features).flatten(2, 3).flatten(0, 1)
-        latents = self.latents.expand(len(features), -1, -1)
+        latents = self.latents.expand(features.shape[0], -1, -1)
         if mask is not None:
             mask = nn.functional.pad(mask.flatten(2).flatten(0, 1), (0, len(self.latents)), value=True)[:, None, None]
         for layer in self.layers:

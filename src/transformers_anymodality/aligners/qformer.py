@@ -5,7 +5,7 @@ from torch import nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from ..utils.part_model import same_attention
-from ..utils.upstream import attention_of, build
+from ..utils.upstream import build
 from ._base import Aligner, AlignerConfig, register_aligner
 
 
@@ -54,19 +54,19 @@ class QFormerAligner(Aligner):
             initializer_range=config.initializer_range,
             layer_norm_eps=config.layer_norm_eps,
         )
-        self.qformer_layers = build(Blip2QFormerModel, layers, attn_implementation=attention_of(config))
+        self.qformer_layers = build(Blip2QFormerModel, layers, attn_implementation=config._attn_implementation)
         self.projection = nn.Linear(config.qformer_hidden_size, config.hidden_size)
         self.post_init()
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        items = len(features)
+        items = features.shape[0]
         if self.config.feature_norm_eps is not None:
             features = self.feature_norm(features)
         # What the queries read at once: a frame, or all of an item.
         first, last = (0, 1) if self.config.per_frame else (1, 2)
         features, mask = features.flatten(first, last), None if mask is None else mask.flatten(first, last)
         states = same_attention(self.qformer_layers, self.config)(
-            query_embeds=self.queries.expand(len(features), -1, -1).to(features.dtype),
+            query_embeds=self.queries.expand(features.shape[0], -1, -1).to(features.dtype),
             encoder_hidden_states=features,
             encoder_attention_mask=mask,
         ).last_hidden_state

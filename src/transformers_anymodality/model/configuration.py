@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ..modalities._base import check_modality_name
 from ..utils.registry import did_you_mean
-from ..utils.upstream import CACHE_NAMES, attention_of, set_attention
+from ..utils.upstream import CACHE_NAMES, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
 
 
@@ -109,7 +109,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         kwargs.pop("tie_word_embeddings", None)
         # The stock setter hands its attention down to every part; parts that were built already keep theirs.
-        attention = {key: attention_of(getattr(self, key)) for key in self.sub_configs}
+        attention = {key: getattr(self, key)._attn_implementation for key in self.sub_configs}
         super().__post_init__(**kwargs)
         if kwargs.get("attn_implementation") is None:
             for key, value in attention.items():

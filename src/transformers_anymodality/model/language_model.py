@@ -2,14 +2,14 @@
 
 import copy
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from ..utils.hooks import standing_hook
 from ..utils.registry import models_beside
 from ..utils.upstream import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, build
 
@@ -51,18 +51,12 @@ def forward_parameters(cls: type[nn.Module]) -> frozenset[str]:
 # --- ids and embeddings --------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor) -> Iterator[None]:
+def embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor) -> AbstractContextManager[None]:
     """Within, the language model's own look-up of its `input_ids` gives `inputs_embeds`.
 
     For language models that read ids for more than embeddings (per-layer embeddings, routing by hash).
     """
-    shape = inputs_embeds.shape
-    handle = embedding.register_forward_hook(lambda module, args, out: inputs_embeds if out.shape == shape else out)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return standing_hook(embedding).doing(lambda out: inputs_embeds if out.shape == inputs_embeds.shape else None)
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ class MediaEncodingMixin(PreTrainedModel):
             settings.inputs[name]: value.to(dtype) if value.is_floating_point() else value
             for name, value in inputs.items()
         }
-        items = len(next(iter(arguments.values())))
+        items = next(iter(arguments.values())).shape[0]
         if settings.per_frame:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}
         needs_grad = is_trained(tower) or any(value.requires_grad for value in arguments.values())
@@ -275,11 +275,21 @@ class MediaEncodingMixin(PreTrainedModel):
             for name, modality in self.config.modalities.items()
             if input_ids is not None or name in encoded or name in self._summing
         }
-        for modality, mask in masks.items():
-            if modality in encoded:
-                _replace(placed, modality, mask, encoded[modality])
-            elif input_ids is not None and not alone:
-                torch_compilable_check(~mask.any(), partial(_missing_media, modality))
+        placed.tokens = {
+            name: output if isinstance(output, torch.Tensor) else output.pooler_output
+            for name, output in encoded.items()
+        }
+        flat = {
+            name: tokens.flatten(0, -2) if isinstance(tokens, torch.Tensor) else torch.cat(list(tokens))
+            for name, tokens in placed.tokens.items()
+        }
+        whole = input_ids is not None and not alone
+        wanted = {name: flat[name].shape[0] if name in flat else 0 for name in masks if whole or name in flat}
+        if wanted:  # looked at all at once, for the host to wait for the device no more than once
+            right = torch.stack([masks[name].sum() == count for name, count in wanted.items()])
+            torch_compilable_check(right, partial(_wrong_count, masks, wanted))
+        for name, tokens in flat.items():
+            _replace(placed, masks[name], tokens, getattr(encoded[name], "token_mask", None))
         if self._summing and not alone:
             _sum_runs(placed, torch.stack([masks[name] for name in self._summing]).any(0))
         return placed
@@ -338,17 +348,12 @@ def placeholder_mask(token_id: int, embedding: nn.Module, given: torch.Tensor) -
     return (given == row.to(given.dtype)).all(-1)
 
 
-def _replace(placed: Placed, modality: str, mask: torch.Tensor, output: Any) -> None:
-    """Puts one modality's tokens into the places of `mask`, and hides those that its `token_mask` leaves out."""
-    tokens = output if isinstance(output, torch.Tensor) else output.pooler_output
-    placed.tokens[modality] = tokens
+def _replace(placed: Placed, mask: torch.Tensor, flat: torch.Tensor, token_mask: torch.Tensor | None) -> None:
+    """Puts tokens `(total tokens, hidden)` into the places of `mask`, and hides those that `token_mask` leaves out."""
     embeds = placed.inputs_embeds
-    flat = tokens.flatten(0, -2) if isinstance(tokens, torch.Tensor) else torch.cat(list(tokens))
     flat = flat.to(embeds.device, embeds.dtype)
-    found = mask.sum()
-    torch_compilable_check(found == len(flat), partial(_wrong_count, modality, found, len(flat)))
     placed.inputs_embeds = embeds.masked_scatter(mask.unsqueeze(-1).to(embeds.device), flat)
-    if (token_mask := getattr(output, "token_mask", None)) is not None:
+    if token_mask is not None:
         _hide(placed, torch.zeros_like(mask).masked_scatter(mask, ~token_mask.to(mask.device)))
 
 
@@ -402,7 +407,7 @@ def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache
         return attention_mask
     if attention_mask is None:
         length = cache_length(cache) + (1 if unseen is None else unseen.shape[1])
-        attention_mask = torch.ones(len(known), length, dtype=torch.long, device=known.device)
+        attention_mask = torch.ones(known.shape[0], length, dtype=torch.long, device=known.device)
     length = attention_mask.shape[1]
     places = torch.zeros_like(attention_mask, dtype=torch.bool)
     if unseen is not None:
@@ -414,15 +419,15 @@ def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache
     return attention_mask.masked_fill(places, 0)
 
 
-def _missing_media(modality: str) -> str:
+def _wrong_count(masks: dict[str, torch.Tensor], wanted: dict[str, int]) -> str:
+    found = {name: int(masks[name].sum()) for name in wanted}
+    modality = next(name for name, count in wanted.items() if found[name] != count)
+    if not wanted[modality]:
+        return (
+            f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's whole output "
+            "to the model; with Trainer, set remove_unused_columns=False."
+        )
     return (
-        f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's whole output "
-        "to the model; with Trainer, set remove_unused_columns=False."
-    )
-
-
-def _wrong_count(modality: str, tokens: torch.Tensor, features: int) -> str:
-    return (
-        f"{modality} features and placeholder tokens do not match, tokens: {int(tokens)}, features: {features}. "
-        "Prepare text and media by one call of the processor that was saved with this model."
+        f"{modality} features and placeholder tokens do not match, tokens: {found[modality]}, features: "
+        f"{wanted[modality]}. Prepare text and media by one call of the processor that was saved with this model."
     )

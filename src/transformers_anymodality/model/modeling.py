@@ -4,12 +4,9 @@ Media of one modality arrive as one flat batch of items, in the order of their p
 Children are direct and their names are public API: `<modality>_tower`, `<modality>_aligner`, `language_model`.
 """
 
-import inspect
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import make_dataclass
-from functools import lru_cache, partial
+from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,13 +14,15 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from ..towers import build_tower, drop_unread
+from ..towers import build_tower, drop_unread, watch_last_layer
+from ..utils.hooks import standing_hook
 from ..utils.upstream import CACHE_NAME, CACHE_NAMES, can_return_tuple, set_initialized
 from .adapters import trained_copies
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
 from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters, headless
+from .loss import LOSS_ARGUMENTS, has_causal_loss, only_supervised
 from .media_encoding import (
     MediaEncodingMixin,
     cache_length,
@@ -33,6 +32,7 @@ from .media_encoding import (
     split_media,
     without_placeholders,
 )
+from .outputs import OUTPUTS, prepare_outputs
 
 
 class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
@@ -70,6 +70,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         self.input_modalities = [*config.modalities, "text"]
         self._media_arguments = config.media_arguments
         self._summing = [name for name in config.modalities if config.aligner_config(name).sum_neighbours]
+        self._prepare_to_be_traced()
         self.post_init()
         # Classes name all that may be in them (an encoder's text half); Accelerate's FSDP wants what there is.
         there = {type(module).__name__ for module in self.modules()}
@@ -77,6 +78,17 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
 
     def _build_language_model(self) -> PreTrainedModel:
         raise NotImplementedError
+
+    def _prepare_to_be_traced(self) -> None:
+        """What forward asks and needs that cannot be done while torch.compile or torch.export traces it."""
+        language = type(self.language_model)
+        self._takes, self._has_causal_loss = forward_parameters(language), has_causal_loss(language)
+        prepare_outputs(language)
+        if self.config.reads_input_ids:
+            standing_hook(self.language_model.get_input_embeddings())
+        for name in self.config.owners("tower"):
+            if self.config.modalities[name].select_layer is not None:
+                watch_last_layer(self.tower(name))
 
     def _share_modules(self) -> None:
         """Aligners that borrow a submodule of another modality's get that very module, under PEFT in each of their copies.
@@ -186,22 +198,21 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         placed = self.place_media(input_ids, inputs_embeds, encoded)
         inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
         attention_mask = hide(placed.unseen, attention_mask, cache)
-        takes = forward_parameters(type(self.language_model))
         if cache is None:
             # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
             packed = "labels" in arguments and position_ids is not None and attention_mask is None
-            can_do_without = {"use_cache", "kwargs"} & takes and hasattr(self.language_model.config, "use_cache")
+            can_do_without = {"use_cache", "kwargs"} & self._takes and hasattr(self.language_model.config, "use_cache")
             if can_do_without and (self.training or packed):
                 arguments.setdefault("use_cache", False)
         else:  # PEFT's prompts name it as it was named before, whatever the language model takes
-            name = next((name for name in CACHE_NAMES if name in takes), CACHE_NAME)
+            name = next((name for name in CACHE_NAMES if name in self._takes), CACHE_NAME)
             arguments = {name if key in CACHE_NAMES else key: value for key, value in arguments.items()}
-        if position_ids is None and "position_ids" in takes:
+        if position_ids is None and "position_ids" in self._takes:
             position_ids = _positions(attention_mask, inputs_embeds, cache)
         if position_ids is not None:
             arguments["position_ids"] = position_ids
         output = self._run_language_model(input_ids, inputs_embeds, attention_mask=attention_mask, **arguments)
-        return _with_hidden_states(output, placed.tokens)
+        return OUTPUTS[type(output)](**output, modality_hidden_states=placed.tokens or None)
 
     def _run_language_model(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, **arguments: Any
@@ -238,6 +249,7 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
         own = {**model.__dict__, "training": causal.training}
         model.__dict__.update({name: value for name, value in causal.__dict__.items() if name != "forward"} | own)
         model._modules = {**causal._modules, "language_model": headless(causal.language_model)}
+        model._prepare_to_be_traced()
         return model
 
     def _build_language_model(self) -> PreTrainedModel:
@@ -306,26 +318,24 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
         if labels is None:
             return run(**arguments)
         loss_alone = loss_alone and self.training
+        # By Liger's, whose loss needs no logits.
+        replaced = isinstance(vars(self.language_model).get("forward"), MethodType)
         chosen = {"logits_to_keep", "shift_labels"} & arguments.keys()
-        replaced = inspect.ismethod(vars(self.language_model).get("forward"))  # by Liger's, whose loss needs no logits
-        if not _has_causal_loss(type(self.language_model)):
+        if not self._has_causal_loss:
             # Its own loss is not the usual one: the usual one, on its logits.
-            for_loss = {name: arguments.pop(name) for name in _LOSS_ARGUMENTS if name in arguments}
+            for_loss = {name: arguments.pop(name) for name in LOSS_ARGUMENTS if name in arguments}
             output = run(**arguments)
             logits = output["logits"].contiguous()
             output["loss"] = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **for_loss)
         elif loss_alone and not chosen and not replaced and not torch.compiler.is_compiling():
-            sliceable = "logits_to_keep" in forward_parameters(type(self.language_model))
-            with _only_supervised(self.language_model, labels, sliceable) as keep:
+            sliceable = "logits_to_keep" in self._takes
+            with only_supervised(self.language_model, labels, sliceable) as keep:
                 output = run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))
         else:
             output = run(labels=labels, **arguments)
         if not loss_alone:
             return output
         return type(output)(**{name: value for name, value in output.items() if name != "logits"})
-
-
-_LOSS_ARGUMENTS = ("num_items_in_batch", "shift_labels", "ignore_index")
 
 
 def _shapes(module: nn.Module) -> dict[str, torch.Size]:
@@ -350,78 +360,3 @@ def _with_weight_zero(inputs_embeds: torch.Tensor, dummies: list[torch.Tensor]) 
         nothing = torch.nan_to_num(tokens).sum() * 0
         inputs_embeds = inputs_embeds + nothing.to(inputs_embeds.device, inputs_embeds.dtype)
     return inputs_embeds
-
-
-@contextmanager
-def _only_supervised(language: PreTrainedModel, labels: torch.Tensor, sliceable: bool) -> Iterator[int | torch.Tensor]:
-    """Within, the language model computes its logits, and so its loss, only at positions whose next token is supervised.
-
-    Of a vocabulary of 128 thousand, one position's logits and their gradient weigh a megabyte in float32; most positions
-    are prompt, media or padding. In two steps, as each language model allows: positions that no row supervises are left
-    out (`logits_to_keep`); of those left, the head gets each row's own alone, as one row `(1, supervised, hidden)`. The
-    loss is the same sum.
-
-    Args:
-        labels: `(batch, sequence)`, -100 where not supervised.
-        sliceable: whether its forward takes `logits_to_keep`.
-
-    Yields:
-        `logits_to_keep` for its forward, 0 for all.
-    """
-    targets = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
-    supervised, keep = targets != -100, 0
-    positions = supervised.any(0).nonzero().squeeze(-1)
-    if sliceable and 0 < len(positions) < labels.shape[1]:
-        keep, targets, supervised = positions, targets[:, positions], supervised[:, positions]
-    if not len(positions) or (supervised.all() and isinstance(keep, int)):
-        yield 0
-        return
-    whole, rows = labels.shape, targets[supervised][None]
-
-    def narrow(module: nn.Module, arguments: tuple) -> tuple | None:
-        states = arguments[0] if arguments else None
-        if not isinstance(states, torch.Tensor) or states.ndim != 3 or states.shape[:2] != supervised.shape:
-            return None  # not the states, or of fewer places than were asked for
-        return (states[supervised.to(states.device)][None], *arguments[1:])
-
-    def loss(logits: torch.Tensor, labels: torch.Tensor, *arguments: Any, **kwargs: Any) -> torch.Tensor:
-        for shifted in (rows, targets):
-            if labels.shape == whole and logits.shape[:2] == shifted.shape:
-                kwargs["shift_labels"] = shifted
-                break
-        return usual(logits, labels, *arguments, **kwargs)
-
-    usual, own = language.loss_function, language.__dict__.get("_loss_function")
-    head = None if supervised.all() else language.get_output_embeddings()
-    handle = None if head is None else head.register_forward_pre_hook(narrow)
-    language.loss_function = loss
-    try:
-        yield keep
-    finally:
-        if handle is not None:
-            handle.remove()
-        del language._loss_function
-        if own is not None:
-            language.loss_function = own
-
-
-@lru_cache
-def _has_causal_loss(cls: type[PreTrainedModel]) -> bool:
-    """Whether a causal language model's own loss is Transformers' (which shifts labels, and may have more to add).
-
-    The decoders of encoder-decoders (BART and its kin) and some old models compare labels as they stand.
-    """
-    try:
-        return "self.loss_function(" in inspect.getsource(cls.forward)
-    except OSError:  # defined where there is no source
-        return False
-
-
-@lru_cache
-def _output_class(cls: type[ModelOutput]) -> type:
-    return make_dataclass(f"AnyModality{cls.__name__}", [("modality_hidden_states", dict | None, None)], bases=(cls,))
-
-
-def _with_hidden_states(output: ModelOutput, tokens: dict[str, torch.Tensor]) -> ModelOutput:
-    """The language model's own output with one more field; language models differ in theirs."""
-    return _output_class(type(output))(**output, modality_hidden_states=tokens or None)

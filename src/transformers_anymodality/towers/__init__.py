@@ -2,7 +2,16 @@
 
 from . import imagebind, imu2clip, precomputed  # noqa: F401 (they register)
 from ._build import build_tower, cut_layers, feature_length, load_tower, register_tower, weightless
-from ._run import drop_unread, main_input, match_arguments, outermost, put_back, run_tower, trace_tower
+from ._run import (
+    drop_unread,
+    main_input,
+    match_arguments,
+    outermost,
+    put_back,
+    run_tower,
+    trace_tower,
+    watch_last_layer,
+)
 
 
 __all__ = [
@@ -18,5 +27,6 @@ __all__ = [
     "register_tower",
     "run_tower",
     "trace_tower",
+    "watch_last_layer",
     "weightless",
 ]

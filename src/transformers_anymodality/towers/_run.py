@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..utils.hooks import StandingHook, standing_hook
+
 
 _SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states", "latents")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
@@ -58,15 +60,19 @@ def run_tower(
     # What the last layer gives, in front of any final norm: `hidden_states[k]` of a whole tower is not normed, while the
     # output of a tower cut to `k` layers is.
     caught: list[Any] = []
-    hook = _layer_stack(tower)[-1].register_forward_hook(lambda *call: caught.append(call[-1]))
-    try:
+    with watch_last_layer(tower).doing(caught.append):
         output = tower(**arguments, **recorded, return_dict=True)
-    finally:
-        hook.remove()
     if not caught:
         raise RuntimeError("The tower did not run its last layer.")
     features = caught[-1][0] if isinstance(caught[-1], (tuple, list)) else caught[-1]
     return read_features(tower, features, select_feature), output
+
+
+def watch_last_layer(tower: nn.Module) -> StandingHook:
+    """The hook on the last layer of a tower whose output `select_layer` reads."""
+    if getattr(tower, "last_layer_hook", None) is None:
+        tower.last_layer_hook = standing_hook(_layer_stack(tower)[-1])
+    return tower.last_layer_hook
 
 
 def read_features(tower: PreTrainedModel, output: Any, select: str = "all") -> torch.Tensor:
@@ -149,7 +155,7 @@ def _grid(config: PreTrainedConfig) -> int | None:
     if image is None or patch is None:
         return None
     image, patch = (tuple(x) if isinstance(x, (list, tuple)) else (x, x) for x in (image, patch))
-    return math.prod(i // p for i, p in zip(image, patch, strict=False))
+    return math.prod([i // p for i, p in zip(image, patch, strict=False)])
 
 
 def _layer_stack(tower: nn.Module) -> nn.Module:

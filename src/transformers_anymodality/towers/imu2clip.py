@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..utils.part_model import Attention, PartModel, eager_attention_forward
-from ..utils.upstream import attention_of, capture_outputs, merge_with_config_defaults
+from ..utils.upstream import capture_outputs, merge_with_config_defaults
 from ._build import register_tower
 
 
@@ -150,7 +150,7 @@ class Imu2ClipAttention(Attention):
         """`(b, n, dim)` -> `(b, n, dim)` and the weights, if the implementation gives them."""
         states = (self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
         heads = [one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.dropout if self.training else 0.0
         attended, weights = attend(self, *heads, None, dropout=dropout, scaling=self.scaling)
         return self.out_proj(attended.flatten(2)), weights
@@ -202,7 +202,7 @@ class Imu2ClipPatchTransformerModel(PartModel):
             raise ValueError(f"Recordings of {input_values.shape[-1]} samples, but a patch has {size}.")
         tokens = self.patch_embedding(input_values.unfold(-1, size, size).transpose(1, 2).flatten(2))
         if self.class_embedding is not None:
-            tokens = torch.cat((self.class_embedding.expand(len(tokens), -1, -1), tokens), dim=1)
+            tokens = torch.cat((self.class_embedding.expand(tokens.shape[0], -1, -1), tokens), dim=1)
         for layer in self.layers:
             tokens = layer(tokens)
         pooled = tokens.mean(1) if self.class_embedding is None else tokens[:, 0]

@@ -16,7 +16,7 @@ from torch import nn
 from ..data.collator import AnyModalityDataCollator
 from ..processing.tokenization import Prompt
 from ..utils.tensors import in_eval
-from ..utils.upstream import attention_of, is_flash_attention_requested, set_attention
+from ..utils.upstream import is_flash_attention_requested, set_attention
 from .parts import composite_of
 
 
@@ -113,7 +113,7 @@ def check_packing(model: nn.Module, max_length: int) -> None:
                 "AnyModalityDataCollator."
             )
     language = composite.language_model
-    implementation, device = attention_of(language.config), next(language.parameters()).device
+    implementation, device = language.config._attn_implementation, next(language.parameters()).device
     borrowed = is_flash_attention_requested(language.config) and device.type == "cpu"
     try:
         if borrowed:  # it reads the same position ids, but runs on accelerators only

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 
-from .upstream import attention_of, set_attention
+from .upstream import set_attention
 
 
 class PartModel(PreTrainedModel):
@@ -73,5 +73,5 @@ def eager_attention_forward(
 def same_attention(inner: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
     """`inner`, a model of Transformers' within a part, with the attention that the part's `config` says now: Transformers
     sets a part's attention by its config, and knows nothing of models inside."""
-    set_attention(inner.config, attention_of(config))
+    set_attention(inner.config, config._attn_implementation)
     return inner

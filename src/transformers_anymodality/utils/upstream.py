@@ -7,7 +7,6 @@ demo need beside is in `upstream_serving` and `upstream_demo`, as it needs their
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from operator import attrgetter
 from typing import Any
 
 import transformers
@@ -90,6 +89,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_update_model_kwargs_for_generation": "what goes on to the next step is the language model's",
         "_validate_model_kwargs": "media are known arguments",
     },
+    "transformers.PreTrainedConfig": {"_attn_implementation": "which attention a part runs with"},
     "transformers.PreTrainedModel": {
         "_can_compile_fullgraph": "what is traced breaks nowhere",
         "_can_record_outputs": "which modules give hidden states and attentions",
@@ -166,10 +166,6 @@ CHUNKS_MEDIA = Version(transformers.__version__) >= Version("5.23")
 
 
 # --- configs and models ----------------------------------------------------------------------------------------------
-
-
-# Config -> the name of the attention that a model of it runs with.
-attention_of = attrgetter("_attn_implementation")
 
 
 def set_attention(config: PreTrainedConfig, name: str | None) -> None:

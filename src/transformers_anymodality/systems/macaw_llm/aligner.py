@@ -14,7 +14,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
 from ...utils.part_model import Attention, eager_attention_forward
-from ...utils.upstream import attention_of
 
 
 class MacawAlignerConfig(AlignerConfig):
@@ -97,11 +96,13 @@ class MacawAttention(Attention):
         for source, weight, bias, tail in zip(sources, weights, biases, tails, strict=True):
             states = nn.functional.linear(source, weight, bias)
             if tail is not None:
-                states = torch.cat((states, tail.expand(len(states), -1, -1), torch.zeros_like(states[:, :1])), dim=1)
+                states = torch.cat(
+                    (states, tail.expand(states.shape[0], -1, -1), torch.zeros_like(states[:, :1])), dim=1
+                )
             heads.append(states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2))
         if mask is not None:
             mask = nn.functional.pad(mask, (0, 2), value=True)[:, None, None]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         return attend(self, *heads, mask, dropout=dropout, scaling=self.scaling)[0]
 

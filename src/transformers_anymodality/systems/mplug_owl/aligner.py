@@ -13,7 +13,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
 from ...utils.part_model import Attention, eager_attention_forward
-from ...utils.upstream import attention_of
 
 
 class VisualAbstractorAlignerConfig(AlignerConfig):
@@ -75,7 +74,7 @@ class VisualAbstractorAttention(Attention):
         context = torch.cat((queries, self.normk(features)), dim=1)
         states = (self.q_proj(queries), self.k_proj(context), self.v_proj(context))
         heads = [one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.config.attention_dropout if self.training else 0.0
         attended, _ = attend(self, *heads, mask, dropout=dropout, scaling=self.scaling)
         return queries + self.out_proj(attended.flatten(2))
@@ -124,7 +123,7 @@ class VisualAbstractorAligner(Aligner):
         if mask is not None:
             mask = mask.flatten(1).view(features.shape[:2])
         tokens = self.resample(features, mask, temporal=not apart and count > 1)
-        tokens = torch.cat((tokens, self.end_token.expand(len(tokens), 1, -1)), dim=1)
+        tokens = torch.cat((tokens, self.end_token.expand(tokens.shape[0], 1, -1)), dim=1)
         return tokens.unflatten(0, (items, -1)).flatten(1, 2)
 
     def resample(self, features: torch.Tensor, mask: torch.Tensor | None, temporal: bool) -> torch.Tensor:
@@ -132,7 +131,7 @@ class VisualAbstractorAligner(Aligner):
         queries = torch.cat((self.queries, self.temporal_queries)) if temporal else self.queries
         if mask is not None:
             mask = nn.functional.pad(mask, (len(queries), 0), value=True)[:, None, None]
-        states = queries.expand(len(features), -1, -1)
+        states = queries.expand(features.shape[0], -1, -1)
         for layer in self.layers:
             states = layer(states, features, mask)
         if not temporal:

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel
 
 from ...aligners import Aligner, AlignerConfig, register_aligner
 from ...utils.part_model import same_attention
-from ...utils.upstream import attention_of, build
+from ...utils.upstream import build
 from .cif import CifConfig, CifModel
 
 
@@ -81,7 +81,10 @@ class SpeechInterfaceAligner(Aligner):
         if config.bert:
             self.bert_projection = nn.Linear(config.token_size, config.bert_hidden_size)
             self.bert = build(
-                BertModel, config.bert_config(), add_pooling_layer=False, attn_implementation=attention_of(config)
+                BertModel,
+                config.bert_config(),
+                add_pooling_layer=False,
+                attn_implementation=config._attn_implementation,
             )
             del self.bert.embeddings.word_embeddings
         self.projection = nn.Linear(config.bert_hidden_size if config.bert else config.token_size, config.hidden_size)

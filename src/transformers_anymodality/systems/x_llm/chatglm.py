@@ -30,7 +30,6 @@ from ...utils.upstream import (
     CACHE_NAME,
     CACHE_NAMES,
     DummyLayer,
-    attention_of,
     can_return_tuple,
     capture_outputs,
     create_causal_mask,
@@ -168,7 +167,7 @@ class ChatGLMAttention(Attention):
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
         if layer_past is not None:
             key, value = layer_past.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         states, weights = attend(self, query, key, value, attention_mask, scaling=self.scaling, **kwargs)
         return self.dense(states.flatten(2)), weights
 

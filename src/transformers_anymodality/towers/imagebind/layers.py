@@ -10,7 +10,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ...utils.part_model import Attention, eager_attention_forward
-from ...utils.upstream import attention_of
 from .configuration import ImageBindAudioConfig, ImageBindTextConfig, ImageBindTowerConfig
 
 
@@ -31,11 +30,11 @@ class ImageBindAttention(Attention):
         """`hidden_states (b, n, dim)` -> `(b, n, dim)` and the weights, if the implementation gives them."""
         key, value = self.k_proj(hidden_states), self.v_proj(hidden_states)
         if self.bias_k is not None:
-            key = torch.cat((key, self.bias_k.expand(len(key), -1, -1)), dim=1)
-            value = torch.cat((value, self.bias_v.expand(len(value), -1, -1)), dim=1)
+            key = torch.cat((key, self.bias_k.expand(key.shape[0], -1, -1)), dim=1)
+            value = torch.cat((value, self.bias_v.expand(value.shape[0], -1, -1)), dim=1)
         states = (self.q_proj(hidden_states), key, value)
         heads = [one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in states]
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(attention_of(self.config), eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attend(self, *heads, attention_mask, scaling=self.scaling, **kwargs)
         return self.out_proj(attended.flatten(2)), weights
 
@@ -59,7 +58,7 @@ class ImageBindLayer(GradientCheckpointingLayer):
         """Stochastic depth (arXiv 1603.09382): in training the branch is left out for some of the rows."""
         if not (self.training and self.drop_path_rate):
             return branch
-        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop_path_rate
+        kept = torch.rand(branch.shape[0], 1, 1, device=branch.device) >= self.drop_path_rate
         return branch * kept.to(branch.dtype) / (1 - self.drop_path_rate)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None, **kwargs) -> torch.Tensor:
@@ -113,7 +112,7 @@ class ImageBindEmbeddings(nn.Module):
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         patches, grid = self.patches(values)
-        tokens = torch.cat((self.class_embedding.expand(len(patches), -1, -1), patches), dim=1)
+        tokens = torch.cat((self.class_embedding.expand(patches.shape[0], -1, -1), patches), dim=1)
         return tokens + self.positions(grid)
 
 

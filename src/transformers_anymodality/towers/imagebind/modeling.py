@@ -84,7 +84,7 @@ class ImageBindTower(PartModel):
                 f"{type(self).__name__} takes {ndim} axes, or {ndim + 1} with clips, not an input of shape "
                 f"{tuple(values.shape)}."
             )
-        items, clips = len(values), values.ndim > ndim
+        items, clips = values.shape[0], values.ndim > ndim
         rows = values.flatten(0, 1) if clips else values
         tokens = self.pre_norm(self.embeddings(rows))
         mask = self.attention_mask(tokens)
@@ -134,7 +134,7 @@ class ImageBindTextModel(ImageBindTower):
         return create_causal_mask(self.config, tokens, None, None)
 
     def read_token(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        return tokens[torch.arange(len(rows), device=rows.device), rows.argmax(-1)]
+        return tokens[torch.arange(rows.shape[0], device=rows.device), rows.argmax(-1)]
 
     def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
         """`input_ids (items, tokens)` int64: begin, words, end, then any padding. What comes after the end token, which

@@ -1,0 +1,159 @@
+"""torch.compile, torch.export and CUDA graphs: the whole forward is one graph, and the host need not wait for the device."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils import _pytree as pytree
+from transformers import AutoModelForCausalLM, CompileConfig
+
+from modeling_tests import tiny
+from modeling_tests.checks import TIGHT
+from transformers_anymodality import set_trainable
+
+
+# As LLaVA reads its tower: the last layer's own output of one that was cut, patches only.
+LLAVA = {
+    "tower": tiny.vision_config(),
+    "processor": tiny.image_processor(),
+    "aligner": "mlp",
+    "select_layer": -2,
+    "select_feature": "patches",
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_graphs_of_other_tests():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def batch(model: Any, *images: int, words: int = 6) -> dict[str, torch.Tensor]:
+    """Rows with so many images each, of `LLAVA`'s 16 tokens."""
+    generator = torch.Generator().manual_seed(0)
+    length = 16 * max(images) + words
+    ids = torch.randint(4, len(tiny.WORDS), (len(images), length), generator=generator)
+    for row, count in zip(ids, images, strict=True):
+        row[1 : 1 + 16 * count] = model.config.image_token_id
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if sum(images):
+        inputs["pixel_values"] = torch.randn(sum(images), 3, 32, 32, generator=generator)
+    return inputs
+
+
+def with_labels(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    ids = inputs["input_ids"]
+    return {**inputs, "labels": ids.masked_fill(torch.arange(ids.shape[1]) < ids.shape[1] - 4, -100)}
+
+
+def check_compiled(model: Any, inputs: dict[str, Any]) -> None:
+    """One graph, and the same results and gradients, to the bit."""
+    results = []
+    for call in (model, torch.compile(model, fullgraph=True, backend="eager")):
+        model.zero_grad()
+        output = call(**inputs)
+        if output.loss is not None and output.loss.requires_grad:
+            output.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append(({name: value for name, value in output.items() if name != "cache"}, gradients))
+    (plain, expected), (compiled, gradients) = results
+    assert plain.keys() == compiled.keys() and expected.keys() == gradients.keys()
+    for name in ("loss", "logits"):
+        if name in plain:
+            torch.testing.assert_close(compiled[name], plain[name], **TIGHT)
+    for name, value in expected.items():
+        torch.testing.assert_close(gradients[name], value, **TIGHT)
+
+
+SLOW = pytest.mark.slow
+PHASES = [pytest.param(phase, marks=SLOW) for phase in ("eval", "labels", "train", "frozen")]
+
+
+@pytest.mark.parametrize("images", [pytest.param((0, 0), marks=SLOW), (1, 2)], ids=["text", "images"])
+@pytest.mark.parametrize("phase", ["loss alone", *PHASES])
+def test_forward_is_one_graph(phase, images):
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    inputs: dict[str, Any] = batch(model, *images)
+    if phase != "eval":
+        inputs = with_labels(inputs)
+    if phase in ("frozen", "loss alone"):
+        set_trainable(model, ["image_aligner", "language_model"])
+    if phase == "loss alone":  # as the Trainer asks
+        inputs |= {"skip_logits": torch.tensor(True), "num_items_in_batch": torch.tensor(8)}
+    model.train(phase in ("train", "frozen", "loss alone"))
+    check_compiled(model, inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+def test_all_modalities_are_one_graph(train):
+    """Resamplers, borrowed towers, videos, sound in strides, signals."""
+    model, processor = tiny.composite()
+    inputs = tiny.inputs(processor, *tiny.CHATS)
+    model.train(train)
+    check_compiled(model, with_labels(inputs))
+
+
+def test_other_counts_of_images_and_lengths_make_no_new_graphs():
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    counter = CompileCounterWithBackend("eager")
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    with torch.no_grad():
+        for images in [(1, 1), (2, 1), (4, 4), (0, 2)]:
+            inputs = batch(model, *images)
+            torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, **TIGHT)
+    assert counter.frame_count == 2  # the first sizes, then any
+
+
+def test_decoding_with_a_static_cache_is_one_graph():
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    inputs, options = batch(model, 1, 1), {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+    expected = model.generate(**inputs, **options)
+    config = CompileConfig(fullgraph=True, backend="eager", mode=None)
+    config._compile_all_devices = True
+    options |= {"cache_implementation": "static", "compile_config": config}
+    torch._dynamo.utils.counters.clear()
+    assert torch.equal(model.generate(**inputs, **options), expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=SLOW)])
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+def test_export_takes_other_sizes(strict):
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    auto = torch.export.Dim.AUTO
+    sizes: dict[str, Any] = {"input_ids": {0: auto, 1: auto}, "attention_mask": {0: auto, 1: auto}}
+    sizes["kwargs"] = {"pixel_values": {0: auto}, "use_cache": None}
+    with torch.no_grad():
+        inputs = {**batch(model, 1, 1), "use_cache": False}
+        program = torch.export.export(model, (), inputs, dynamic_shapes=sizes, strict=strict).module()
+        for images, words in [((2, 1), 6), ((1, 1, 1), 9), ((3,), 4)]:
+            inputs = batch(model, *images, words=words)
+            output, expected = program(**inputs, use_cache=False), model(**inputs)
+            assert type(output) is type(expected)
+            torch.testing.assert_close(output.logits, expected.logits, **TIGHT)
+
+
+def test_outputs_are_pickled_copied_and_taken_apart():
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    output = model(**with_labels(batch(model, 1, 2)), use_cache=False)
+    leaves, spec = pytree.tree_flatten(output)
+    detached = pytree.tree_unflatten([leaf.detach() for leaf in leaves], spec)
+    for again in (detached, pickle.loads(pickle.dumps(detached)), copy.copy(output), copy.deepcopy(detached)):
+        assert type(again) is type(output) and again.keys() == output.keys()
+        assert torch.equal(again.logits, output.logits)
+        assert torch.equal(again.modality_hidden_states["image"], output.modality_hidden_states["image"])
+
+
+def test_a_cut_tower_is_read_alike_in_copies_and_from_checkpoints(tmp_path):
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    model.save_pretrained(tmp_path)
+    inputs = batch(model, 1, 2)
+    for again in (copy.deepcopy(model), AutoModelForCausalLM.from_pretrained(tmp_path).eval()):
+        assert again.state_dict().keys() == model.state_dict().keys()
+        assert again.image_tower.last_layer_hook is not model.image_tower.last_layer_hook
+        torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, **TIGHT)

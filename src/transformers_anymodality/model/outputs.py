@@ -1,0 +1,42 @@
+"""What composites return: the language model's own output with one more field; language models differ in theirs."""
+
+from dataclasses import fields, make_dataclass
+from inspect import signature
+from typing import Any, get_args
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import ModelOutput
+
+
+class _WithMedia:
+    """Base of the classes that are made here; no module holds them, so pickle and copy make them again."""
+
+    def __reduce__(self):
+        values = {field.name: getattr(self, field.name) for field in fields(self)}  # ty: ignore[invalid-argument-type]
+        return _restore, (type(self).__bases__[1], values)
+
+
+def _restore(cls: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:
+    return OUTPUTS[cls](**values)
+
+
+class _Outputs(dict[type, type]):
+    """The language model's class of output -> the same with `modality_hidden_states`, made when first asked for."""
+
+    def __missing__(self, cls: type) -> type:
+        media = ("modality_hidden_states", dict[str, torch.Tensor] | None, None)
+        self[cls] = make_dataclass(f"AnyModality{cls.__name__}", [media], bases=(_WithMedia, cls))
+        return self[cls]
+
+
+OUTPUTS = _Outputs()
+
+
+def prepare_outputs(language: type[nn.Module]) -> None:
+    """Makes the classes that this language model's forward is said to return: while torch.compile or torch.export traces
+    a model, no class can be made."""
+    returned = signature(language.forward).return_annotation
+    for cls in get_args(returned) or (returned,):
+        if isinstance(cls, type) and issubclass(cls, ModelOutput):
+            OUTPUTS[cls]
