@@ -196,7 +196,7 @@ def make_trainer(model: Any, processor: Any, data: DataArguments, training: Trai
     ThroughputCallback().attach(trainer)
     if eval_sets and data.show_answers:
         shown = [sample for samples in eval_sets.values() for sample in samples.select(range(1))]
-        trainer.add_callback(AnswersCallback(shown[: data.show_answers]))
+        AnswersCallback(shown[: data.show_answers]).attach(trainer)
     return trainer
 
 

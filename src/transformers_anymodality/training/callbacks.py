@@ -1,7 +1,8 @@
 """What to watch while training by the stock Trainer: speed, the loss of each modality, and a few answers."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,24 @@ from ..data.records import read_chat
 from ..processing.chat import parts_of
 from ..utils.files import json_lines
 from ..utils.tensors import in_eval, is_sharded
+from ..utils.upstream import trackers
 
 
-class ThroughputCallback(TrainerCallback):
+class _BeforeTrackers(TrainerCallback):
+    callbacks: list[TrainerCallback] = []
+
+    def attach(self, trainer: Trainer) -> None:
+        """Adds it to a Trainer, in front of the trackers (`report_to`), so that they get what it has, also at the end."""
+        self.callbacks = trainer.callback_handler.callbacks
+        self.callbacks.insert(0, self)
+
+
+class ThroughputCallback(_BeforeTrackers):
     """Adds `samples_per_second` and `tokens_per_second`, over all processes, to each entry of the training log.
 
     Only the time of training since the last entry counts, reading of data included, evaluation and saving not. Tokens,
     media's included and padding not, are counted with `include_num_input_tokens_seen="non_padding"`.
     """
-
-    def attach(self, trainer: Trainer) -> None:
-        """Adds it to a Trainer, in front of the trackers (`report_to`), so that they get its numbers too."""
-        trainer.callback_handler.callbacks.insert(0, self)
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self.seconds, self.since = 0.0, time.perf_counter()
@@ -51,11 +58,12 @@ class ThroughputCallback(TrainerCallback):
         self.seconds, self.step, self.tokens = 0.0, state.global_step, state.num_input_tokens_seen
 
 
-class AnswersCallback(TrainerCallback):
+class AnswersCallback(_BeforeTrackers):
     """Has the model answer a few samples at each evaluation and at the end; prints the answers, and keeps them.
 
-    They are appended to `answers.jsonl` in the output folder: step, question, what was said, what was expected. Where
-    weights are spread over processes (FSDP2, ZeRO-3), all of them generate together.
+    They are appended to `answers.jsonl` in the output folder: step, question, what was said, what was expected. Trackers
+    (`report_to`) that show tables get the same as one: trackio, wandb, and TensorBoard among its texts. Where weights are
+    spread over processes (FSDP2, ZeRO-3), all of them generate together.
 
     Args:
         samples: chats as the collator takes them; what the assistant says last is expected, the rest is given.
@@ -69,16 +77,20 @@ class AnswersCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if state.global_step != self.answered_step:  # evaluation data may be several sets
-            self._answer(args, state, kwargs["model"], kwargs["processing_class"])
+            rows = self._answer(args, state, kwargs["model"], kwargs["processing_class"])
+            for table, tracker in tables(rows, self.callbacks):
+                tracker.on_log(args, state, control, logs={"eval_answers": table}, model=kwargs["model"])
 
     on_train_end = on_evaluate
 
     @torch.no_grad()
-    def _answer(self, args: TrainingArguments, state: TrainerState, model: Any, processor: Any) -> None:
+    def _answer(
+        self, args: TrainingArguments, state: TrainerState, model: Any, processor: Any
+    ) -> list[dict[str, Any]]:
         self.answered_step = state.global_step
-        together = is_sharded(model)
+        together, entries = is_sharded(model), []
         if not (together or state.is_world_process_zero):
-            return
+            return entries
         with in_eval(model):
             for question, expected in map(_question, self.chats):
                 inputs = processor.apply_chat_template(
@@ -89,9 +101,25 @@ class AnswersCallback(TrainerCallback):
                 if state.is_world_process_zero:
                     asked = _words(question)
                     entry = {"step": state.global_step, "question": asked, "answer": said, "expected": expected}
+                    entries.append(entry)
                     print(f"  {asked}\n    -> {said}   (expected: {expected})", flush=True)
                     with Path(args.output_dir, "answers.jsonl").open("a", encoding="utf-8") as file:
                         file.write(json_lines([entry]))
+        return entries
+
+
+def tables(rows: list[dict[str, Any]], callbacks: Iterable[TrainerCallback]) -> Iterator[tuple[Any, TrainerCallback]]:
+    """The rows as a table of each tracker among the callbacks that shows any, and the tracker."""
+    if not rows:
+        return
+    columns, data = [*rows[0]], [[*row.values()] for row in rows]
+    cells = [columns, ["---"] * len(columns), *data]
+    for name, tracker in trackers(callbacks):
+        if name == "tensorboard":  # which shows texts as Markdown
+            lines = [" | ".join(str(cell).replace("|", r"\|").replace("\n", " ") for cell in line) for line in cells]
+            yield "\n".join(f"| {line} |" for line in lines), tracker
+        elif name in ("trackio", "wandb"):
+            yield import_module(name).Table(columns=columns, data=data), tracker
 
 
 def by_modality(samples: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ demo need beside is in `upstream_serving` and `upstream_demo`, as it needs their
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -228,6 +228,16 @@ def registered_processors() -> Iterator[type]:
     for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
         for entry in table._extra_content.values():
             yield from entry.values() if isinstance(entry, dict) else [entry]
+
+
+def trackers(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    """Those of a Trainer's callbacks that report to a tracker, with its name in `report_to`."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # with all that it imports
+
+    for callback in callbacks:
+        for name, kind in INTEGRATION_TO_CALLBACK.items():
+            if isinstance(callback, kind):
+                yield name, callback
 
 
 # --- tokenizers and chats --------------------------------------------------------------------------------------------
