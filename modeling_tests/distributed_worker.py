@@ -10,7 +10,9 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -36,6 +38,14 @@ def samples(steps: int) -> list[dict]:
     return chosen
 
 
+def as_dataset(chosen: list[dict]) -> Any:
+    """Samples, arrays as they are, as the data set that TRL asks for."""
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"place": list(range(len(chosen)))})
+    return rows.with_transform(lambda batch: {"messages": [chosen[place]["messages"] for place in batch["place"]]})
+
+
 class EndCallback(TrainerCallback):
     """Ends the last process as `kill -9` does, in the middle of a step; or lets training stop after one."""
 
@@ -56,7 +66,12 @@ def main(folder: Path, settings: dict) -> None:
     steps, world = settings["steps"], int(os.environ.get("WORLD_SIZE", 1))
     # Of DistributedConfig: the model is spread when it is loaded.
     parallel = settings.get("parallel", {}) if world > 1 else {}
-    arguments = TrainingArguments(
+    kinds = (Trainer, TrainingArguments)
+    if settings.get("trl"):
+        from trl import SFTConfig, SFTTrainer
+
+        kinds = (SFTTrainer, partial(SFTConfig, dataset_kwargs={"skip_prepare_dataset": True}, bf16=False))
+    arguments = kinds[1](
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=2 // (world // parallel.get("tp_size", 1)),
@@ -88,15 +103,16 @@ def main(folder: Path, settings: dict) -> None:
             if hasattr(module, "attention_dropout"):
                 module.attention_dropout = settings["dropout"]
     if settings.get("lora"):
-        model = get_peft_model(model, lora_config(model, r=2, lora_dropout=0.2))
+        model = get_peft_model(model, lora_config(model, r=2, lora_dropout=settings.get("lora_dropout", 0.2)))
     else:
         set_trainable(model, ["aligners", "image_tower"], verbose=False)
     optimizer, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     options["params"] = parameter_groups(model, {"aligners": 0.02}, weight_decay=0.01)
-    trainer = Trainer(
+    data = samples(settings.get("samples", steps))
+    trainer = kinds[0](
         model=model,
         args=arguments,
-        train_dataset=samples(settings.get("samples", steps)),
+        train_dataset=as_dataset(data) if settings.get("trl") else data,
         data_collator=AnyModalityDataCollator(processor),
         processing_class=processor,
         optimizer_cls_and_kwargs=(optimizer, options),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from modeling_tests import tiny
 from modeling_tests.process_runs import processes, run_one, saved_weights
@@ -87,6 +88,23 @@ def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, ba
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("settings", [{"lora": True}, {"trl": True}, {"lora": True, "trl": True}], ids="-".join)
+def test_lora_and_trl_in_two_processes_equal_one_process(tmp_path, base, alone, config, settings):
+    """LoRA with trained aligners, TRL's SFTTrainer (which reads the head's sharded weight itself), and both."""
+    if "trl" in settings:
+        pytest.importorskip("trl", minversion="1.16")
+    settings = {"model": str(base), "steps": 12, "lora_dropout": 0.0, **settings}
+    two = run_two(tmp_path / "two", settings, config)
+    folder, one = alone(settings)
+    torch.testing.assert_close(torch.tensor(two["log"]), torch.tensor(one["log"]), atol=1e-4, rtol=1e-4)
+    file = "adapter_model.safetensors" if "lora" in settings else "model.safetensors"
+    expected, found = (load_file(place / "final" / file) for place in (folder, tmp_path / "two"))
+    assert len(expected) > 50
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def checked_after_kill(tmp_path: Path, settings: dict, whole: dict, run) -> None:
     """Kills at a random step, goes on from the last checkpoint; log and weights are those of `whole`, bit for bit."""
     step = random.Random(str(settings)).randrange(settings["save_steps"] + 1, settings["steps"])
@@ -129,8 +147,6 @@ def test_killed_and_resumed_with_lora(tmp_path, base):
     run_one(tmp_path / "stopped", shorter)
     resumed = run_one(tmp_path / "stopped", {**settings, "resume": True})
     assert resumed["log"] == whole["log"]
-    from safetensors.torch import load_file
-
     expected, found = (
         load_file(tmp_path / name / "final" / "adapter_model.safetensors") for name in ("whole", "stopped")
     )

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -504,6 +505,23 @@ def test_a_store_that_may_not_be_written_to(tmp_path, monkeypatch):
     index = Index(tmp_path)
     assert set(index) == set(digests(1, 2)) and index.file("/media/2.png")
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
+
+
+def test_a_damaged_shard_is_named(built, tmp_path):
+    """Cut off, it is seen when the store is opened; where its header is wrong, when it is read."""
+    model, _, folder = built
+    shutil.copytree(folder / "imu", tmp_path / "imu")
+    store = FeatureStore(tmp_path, model)
+    (digest, *_), (shard,) = store.indexes["imu"], (tmp_path / "imu").glob("*.safetensors")
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:8] + b"?" + whole[9:])
+    with pytest.raises(ValueError, match=f"{shard.name} is damaged.*Delete it"):
+        FeatureStore(tmp_path, model).get("imu", digest)
+    shard.write_bytes(whole[:-4])
+    with pytest.raises(ValueError, match=f"{shard.name} is damaged"):
+        FeatureStore(tmp_path, model)
+    shard.unlink()
+    assert len(FeatureStore(tmp_path, model)) == 0
 
 
 def test_processes_map_the_index_instead_of_holding_it(tmp_path):

@@ -28,6 +28,7 @@ _TABLES = {
     "files": {"path": _HASH, "mtime": _LONG, "size": _LONG, "digest": _HASH},
 }
 _Columns = dict[str, np.ndarray]
+_Shard = tuple[str, int]  # name, bytes
 
 
 class Index:
@@ -41,9 +42,9 @@ class Index:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        there = {path.name for path in folder.glob("*.safetensors")}
+        there = {(path.name, path.stat().st_size) for path in folder.glob("*.safetensors")}
         self.shards, self.tables = self._read()
-        if not there.issuperset(self.shards):  # one was deleted, and with it what it held
+        if not there.issuperset(self.shards):  # one was deleted, and with it what it held; or is cut off
             self.shards, self.tables = _nothing()
         if new := sorted(there.difference(self.shards)):
             self._add(new)
@@ -65,7 +66,7 @@ class Index:
     def shard(self, digest: str) -> Path | None:
         """The file that holds these features."""
         found = _find(self.tables["digests"], bytes.fromhex(digest))
-        return None if found is None else self.folder / self.shards[found["shard"]]
+        return None if found is None else self.folder / self.shards[found["shard"]][0]
 
     def file(self, path: str) -> list[Any] | None:
         """`[mtime in ns, size, digest]` of a file that was hashed before, by its absolute path."""
@@ -74,7 +75,7 @@ class Index:
 
     # --- files -----------------------------------------------------------------------------------------------------
 
-    def _read(self) -> tuple[list[str], dict[str, _Columns]]:
+    def _read(self) -> tuple[list[_Shard], dict[str, _Columns]]:
         read = {}
         for name in _TABLES:
             with suppress(FileNotFoundError):
@@ -85,9 +86,9 @@ class Index:
             return _nothing()
         return listed[0], {name: columns for name, (_, columns) in read.items()}
 
-    def _add(self, new: list[str]) -> None:
+    def _add(self, new: list[_Shard]) -> None:
         digests, codes, files = bytearray(), [self.tables["digests"]["shard"]], [self.tables["files"]]
-        for code, name in enumerate(new, len(self.shards)):
+        for code, (name, _) in enumerate(new, len(self.shards)):
             with open_weights(self.folder / name) as shard:
                 keys, known = shard.keys(), json.loads((shard.metadata() or {}).get("files", "{}"))
             digests += bytes.fromhex("".join(keys))
@@ -119,19 +120,19 @@ class Index:
             return _mapped(file, name)[1]
 
 
-def _nothing() -> tuple[list[str], dict[str, _Columns]]:
+def _nothing() -> tuple[list[_Shard], dict[str, _Columns]]:
     empty = {name: {column: np.empty(0, kind) for column, kind in kinds.items()} for name, kinds in _TABLES.items()}
     return [], empty
 
 
-def _mapped(file: Path, name: str) -> tuple[list[str], _Columns]:
+def _mapped(file: Path, name: str) -> tuple[list[_Shard], _Columns]:
     pyarrow = require("pyarrow", "train")
     table = require("pyarrow.ipc", "train").open_file(pyarrow.memory_map(str(file))).read_all()
     columns = {}
     for column, kind in _TABLES[name].items():
         values = table.column(column).chunk(0).buffers()[1] if len(table) else b""
         columns[column] = np.frombuffer(values, kind)[: len(table)]
-    return json.loads(table.schema.metadata[b"shards"]), columns
+    return [(file, size) for file, size in json.loads(table.schema.metadata[b"shards"])], columns
 
 
 def _in_order(columns: _Columns) -> _Columns:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
@@ -135,7 +135,13 @@ class FeatureStore:
         if path not in self._open:
             if len(self._open) >= _MOST_OPEN:
                 del self._open[next(iter(self._open))]
-            self._open[path] = safe_open(path, "pt")
+            try:
+                self._open[path] = safe_open(path, "pt")
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{path} is damaged ({error}). Delete it, and run `anymodality features build` again, which computes "
+                    "what it held."
+                ) from error
         return self._open[path].get_tensor(digest)
 
     def _digests(self, modality: str, sources: list[Any]) -> list[str] | None:
