@@ -26,6 +26,29 @@ from .media_encoding import (
 class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
     language_model: Any  # a model of Transformers that generates
 
+    def generate(self, inputs: torch.Tensor | None = None, *args, labels: torch.Tensor | None = None, **kwargs) -> Any:
+        """As usual, and from a training batch.
+
+        Args:
+            labels: `(batch, sequence)`, -100 where not supervised. Each row is then given up to what is supervised last, and
+                what is returned are the answers alone, `(batch, new tokens)`: what `Seq2SeqTrainer` compares with labels.
+        """
+        if labels is None:
+            return super().generate(inputs, *args, **kwargs)
+        ids = kwargs.pop("input_ids") if inputs is None else inputs
+        mask = kwargs.pop("attention_mask", torch.ones_like(ids))
+        starts = torch.diff((labels != -100).long(), prepend=torch.zeros_like(labels[:, :1])) == 1
+        places = torch.arange(labels.shape[1], device=labels.device)
+        ends = torch.where(starts.any(1), (starts * places).amax(1), labels.shape[1])
+        length = int(ends.max())
+        source = places[:length] - (length - ends)[:, None]  # on the left, padding; whatever its id, it is masked
+        ids, mask = (value.gather(1, source.clamp(min=0)).masked_fill(source < 0, 0) for value in (ids, mask))
+        output = super().generate(ids, *args, attention_mask=mask, **kwargs)
+        if isinstance(output, torch.Tensor):
+            return output[:, length:]
+        output.sequences = output.sequences[:, length:]
+        return output
+
     def prepare_inputs_for_generation(self, input_ids, inputs_embeds=None, is_first_iteration=False, **kwargs):
         encoded = kwargs.pop("mm_encoder_outputs", None)
         inputs = self.language_model.prepare_inputs_for_generation(

@@ -319,6 +319,11 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         lengths = [f"{name}_feature_lengths" for name, own in self.modalities.items() if own.num_tokens is None]
         return ["input_ids", "attention_mask", *names, *lengths]
 
+    @property
+    def pad_token_id(self) -> int | None:
+        """The tokenizer's; trainers pad what was generated with it."""
+        return self.tokenizer.pad_token_id
+
     # --- saving and loading --------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
