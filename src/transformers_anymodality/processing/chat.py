@@ -169,7 +169,16 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
         return {name: extend_template(one, tokens) for name, one in template.items()}
     if template and "media_tokens" in template:
         return "{%- set media_tokens = MEDIA_TOKENS -%}".replace("MEDIA_TOKENS", json.dumps(tokens)) + template
-    return _EXTENSION.replace("MEDIA_TOKENS", json.dumps(tokens, sort_keys=True)) + (template or FALLBACK_TEMPLATE)
+    return _extension(tokens) + (template or FALLBACK_TEMPLATE)
+
+
+def text_template(template: str, tokens: dict[str, str]) -> str:
+    """What `extend_template` extended: the language model's own template, for texts alone."""
+    return template.removeprefix(_extension(tokens))
+
+
+def _extension(tokens: dict[str, str]) -> str:
+    return _EXTENSION.replace("MEDIA_TOKENS", json.dumps(tokens, sort_keys=True))
 
 
 @lru_cache
