@@ -114,6 +114,22 @@ def _read(index: int, record: Mapping[str, Any], processor: AnyModalityProcessor
     return read_chat(index, {**record, "messages": [*messages, *(answer or ())]}, processor).checked()
 
 
+def _plain(chat: Chat) -> list[dict[str, Any]]:
+    """Its messages with every medium under the name of its modality: of an image, TRL knows no path."""
+    media = {name: iter(items) for name, items in chat.media.items()}
+    messages = []
+    for message in chat.messages:
+        if isinstance(parts := message.get("content"), list):
+            kinds = [part.get("type") for part in parts]
+            parts = [
+                {"type": kind, kind: next(media[kind])} if kind in media else part
+                for kind, part in zip(kinds, parts, strict=True)
+            ]
+            message = {**message, "content": parts}
+        messages.append(message)
+    return messages
+
+
 # --- trainers ----------------------------------------------------------------------------------------------------------
 
 
@@ -162,7 +178,7 @@ class _Generating:
         self._chats = [_read(i, record, self.processing_class) for i, record in enumerate(inputs)]
         columns = {"image", "images", *chain.from_iterable(media_columns(record).values() for record in inputs)}
         records = [
-            {**{key: value for key, value in record.items() if key not in columns}, "prompt": chat.messages}
+            {**{key: value for key, value in record.items() if key not in columns}, "prompt": _plain(chat)}
             for record, chat in zip(inputs, self._chats, strict=True)
         ]
         return {**super()._generate_and_score_completions(records), "media": self._media}
