@@ -268,3 +268,17 @@ def test_speed_and_answers_are_logged(tmp_path, capsys):
     ]
     assert "(expected: two)" in capsys.readouterr().out
     assert model.training is False or model.image_tower.training is False
+
+
+@pytest.mark.slow
+def test_preferences_and_rewards_have_their_effect(tmp_path, scripts):
+    """Right answers become likelier and wrong ones less so; rewards rise; both about media, on files that are new."""
+    pytest.importorskip("trl")
+    dpo, grpo = importlib.import_module("dpo"), importlib.import_module("grpo")
+    found = dpo.main(["--output", str(tmp_path)])
+    before, after = found["log-probability of right answers"]
+    assert after > before + 0.1
+    before, after = found["of wrong answers"]
+    assert after < before - 1
+    before, after = grpo.main(["--output", str(tmp_path)])["reward"]
+    assert after > before + 0.1

@@ -2,8 +2,14 @@
 
 import copy
 import math
+import os
+import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,10 +21,12 @@ from torch.nn.functional import logsigmoid  # noqa: E402
 from transformers import Trainer, TrainingArguments  # noqa: E402
 
 from modeling_tests import tiny  # noqa: E402
+from modeling_tests.hub_cache import publish  # noqa: E402
 from modeling_tests.trl_runs import KINDS, MEDIA, asks, changed, collator_of, records, says, trainer  # noqa: E402
 from transformers_anymodality import AnyModalityDataCollator, lora_config, set_trainable  # noqa: E402
 
 
+DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 AS_INPUTS = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
 SENSES = ("imu", "image", "audio")
 
@@ -386,3 +394,19 @@ def test_whose_own_losses_read_logits_beside_labels(tmp_path):
     run.compute_loss_func = loss
     run.train()
     assert len(shapes) == 3 and all(logits == labels for logits, labels in shapes)
+
+
+@pytest.mark.slow
+def test_what_the_documentation_runs(tmp_path):
+    section = DOCS.read_text(encoding="utf-8").split("\n## TRL\n")[1].split("\n## ")[0]
+    (script,) = re.findall(r"^```python\n(.*?)^```", section, re.S | re.M)
+    publish(tmp_path / "hub", "org/anymal", *tiny.composite("llama", tiny.modalities("image", "imu")))
+    walk = np.column_stack([np.arange(40) / 32, tiny.medium("imu")])
+    np.savetxt(tmp_path / "walk.csv", walk, delimiter=",", comments="", header="time,ax,ay,az,gx,gy,gz")
+    (tmp_path / "script.py").write_text(script)
+    environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("train_runtime") == 3
