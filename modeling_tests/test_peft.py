@@ -4,7 +4,28 @@ import re
 
 import pytest
 import torch
-from peft import PeftModel, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
+from peft import (
+    AdaLoraConfig,
+    AutoPeftModelForCausalLM,
+    BOFTConfig,
+    FourierFTConfig,
+    HRAConfig,
+    IA3Config,
+    LNTuningConfig,
+    LoHaConfig,
+    LoKrConfig,
+    LoraConfig,
+    OFTConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    RandLoraConfig,
+    TrainableTokensConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 
 from modeling_tests import tiny
@@ -125,6 +146,112 @@ def test_a_merged_model_and_its_processor_are_saved_at_once(tmp_path):
     for load in (AutoProcessor.from_pretrained, lambda folder: pipeline("any-to-any", model=folder)):
         with pytest.raises(OSError, match=r"but not its processor.*save_pretrained\(folder, processor=processor\)"):
             load(str(tmp_path / "model"))
+
+
+# --- every method -----------------------------------------------------------------------------------------------------
+
+LAYERS = r".*language_model.*\.(q_proj|v_proj)"
+CAUSAL = {"task_type": "CAUSAL_LM"}
+METHODS = {
+    "LoRA": lambda model: lora_config(model, r=2),
+    "DoRA": lambda model: lora_config(model, r=2, use_dora=True),
+    "rsLoRA": lambda model: lora_config(model, r=2, use_rslora=True),
+    "PiSSA": lambda model: lora_config(model, r=2, init_lora_weights="pissa"),
+    "LoRA, its own defaults": lambda model: LoraConfig(r=2, target_modules="all-linear", **CAUSAL),
+    "LoRA beside embeddings": lambda model: lora_config(
+        model, r=2, modules_to_save=["embed_tokens", "lm_head", "image_aligner"]
+    ),
+    "LoRA and new tokens": lambda model: lora_config(model, r=2, trainable_token_indices=[24, 25]),
+    "AdaLoRA": lambda model: AdaLoraConfig(target_modules=LAYERS, total_step=10, **CAUSAL),
+    "IA3": lambda model: IA3Config(
+        target_modules=r".*language_model.*\.(k_proj|v_proj|down_proj)",
+        feedforward_modules=r".*language_model.*\.down_proj",
+        **CAUSAL,
+    ),
+    "VeRA": lambda model: VeraConfig(r=4, target_modules=LAYERS, **CAUSAL),
+    "LoHa": lambda model: LoHaConfig(r=2, target_modules=LAYERS, **CAUSAL),
+    "LoKr": lambda model: LoKrConfig(r=2, target_modules=LAYERS, **CAUSAL),
+    "OFT": lambda model: OFTConfig(oft_block_size=8, target_modules=LAYERS, **CAUSAL),
+    "BOFT": lambda model: BOFTConfig(boft_block_size=4, target_modules=LAYERS, **CAUSAL),
+    "HRA": lambda model: HRAConfig(r=2, target_modules=LAYERS, **CAUSAL),
+    "FourierFT": lambda model: FourierFTConfig(n_frequency=20, target_modules=LAYERS, **CAUSAL),
+    "VB-LoRA": lambda model: VBLoRAConfig(
+        r=2, num_vectors=8, vector_length=8, topk=2, target_modules=LAYERS, **CAUSAL
+    ),
+    "RandLora": lambda model: RandLoraConfig(r=4, target_modules=LAYERS, **CAUSAL),
+    "layer norms": lambda model: LNTuningConfig(target_modules=r".*language_model.*layernorm", **CAUSAL),
+    "tokens": lambda model: TrainableTokensConfig(
+        token_indices=[24, 25], target_modules="language_model.model.embed_tokens", **CAUSAL
+    ),
+}
+QUICK = ("LoRA", "DoRA", "IA3", "VeRA")
+
+
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in METHODS]
+)
+def test_each_method_trains_saves_loads_and_merges(tmp_path, method):
+    model, processor = tiny.composite(settings=tiny.modalities("image"))
+    model.save_pretrained(tmp_path / "base", processor=processor)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    inputs = tiny.inputs(processor, tiny.chat("image", "yes no what ?"), tiny.chat("what ?"))  # 24, 25: yes, no
+    plain = last_logits(model, inputs)
+    adapted = get_peft_model(model, METHODS[method](model))
+    spread(adapted, std=0.1)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, -100)
+    adapted.train()(**inputs, labels=labels).loss.backward()
+    assert not [name for name, p in adapted.named_parameters() if p.requires_grad and p.grad is None]
+    expected = last_logits(adapted.eval(), inputs)
+    assert (expected - plain).abs().max() > 1e-3
+    output = adapted.generate(**inputs, max_new_tokens=2, do_sample=False)
+    assert output.shape[0] == 2
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")  # which knows the base by its folder
+    torch.testing.assert_close(last_logits(again.eval(), inputs), expected, atol=1e-5, rtol=1e-5)
+    merged = again.merge_and_unload()
+    torch.testing.assert_close(last_logits(merged, inputs), expected, atol=1e-4, rtol=1e-4)
+    merged.save_pretrained(tmp_path / "merged", processor=processor)
+    whole = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(last_logits(whole, inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", ["gemma2", "gpt2"])
+def test_tied_embeddings_are_merged_and_loaded(tmp_path, model_type):
+    model, processor = tiny.composite(model_type, tiny.modalities("image"))
+    embeddings = {"gemma2": "embed_tokens", "gpt2": "wte"}[model_type]
+    adapted = get_peft_model(model, lora_config(model, r=2, modules_to_save=[embeddings, "image_aligner"]))
+    spread(adapted, std=0.1)
+    inputs = tiny.inputs(processor, tiny.chat("image", "what ?"))
+    expected = last_logits(adapted.eval(), inputs)
+    adapted.merge_and_unload().save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(last_logits(again, inputs), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_weighted_adapters():
+    model, processor = tiny.composite(settings=tiny.modalities("image"))
+    inputs = tiny.inputs(processor, tiny.chat("image", "what ?"))
+    adapted = get_peft_model(model, lora_config(model, r=2, modules_to_save=[]), adapter_name="a")
+    adapted.add_adapter("b", lora_config(model, r=2, modules_to_save=[]))
+    seen = {}
+    for name in ("a", "b"):
+        spread(adapted, name)
+        seen[name] = last_logits(adapted.eval(), inputs)
+    for name, weights in {"first": [1.0, 0.0], "both": [0.5, 0.5]}.items():
+        adapted.add_weighted_adapter(["a", "b"], weights, name, combination_type="cat")
+        adapted.set_adapter(name)
+        seen[name] = last_logits(adapted, inputs)
+    torch.testing.assert_close(seen["first"], seen["a"], atol=1e-5, rtol=1e-5)
+    assert min((seen["both"] - seen[name]).abs().max() for name in ("a", "b")) > 1e-3
+
+
+def test_weighted_adapters_that_train_the_same_aligner_are_refused():
+    model, _ = tiny.composite(settings=tiny.modalities("image"))
+    adapted = get_peft_model(model, lora_config(model, r=2), adapter_name="a")
+    adapted.add_adapter("b", lora_config(model, r=2))
+    with pytest.raises(ValueError, match="target the same module with modules_to_save"):
+        adapted.add_weighted_adapter(["a", "b"], [0.5, 0.5], "both", combination_type="cat")
 
 
 # --- adapters by row --------------------------------------------------------------------------------------------------
