@@ -18,7 +18,7 @@ pytest.importorskip("trl", minversion="1.16")
 
 from datasets import Dataset  # noqa: E402
 from torch.nn.functional import logsigmoid  # noqa: E402
-from transformers import Trainer, TrainingArguments  # noqa: E402
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments  # noqa: E402
 
 from modeling_tests import tiny  # noqa: E402
 from modeling_tests.hub_cache import publish  # noqa: E402
@@ -257,6 +257,47 @@ def test_each_trainer_trains_every_part(tmp_path, name, modalities):
     assert len(losses) == 2 and all(map(math.isfinite, losses))
     parts = {name.split(".")[0] for name in changed(model, before)}
     assert parts == {*(f"{name}_{part}" for name in modalities for part in ("tower", "aligner")), "language_model"}
+
+
+@pytest.mark.slow
+def test_a_reward_model_sees_media(tmp_path):
+    """Rewards of a batch are those of single rows; another medium is worth something else; what is saved is what was."""
+    causal, processor = tiny.composite("llama", tiny.modalities(*SENSES))
+    causal.save_pretrained(tmp_path / "causal")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "causal", num_labels=1)
+    data = [
+        with_columns({"prompt": prompt, "chosen": says("yes"), "rejected": says("no two"), "margin": 0.1}, i)
+        for i, prompt in enumerate(several())
+    ]
+    run = trainer("Reward", model, processor, data, tmp_path)
+    assert not any(p.isnan().any() for p in model.parameters()) and model.score.weight.std() > 0
+    before = copy.deepcopy(model.state_dict())
+    run.train()
+    parts = {name.split(".")[0] for name in changed(model, before)}
+    assert parts == {
+        *(f"{name}_{part}" for name in SENSES for part in ("tower", "aligner")),
+        "language_model",
+        "score",
+    }
+    model.eval().save_pretrained(tmp_path / "reward")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+    assert again.config.num_labels == 1
+
+    def rewards(rows: list[dict]) -> list[float]:
+        batch = run.data_collator(rows)
+        del batch["completion_mask"], batch["margin"]
+        with torch.no_grad():
+            return again(**batch).logits[:, 0].tolist()
+
+    rows = list(run.train_dataset)
+    singles = [rewards([row]) for row in rows]
+    assert rewards(rows) == pytest.approx(
+        [one[0] for one in singles] + [one[1] for one in singles], rel=1e-4, abs=1e-5
+    )
+    for name in SENSES:
+        column = tiny.ARGUMENTS[name]
+        other = {**rows[3], column: [MEDIA[name](99) for _ in rows[3][column]]}
+        assert abs(rewards([other])[0] - singles[3][0]) > 1e-5, name
 
 
 def token_accuracy(prediction) -> dict[str, float]:

@@ -17,6 +17,7 @@ from .modalities import (
     VideoSpec,
     register_modality,
 )
+from .model.classification import AnyModalityForSequenceClassification
 from .model.configuration import AnyModalityConfig
 from .model.modeling import AnyModalityForCausalLM, AnyModalityModel
 from .processing.processor import AnyModalityProcessor
@@ -37,6 +38,7 @@ __all__ = [
     "AnyModalityConfig",
     "AnyModalityDataCollator",
     "AnyModalityForCausalLM",
+    "AnyModalityForSequenceClassification",
     "AnyModalityModel",
     "AnyModalityProcessor",
     "AudioSpec",

@@ -10,11 +10,13 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForSequenceClassification,
     AutoProcessor,
 )
 
 from .hub.publish import push_to_hub
 from .model import liger
+from .model.classification import AnyModalityForSequenceClassification
 from .model.configuration import AnyModalityConfig
 from .model.modeling import AnyModalityForCausalLM, AnyModalityModel, AnyModalityPreTrainedModel
 from .processing.processor import AnyModalityProcessor
@@ -32,6 +34,7 @@ def register() -> None:
     AutoModel.register(AnyModalityConfig, AnyModalityModel, exist_ok=True)
     for auto_class in (AutoModelForCausalLM, AutoModelForImageTextToText, AutoModelForMultimodalLM):
         auto_class.register(AnyModalityConfig, AnyModalityForCausalLM, exist_ok=True)
+    AutoModelForSequenceClassification.register(AnyModalityConfig, AnyModalityForSequenceClassification, exist_ok=True)
     AutoProcessor.register(AnyModalityConfig, AnyModalityProcessor, exist_ok=True)
     AnyModalityPreTrainedModel.push_to_hub = push_to_hub
     # Serving and pipelines look classes up by name in these, not in what is registered.

@@ -16,18 +16,24 @@ from ..data.records import Chat, items_of, media_columns, read_chat
 from ..model.configuration import AnyModalityConfig
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
+from ..utils.imports import require
 
 
 def with_media(trainer: type) -> type:
     """A TRL trainer's class whose records may have media of any modality: `with_media(DPOTrainer)(model, ...)`.
 
-    For `SFTTrainer`, `DPOTrainer`, `KTOTrainer`, `GRPOTrainer`, `RLOOTrainer`, and classes made from them. All is as in TRL,
-    with the processor as `processing_class`, but for the records: media stand in the parts of messages, or in columns by
-    their argument names (`images`, `audio`, `imu`, ...) in the order of bare parts (`{"type": "imu"}`); of messages that are
-    plain strings, in front of what the user says first. Media tokens are never learned.
+    For the trainers of SFT, DPO, KTO, rewards, GRPO and RLOO, and classes made from them. All is as in TRL, with the
+    processor as `processing_class`, but for the records: media stand in the parts of messages, or in columns by their
+    argument names (`images`, `audio`, `imu`, ...) in the order of bare parts (`{"type": "imu"}`); of messages that are plain
+    strings, in front of what the user says first. Media tokens are never learned.
+
+    Raises:
+        ImportError: TRL is not installed.
     """
+    rewards = issubclass(trainer, require("trl", "trl").RewardTrainer)
     generates = hasattr(trainer, "_generate_and_score_completions")
-    return type(trainer.__name__, (_Generating if generates else _Collating, trainer), {"__doc__": trainer.__doc__})
+    own = _Rewarding if rewards else _Generating if generates else _Collating
+    return type(trainer.__name__, (own, trainer), {"__doc__": trainer.__doc__})
 
 
 # --- records to batches ------------------------------------------------------------------------------------------------
@@ -41,7 +47,8 @@ class _Collator:
     - of `messages`: `labels`;
     - of `prompt` and `completion`: `labels`; with `label`, `completion_mask`, and the same (`KL_...`) of each prompt and the
       completion of the record before;
-    - of `prompt`, `chosen` and `rejected`: `completion_mask`; first the rows of all chosen, then those of all rejected.
+    - of `prompt`, `chosen` and `rejected`: `completion_mask`, and `margin` where there is one; first the rows of all chosen,
+      then those of all rejected.
     """
 
     processor: AnyModalityProcessor
@@ -64,6 +71,8 @@ class _Collator:
             others = [self._row(i, record, before[i])[1] for i, record in enumerate(records)]
             batch |= {f"KL_{name}": value for name, value in self._batch(others, token_counts).items()}
             batch["label"] = torch.tensor([bool(record["label"]) for record in records])
+        elif "margin" in records[0]:
+            batch["margin"] = torch.tensor([record["margin"] for record in records], dtype=torch.float)
         elif "chosen" not in records[0]:
             mask = batch.pop("completion_mask")
             batch["labels"] = batch["input_ids"].masked_fill(mask == 0, -100)
@@ -150,6 +159,23 @@ class _Collating:
                 getattr(self.args, "assistant_only_loss", False),
                 getattr(self, "completion_only_loss", True),
             )
+
+
+class _Rewarding(_Collating):
+    """Of `RewardTrainer`, which knows tokenizers alone, and prepares all data."""
+
+    def __init__(self, *args, processing_class: AnyModalityProcessor, **kwargs):
+        super().__init__(*args, processing_class=processing_class.tokenizer, **kwargs)
+        self.processing_class = processing_class
+        if isinstance(self.data_collator, _Collator):
+            self.data_collator.processor = processing_class
+
+    def _prepare_dataset(self, dataset: Any, *args) -> Any:
+        return dataset
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
+        inputs.pop("completion_mask", None)  # the whole chat has a reward
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 class _Generating:

@@ -115,6 +115,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_get_arguments_from_pretrained": "sub-processors are named by the table of modalities",
     },
     "transformers.BaseVideoProcessor": {"_preprocess": "how a video's frames become pixels"},
+    "trl.RewardTrainer": {"_prepare_dataset": "records go to the collator as they are"},
     "trl.SFTTrainer": {"_is_vision_dataset": "whether records go to the collator as they are"},
     "trl.GRPOTrainer": {
         "_generate_and_score_completions": "from records to what the loss reads",
