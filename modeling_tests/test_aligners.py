@@ -111,6 +111,21 @@ def test_gradient_checkpointing_changes_nothing(name, case):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_whether_it_compiles_whole_is_said(name, case):
+    aligner = make(name, case, frames=1)
+    features, mask = torch.randn(2, 1, 7, 12), torch.arange(7).expand(2, 1, 7) < torch.tensor([7, 4])[:, None, None]
+    torch._dynamo.reset()
+    try:
+        compiled = run(torch.compile(aligner, fullgraph=True, backend="eager"), features, mask)
+    except torch._dynamo.exc.Unsupported:
+        assert not aligner._can_compile_fullgraph
+    else:
+        assert aligner._can_compile_fullgraph
+        torch.testing.assert_close(compiled, run(aligner, features, mask))
+
+
 def test_pixel_shuffle_merges_neighbours():
     aligner = make("mlp", length=16, frames=1, pool="pixel_shuffle", pool_size=2)
     features = torch.arange(16.0).view(1, 1, 16, 1).expand(1, 1, 16, 12)

@@ -1,4 +1,4 @@
-"""torch.compile, torch.export and CUDA graphs: the whole forward is one graph, and the host need not wait for the device."""
+"""torch.compile and torch.export: the whole forward is one graph, and the host need not wait for the device."""
 
 import copy
 import pickle
@@ -8,11 +8,21 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils import _pytree as pytree
-from transformers import AutoModelForCausalLM, CompileConfig
+from transformers import (
+    AutoModelForCausalLM,
+    CompileConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    Trainer,
+    TrainingArguments,
+    Wav2Vec2FeatureExtractor,
+)
 
 from modeling_tests import tiny
 from modeling_tests.checks import TIGHT
-from transformers_anymodality import set_trainable
+from modeling_tests.host_waits import host_waits
+from transformers_anymodality import AnyModalityDataCollator, AnyModalityForCausalLM, set_trainable
+from transformers_anymodality.towers.imu2clip import Imu2ClipConfig
 
 
 # As LLaVA reads its tower: the last layer's own output of one that was cut, patches only.
@@ -23,6 +33,7 @@ LLAVA = {
     "select_layer": -2,
     "select_feature": "patches",
 }
+IMU2CLIP = {"hidden_size": 16, "conv_channels": 8, "context_length": 350}
 
 
 @pytest.fixture(autouse=True)
@@ -157,3 +168,120 @@ def test_a_cut_tower_is_read_alike_in_copies_and_from_checkpoints(tmp_path):
         assert again.state_dict().keys() == model.state_dict().keys()
         assert again.image_tower.last_layer_hook is not model.image_tower.last_layer_hook
         torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits, **TIGHT)
+
+
+def test_what_cannot_be_one_graph_says_so():
+    """As Transformers' own tests ask. The language model's word counts, and that of our towers and aligners."""
+    model, processor = tiny.composite(settings={"imu": {"tower": Imu2ClipConfig(**IMU2CLIP), "aligner": "linear"}})
+    assert AnyModalityForCausalLM._can_compile_fullgraph and not model._can_compile_fullgraph
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="GRU"):
+        torch.compile(model, fullgraph=True, backend="eager")(**tiny.inputs(processor, tiny.chat("imu", "what")))
+    for language, can in [("llama", True), ("mamba", False)]:
+        assert tiny.composite(language, {"image": LLAVA})[0]._can_compile_fullgraph == can
+
+
+@SLOW
+@pytest.mark.parametrize("phase", ["eval", "train"])
+def test_sounds_of_several_lengths_are_one_graph(phase):
+    """Each has tokens of its own number."""
+    settings = {"tower": tiny.wav2vec2_config(), "processor": Wav2Vec2FeatureExtractor(), "aligner": "linear"}
+    model, processor = tiny.composite(settings={"audio": settings})
+    inputs = tiny.inputs(processor, tiny.chat("audio", "what"), tiny.chat("audio", "and", "this", seed=3))
+    assert len(inputs["audio_feature_lengths"].unique()) == 2
+    if phase == "train":  # a Wav2Vec2 that is trained itself is not traced, alone either
+        set_trainable(model, ["audio_aligner", "language_model"])
+        model.train()
+    check_compiled(model, with_labels(inputs))
+
+
+@SLOW
+def test_ids_beside_embeddings_are_one_graph():
+    """Of a language model that reads ids for more than their embeddings."""
+    model, _ = tiny.composite("gemma3n_text", settings={"image": LLAVA})
+    assert model.config.reads_input_ids
+    with torch.no_grad():
+        check_compiled(model, batch(model, 1, 2))
+
+
+# --- where the host waits for the device --------------------------------------------------------------------------------
+
+
+def llava(model: Any) -> LlavaForConditionalGeneration:
+    """Transformers' own, of the same sizes; its weights are others."""
+    config = LlavaConfig(
+        vision_config=tiny.vision_config(),
+        text_config=copy.deepcopy(model.config.text_config),
+        image_token_index=model.config.image_token_id,
+        image_seq_length=16,
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+def test_waits_are_found():
+    numbers = torch.arange(4)
+    assert host_waits(lambda: numbers + 1) == 0
+    assert host_waits(lambda: (numbers[numbers > 1], int(numbers[0]), bool(numbers.any()), numbers.nonzero())) == 4
+
+
+def test_the_host_waits_no_more_often_than_in_llava():
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    theirs, inputs = llava(model), batch(model, 1, 2)
+    with torch.no_grad():
+        assert host_waits(model, **inputs) <= host_waits(theirs, **inputs)
+    inputs = with_labels(inputs)
+    set_trainable(model, ["image_aligner", "language_model"])
+    ours = host_waits(model.train(), **inputs, skip_logits=True)
+    assert ours <= host_waits(theirs.train(), **inputs)
+
+
+def test_more_modalities_are_no_more_waits():
+    waits = []
+    for settings in (tiny.modalities("image"), tiny.modalities()):
+        model, processor = tiny.composite(settings=settings)
+        inputs = with_labels(tiny.inputs(processor, tiny.chat("image", "what is this ?")))
+        with torch.no_grad():
+            waits.append((host_waits(model, **inputs), host_waits(model.train(), **inputs, skip_logits=True)))
+    assert waits[0] == waits[1]
+
+
+def test_a_step_of_decoding_adds_no_wait():
+    """Generation itself asks at each step whether all rows have ended."""
+    model, _ = tiny.composite(settings={"image": LLAVA})
+    inputs = batch(model, 1, 1)
+
+    def step(model: Any, inputs: dict[str, torch.Tensor]) -> float:
+        short, long = (
+            host_waits(model.generate, **inputs, max_new_tokens=n, min_new_tokens=n, do_sample=False) for n in (2, 12)
+        )
+        return (long - short) / 10
+
+    text = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    assert step(model, inputs) == step(model, text) == step(model.language_model, text) == 1
+
+
+# --- trainers -------------------------------------------------------------------------------------------------------------
+
+
+@SLOW
+def test_the_trainer_compiles(tmp_path):
+    model, processor = tiny.composite(settings={"image": LLAVA})
+    set_trainable(model, ["image_aligner"])
+    before = model.image_aligner.linear_1.weight.clone()
+    options = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "report_to": [],
+        "use_cpu": True,
+        "save_strategy": "no",
+    }
+    options["remove_unused_columns"] = False
+    trainer = Trainer(
+        model,
+        TrainingArguments(str(tmp_path), torch_compile=True, torch_compile_backend="eager", **options),
+        data_collator=AnyModalityDataCollator(processor),
+        train_dataset=[{"messages": tiny.chat("image", "what is this ?", answer=word)} for word in ("yes", "no")] * 2,
+    )
+    torch._dynamo.utils.counters.clear()
+    assert trainer.train().training_loss > 0
+    assert not torch.equal(model.image_aligner.linear_1.weight, before)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0

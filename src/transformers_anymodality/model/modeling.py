@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from ..towers import build_tower, drop_unread, watch_last_layer
 from ..utils.hooks import standing_hook
+from ..utils.part_model import PartModel
 from ..utils.upstream import CACHE_NAME, CACHE_NAMES, can_return_tuple, set_initialized
 from .adapters import trained_copies
 from .checkpoint import CheckpointMixin
@@ -71,6 +72,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         self._media_arguments = config.media_arguments
         self._summing = [name for name in config.modalities if config.aligner_config(name).sum_neighbours]
         self._prepare_to_be_traced()
+        # Towers of Transformers are not asked: they can, and few of their classes say so.
+        asked = [part for part in self.children() if isinstance(part, PartModel) or part is self.language_model]
+        self._can_compile_fullgraph = all(part._can_compile_fullgraph for part in asked)
         self.post_init()
         # Classes name all that may be in them (an encoder's text half); Accelerate's FSDP wants what there is.
         there = {type(module).__name__ for module in self.modules()}
@@ -328,9 +332,8 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
             logits = output["logits"].contiguous()
             output["loss"] = self.loss_function(logits, labels, vocab_size=logits.shape[-1], **for_loss)
         elif loss_alone and not chosen and not replaced and not torch.compiler.is_compiling():
-            sliceable = "logits_to_keep" in self._takes
-            with only_supervised(self.language_model, labels, sliceable) as keep:
-                output = run(labels=labels, **arguments, **({} if isinstance(keep, int) else {"logits_to_keep": keep}))
+            with only_supervised(self.language_model, labels):
+                output = run(labels=labels, **arguments)
         else:
             output = run(labels=labels, **arguments)
         if not loss_alone:

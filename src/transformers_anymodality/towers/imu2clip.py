@@ -79,6 +79,7 @@ class Imu2ClipModel(PartModel):
 
     config: Imu2ClipConfig
     main_input_name = "input_values"
+    _can_compile_fullgraph = False  # torch traces no GRU, unless told
 
     def __init__(self, config: Imu2ClipConfig):
         super().__init__(config)

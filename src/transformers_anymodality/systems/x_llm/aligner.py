@@ -108,9 +108,8 @@ class SpeechInterfaceAligner(Aligner):
             fired = self.cif(features, mask, return_dict=True)
             features, real = fired.last_hidden_state, fired.attention_mask
         count = self.config.num_tokens
-        lacking = max(count - features.shape[1], 0)
-        features = nn.functional.pad(features[:, :count], (0, 0, 0, lacking))
-        return features, nn.functional.pad(real[:, :count], (0, lacking))
+        features, real = nn.functional.pad(features, (0, 0, 0, count)), nn.functional.pad(real, (0, count))
+        return features[:, :count], real[:, :count]
 
     def forward(
         self, features: torch.Tensor, mask: torch.Tensor | None = None
