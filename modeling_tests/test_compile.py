@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+import re
+import runpy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +28,7 @@ from transformers_anymodality import AnyModalityDataCollator, AnyModalityForCaus
 from transformers_anymodality.towers.imu2clip import Imu2ClipConfig
 
 
+DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 # As LLaVA reads its tower: the last layer's own output of one that was cut, patches only.
 LLAVA = {
     "tower": tiny.vision_config(),
@@ -147,6 +151,22 @@ def test_export_takes_other_sizes(strict):
             output, expected = program(**inputs, use_cache=False), model(**inputs)
             assert type(output) is type(expected)
             torch.testing.assert_close(output.logits, expected.logits, **TIGHT)
+
+
+@SLOW
+def test_the_export_of_the_documentation(tmp_path, monkeypatch):
+    (block,) = re.findall(
+        r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8").split("## torch.compile")[1].split("\n## ")[0], re.S
+    )
+    for part in tiny.composite(settings={"image": LLAVA}):
+        part.save_pretrained(tmp_path / "org" / "anymal")
+    monkeypatch.chdir(tmp_path)
+    Path("export.py").write_text(block)
+    scope = runpy.run_path("export.py")
+    model, inputs = scope["model"], scope["inputs"]
+    program = torch.export.load("model.pt2").module()
+    inputs = {name: value[:1, 2:].repeat(3, 1) for name, value in inputs.items()}
+    torch.testing.assert_close(program(**inputs, use_cache=False).logits, model(**inputs).logits, **TIGHT)
 
 
 def test_outputs_are_pickled_copied_and_taken_apart():
