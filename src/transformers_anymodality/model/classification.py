@@ -20,7 +20,7 @@ class AnyModalityForSequenceClassification(AnyModalityModel):
 
     def __init__(self, config: AnyModalityConfig, parts: dict[str, PreTrainedModel] | None = None):
         super().__init__(config, parts)
-        self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels, bias=False)
+        self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels or 1, bias=False)
         nn.init.normal_(self.score.weight, std=getattr(config.get_text_config(), "initializer_range", 0.02))
 
     @can_return_tuple
