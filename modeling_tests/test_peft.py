@@ -31,6 +31,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
 from modeling_tests import tiny
 from modeling_tests.checks import last_logits
 from transformers_anymodality import lora_config
+from transformers_anymodality.utils.upstream import CHECKPOINTING, set_checkpointing
 
 
 def spread(adapted, adapter: str = "default", std: float = 0.2) -> None:
@@ -122,6 +123,15 @@ def test_layers_that_would_not_learn_get_no_adapter(model_type):
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, -100)
     adapted(**inputs, labels=labels).loss.backward()
     assert not [name for name, p in adapted.named_parameters() if p.requires_grad and p.grad is None]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_targets_are_found_also_where_activations_are_computed_again(reentrant):
+    model, _ = tiny.composite("mamba", tiny.modalities("image"))
+    set_checkpointing(model.train(), True, **{f"{CHECKPOINTING}_kwargs": {"use_reentrant": reentrant}})
+    # Reentrant checkpoints give no gradient to ask for: all count.
+    assert ("dt_proj" in lora_config(model).target_modules) == reentrant
+    assert "in_proj" in lora_config(model).target_modules
 
 
 def test_without_data_all_linear_layers_count():

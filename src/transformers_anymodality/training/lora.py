@@ -103,17 +103,20 @@ def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
     Each output gets a zero added, and the zeros' gradients are asked for: weights get none, so this takes the memory and
     time of a few tokens only, whatever the model's size. Where a model cannot be run, as without data, all count.
     """
-    device = language.get_input_embeddings().weight.device
+    embedding = language.get_input_embeddings()
+    device = embedding.weight.device
     zeros = {name: torch.zeros((), requires_grad=True) for name in layers}
+    # Asked for too, so that reentrant checkpoints, which nothing can be asked behind, say so.
+    first = torch.zeros((), requires_grad=True)
     handles = [
-        layer.register_forward_hook(lambda module, args, output, zero=zeros[name]: output + zero)
-        for name, layer in layers.items()
+        layer.register_forward_hook(lambda module, args, output, zero=zero: output + zero)
+        for layer, zero in ((embedding, first), *((layers[name], zero) for name, zero in zeros.items()))
     ]
     training = language.training
     try:
         with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             logits = language.train()(input_ids=torch.arange(4, 12, device=device)[None]).logits
-            gradients = torch.autograd.grad(logits.sum(), list(zeros.values()), allow_unused=True)
+            _, *gradients = torch.autograd.grad(logits.sum(), [first, *zeros.values()], allow_unused=True)
     except Exception:  # whatever a model raises that is without data, or spread over processes
         return list(layers)
     finally:
