@@ -1,5 +1,6 @@
 """Pipelines, placement, attention per part, compilation and the rest of the ecosystem, unpatched."""
 
+import copy
 import subprocess
 import sys
 
@@ -42,6 +43,23 @@ def test_pipelines_take_every_modality(folder, task):
     inputs = tiny.inputs(processor, [{"role": "user", "content": content}])
     expected = model.generate(**inputs, max_new_tokens=4)[0, inputs["input_ids"].shape[1] :]
     assert out[0]["generated_text"].split() == processor.decode(expected, skip_special_tokens=True).split()
+
+
+def test_a_pipeline_takes_batches_with_sound(folder):
+    """Transformers pads a batch of a pipeline by the feature extractor's side, and refuses one that is not the tokenizer's;
+    that side is of sounds. `docs/tools.md` says what to do."""
+    pipe = pipeline("any-to-any", model=str(folder), device="cpu")
+    items = [
+        {"text": "<audio> this", "audio": tiny.medium("audio", 1)},
+        {"text": "<audio> what is that ?", "audio": tiny.medium("audio", 2)},
+    ]
+    alone = pipe(items, max_new_tokens=4)
+    with pytest.raises(ValueError, match="don't agree on padding side"):
+        pipe(items, max_new_tokens=4, batch_size=2)
+    pipe.feature_extractor = copy.copy(pipe.feature_extractor)
+    pipe.feature_extractor.padding_side = pipe.tokenizer.padding_side
+    assert pipe(items, max_new_tokens=4, batch_size=2) == alone
+    assert pipe.processor.feature_extractor.padding_side == "right"
 
 
 def test_serving_finds_the_class_by_name():

@@ -1,6 +1,9 @@
 """The adapter for lmms-eval, on a tiny task of its own; only where lmms-eval is installed."""
 
 import json
+import subprocess
+import sys
+from importlib.metadata import entry_points
 
 import pytest
 from PIL import Image
@@ -46,14 +49,10 @@ def results(doc, answers):
 """
 
 
-def test_a_tiny_task(shared, tmp_path):
-    """lmms-eval's own evaluator gets the answers that the model gives when it is asked one by one."""
-    from lmms_eval import evaluator
-    from lmms_eval.models import MODEL_REGISTRY_V2
-    from lmms_eval.tasks import TaskManager
-
+@pytest.fixture
+def task(shared, tmp_path):
+    """A checkpoint and a task in a folder, and what the model answers when it is asked one by one."""
     from transformers_anymodality.evaluation.answering import generated
-    from transformers_anymodality.inference.lmms_eval import manifest
 
     model, processor = shared
     model.save_pretrained(tmp_path / "model")
@@ -72,9 +71,20 @@ def test_a_tiny_task(shared, tmp_path):
     ]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "task").mkdir()
-    task = TASK.replace("DATA", str(tmp_path / "data.jsonl")).replace("STOP", stop)
-    (tmp_path / "task/tiny_vqa.yaml").write_text(task)
+    text = TASK.replace("DATA", str(tmp_path / "data.jsonl")).replace("STOP", stop)
+    (tmp_path / "task/tiny_vqa.yaml").write_text(text)
     (tmp_path / "task/utils.py").write_text(UTILS)
+    return expected
+
+
+def test_a_tiny_task(task, tmp_path):
+    """lmms-eval's own evaluator gets those answers."""
+    from lmms_eval import evaluator
+    from lmms_eval.models import MODEL_REGISTRY_V2
+    from lmms_eval.tasks import TaskManager
+
+    from transformers_anymodality.inference.lmms_eval import manifest
+
     MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
     found = evaluator.simple_evaluate(
         model="anymodality",
@@ -86,5 +96,22 @@ def test_a_tiny_task(shared, tmp_path):
         log_samples=True,
     )
     answers = [sample["filtered_resps"][0] for sample in found["samples"]["tiny_vqa"]]
-    assert answers == expected
-    assert found["results"]["tiny_vqa"]["exact,none"] == sum(one == expected[0] for one in expected) / 4
+    assert answers == task
+    assert found["results"]["tiny_vqa"]["exact,none"] == sum(one == task[0] for one in task) / 4
+
+
+@pytest.mark.slow
+def test_its_own_command(task, tmp_path):
+    """By the entry point, which an installed package has."""
+    if not entry_points(group="lmms_eval.models", name="anymodality"):
+        pytest.skip("this package is not installed")
+    command = [
+        *(sys.executable, "-m", "lmms_eval", "--model", "anymodality", "--tasks", "tiny_vqa", "--device", "cpu"),
+        *("--model_args", f"pretrained={tmp_path / 'model'}", "--include_path", str(tmp_path / "task")),
+        *("--batch_size", "3", "--output_path", str(tmp_path / "out"), "--log_samples"),
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    (samples,) = (tmp_path / "out").rglob("*_samples_tiny_vqa.jsonl")
+    rows = [json.loads(line) for line in samples.read_text().splitlines()]
+    assert [row["filtered_resps"] for row in sorted(rows, key=lambda row: row["doc_id"])] == task
