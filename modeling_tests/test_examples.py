@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoProcessor, LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
 
 from modeling_tests import tiny
+from modeling_tests.process_runs import processes
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
 from transformers_anymodality.data import load
 from transformers_anymodality.features import build_features
@@ -181,6 +183,40 @@ def test_published_recipes_are_valid_arguments(scripts, recipe, tmp_path):
     else:
         assert model.model
     assert vars(stage)
+
+
+LAUNCHES = re.compile(r"accelerate launch --config_file (\S+)\s+(examples/\w+\.py)")
+
+
+def launches() -> list[tuple[str, str]]:
+    """The config and the script of each line that README, documentation and examples launch by."""
+    root = EXAMPLES.parent
+    files = [root / "README.md", *root.glob("docs/*.md"), *EXAMPLES.rglob("*.py"), *EXAMPLES.rglob("*.yaml")]
+    return sorted({pair for file in files for pair in LAUNCHES.findall(file.read_text(encoding="utf-8"))})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("config", "script"), [*launches(), (None, "examples/align.py")])
+def test_each_launch_line_starts_two_processes(world, monkeypatch, config, script):
+    """With two of the toy recipes' steps, on a CPU; without a config, by torchrun."""
+    if config and "zero" in config:
+        pytest.importorskip("deepspeed")
+    monkeypatch.chdir(world)
+    recipe = {"align": "anymal_align", "instruct": "mplug_owl_instruct", "x2l": "x_llm_interface"}[Path(script).stem]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(EXAMPLES.parent / str(config))]
+    launch += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+    if config is None:
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = options(recipe, "--max_steps", "2", "--eval_strategy", "no", "--output_dir", str(world / "launched"))
+    if recipe == "mplug_owl_instruct":  # which goes on from another training
+        importlib.import_module("align").main(options("mplug_owl_align", "--max_steps", "2", "--eval_steps", "2"))
+    done = processes([*launch, str(EXAMPLES.parent / script), *words])
+    assert done.returncode == 0, done.stderr[-3000:]
+    importlib.import_module(Path(script).stem).main([*words, "--output_dir", str(world / "alone")])
+    two, one = (
+        json.loads((world / name / "trainer_state.json").read_text())["epoch"] for name in ("launched", "alone")
+    )
+    assert two == pytest.approx(2 * one, rel=0.2), "as many steps of two processes see twice as many samples"
 
 
 def test_every_system_has_recipes_of_both_sizes():

@@ -577,3 +577,25 @@ def test_two_machines_build_one_store(checkpoint, tmp_path):
     assert [machine.wait(300) for machine in machines] == [0, 0]
     assert len(FeatureStore(tmp_path)) == 24
     assert len(list((tmp_path / "image").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.slow
+def test_ray_fills_the_same_store(checkpoint, tmp_path):
+    """Two actors of a local cluster; the command then finds nothing left to do."""
+    pytest.importorskip("ray")
+    (tmp_path / "chats").mkdir()
+    rows = (checkpoint / "chats.jsonl").read_text().splitlines()
+    for part in range(4):
+        (tmp_path / "chats" / f"{part}.jsonl").write_text("\n".join(rows[part::4]))
+    script = Path(__file__).parents[1] / "examples" / "features_on_ray.py"
+    words = [str(tmp_path / "chats"), "--model", str(checkpoint / "model"), "--output", str(tmp_path / "ray")]
+    words += ["--media_root", str(checkpoint), "--actors", "2"]
+    done = subprocess.run([sys.executable, str(script), *words], env=ENVIRONMENT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    before = set((tmp_path / "ray" / "image").glob("*.safetensors"))
+    assert main(command(checkpoint, tmp_path / "ray")) == main(command(checkpoint, tmp_path / "one")) == 0
+    assert set((tmp_path / "ray" / "image").glob("*.safetensors")) == before
+    ray, one = FeatureStore(tmp_path / "ray"), FeatureStore(tmp_path / "one")
+    assert set(ray.indexes["image"]) == set(one.indexes["image"])
+    for digest in one.indexes["image"]:
+        torch.testing.assert_close(ray.get("image", digest), one.get("image", digest), atol=1e-5, rtol=1e-5)

@@ -72,7 +72,8 @@ def build_features(
         shard_bytes: features per file, which a killed build loses at most.
         media_root: folder that relative paths are in.
         on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count in the end.
-        rank, world_size: of this process; from `accelerate launch` or `torchrun` by default.
+        rank, world_size: of this process; from `accelerate launch` or `torchrun` by default. Where something else shares
+            out the records, a rank of its own and a `world_size` of 1.
 
     Returns:
         Modality -> features in the store now.
@@ -122,6 +123,7 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
 
 def _share(records: Iterable[Mapping[str, Any]], rank: int, world_size: int) -> Any:
     """What this process reads: places of records; of a stream, the records with their places in it."""
+    rank %= world_size
     if hasattr(records, "num_shards") and not hasattr(records, "__len__"):  # a stream of `datasets`
         split = require("datasets.distributed", "train").split_dataset_by_node
         return _Stream(split(records, rank=rank, world_size=world_size))  # it shares out its files to workers itself
