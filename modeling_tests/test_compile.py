@@ -20,6 +20,8 @@ from transformers import (
     TrainingArguments,
     Wav2Vec2FeatureExtractor,
 )
+from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
+from transformers.exporters.utils import decompose_for_generation
 
 from modeling_tests import tiny
 from modeling_tests.checks import TIGHT
@@ -151,6 +153,23 @@ def test_export_takes_other_sizes(strict):
             output, expected = program(**inputs, use_cache=False), model(**inputs)
             assert type(output) is type(expected)
             torch.testing.assert_close(output.logits, expected.logits, **TIGHT)
+
+
+@SLOW
+@pytest.mark.parametrize("names", [("image",), ("audio", "image", "imu", "video")], ids="-".join)
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+def test_transformers_exporter(names):
+    """Every axis open; and what it takes apart for generation."""
+    model, processor = tiny.composite(settings=tiny.modalities(*names))
+    inputs = dict(tiny.inputs(processor, tiny.chat(*names, "what"), tiny.chat(*names, "that", seed=1)))
+    settings = DynamoConfig(dynamic=True)
+    exported = DynamoExporter().export(model, dict(inputs), config=settings)
+    program = getattr(exported, "program", exported).module()  # since 5.23 it is within an `ExportedModel`
+    more = dict(tiny.inputs(processor, *(tiny.chat(*names, "what", "is", "this", seed=seed) for seed in (2, 3, 4))))
+    with torch.no_grad():
+        torch.testing.assert_close(program(**more).logits, model(**more).logits, **TIGHT)
+    for part, given in decompose_for_generation(model, inputs).values():
+        DynamoExporter().export(part, dict(given), config=settings)
 
 
 @SLOW

@@ -137,11 +137,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         return [name for name, _ in self.named_children()]
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
-        if modality is None:
-            return self  # as of every model without an encoder of the text
-        if modality not in self.config.modalities:
-            raise ValueError(f"No tower for {modality!r}; this model has {', '.join(self.config.modalities)}.")
-        return self.tower(modality)
+        """A modality's tower; as of every model of Transformers, the model itself where there is none."""
+        return self.tower(modality) if modality in self.config.modalities else self
 
     def get_decoder(self) -> nn.Module:
         return self.language_model.get_decoder()

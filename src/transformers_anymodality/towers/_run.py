@@ -116,7 +116,8 @@ def _widths(tower: PreTrainedModel) -> set[int]:
 
 def _channels_first(shape: torch.Size, sizes: set[int]) -> bool:
     """Whether features `(items, dim, ...)` have their channels in front, by the widths that a config tells."""
-    first, last = shape[1] in sizes, shape[-1] in sizes
+    # A list: a size that torch.export leaves open has no hash.
+    first, last = shape[1] in [*sizes], shape[-1] in [*sizes]
     if first != last or len(shape) != 4:
         return first and not last
     # A map whose width no config tells, or that is as wide as it has channels: maps are mostly square, and of
