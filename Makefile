@@ -17,7 +17,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart replicas test test-slow test-oldest test-newest test-vllm style quality venv
+.PHONY: help quickstart replicas test test-slow test-tools test-oldest test-newest test-vllm style quality venv
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,10 @@ test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")
 
 test-slow: venv  ## run the slow tests; ARGS as for test
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+# The tests that the table of tools names; the quick ones among them run with `make test`.
+test-tools: ARGS = $(addprefix modeling_tests/,$(shell grep -oE 'test_\w+\.py::test_\w+' docs/tools.md | sort -u))
+test-tools: test-slow  ## run the slow tests of other people's tools, by the table in docs/tools.md
 
 test-oldest:  ## run a telling part of them with the oldest versions that pyproject.toml allows
 	@$(MAKE) --no-print-directory test VENV=.venv-oldest CONSTRAINTS=constraints/oldest.txt ARGS="$(TELLING) $(ARGS)"

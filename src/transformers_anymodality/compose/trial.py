@@ -16,10 +16,10 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from ..model.language_model import build_language_model, reads_input_ids
-from ..model.media_encoding import compute_dtype
 from ..processing.media_inputs import extract
 from ..towers import (
     build_tower,
+    compute_dtype,
     drop_unread,
     feature_length,
     main_input,

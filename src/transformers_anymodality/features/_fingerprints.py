@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..modalities._arrays import to_numpy
 from ..modalities._source import describe, is_array, open_source
-from ..model.media_encoding import compute_dtype
+from ..towers import compute_dtype
 from ..utils.tensors import tensors_hash
 from ._index import Index
 

@@ -18,8 +18,8 @@ from transformers.utils import logging
 from ..data.records import RecordError, located, read_chat
 from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
-from ..model.media_encoding import compute_dtype
 from ..model.modeling import AnyModalityForCausalLM
+from ..towers import compute_dtype
 from ..utils.files import read_json, write_json
 from ..utils.imports import require
 from ..utils.processes import place_among, read_ahead

@@ -52,9 +52,14 @@ def items_by_adapter(
 
 
 def encode_by_adapter(
-    model: Any, modality: str, inputs: Mapping[str, torch.Tensor], by_adapter: Mapping[str, list[int]]
-) -> Any:
-    """As `get_modality_features` of a composite, each item with the aligner of its adapter (see `items_by_adapter`)."""
+    model: Any, modality: str, inputs: Mapping[str, torch.Tensor], given: torch.Tensor
+) -> Any | None:
+    """As `get_modality_features` of a composite, each item with the aligner of its row's adapter; None if PEFT was not given
+    one for each row. `given`: `(batch, sequence)` ids or their embeddings, which say whose row each item is."""
+    places, counts = model.placeholder_mask(modality, given), model.config.token_counts(modality, inputs)
+    by_adapter = items_by_adapter(model.tower(modality), model.aligner(modality), places, counts)
+    if by_adapter is None:
+        return None
     media = dict(inputs)
     lengths, features = media.pop("feature_lengths", None), media.pop("features", None)
     if features is None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ..modalities._base import check_modality_name
@@ -166,6 +167,16 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         return {f"{name}_{given}": (name, given) for name in self.modalities for given in features} | {
             given: (name, given) for name, modality in self.modalities.items() for given in modality.inputs
         }
+
+    def token_counts(self, modality: str, inputs: dict[str, torch.Tensor]) -> list[int]:
+        """How many placeholders each item has; `inputs` are arguments of `get_modality_features`."""
+        settings, config = self.modalities[modality], self.aligner_config(modality)
+        lengths = inputs.get("feature_lengths")
+        if lengths is None:
+            counts = [settings.feature_length] * len(next(iter(inputs.values())))
+        else:
+            counts = lengths.tolist()
+        return [config.count_tokens(settings.num_frames, length) for length in counts]
 
     @property
     def keys_to_ignore_at_inference(self) -> list[str]:

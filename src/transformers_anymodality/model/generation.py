@@ -11,16 +11,7 @@ import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from ..utils.upstream import CACHE_NAMES, CHUNKS_MEDIA
-from .media_encoding import (
-    EncodedMedia,
-    MediaEncodingMixin,
-    MediaInputs,
-    cache_length,
-    cache_of,
-    hide,
-    placeholder_mask,
-    split_media,
-)
+from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, cache_length, cache_of, hide, split_media
 
 
 class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
@@ -140,7 +131,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
     def _first_positions(self, modality: str, input_ids: torch.Tensor, inputs: MediaInputs) -> torch.Tensor:
         """Column of each item's first placeholder, `(items,)`."""
         columns = torch.eq(input_ids, self.config.modalities[modality].token_id).nonzero()[:, 1]
-        counts = self.token_counts(modality, inputs)
+        counts = self.config.token_counts(modality, inputs)
         if sum(counts) != len(columns):
             raise ValueError(
                 f"{len(columns)} placeholder tokens of {modality!r} in input_ids, but the media given need {sum(counts)}. "
@@ -152,9 +143,8 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds: Any = None):
         """For beams and several return sequences: a row's media [A, B] become [A, B, A, B], beside its copies."""
         given = input_ids if input_ids is not None and input_ids.numel() else inputs_embeds
-        embedding, modalities = self.get_input_embeddings(), self.config.modalities
         return {
-            modality: _repeated(output, placeholder_mask(modalities[modality].token_id, embedding, given), expand_size)
+            modality: _repeated(output, self.placeholder_mask(modality, given), expand_size)
             for modality, output in mm_encoder_output.items()
         }
 

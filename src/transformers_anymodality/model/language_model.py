@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from ..utils.hooks import standing_hook
 from ..utils.registry import models_beside
 from ..utils.upstream import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, build
+from .configuration import AnyModalityConfig
 
 
 def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
@@ -84,6 +85,13 @@ def reads_input_ids(language: PreTrainedModel) -> bool:
                 "look-up of ids, so it cannot be given media."
             )
     return True
+
+
+def without_placeholders(config: AnyModalityConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    """Placeholders as padding, which every table that is read by ids has a row for."""
+    ids = torch.tensor(config.placeholder_ids, device=input_ids.device)
+    padding = getattr(config.get_text_config(), "pad_token_id", None) or 0
+    return input_ids.masked_fill(torch.isin(input_ids, ids), padding)
 
 
 # --- room for placeholders -----------------------------------------------------------------------------------------

@@ -16,10 +16,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
-from ..towers import run_tower
+from ..towers import compute_dtype, is_trained, run_tower
 from ..utils.tensors import is_sharded
 from ..utils.upstream import CACHE_NAMES
-from .adapters import encode_by_adapter, items_by_adapter, trained_copies
+from .adapters import encode_by_adapter, trained_copies
 from .configuration import AnyModalityConfig
 
 
@@ -196,32 +196,23 @@ class MediaEncodingMixin(PreTrainedModel):
                     raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
                 if "features" in media[modality]:
                     dummies += self._on_dummy_item(modality, beside_features=True)
-                done[modality] = self._by_adapter(modality, media[modality], given)
-                if done[modality] is None:
-                    inputs: dict[str, Any] = {**media[modality], "return_dict": True}
+                inputs: dict[str, Any] = {**media[modality], "return_dict": True}
+                if given is not None and not self.training and "peft_config" in vars(self):
+                    done[modality] = encode_by_adapter(self, modality, media[modality], given)
+                if done.get(modality) is None:
                     done[modality] = self.get_modality_features(modality, **inputs)
             elif encoded is None:
                 dummies += self._on_dummy_item(modality)
         return {modality: output for modality, output in done.items() if output is not None}, dummies
 
-    def _by_adapter(self, modality: str, inputs: MediaInputs, given: torch.Tensor | None) -> EncodedMedia | None:
-        """Each item with the aligner of its row's adapter; None if PEFT was not given one for each row."""
-        if given is None or self.training or "peft_config" not in vars(self):
-            return None
-        places = placeholder_mask(self.config.modalities[modality].token_id, self.get_input_embeddings(), given)
-        items = items_by_adapter(
-            self.tower(modality), self.aligner(modality), places, self.token_counts(modality, inputs)
-        )
-        return None if items is None else encode_by_adapter(self, modality, inputs, items)
-
-    def token_counts(self, modality: str, inputs: MediaInputs) -> list[int]:
-        """How many placeholders each item has."""
-        settings, config = self.config.modalities[modality], self.config.aligner_config(modality)
-        lengths = inputs.get("feature_lengths")
-        if lengths is None:
-            items = len(next(iter(inputs.values())))
-            lengths = torch.tensor([settings.feature_length] * items)
-        return [config.count_tokens(settings.num_frames, length) for length in lengths.tolist()]
+    def placeholder_mask(self, modality: str, given: torch.Tensor) -> torch.Tensor:
+        """`(batch, sequence)` bool, True at the placeholders of a modality, among ids `(batch, sequence)` or, by their own
+        embedding, among embeddings `(batch, sequence, hidden)`."""
+        token_id = self.config.modalities[modality].token_id
+        if given.ndim == 2:
+            return given == token_id
+        row = self.language_model.get_input_embeddings()(torch.full((1,), token_id, device=given.device))
+        return (given == row.to(given.dtype)).all(-1)
 
     def _on_dummy_item(self, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
         """What the parts give that must take part but have nothing to run on, as one tensor; none if no part must.
@@ -271,8 +262,8 @@ class MediaEncodingMixin(PreTrainedModel):
             return placed
         # By embedding, a placeholder without media cannot be told from a text's token that has the same.
         masks = {
-            name: placeholder_mask(modality.token_id, embedding, given)
-            for name, modality in self.config.modalities.items()
+            name: self.placeholder_mask(name, given)
+            for name in self.config.modalities
             if input_ids is not None or name in encoded or name in self._summing
         }
         placed.tokens = {
@@ -293,16 +284,6 @@ class MediaEncodingMixin(PreTrainedModel):
         if self._summing and not alone:
             _sum_runs(placed, torch.stack([masks[name] for name in self._summing]).any(0))
         return placed
-
-
-def compute_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype that a module computes in: that of its first floating-point parameter."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-
-
-def is_trained(module: nn.Module) -> bool:
-    """Whether any weight of it gets a gradient."""
-    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def learns(module: nn.Module) -> bool:
@@ -339,15 +320,6 @@ class Placed:
     tokens: dict[str, Any] = field(default_factory=dict)
 
 
-def placeholder_mask(token_id: int, embedding: nn.Module, given: torch.Tensor) -> torch.Tensor:
-    """`(batch, sequence)` bool, True at placeholders of this id, among ids `(batch, sequence)` or, by the id's own
-    embedding, among embeddings `(batch, sequence, hidden)`."""
-    if given.ndim == 2:
-        return given == token_id
-    row = embedding(torch.full((1,), token_id, device=given.device))
-    return (given == row.to(given.dtype)).all(-1)
-
-
 def _replace(placed: Placed, mask: torch.Tensor, flat: torch.Tensor, token_mask: torch.Tensor | None) -> None:
     """Puts tokens `(total tokens, hidden)` into the places of `mask`, and hides those that `token_mask` leaves out."""
     embeds = placed.inputs_embeds
@@ -375,13 +347,6 @@ def _sum_runs(placed: Placed, summed: torch.Tensor) -> None:
 
 def _hide(placed: Placed, places: torch.Tensor) -> None:
     placed.unseen = places if placed.unseen is None else placed.unseen | places
-
-
-def without_placeholders(config: AnyModalityConfig, input_ids: torch.Tensor) -> torch.Tensor:
-    """Placeholders as padding, which every table that is read by ids has a row for."""
-    ids = torch.tensor(config.placeholder_ids, device=input_ids.device)
-    padding = getattr(config.get_text_config(), "pad_token_id", None) or 0
-    return input_ids.masked_fill(torch.isin(input_ids, ids), padding)
 
 
 def cache_of(values: Mapping[str, Any]) -> Any | None:

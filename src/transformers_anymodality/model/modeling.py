@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput
 
-from ..towers import build_tower, drop_unread, watch_last_layer
+from ..towers import build_tower, drop_unread, is_trained, watch_last_layer
 from ..utils.hooks import standing_hook
 from ..utils.part_model import PartModel
 from ..utils.upstream import CACHE_NAME, CACHE_NAMES, can_return_tuple, set_initialized
@@ -22,17 +22,16 @@ from .adapters import trained_copies
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
-from .language_model import build_language_model, causal_class, embedding_gives, forward_parameters, headless
-from .loss import LOSS_ARGUMENTS, has_causal_loss, only_supervised
-from .media_encoding import (
-    MediaEncodingMixin,
-    cache_length,
-    cache_of,
-    hide,
-    is_trained,
-    split_media,
+from .language_model import (
+    build_language_model,
+    causal_class,
+    embedding_gives,
+    forward_parameters,
+    headless,
     without_placeholders,
 )
+from .loss import LOSS_ARGUMENTS, has_causal_loss, only_supervised
+from .media_encoding import MediaEncodingMixin, cache_length, cache_of, hide, split_media
 from .outputs import OUTPUTS, prepare_outputs
 
 
@@ -190,7 +189,6 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
             placeholders, `(items, tokens, hidden)`.
         """
         media, arguments = split_media(self._media_arguments, kwargs)
-        arguments.pop("skip_logits", None)  # in a collator's batch, and the headless model has none
         cache = cache_of(arguments)
         # While tokens are generated one by one, there is nothing to encode.
         given = inputs_embeds if input_ids is None else input_ids

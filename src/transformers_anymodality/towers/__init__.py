@@ -3,7 +3,9 @@
 from . import imagebind, imu2clip, precomputed  # noqa: F401 (they register)
 from ._build import build_tower, cut_layers, feature_length, load_tower, register_tower, weightless
 from ._run import (
+    compute_dtype,
     drop_unread,
+    is_trained,
     main_input,
     match_arguments,
     outermost,
@@ -16,9 +18,11 @@ from ._run import (
 
 __all__ = [
     "build_tower",
+    "compute_dtype",
     "cut_layers",
     "drop_unread",
     "feature_length",
+    "is_trained",
     "load_tower",
     "main_input",
     "match_arguments",

@@ -19,6 +19,16 @@ _MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
 
 
+def compute_dtype(module: nn.Module) -> torch.dtype:
+    """The dtype that a module computes in: that of its first floating-point parameter."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Whether any weight of it gets a gradient."""
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
 def main_input(tower: PreTrainedModel) -> str:
     """The argument of a tower's forward that takes the medium; many towers do not tell."""
     accepted = inspect.signature(tower.forward).parameters
