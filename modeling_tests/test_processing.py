@@ -641,6 +641,13 @@ def test_what_the_stock_server_says_of_sounds_in_videos_changes_nothing(processo
     assert plain(said) == plain(tiny.inputs(processor, chat))
 
 
+def test_token_counts_for_serving_are_those_of_the_processor(processor):
+    data = processor._get_num_multimodal_tokens(image_sizes=[(40, 48), (9, 9)], audio_lengths=[100])
+    assert (
+        data["num_image_tokens"] == [3, 3] and data["num_audio_tokens"] == [5] and data["num_image_patches"] == [1, 1]
+    )
+
+
 def test_what_the_caller_gave_is_left_as_it_was(processor):
     image, sound = tiny.medium("image"), tiny.medium("audio")
     chats = [tiny.chat("image", "what <image>"), tiny.chat("audio", "yes")]

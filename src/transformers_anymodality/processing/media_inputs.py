@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerBase
-from transformers.processing_utils import TextKwargs
+from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.configuration import as_config, main_input_first
@@ -195,6 +195,19 @@ class MediaMixin:
             return [own.num_tokens] * len(inputs[features if features in inputs else own.main_input])
         config: Any = own.aligner
         return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
+
+    def _get_num_multimodal_tokens(
+        self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs
+    ) -> MultiModalData:
+        """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
+        data: dict[str, Any] = {}
+        for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
+            own = self.modalities.get(name)
+            if sizes is not None and own is not None and own.num_tokens is not None:
+                data[f"num_{name}_tokens"] = [own.num_tokens] * len(sizes)
+                if name == "image":
+                    data["num_image_patches"] = [1] * len(sizes)
+        return MultiModalData(**data)
 
 
 def sub_processor_class(name: str) -> type:
