@@ -75,7 +75,7 @@ def test_context_parallel_is_not_promised(shared):
 def test_what_the_documentation_runs(tmp_path):
     """Its script, by its command, in two processes."""
     text = DOCS.read_text(encoding="utf-8").split("### Tensor parallel")[1]
-    (script,) = re.findall(r"^```python\n(.*?)^```", text.split("\n### ")[0], re.S | re.M)
+    (script,) = re.findall(r"^```python\n(.*?)^```", re.split(r"\n##+ ", text)[0], re.S | re.M)
     command, count, file = re.search(r"^(torchrun) --nproc_per_node (\d) (\S+)$", text, re.M).groups()
     hub = tmp_path / "hub"
     publish(hub, "org/anymal", *tiny.composite())

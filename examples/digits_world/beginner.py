@@ -1,7 +1,8 @@
-"""A model that has only begun to tell digits apart, by image and by motion, for examples of what comes after."""
+"""A model that has only begun to tell digits apart, by image and IMU, for examples of what comes after."""
 
 import random
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -61,7 +62,8 @@ def make_beginner(folder: Path, steps: int = 120, lessons: int = 9):
         set_seed(0)
         names = [name for name in ("language_model", *MODALITIES) if not (folder / name).exists()]
         tasks = [(name, world["train"].get(name), folder, steps) for name in names]
-        with ProcessPoolExecutor() as pool:
+        # Not forked: this process may have trained before, and torch's threads do not outlive a fork.
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
             list(tqdm(pool.map(_make_part, tasks), total=len(tasks), desc="parts"))
         model, processor = compose(
             language_model=str(folder / "language_model"),
