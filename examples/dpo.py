@@ -1,4 +1,4 @@
-"""Preferences about media: TRL's `DPOTrainer` makes the better of two answers likelier, by images and by motion.
+"""Preferences about media: TRL's `DPOTrainer` makes the better of two answers likelier, by images and IMU.
 
     python examples/dpo.py [--output outputs/begun]
 
@@ -6,12 +6,10 @@ A small model that has only begun to tell digits apart is made first (and kept: 
 is a question about a file with a right and a wrong answer. A minute on a CPU.
 """
 
-import argparse
 import random
-from pathlib import Path
 
 from datasets import Dataset
-from digits_world.beginner import accuracy, draw, make_beginner, say
+from digits_world.beginner import accuracy, draw, make_beginner, options, say, show
 from trl import DPOConfig, DPOTrainer
 
 from transformers_anymodality import lora_config
@@ -32,17 +30,14 @@ def pairs(files: dict, count: int, seed: int) -> Dataset:
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("outputs/begun"), help="folder for all that is made")
-    parser.add_argument("--steps", type=int, default=24, help="number of training steps")
-    options = parser.parse_args(arguments)
-    model, processor, world = make_beginner(options.output)
+    chosen = options(__doc__, arguments)
+    model, processor, world = make_beginner(chosen.output)
     before = accuracy(model, processor, world["test"])
     trainer = with_media(DPOTrainer)(
         model,
         args=DPOConfig(
-            output_dir=str(options.output / "dpo"),
-            max_steps=options.steps,
+            output_dir=str(chosen.output / "dpo"),
+            max_steps=chosen.steps,
             per_device_train_batch_size=16,
             learning_rate=2e-3,
             beta=0.3,
@@ -51,7 +46,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
             gradient_checkpointing=False,  # the model is small
             logging_steps=4,
             eval_strategy="steps",
-            eval_steps=options.steps,
+            eval_steps=chosen.steps,
             eval_on_start=True,
             per_device_eval_batch_size=48,
             save_strategy="no",
@@ -59,7 +54,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
             use_cpu=True,
             bf16=False,
         ),
-        train_dataset=pairs(world["train"], 16 * options.steps, seed=2),
+        train_dataset=pairs(world["train"], 16 * chosen.steps, seed=2),
         eval_dataset=pairs(world["test"], 48, seed=3),
         processing_class=processor,
         peft_config=lora_config(model, r=8),  # without its adapter, the model is its own reference
@@ -70,9 +65,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     results["of wrong answers"] = [first["eval_logps/rejected"], last["eval_logps/rejected"]]
     after = accuracy(trainer.model, processor, world["test"])
     results |= {f"accuracy, {name}": [before[name], after[name]] for name in before}
-    print("\nabout new files: before, after")
-    for name, values in results.items():
-        print(f"{name:<34}" + "".join(f"{value:9.2f}" for value in values))
+    show("about new files: before, after", results)
     return results
 
 

@@ -6,12 +6,10 @@ A small model that has only begun to tell digits apart is made first (and kept: 
 question about a file is answered several times; an answer's reward is whether it names the digit. A minute on a CPU.
 """
 
-import argparse
 import random
-from pathlib import Path
 
 from datasets import Dataset
-from digits_world.beginner import accuracy, draw, make_beginner
+from digits_world.beginner import accuracy, draw, make_beginner, options, show
 from digits_world.parts import NUMBERS
 from trl import GRPOConfig, GRPOTrainer
 
@@ -32,17 +30,14 @@ def is_right(completions: list[list[dict]], digit: list[int], **columns) -> list
 
 
 def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("outputs/begun"), help="folder for all that is made")
-    parser.add_argument("--steps", type=int, default=24, help="number of training steps")
-    options = parser.parse_args(arguments)
-    model, processor, world = make_beginner(options.output)
+    chosen = options(__doc__, arguments)
+    model, processor, world = make_beginner(chosen.output)
     before = accuracy(model, processor, world["test"])
     trainer = with_media(GRPOTrainer)(
         model,
         args=GRPOConfig(
-            output_dir=str(options.output / "grpo"),
-            max_steps=options.steps,
+            output_dir=str(chosen.output / "grpo"),
+            max_steps=chosen.steps,
             per_device_train_batch_size=64,
             num_generations=4,
             max_completion_length=2,
@@ -54,7 +49,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
             use_cpu=True,
             bf16=False,
         ),
-        train_dataset=questions(world["train"], 16 * options.steps, seed=2),
+        train_dataset=questions(world["train"], 16 * chosen.steps, seed=2),
         reward_funcs=is_right,
         processing_class=processor,
         peft_config=lora_config(model, r=8),
@@ -65,9 +60,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     results = {"reward": [sum(rewards[:few]) / few, sum(rewards[-few:]) / few]}
     after = accuracy(trainer.model, processor, world["test"])
     results |= {f"accuracy on new files, {name}": [before[name], after[name]] for name in before}
-    print("\nbefore, after")
-    for name, values in results.items():
-        print(f"{name:<34}" + "".join(f"{value:9.2f}" for value in values))
+    show("before, after", results)
     return results
 
 

@@ -1,5 +1,6 @@
 """A model that has only begun to tell digits apart, by image and IMU, for examples of what comes after."""
 
+import argparse
 import random
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -85,6 +86,21 @@ def make_beginner(folder: Path, steps: int = 120, lessons: int = 9):
         processor.save_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     return model, AutoProcessor.from_pretrained(folder / "model"), world
+
+
+def options(description: str, arguments: list[str] | None) -> argparse.Namespace:
+    """The options that the examples have in common."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/begun"), help="folder for all that is made")
+    parser.add_argument("--steps", type=int, default=24, help="number of training steps")
+    return parser.parse_args(arguments)
+
+
+def show(heading: str, results: dict[str, list[float]]) -> None:
+    """Prints each result before and after the training."""
+    print(f"\n{heading}")
+    for name, values in results.items():
+        print(f"{name:<34}" + "".join(f"{value:9.2f}" for value in values))
 
 
 @torch.no_grad()

@@ -58,11 +58,12 @@ def compose(
     import torch
 
     from transformers_anymodality.hub.inspect import inspect_checkpoint, inspect_model
+    from transformers_anymodality.utils.files import check_new
 
     if plan == (output is not None):
         raise typer.BadParameter("Say where the checkpoint goes, --output, or that there is to be none, --plan.")
-    if output is not None and Path(output).exists() and (not Path(output).is_dir() or any(Path(output).iterdir())):
-        raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
+    if output is not None:
+        check_new(output)
     given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}
     settings = ({} if config is None else _read(config)) | {
         name: value for name, value in given.items() if value is not None

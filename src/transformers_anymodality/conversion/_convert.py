@@ -33,7 +33,7 @@ from ..hub import Licences, write_card
 from ..model.checkpoint import source_of
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import weightless
-from ..utils.files import write_json
+from ..utils.files import check_new, write_json
 from ._base import CONVERSIONS, Options, Plan, Rule, find_tokenizer
 from ._release import Release, Tensors
 
@@ -66,8 +66,7 @@ def convert(
         FileNotFoundError, FileExistsError: missing source, existing output.
     """
     conversion, output = CONVERSIONS[system], Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
+    check_new(output)
     release, chosen = Release(source), Options(**options)
     if light and chosen.language_model is None:
         raise ValueError("A light checkpoint refers to a language model on the Hub: name one by --language-model.")

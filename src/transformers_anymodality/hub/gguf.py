@@ -18,6 +18,7 @@ from ..aligners.mlp import MlpAligner
 from ..model.modeling import AnyModalityForCausalLM
 from ..processing.chat import text_template
 from ..processing.processor import AnyModalityProcessor
+from ..utils.files import check_new
 from ..utils.imports import require
 
 
@@ -49,8 +50,7 @@ def export(
     """
     check(model, processor)
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists already; choose another --output, or remove it.")
+    check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _write_mmproj(model, processor, folder / "mmproj.gguf", dtype)
     language, file = folder / "language_model", folder / "language_model.gguf"

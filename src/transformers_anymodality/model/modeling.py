@@ -240,14 +240,17 @@ class AnyModalityModel(AnyModalityPreTrainedModel):
         self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), head}
 
     @classmethod
-    def over(cls, causal: "AnyModalityForCausalLM") -> "AnyModalityModel":
-        """The headless composite of a causal one, over the very same modules; it has no weights of its own."""
+    def over(cls, causal: "AnyModalityForCausalLM", body: PreTrainedModel) -> "AnyModalityModel":
+        """The headless composite of a causal one, over the very same modules; it has no weights of its own.
+
+        `body` is the part of the language model that gives hidden states.
+        """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         # Hooks, and a forward that was put in place of the class's, are for calls of the causal model.
         own = {**model.__dict__, "training": causal.training}
         model.__dict__.update({name: value for name, value in causal.__dict__.items() if name != "forward"} | own)
-        model._modules = {**causal._modules, "language_model": headless(causal.language_model)}
+        model._modules = {**causal._modules, "language_model": body}
         model._prepare_to_be_traced()
         return model
 
@@ -271,7 +274,8 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
 
         The composite itself where the language model has no part like that.
         """
-        return self if headless(self.language_model) is self.language_model else AnyModalityModel.over(self)
+        body = headless(self.language_model)
+        return self if body is self.language_model else AnyModalityModel.over(self, body)
 
     def _build_language_model(self) -> PreTrainedModel:
         return build_language_model(self.config.text_config)

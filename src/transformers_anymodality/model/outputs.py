@@ -1,6 +1,7 @@
 """What composites return: the language model's own output with one more field; language models differ in theirs."""
 
 from dataclasses import fields, make_dataclass
+from functools import lru_cache
 from inspect import signature
 from typing import Any, get_args
 
@@ -33,6 +34,7 @@ class _Outputs(dict[type, type]):
 OUTPUTS = _Outputs()
 
 
+@lru_cache
 def prepare_outputs(language: type[nn.Module]) -> None:
     """Makes the classes that this language model's forward is said to return: while torch.compile or torch.export traces
     a model, no class can be made."""

@@ -25,7 +25,7 @@ def lora_config(
         r, lora_alpha: rank and scale (twice the rank if left out).
         target_modules: names of the language model's layers (["q_proj", "v_proj"], or one as a string), a regular
             expression of their names or of how these end. None or "all-linear": all but the head and those whose
-            adapters would learn nothing. Which those are is seen on one pass of a few tokens, forth and back.
+            adapters would learn nothing. Which those are is seen on one pass of a few tokens, forward and backward.
         kwargs: any other field of `LoraConfig`.
 
     Raises:

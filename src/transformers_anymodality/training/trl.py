@@ -197,7 +197,7 @@ class _Generating:
         unsupported = ("use_vllm", "rollout_func", "tools", "environment_factories")
         if used := [name for name in unsupported if getattr(self, name, None)]:
             raise ValueError(
-                f"`with_media` does not go with {', '.join(used)}: answers come of `model.generate` alone."
+                f"`with_media` does not go with {', '.join(used)}: answers come from `model.generate` alone."
             )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,6 +14,13 @@ def read_json(file: str | Path) -> Any:
     return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
+def check_new(output: str | Path) -> None:
+    """Raises FileExistsError for a path that is taken; an empty folder is not."""
+    path = Path(output)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
+
+
 def json_lines(rows: Iterable[Any]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 

@@ -19,8 +19,8 @@ from vllm.multimodal.processing import (
 from ...modalities import MODALITIES
 
 
-# Of the dummy sound by which vLLM plans its memory: half a minute, or what the tower's window holds of it.
-_LONG_SOUND = 59
+# Size of the dummy audio by which vLLM plans its memory: half a minute, or what the tower's window holds of it.
+_LONG_AUDIO = 59
 
 
 class Items(ProcessorBatchItems):
@@ -77,7 +77,7 @@ class DummyInputs(BaseDummyInputsBuilder[Info]):
         data = {}
         for name, count in mm_counts.items():
             spec, options = MODALITIES[name], processor.modalities[name].options
-            size = _LONG_SOUND if spec.medium == "audio" else 1
+            size = _LONG_AUDIO if spec.medium == "audio" else 1
             data[name] = [spec.dummy(processor.sub_processor(name), options, size)] * count
         return data
 
