@@ -45,14 +45,20 @@ class TestImports:
             f"p.__path__ = [{str(Path(modalities.__file__).parents[1])!r}]; sys.modules[p.__name__] = p;"
             "import transformers.image_utils, transformers_anymodality.utils.upstream; others = set(sys.modules);"
             "import transformers_anymodality.modalities;"
-            "print({'PIL', 'soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow'} & (set(sys.modules) - others))"
+            "print({'PIL', 'soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow', 'pypdfium2'} & (set(sys.modules) - others))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"
 
     @pytest.mark.parametrize(
         ("module", "extra"),
-        [("PIL.Image", "image"), ("soxr", "audio"), ("av", "video"), ("pyarrow.parquet", "signal")],
+        [
+            ("PIL.Image", "image"),
+            ("soxr", "audio"),
+            ("av", "video"),
+            ("pyarrow.parquet", "signal"),
+            ("pypdfium2", "pdf"),
+        ],
     )
     def test_missing_module_names_the_command(self, monkeypatch, module, extra):
         def missing(name):

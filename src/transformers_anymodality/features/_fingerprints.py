@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..modalities._arrays import to_numpy
-from ..modalities._source import describe, is_array, open_source
+from ..modalities._source import TOLD, describe, is_array, open_source, told
 from ..towers import compute_dtype
 from ..utils.tensors import tensors_hash
 from ._index import Index
@@ -72,7 +72,9 @@ class Contents:
         opened = open_source(source)
         if place is not None:
             source.seek(place)
-        return self._file(opened) if isinstance(opened, Path) else _hash(opened.getbuffer()).hexdigest()
+        content = self._file(opened) if isinstance(opened, Path) else _hash(opened.getbuffer()).hexdigest()
+        said = told(source)
+        return _hash(f"{content} {sorted(said.items())}".encode()).hexdigest() if said else content
 
     def _file(self, path: Path) -> str:
         status, name = path.stat(), os.path.abspath(path)
@@ -103,7 +105,10 @@ class Contents:
         elif isinstance(source, Mapping) and not _is_encoded(spec, source):
             for key in sorted(source):
                 digest.update(f"key {key}".encode())
-                self._add(digest, spec, source[key])
+                if key in TOLD:
+                    digest.update(repr(source[key]).encode())
+                else:
+                    self._add(digest, spec, source[key])
         elif hasattr(source, "get_all_samples") or hasattr(source, "get_frames_played_at"):
             raise MediaError(
                 f"{describe(source)} would have to be decoded to be known again: give the file instead (data sets of "

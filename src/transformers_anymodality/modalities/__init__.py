@@ -7,7 +7,7 @@ from ._base import MODALITIES, ModalitySpec, UnknownModalityError, register_moda
 from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
 from ._video_files import frame_times
 from .audio import AudioSpec, read_audio, read_waveform
-from .image import ImageSpec, read_image
+from .image import ImageSpec, pages, read_image
 from .map import MapSpec, read_map
 from .signal import SignalFeatureExtractor, SignalSpec, read_signal
 from .text import TextSpec
@@ -27,8 +27,9 @@ register_modality(
         seconds=5.0,
     )
 )
-register_modality(MapSpec(name="depth"))
-register_modality(MapSpec(name="thermal"))
+# Depth sensors store millimetres in 16 bits (NYU, ScanNet, RealSense); no depth camera or lidar sees further than 250 m.
+register_modality(MapSpec(name="depth", unit="m", integer_unit="mm", plausible=(0.1, 250.0)))
+register_modality(MapSpec(name="thermal", unit="C"))
 
 __all__ = [
     "DEFAULT_LIMITS",
@@ -46,6 +47,7 @@ __all__ = [
     "VideoSpec",
     "frame_times",
     "open_source",
+    "pages",
     "read_audio",
     "read_image",
     "read_map",

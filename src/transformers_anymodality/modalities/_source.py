@@ -17,6 +17,8 @@ from ._fetch import SHOWN, FetchError, fetch, url_name
 
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+# What a dict may say besides where its medium is: which part of the file is meant, and how its content is to be understood.
+TOLD = ("page", "dpi", "unit")
 
 
 class MediaError(ValueError):
@@ -86,6 +88,11 @@ def describe(source: Any) -> str:
         return f"array of shape {tuple(source.shape)}"
     name = getattr(source, "name", None)
     return f"{type(source).__name__} object" + (f" '{name}'" if isinstance(name, str) else "")
+
+
+def told(source: Any) -> dict[str, Any]:
+    """What of `TOLD` a source says."""
+    return {key: source[key] for key in TOLD if source.get(key) is not None} if isinstance(source, Mapping) else {}
 
 
 def is_array(source: Any) -> bool:

@@ -1,8 +1,11 @@
 """Stills with three colour channels, as 8-bit RGB."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from io import BytesIO
+from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +13,8 @@ import numpy as np
 from ..utils.imports import require
 from ._arrays import first_bad, to_numpy
 from ._base import ModalitySpec
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source
+from ._pdf import Pdf
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source, told
 
 
 if TYPE_CHECKING:
@@ -18,13 +22,15 @@ if TYPE_CHECKING:
 
 # Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
 _FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
+_TIFF_TYPE = 254  # the tag that says of what kind a page is
+_TIFF_ASIDE = 0b101  # its bits for a smaller version of another page, and for a mask
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec(ModalitySpec):
     medium = "pixels"
     processor_kind = "image_processor"
-    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pdf")
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
         return read_image(source, **access)
@@ -70,23 +76,103 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
 
     Args:
         source: anything `open_source` takes; a PIL image; or an array or tensor of shape (H, W), (H, W, 1 | 3 | 4)
-            or (1 | 3 | 4, H, W), uint8, or float in [0, 1].
+            or (1 | 3 | 4, H, W), uint8, or float in [0, 1]. Of a PDF, a TIFF or an animation of several pages or frames, a
+            dict says which, `{"path": ..., "page": 3}`, from 1 on; a PDF is drawn at 150 dots per inch, or `"dpi"`.
         allow_urls, limits: as `open_source` takes them.
 
     Returns:
         RGB image, turned upright by its EXIF orientation, transparency laid on white, 16-bit grey scaled to 8 bits.
-        Of an animation, the first frame (of a PIL image, the current one).
 
     Raises:
-        MediaError: unreadable, truncated, too large, or an array of another shape, type or range.
-        ImportError: Pillow is missing.
+        MediaError: unreadable, truncated, too large, several pages and none chosen, or an array of another shape, type
+            or range.
+        ImportError: Pillow is missing; or pypdfium2, and a PDF came.
     """
     name = describe(source)
     if is_array(source):
         return _array_to_rgb(to_numpy(source, name), name)
     given = source if is_picture(source) else open_source(source, allow_urls=allow_urls, limits=limits)
+    if given is not source and _is_pdf(given):
+        with Pdf(given, name) as pdf:
+            return pdf.draw(_page_index(source, len(pdf), name), told(source).get("dpi"), limits)
     with open_image(given, name, limits) as image:
+        turn_to_page(image, source, name, limits)
         return to_rgb(upright(image), name)
+
+
+def pages(
+    source: Any, *, dpi: float | None = None, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
+) -> list[dict[str, Any]]:
+    """The pages of a PDF or TIFF, or the frames of an animation, each as an image of its own.
+
+    None is decoded before it is read. Images of a chat: `[{"type": "image", **page} for page in pages("report.pdf")]`;
+    the first ten: `pages("report.pdf")[:10]`.
+
+    Args:
+        source: anything `open_source` takes.
+        dpi: dots per inch at which pages of a PDF are drawn; 150 unless told.
+        allow_urls, limits: as `open_source` takes them.
+
+    Returns:
+        `{"path": ..., "page": 1}` and so on, or with `"bytes"` for what is not a local file.
+
+    Raises:
+        MediaError, ImportError: as `read_image`.
+    """
+    name, file = describe(source), open_source(source, allow_urls=allow_urls, limits=limits)
+    if _is_pdf(file):
+        with Pdf(file, name) as pdf:
+            count = len(pdf)
+    else:
+        with open_image(file, name, limits) as image:
+            count = len(_image_numbers(image))
+    limits.check_frames(count, name)
+    given = {"bytes": file.getvalue()} if isinstance(file, BytesIO) else {"path": str(file)}
+    given |= {} if dpi is None else {"dpi": dpi}
+    return [{**given, "page": number} for number in range(1, count + 1)]
+
+
+def _is_pdf(source: Path | BytesIO) -> bool:
+    return b"%PDF-" in head(source, 1024)  # where readers look for it; other bytes may precede
+
+
+def _image_numbers(image: "Image.Image") -> Sequence[int]:
+    """Which frames of a PIL image are images of their own. Smaller versions and masks beside a TIFF's pages are not, nor
+    what a camera writes behind its JPEG (a preview, a map of brightness)."""
+    count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    if count == 1 or image.format != "TIFF":
+        return range(count)
+    place, numbers = image.tell(), []
+    for number in range(count):
+        image.seek(number)
+        if not image.tag_v2.get(_TIFF_TYPE, 0) & _TIFF_ASIDE:
+            numbers.append(number)
+    image.seek(place)
+    return numbers or range(count)
+
+
+def _page_index(source: Any, count: int, name: str) -> int:
+    page = told(source).get("page")
+    if page is None and count > 1:
+        raise MediaError(
+            f"{name} holds {count} pages or frames, expected one image. Choose one, "
+            '{"path": ..., "page": 1}; give all as images, `modalities.pages(...)` lists them; of an animation, give a '
+            "video; of a PIL image, `.copy()` what it shows."
+        )
+    page = 1 if page is None else page
+    if isinstance(page, bool) or not isinstance(page, Integral) or not 1 <= page <= count:
+        raise MediaError(f'"page" of {name} is {page!r}, expected an integer from 1 to {count}.')
+    return int(page) - 1
+
+
+def turn_to_page(image: "Image.Image", source: Any, name: str, limits: Limits) -> None:
+    """Turns an opened image to the page that its source asks for. Raises `MediaError` where there are several and none
+    is asked for, or no such page."""
+    if image is source and image.tell() > 0:
+        return  # somebody turned to this page
+    numbers = _image_numbers(image)
+    image.seek(numbers[_page_index(source, len(numbers), name)])
+    limits.check_pixels(image.width, image.height, name)
 
 
 def upright(image: "Image.Image") -> "Image.Image":

@@ -6,22 +6,47 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import NPY_MAGIC, first_bad, load_npy, to_numpy
+from ._arrays import NPY_MAGIC, first_bad, load_npy, positive, to_numpy
 from ._base import ModalitySpec
-from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source
-from .image import open_image, upright
+from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source, told
+from .image import open_image, turn_to_page, upright
 
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
+# Unit -> what it measures, and how values become those of that quantity's first unit: by a factor, and then an offset.
+UNITS: dict[str, tuple[str, float, float]] = {
+    "m": ("length", 1.0, 0.0),
+    "cm": ("length", 0.01, 0.0),
+    "mm": ("length", 0.001, 0.0),
+    "C": ("temperature", 1.0, 0.0),
+    "K": ("temperature", 1.0, -273.15),
+    "cK": ("temperature", 0.01, -273.15),  # hundredths of a kelvin, as radiometric cameras store
+}
+_DARK = 0.01  # of a value range; what lies below all comes out black
+_MOST = 0.99  # of the values of a map
+
+
 @dataclass(frozen=True, kw_only=True)
 class MapSpec(ModalitySpec):
-    """`value_range` (low, high), in the file's own units, becomes black to white; without it each item's own least and
-    greatest values do. Image processors with `reads_raw = True` get `(height, width)` float32 in the file's units."""
+    """`value_range` (low, high) becomes black to white; without it each item's own least and greatest values do, so that
+    units do not matter. Image processors with `reads_raw = True` get `(height, width)` float32.
+
+    Args:
+        unit: that of `value_range` and of raw values, a quantity's first of `UNITS`; None for values as they are. Where
+            it matters, a source may say its own, `{"path": ..., "unit": "mm"}`: a name of the same quantity, or the
+            number of `unit` that one count is, such as 1 / 5000.
+        integer_unit: unit of integers of more than 8 bits whose source says none; 8 bits alone are refused then. Without
+            it, values have `unit`, whatever their type.
+        plausible: least and greatest value, in `unit`, that the maximum of a map may have whose source says no unit.
+    """
 
     value_range: tuple[float, float] | None = None
+    unit: str | None = None
+    integer_unit: str | None = None
+    plausible: tuple[float, float] | None = None
 
     medium = "pixels"
     processor_kind = "image_processor"
@@ -33,14 +58,67 @@ class MapSpec(ModalitySpec):
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
         """`(height, width, 3)` float32 between 0 and 255, not rounded, so that 16-bit maps keep their steps; or raw."""
-        values = read_map(source, **access)
-        if getattr(processor, "reads_raw", False):
-            if options["value_range"] is not None:
-                raise ValueError(f"value_range is set, but {type(processor).__name__} scales values itself.")
+        name, span = describe(source), options["value_range"]
+        raw = getattr(processor, "reads_raw", False)
+        if raw and span is not None:
+            raise ValueError(f"value_range is set, but {type(processor).__name__} scales values itself.")
+        measured = _measured(source, name, **access)
+        values = _finite_map(measured, name)
+        if raw or span is not None or "unit" in told(source):
+            values = self._in_unit(values, measured.dtype, told(source).get("unit"), name)
+        if raw:
             return values
-        low, high = options["value_range"] or (values.min(), values.max())
+        low, high = span or (values.min(), values.max())
         scaled = (values - low) / max(float(high) - float(low), np.finfo(np.float32).tiny)
+        if span is not None:
+            self._check_span(values, scaled, span, name)
         return np.repeat(np.clip(scaled, 0, 1)[..., None] * np.float32(255), 3, axis=-1).astype(np.float32)
+
+    def _in_unit(self, values: np.ndarray, dtype: np.dtype, said: Any, name: str) -> np.ndarray:
+        remedy = f'say it: {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
+        if said is None and self.integer_unit is None:
+            return values
+        if said is None and (dtype.kind in "bui" and dtype.itemsize == 1):
+            raise MediaError(f"{name} holds 8-bit values, which have no known unit; {remedy}.")
+        unit = said if said is not None else self.integer_unit if dtype.kind in "ui" else self.unit
+        factor, offset = self._to_own(unit, name)
+        result = (values.astype(np.float64) * factor + offset).astype(np.float32)
+        known = result[values != 0]  # 0 stands for what was not measured
+        if said is None and self.plausible is not None and known.size:
+            if not self.plausible[0] <= known.max() <= self.plausible[1]:
+                raise MediaError(
+                    f"{name} holds {dtype} up to {values.max():g}, which would be {known.max():g} {self.unit} in {unit}, "
+                    f"the usual unit of such numbers. If that is not its unit, or if it is, {remedy}."
+                )
+        return result
+
+    def _to_own(self, unit: Any, name: str) -> tuple[float, float]:
+        """Factor and offset from a unit to the spec's own."""
+        if isinstance(unit, str) and unit in self._units():
+            return UNITS[unit][1:]
+        if isinstance(unit, str) or self.unit is None:
+            known = (
+                f"one of {self._units()}, or a number of {self.unit}"
+                if self.unit
+                else f"none, as {self.name} has none"
+            )
+            raise MediaError(f'"unit" of {name} is {unit!r}, expected {known}.')
+        return positive(unit, f'"unit" of {name}', f" of {self.unit}"), 0.0
+
+    def _units(self) -> list[str]:
+        return [unit for unit in UNITS if self.unit is not None and UNITS[unit][0] == UNITS[self.unit][0]]
+
+    def _check_span(self, values: np.ndarray, scaled: np.ndarray, span: tuple[float, float], name: str) -> None:
+        known = scaled[values != 0]
+        colour = {"black": (known < _DARK).mean(), "white": (known >= 1).mean()} if known.size else {}
+        for shade, share in colour.items():
+            if share >= _MOST:
+                unit = f" {self.unit}" if self.unit else ""
+                say = f', or say its unit, {{"path": ..., "unit": ...}}, one of {self._units()}' if unit else ""
+                raise MediaError(
+                    f"{name} holds values from {values.min():g} to {values.max():g}{unit}, which come out {shade} under "
+                    f"the value_range of {span[0]:g} to {span[1]:g}{unit}: compose with the range of such maps{say}."
+                )
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`pixel_values (items, 3, height, width)` float32."""
@@ -51,7 +129,10 @@ class MapSpec(ModalitySpec):
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         side = 48 + 16 * size
         row, column = np.mgrid[0:side, 0 : side + 16]
-        return (row + 2.0 * column).astype(np.float32)
+        values = row + 2.0 * column
+        if options.get("value_range") is not None:
+            values = np.interp(values, (0, values.max()), options["value_range"])
+        return values.astype(np.float32)
 
 
 def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
@@ -60,27 +141,36 @@ def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_
     Args:
         source: anything `open_source` takes, holding an 8- or 16-bit PNG, a 16- or 32-bit (also float) TIFF, another
             single-channel image or a `.npy` file; a PIL image; or an array or tensor of shape (H, W), (1, H, W) or
-            (H, W, 1). A colour image only where its channels are equal.
+            (H, W, 1), also in a dict as `"array"`. A colour image only where its channels are equal. Of several pages, a
+            dict says which, `{"path": ..., "page": 3}`, from 1 on.
         allow_urls, limits: as `open_source` takes them.
 
     Returns:
         float32, shape (H, W), in the units of the source. Integers beyond 2**24 are rounded to float32.
 
     Raises:
-        MediaError: unreadable, truncated, too large, more than one channel, NaN or infinity (the place is named).
+        MediaError: unreadable, truncated, too large, several pages and none chosen, more than one channel, NaN or
+            infinity (the place is named).
         ImportError: Pillow is missing and an encoded image came.
     """
     name = describe(source)
+    return _finite_map(_measured(source, name, allow_urls=allow_urls, limits=limits), name)
+
+
+def _measured(source: Any, name: str, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
+    """The values of a source in their own type."""
+    if isinstance(source, Mapping) and is_array(source.get("array")):
+        source = source["array"]
     if is_array(source):
-        return _finite_map(to_numpy(source, name), name)
+        return to_numpy(source, name)
     given = source if is_picture(source) else open_source(source, allow_urls=allow_urls, limits=limits)
     if given is not source and head(given, len(NPY_MAGIC)) == NPY_MAGIC:
         values = load_npy(given, name, limits)
         limits.check_pixels(values.shape[-1], values.size // values.shape[-1] if values.ndim else 0, name)
-    else:
-        with open_image(given, name, limits) as image:
-            values = _map_values(image, name)
-    return _finite_map(values, name)
+        return values
+    with open_image(given, name, limits) as image:
+        turn_to_page(image, source, name, limits)
+        return _map_values(image, name)
 
 
 def _map_values(image: "Image.Image", name: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modalities import MODALITIES, UnknownModalityError
+from ..modalities._source import is_array, told
 from ..utils.registry import did_you_mean
 from ..utils.upstream import mark_chat, render_jinja_template
 from .tokenization import PromptTokenizer, Span, Text
@@ -134,14 +135,15 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 def part_source(kind: str, part: Mapping[str, Any]) -> Any:
     """The medium of a content part, or None for a bare placeholder whose medium is given apart."""
-    if part.get(kind) is not None:
-        return part[kind]
-    if part.get("path") is not None:
-        return Path(part["path"])
-    if part.get("url") is not None:
-        return part["url"]
     rest = {key: part[key] for key in ("base64", "bytes", "array", "values", "sampling_rate", "time") if key in part}
-    return rest or None
+    path = None if part.get("path") is None else Path(part["path"])
+    source = next((one for one in (part.get(kind), path, part.get("url"), rest or None) if one is not None), None)
+    if source is None or not (said := told(part)):
+        return source
+    # A dict alone says which page is meant, or the unit.
+    if not isinstance(source, Mapping):
+        source = {"array" if is_array(source) else "path": source}
+    return {**source, **said}
 
 
 def without_media(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ _OPTIONAL = {
     "torchcodec": ("video", "torchcodec"),
     "av": ("video", "av"),
     "pyarrow": ("signal", "pyarrow"),
+    "pypdfium2": ("pdf", "pypdfium2"),
 }
 
 
