@@ -463,7 +463,7 @@ def written(folder: Path, *shards: dict[str, int]) -> Path:
         writer = ShardWriter(folder, 2**20, "0")
         for digest, number in shard.items():
             known = {f"/media/{number}.png": [number, 2 * number, digest]}
-            writer.add(digest, torch.full((1, 1, 1), number), known)
+            writer.add(digest, torch.full((1, 1), number), [1], known)
         writer.flush()
     return folder
 

@@ -31,12 +31,16 @@ _HOW_MANY = "gives another number of features for each sound, which it tells onl
 _ITS_PROCESSOR = "takes whole frames only; its own processor pads to them, its feature extractor does not"
 _CALENDAR = "takes the calendar of the values beside them"
 
+READ_PACKED = (
+    "exaone4_5_vision glm4v_moe_vision glm4v_vision glm5_next_vision glm_ocr_vision muse_glimmer_vision muse_spark_vision "
+    "qwen2_5_vl_vision siglip2_vision_model"
+).split()
 # Tower -> why it cannot be read.
 REFUSED: dict[str, str] = {
     **{
         name: "takes the patches of all images as one row, with the grids that they come from"
         for name in PACKED
-        if name != "siglip2_vision_model"
+        if name not in READ_PACKED
     },
     "pixtral": "gives the patches of all images as one row",
     "vit_mae": "draws at random which patches it reads",
@@ -133,6 +137,11 @@ class Case:
         }
         return model.get_modality_features(self.modality, **{key: inputs[name] for key, name in names.items()})
 
+    @property
+    def reading(self) -> tuple[int | None, str, bool]:
+        """As `run_tower` takes it."""
+        return self.row.select_layer, self.row.select_feature, self.row.packed
+
     def arguments(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of the tower's own forward."""
         values = {self.row.inputs[name]: value for name, value in inputs.items() if name in self.row.inputs}
@@ -181,11 +190,13 @@ def register_document() -> None:
 def check_features(case: Case) -> None:
     """They are those of the whole tower, though what is not read is not there; and they differ between media."""
     with torch.no_grad():
-        features = case.encode(case.model, case.inputs).last_hidden_state
-        expected = run_tower(case.whole, case.arguments(case.inputs))[0]
-    assert torch.equal(features.flatten(0, 1), expected) and torch.isfinite(features).all()
-    assert features.ndim == 4 and len(features) == 2
-    assert case.name in WASHED_OUT or not torch.equal(features[0], features[1])
+        output = case.encode(case.model, case.inputs)
+        expected = run_tower(case.whole, case.arguments(case.inputs), *case.reading)[0]
+    features, (first, second) = output.last_hidden_state, output.pooler_output
+    assert torch.equal(features.flatten(0, -3) if features.ndim > 2 else features, expected)
+    assert torch.isfinite(features).all()
+    assert features.ndim == (2 if case.row.packed else 4)
+    assert case.name in WASHED_OUT or first.shape != second.shape or not torch.equal(first, second)
 
 
 def check_batch(case: Case) -> None:

@@ -1,8 +1,11 @@
 """What every aligner is: a `PreTrainedModel` from tower features to language-model tokens, and how it is registered.
 
-Dimensions used throughout: `items` media of one modality in the batch, `frames` per item (1 for an image), `length`
-features per frame, `dim` the tower's width, `tokens` per item, `hidden` the language model's width.
+Dimensions used throughout: `items` media of one modality in the batch; `frames` per item, which are what a tower reads at
+one go (an image, a tile of it, a frame of a video, a window of a recording); `length` features per frame, `dim` the
+tower's width, `tokens` per item, `hidden` the language model's width.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -21,8 +24,8 @@ class AlignerConfig(PreTrainedConfig):
     Args:
         feature_size: width of the tower's features (`dim`).
         hidden_size: width of the language model's embeddings (`hidden`).
-        feature_length: features per frame, or None when it varies with the item.
-        num_frames: frames per item; 1 for images and signals.
+        feature_length: features per frame, or None where they differ.
+        num_frames: frames per item, or None where they differ.
         num_tokens: tokens per item; None for an aligner whose count follows the features (`count_tokens`).
         sum_neighbours: tokens of media that stand side by side, of any modalities with this setting, are added into the
             first one's place, and the language model does not see the places of the others. It is for aligners of one
@@ -37,7 +40,7 @@ class AlignerConfig(PreTrainedConfig):
     feature_size: int = 768
     hidden_size: int = 768
     feature_length: int | None = None
-    num_frames: int = 1
+    num_frames: int | None = 1
     num_tokens: int | None = None
     initializer_range: float = 0.02
     sum_neighbours: bool = False
@@ -53,13 +56,31 @@ class AlignerConfig(PreTrainedConfig):
             raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACT2FN)}.")
 
     def count_tokens(self, frames: int, length: int) -> int:
-        """Tokens for one item of `frames` x `length` features.
-
-        The only place where a token count is decided: processor, collator, model check and serving all ask here.
-        """
+        """Tokens for one item of `frames` x `length` features."""
         if self.num_tokens is None:
             return frames * length
         return self.num_tokens * (frames if self.per_frame else 1)
+
+    @property
+    def reads(self) -> str:
+        """What the aligner reads by itself, where frames differ: each "feature", each "frame", or the whole "item"."""
+        return "frame" if self.num_tokens is None else "item"
+
+    @property
+    def gives_equal_counts(self) -> bool:
+        """Whether all items have as many tokens, whatever their frames and features."""
+        return self.reads == "item" and self.num_tokens is not None and not self.per_frame
+
+    def count_item_tokens(self, lengths: Sequence[int]) -> int:
+        """Tokens for one item whose frames have so many features each.
+
+        The only place where a token count is decided: processor, collator, model check and serving all ask here.
+        """
+        if len(set(lengths)) == 1:
+            return self.count_tokens(len(lengths), lengths[0])
+        if self.reads == "item":
+            return self.count_tokens(*(1, sum(lengths)) if self.num_tokens is None else (len(lengths), max(lengths)))
+        return sum(self.count_tokens(1, length) for length in lengths)
 
 
 class Aligner(PartModel):
@@ -113,16 +134,15 @@ def pool_to_tokens(features: torch.Tensor, mask: torch.Tensor | None, num_tokens
     `(items, length, dim)` -> `(items, num_tokens, dim)`.
 
     Args:
-        mask: `(items, length)` bool with the real features first, or None.
+        mask: `(items, length)` bool, True for the real features, or None where all are.
         num_tokens: groups per item; token `j` averages features `floor(j*n/k)` to `ceil((j+1)*n/k)` of the item's n.
     """
-    items, length, _ = features.shape
     if mask is None:
         return nn.functional.adaptive_avg_pool1d(features.transpose(1, 2), num_tokens).transpose(1, 2)
-    real = mask.sum(-1).view(items, 1, 1)
+    real = mask.sum(-1).view(-1, 1, 1)
     token = torch.arange(num_tokens, device=features.device).view(1, -1, 1)
     start = token * real // num_tokens
     end = -(-(token + 1) * real // num_tokens)
-    place = torch.arange(length, device=features.device)
-    weights = ((place >= start) & (place < end)).to(features.dtype)
+    place = mask.cumsum(-1)[:, None] - 1  # of a feature among the real ones
+    weights = ((place >= start) & (place < end) & mask[:, None]).to(features.dtype)
     return (weights / weights.sum(-1, keepdim=True).clamp(min=1)) @ features

@@ -17,6 +17,10 @@ class LinearAlignerConfig(AlignerConfig):
 
     bias: bool = True
 
+    @property
+    def reads(self) -> str:
+        return "feature" if self.num_tokens is None else "item"
+
 
 @register_aligner("linear")
 class LinearAligner(Aligner):

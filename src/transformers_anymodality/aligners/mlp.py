@@ -49,6 +49,10 @@ class MlpAlignerConfig(AlignerConfig):
             return (side // self.pool_size) ** 2
         return -(-length // self.pool_size) if self.pool == "stride" else length
 
+    @property
+    def reads(self) -> str:
+        return "feature" if self.num_tokens is None and self.pool == "none" else super().reads
+
     def count_tokens(self, frames: int, length: int) -> int:
         return super().count_tokens(frames, self.merged_length(length))
 

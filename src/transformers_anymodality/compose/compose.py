@@ -252,15 +252,24 @@ def _processor(
     table, processors = {}, {}
     for name, part in parts.items():
         processors.setdefault(part.attribute, part.processor)
-        length, config = part.config.feature_length, part.aligner.config
+        own, config = part.config, part.aligner.config
+        length = part.trial.length if part.trimmed else own.feature_length
+        equal = own.num_frames is not None and own.feature_length is not None
         table[name] = ModalityInputs(
             token=part.asked.token,
             processor=part.attribute,
-            inputs=dict(zip(part.config.inputs, part.arguments, strict=True)),
+            inputs=dict(zip(own.inputs, part.arguments, strict=True)),
             options=part.options,
-            num_tokens=None if length is None else config.count_tokens(part.config.num_frames, length),
-            tower=copy.deepcopy(part.tower.config) if length is None else None,
-            aligner=copy.deepcopy(config) if length is None else None,
+            num_tokens=config.count_tokens(own.num_frames, own.feature_length) if equal else None,
+            num_frames=own.num_frames,
+            frame_counts=part.frame_counts,
+            feature_length=length,
+            trimmed=part.trimmed,
+            sizes=part.trial.sizes,
+            unit=part.trial.unit,
+            grid=own.grid,
+            tower=copy.deepcopy(part.tower.config) if length is None and part.trial.sizes is None else None,
+            aligner=None if equal else copy.deepcopy(config),
         )
     template: Any = tokenizer.chat_template
     return AnyModalityProcessor(tokenizer, processors, table, chat_template=template, text_settings=text)

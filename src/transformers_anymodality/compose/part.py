@@ -32,7 +32,7 @@ _AUTO_PROCESSORS = {
     "feature_extractor": (AutoFeatureExtractor,),
     "tokenizer": (AutoTokenizer,),
 }
-_FEATURES = ("all", "patches", "pooled")
+_FEATURES = ("all", "patches", "pooled", "merged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Asked:
     num_tokens: int | None = None
     processor: Any = None
     select_layer: int | None = None
-    select_feature: str = "all"
+    select_feature: str | None = None
     per_frame: bool | None = None
     token: str
     revision: str | None = None
@@ -87,7 +87,7 @@ def _read(name: str, value: Any) -> Asked:
         )
     given = {"token": spec.token, **{key: one for key, one in given.items() if one is not None}}
     asked = Asked(**given, options=options)
-    if asked.select_feature not in _FEATURES:
+    if asked.select_feature not in (None, *_FEATURES):
         raise ValueError(f"select_feature of {name!r} is {asked.select_feature!r}; it can be {', '.join(_FEATURES)}.")
     count = asked.num_tokens
     if count is not None and (not isinstance(count, int) or count < 1):
@@ -102,9 +102,11 @@ class Trial:
     Attributes:
         tower: which ran: the modality's own, or a small copy of one without weights.
         arguments: of its forward, for an item.
-        features: of these, `(1 or frames, length, dim)`.
+        features: of these, `(1 or frames, length, dim)`, or `(features, dim)` of a tower that gives those of all as one row.
         length, width: of the features that the tower of the modality gives.
         unread: weights that features do not depend on, by name.
+        reading: how they are read, as `run_tower` takes it: layer, features, whether they come as one row.
+        sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are the features of an item.
     """
 
     tower: PreTrainedModel
@@ -113,6 +115,9 @@ class Trial:
     length: int
     width: int
     unread: set[str]
+    reading: tuple[int | None, str, bool]
+    sizes: str | None = None
+    unit: int = 1
 
 
 @dataclass
@@ -124,6 +129,7 @@ class Part:
         tower, options, processor, attribute: from `add_tower` on; `options` are those of its media, `attribute` is where
             the processor keeps the sub-processor.
         arguments, trial: from `try_tower` on; `arguments` is the sub-processor's name of an input -> the tower's argument.
+        frame_counts, trimmed: likewise, as the processor keeps them.
         aligner: from `add_aligner` on.
     """
 
@@ -136,6 +142,8 @@ class Part:
     attribute: str = field(init=False)
     arguments: dict[str, str] = field(init=False)
     trial: Trial = field(init=False)
+    frame_counts: str | None = None
+    trimmed: bool = False
     aligner: Aligner = field(init=False)
 
     @property
@@ -177,11 +185,10 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
         part.tower = load_tower(asked.tower, part.spec.medium, asked.select_layer, **load)
     else:
         part.tower = lender.tower
-    if lender is not None and asked.processor is None:
-        part.processor, part.attribute = lender.processor, lender.attribute
-    else:
-        part.processor = _find_processor(part, load)
-        part.attribute = _attribute(part)
+    shared = lender is not None and asked.processor is None
+    found = lender.processor if shared else _find_processor(part, load)
+    part.processor = part.spec.adapted(found, part.options)
+    part.attribute = lender.attribute if shared and part.processor is found else _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
     if "num_frames" in part.options and "num_frames" not in asked.options and isinstance(frames, int):
         part.options["num_frames"] = frames

@@ -26,6 +26,7 @@ from ..towers import (
     match_arguments,
     outermost,
     put_back,
+    required_arguments,
     run_tower,
     trace_tower,
 )
@@ -52,19 +53,46 @@ def try_tower(part: Part, trials: Trials) -> None:
     items = short, long = [_dummy_input(part, size) for size in (0, 1)]
     part.arguments = match_arguments(part.tower, short)
     main = next(iter(part.arguments))
-    config, shape = part.config, short[main].shape[1:]
+    config, shape, rows = part.config, short[main].shape[1:], len(short[main])
     config.inputs = {_input_name(part.name, key, main): argument for key, argument in part.arguments.items()}
     config.input_shape, config.input_dtype = list(shape), str(short[main].dtype).removeprefix("torch.")
-    config.select_feature, per_frame = part.asked.select_feature, part.asked.per_frame
-    config.per_frame = _reads_frames(part, short[main]) if per_frame is None else bool(per_frame)
-    config.num_frames = shape[0] if config.per_frame else 1
-    fixed = config.select_feature == "pooled" or shape == long[main].shape[1:]
+    grid = next((key for key in part.arguments if rows > 1 and _adds_up(short[key], rows)), None)
+    names = dict(zip(part.arguments, config.inputs, strict=True))
+    config.grid = grid and names[grid]
+    part.frame_counts = None if grid else next((key for key, value in short.items() if _counts(value, rows)), None)
+    per_frame = part.asked.per_frame
+    config.per_frame = not grid and (_reads_frames(part, short[main]) if per_frame is None else bool(per_frame))
+    cut = part.spec.cuts(part.options) and not grid
+    if cut and "num_frames" in part.options and not config.per_frame:
+        raise ValueError(
+            f"The tower of {part.name!r} reads {shape[0]} frames at once, not so many a second: leave out `fps`."
+        )
+    config.num_frames = None if cut else shape[0] if config.per_frame else 1
+    fixed = not grid and (part.asked.select_feature == "pooled" or shape == long[main].shape[1:])
     shapes = tuple((item[key].shape, item[key].dtype) for item in items for key in part.arguments)
-    reading = (part.tower, config.per_frame, config.select_feature, shapes)
+    reading = (part.tower, config.per_frame, part.asked.select_feature, grid, shapes)
     if reading not in trials:
         trials[reading] = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
     part.trial = trials[reading]
-    config.feature_length = part.trial.length if fixed else None
+    _, config.select_feature, config.packed = part.trial.reading
+    needed = required_arguments(part.tower)
+    config.beside = {
+        name: short[key].tolist()
+        for key, name in names.items()
+        if key != main and (key == grid or part.arguments[key] in needed)
+    }
+    part.trimmed = cut and fixed and part.spec.medium != "pixels" and _follows_time(part, short)
+    config.feature_length = part.trial.length if fixed and not config.packed and not part.trimmed else None
+
+
+def _adds_up(value: torch.Tensor, rows: int) -> bool:
+    """Whether the products of its rows are as many as there are rows of the main input: grids of patches."""
+    return value.ndim == 2 and not value.is_floating_point() and int(value.prod(-1).sum()) == rows
+
+
+def _counts(value: torch.Tensor, rows: int) -> bool:
+    """Whether it says of one item that it has so many rows."""
+    return value.shape == (1,) and not value.is_floating_point() and rows > 1 and int(value) == rows
 
 
 def _reads_frames(part: Part, values: torch.Tensor) -> bool:
@@ -79,7 +107,8 @@ def _dummy_input(part: Part, size: int) -> Inputs:
     spec, processor, options = part.spec, part.processor, part.options
     try:
         item = spec.read(spec.dummy(processor, options, size), processor, options)
-        return extract(spec, [item], processor, options)
+        frames = spec.frames(item, processor, options) if spec.cuts(options) else [item]
+        return extract(spec, frames, processor, options)
     except Exception as error:
         raise ValueError(
             f"The processor of {part.name!r} ({type(processor).__name__}) cannot prepare a dummy input: {error}"
@@ -95,22 +124,74 @@ def _input_name(modality: str, key: str, main: str) -> str:
         ("audio", "input_features"): "input_features",
         ("audio", "input_values"): "input_values",
     }
-    return canonical.get((modality, key)) or (f"{modality}_values" if key == main else f"{modality}_{key}")
+    if key == main:
+        return canonical.get((modality, key), f"{modality}_values")
+    return canonical.get((modality, key)) or (key if key.startswith(f"{modality}_") else f"{modality}_{key}")
 
 
 def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
     short, long = ({key: item[key] for key in part.arguments} for item in items)
     main = next(iter(short))
+    if part.config.grid or part.asked.select_feature == "merged":
+        return _try_packed(part, tower, items)
     # Another item of the same shape: the same numbers in another order.
     both = {key: torch.cat([value, value.flip(-1) if key == main else value]) for key, value in short.items()}
     with in_eval(tower):
         alone = _arguments(part, tower, short)
-        features, unread = _run(part, tower, alone, trace_tower)
-        _check_apart(part, alone, features, _run(part, tower, _arguments(part, tower, both))[0])
+        rows = len(next(iter(alone.values())))
+        reading = _dense(part)
+        features, unread = _run(part, tower, alone, reading, trace_tower)
+        beside = _run(part, tower, _arguments(part, tower, both), reading)[0]
+        if (len(features), len(beside)) != (rows, 2 * rows):
+            return _try_packed(part, tower, items)
+        _check_apart(part, features, beside)
         if not fixed:
-            longer = _run(part, tower, _arguments(part, tower, long))[0]
+            longer = _run(part, tower, _arguments(part, tower, long), reading)[0]
             _check_length(part, items, [features.shape[1], longer.shape[1]])
-    return Trial(tower, alone, features, *features.shape[1:], unread)
+    _, length, width = features.shape
+    return Trial(tower, alone, features, length, width, unread, reading)
+
+
+def _dense(part: Part) -> tuple[int | None, str, bool]:
+    """How a tower is read that gives each item its features."""
+    return part.config.select_layer, part.asked.select_feature or "all", False
+
+
+def _try_packed(part: Part, tower: PreTrainedModel, items: list[Inputs]) -> Trial:
+    """Of a tower that gives the features of all items as one row: as they are merged, if they are, or else before it."""
+    short, long = ({key: item[key] for key in part.arguments} for item in items)
+    both = _arguments(part, tower, {key: torch.cat([short[key], long[key]]) for key in short})
+    alone, asked = _arguments(part, tower, short), part.asked.select_feature
+    merged = ["merged"] if part.config.select_layer is None else []
+    choices = [*merged, "all"] if asked is None else [asked]
+    for select in choices:
+        reading = (part.config.select_layer, select, True)
+        try:
+            features, unread = _run(part, tower, alone, reading, trace_tower)
+            longer = _run(part, tower, _arguments(part, tower, long), reading)[0]
+            sizes, unit = _sizes(part, items, [len(features), len(longer)])
+        except ValueError:
+            if select == choices[-1]:
+                raise
+            continue
+        _check_apart(part, torch.cat([features, longer]), _run(part, tower, both, reading)[0])
+        break
+    length, width = features.shape
+    return Trial(tower, alone, features, length, width, unread, reading, sizes, unit)
+
+
+def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str, int]:
+    """Which output of the sub-processor tells how many features an item has, by the product of its row over a unit."""
+    for key in items[0]:
+        if all(item[key].ndim == 2 and not item[key].is_floating_point() for item in items):
+            products = [int(item[key].prod(-1).sum()) for item in items]
+            unit = products[0] // lengths[0]
+            if unit and products == [unit * length for length in lengths] and lengths[0] != lengths[1]:
+                return key, unit
+    raise ValueError(
+        f"The tower of {part.name!r} ({type(part.tower).__name__}) gives the features of all items as one row, and "
+        f"nothing that its processor gives tells how many each item has: {lengths} for a short and a long one."
+    )
 
 
 def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
@@ -118,11 +199,12 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     tower.to("meta")  # some make a weight or two with data all the same
     arguments = _arguments(part, tower, items[0])
     with in_eval(tower):
-        traced = without_data(partial(_run, part, tower, arguments, trace_tower))
+        reading = _dense(part)
+        traced = without_data(partial(_run, part, tower, arguments, reading, trace_tower))
         if traced is None:  # many a forward looks at its mask, and does without
             with suppress(ValueError):
                 main = dict([next(iter(arguments.items()))])
-                traced = without_data(partial(_run, part, tower, main, trace_tower))
+                traced = without_data(partial(_run, part, tower, main, reading, trace_tower))
 
     def question(copy: PreTrainedModel) -> Trial:
         trial = _try(part, copy, items, fixed)
@@ -151,10 +233,12 @@ def _arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Inputs:
 
 
 @torch.no_grad()
-def _run(part: Part, tower: PreTrainedModel, arguments: Inputs, run: Callable[..., Any] = run_tower) -> tuple:
-    """What `run` gives, features `(items or frames, length, dim)` first."""
+def _run(
+    part: Part, tower: PreTrainedModel, arguments: Inputs, reading: tuple, run: Callable[..., Any] = run_tower
+) -> tuple:
+    """What `run` gives, features `(items or frames, length, dim)` first, or `(features, dim)`."""
     try:
-        return run(tower, arguments, part.config.select_layer, part.config.select_feature)
+        return run(tower, arguments, *reading)
     except Exception as error:
         shapes = {name: tuple(value.shape) for name, value in arguments.items()}
         raise ValueError(
@@ -163,13 +247,12 @@ def _run(part: Part, tower: PreTrainedModel, arguments: Inputs, run: Callable[..
         ) from error
 
 
-def _check_apart(part: Part, arguments: Inputs, alone: torch.Tensor, beside: torch.Tensor) -> None:
+def _check_apart(part: Part, alone: torch.Tensor, beside: torch.Tensor) -> None:
     """Raises ValueError unless the tower gives an item the same features again, beside another one."""
-    rows = len(next(iter(arguments.values())))
-    apart = (len(alone), len(beside)) == (rows, 2 * rows) and beside.shape[1:] == alone.shape[1:]
+    first = beside[: len(alone)]
     close = 1e-3 if alone.dtype == torch.float32 else 0.1
-    if not apart or (beside[:rows] - alone).abs().max() > close * alone.abs().max():
-        cause = "it draws them at random" if apart else "it does not keep items apart"
+    if first.shape != alone.shape or (first - alone).abs().max() > close * alone.abs().max():
+        cause = "it draws them at random" if first.shape == alone.shape else "it does not keep items apart"
         raise ValueError(
             f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another one, "
             f"of shapes {tuple(alone.shape)} and {tuple(beside.shape)}: {cause}."
@@ -191,6 +274,23 @@ def _check_length(part: Part, items: list[Inputs], lengths: list[int]) -> None:
             f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, where {counted} "
             "were counted: its config does not tell their width."
         )
+
+
+def _follows_time(part: Part, inputs: Inputs) -> bool:
+    """Whether a tower of recordings gives features in the order of time: it tells how many shorter ones have, or reads
+    such."""
+    tower, length = part.tower, part.trial.length
+    if length == 1 or hasattr(tower, "_get_feat_extract_output_lengths"):
+        return length > 1
+    main = next(iter(part.arguments))
+    axis = 2 if getattr(part.processor, "channels_first", False) else 1
+    if inputs[main].ndim != 3 or inputs[main].shape[axis] % 2:
+        return False
+    half = inputs[main].narrow(axis, 0, inputs[main].shape[axis] // 2)
+    try:
+        return feature_length(tower.config, {**inputs, main: half}) == -(-length // 2)
+    except (RuntimeError, TypeError, ValueError):
+        return False
 
 
 # --- weights that are not read -------------------------------------------------------------------------------------
@@ -220,7 +320,7 @@ def _same_without(names: list[str], readers: list[Part]) -> bool:
         try:
             with in_eval(tower):
                 if taken and not torch.equal(
-                    _run(part, tower, part.trial.arguments, trace_tower)[0], part.trial.features
+                    _run(part, tower, part.trial.arguments, part.trial.reading, trace_tower)[0], part.trial.features
                 ):
                     return False
         except ValueError:
@@ -251,7 +351,8 @@ def try_aligner(part: Part, hidden: int) -> None:
         raise ValueError(
             f"The aligner of {name!r} adds neighbouring media into one token, but gives {config.num_tokens}."
         )
-    shape = (part.config.num_frames, part.trial.length, config.feature_size)
+    frames = part.config.num_frames or 1
+    shape = (frames, part.trial.length // frames if part.config.packed else part.trial.length, config.feature_size)
     counted = config.count_tokens(*shape[:2])
     try:
         given = without_data(partial(_count_tokens, part.aligner, shape))

@@ -17,7 +17,8 @@ from transformers.utils import logging
 
 from ..data.records import RecordError, located, read_chat
 from ..modalities import MODALITIES
-from ..model.configuration import AnyModalityConfig
+from ..model.configuration import SIZES, AnyModalityConfig, item_lengths
+from ..model.frames import Frames
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import compute_dtype
 from ..utils.files import read_json, write_json
@@ -254,12 +255,19 @@ def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, Shard
 @torch.no_grad()
 def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[str, dict, dict]]) -> None:
     device = next(model.tower(modality).parameters(), torch.empty(0)).device
-    keys = [key for key in batch[0][1] if key != f"{modality}_feature_lengths"]
-    inputs = {key: torch.cat([inputs[key] for _, inputs, _ in batch]).to(device) for key in keys}
-    features, _ = model.encode(modality, inputs)
-    for (digest, inputs, files), one in zip(batch, features, strict=True):
-        length = inputs.get(f"{modality}_feature_lengths")
-        writer.add(digest, one if length is None else one[:, : int(length)], files)
+    joined = {key: torch.cat([inputs[key] for _, inputs, _ in batch]).to(device) for key in batch[0][1]}
+    sizes = {key: joined.pop(name) for key in SIZES if (name := f"{modality}_{key}") in joined}
+    features, _ = model.encode(modality, joined)
+    settings = model.config.modalities[modality]
+    lengths = item_lengths(sizes or joined, settings.num_frames, settings.feature_length)
+    if "feature_lengths" in sizes or "frames" in sizes:
+        values = features.flatten(0, 1) if features.ndim == 4 else features
+        flat, _ = Frames(values, sizes.get("feature_lengths")).by("feature")
+        items = flat[0, 0].split([sum(item) for item in lengths])
+    else:
+        items = features.flatten(1, 2)
+    for (digest, _, files), own, frames in zip(batch, items, lengths, strict=True):
+        writer.add(digest, own, frames, files)
 
 
 # --- loading towers without their language model -----------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The feature store: shards of safetensors, and what the features in them were computed by.
 
 store/image/index.json            the tower, how it is read, the preparation of media: all that features depend on
-store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content; finished when it is there
+store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content, or (features, dim) of one whose
+                                  frames differ; finished when it is there
 store/image/*.arrow               what is in which shard (`_index`)
 """
 
@@ -9,13 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.nn.utils.rnn import pad_sequence
 from transformers.utils import logging
 
 from ..modalities import MODALITIES, MediaError
@@ -64,6 +65,7 @@ class FeatureStore:
             self.indexes[name] = Index(self.folder / name)
         self._contents = Contents(*self.indexes.values())
         self._open: dict[Path, Any] = {}  # shards, which cost address space alone
+        self._told: dict[Path, dict[str, list[int]]] = {}  # features of each frame, of media whose frames differ
         self._checked: Any = None
         if model is None:
             logger.warning_once(
@@ -77,7 +79,7 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which open files of their own."""
-        return {**self.__dict__, "_open": {}, "_checked": None}
+        return {**self.__dict__, "_open": {}, "_told": {}, "_checked": None}
 
     # --- what features were computed by --------------------------------------------------------------------------
 
@@ -106,8 +108,8 @@ class FeatureStore:
     def inputs(
         self, processor: Any, media: Mapping[str, list[Any]]
     ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
-        """As the processor's `process_media`, with `<modality>_features (items, frames, length, dim)` for the
-        modalities in the store, whose media are not decoded."""
+        """As the processor's `process_media`, with `<modality>_features` for the modalities in the store, whose media are
+        not decoded: `(items, frames, length, dim)`, or `(all features, dim)` where items differ."""
         if self._checked is not processor:
             self.check_processor(processor)
             self._checked = processor
@@ -117,24 +119,40 @@ class FeatureStore:
             if digests is None:
                 read[name] = sources
                 continue
-            features = [self.get(name, digest) for digest in digests]
-            if processor.modalities[name].num_tokens is None:
-                inputs[f"{name}_feature_lengths"] = torch.tensor([len(one[0]) for one in features])
-            # (items, frames, longest, dim), zeros behind the shorter ones
-            by_length = pad_sequence([one.transpose(0, 1) for one in features], batch_first=True)
-            inputs[f"{name}_features"] = by_length.transpose(1, 2).contiguous()
+            features, own = [self.get(name, digest) for digest in digests], processor.modalities[name]
+            if own.num_tokens is None:
+                lengths = [self._lengths(name, digest, one) for digest, one in zip(digests, features, strict=True)]
+                inputs[f"{name}_features"] = torch.cat([one.flatten(0, -2) for one in features])
+                inputs[f"{name}_feature_lengths"] = torch.tensor([*chain.from_iterable(lengths)])
+                if own.num_frames is None:
+                    inputs[f"{name}_frames"] = torch.tensor([len(item) for item in lengths])
+            else:
+                inputs[f"{name}_features"] = torch.stack(features)
             token_counts[name] = processor.num_tokens(name, inputs)
         more, more_counts = processor.process_media(read)
         return {**inputs, **more}, {**token_counts, **more_counts}
 
     def get(self, modality: str, digest: str) -> torch.Tensor:
-        """`(frames, length, dim)` of a medium by its content's hash."""
+        """Of a medium by its content's hash, `(frames, length, dim)`, or `(features, dim)` where frames differ."""
+        return self._shard(modality, digest).get_tensor(digest)
+
+    def _lengths(self, modality: str, digest: str, features: torch.Tensor) -> list[int]:
+        """Features of each frame."""
+        if features.ndim == 3:
+            return [features.shape[1]] * len(features)
+        path = self.indexes[modality].shard(digest)
+        if path not in self._told:
+            self._told[path] = json.loads(self._shard(modality, digest).metadata()["lengths"])
+        return self._told[path][digest]
+
+    def _shard(self, modality: str, digest: str) -> Any:
         path = self.indexes[modality].shard(digest)
         if path is None:
             raise KeyError(digest)
         if path not in self._open:
             if len(self._open) >= _MOST_OPEN:
-                del self._open[next(iter(self._open))]
+                self._told.pop(oldest := next(iter(self._open)), None)
+                del self._open[oldest]
             try:
                 self._open[path] = safe_open(path, "pt")
             except SafetensorError as error:
@@ -142,7 +160,7 @@ class FeatureStore:
                     f"{path} is damaged ({error}). Delete it, and run `anymodality features build` again, which computes "
                     "what it held."
                 ) from error
-        return self._open[path].get_tensor(digest)
+        return self._open[path]
 
     def _digests(self, modality: str, sources: list[Any]) -> list[str] | None:
         digests = []
@@ -180,9 +198,15 @@ class ShardWriter:
         self.folder, self.shard_bytes, self.name = folder, shard_bytes, name
         self.tensors: dict[str, torch.Tensor] = {}
         self.files: dict[str, list] = {}
+        self.lengths: dict[str, list[int]] = {}
         self.size = 0
 
-    def add(self, digest: str, features: torch.Tensor, files: dict[str, list]) -> None:
+    def add(self, digest: str, features: torch.Tensor, lengths: list[int], files: dict[str, list]) -> None:
+        """`features (features, dim)` of a medium; `lengths`: those of each frame."""
+        if len(set(lengths)) == 1:
+            features = features.unflatten(0, (len(lengths), -1))
+        else:
+            self.lengths[digest] = lengths
         self.tensors[digest] = features.cpu().clone()
         self.files |= files
         self.size += features.nbytes
@@ -194,5 +218,5 @@ class ShardWriter:
             return
         name = hashlib.blake2b("".join(sorted(self.tensors)).encode(), digest_size=8).hexdigest()
         with written_whole(self.folder / f"{name}.safetensors", self.name) as file:
-            save_file(self.tensors, file, {"files": json.dumps(self.files)})
-        self.tensors, self.files, self.size = {}, {}, 0
+            save_file(self.tensors, file, {"files": json.dumps(self.files), "lengths": json.dumps(self.lengths)})
+        self.tensors, self.files, self.lengths, self.size = {}, {}, {}, 0

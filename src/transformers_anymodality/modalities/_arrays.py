@@ -1,6 +1,7 @@
 """Arrays, tensors, numbers and `.npy` files: conversion to numpy, and checks of their values."""
 
 import math
+from collections.abc import Mapping
 from io import BytesIO
 from numbers import Real
 from pathlib import Path
@@ -43,6 +44,44 @@ def first_bad(array: np.ndarray) -> tuple[int, ...] | None:
     """Index of the first NaN or infinity in row-major order, or None."""
     bad = ~np.isfinite(array)
     return tuple(np.argwhere(bad)[0].tolist()) if bad.any() else None
+
+
+def windows(values: np.ndarray, length: int, options: Mapping[str, Any], rate: float) -> list[np.ndarray]:
+    """Pieces of `length` along the first axis, each `overlap` seconds into the one before it; the last may be shorter.
+
+    Args:
+        options: `windows`, how many there may be, and `overlap`.
+        rate: of values, in Hz.
+
+    Raises:
+        MediaError: there would be more.
+    """
+    most, overlap = options["windows"], options.get("overlap") or 0.0
+    step = length - round(overlap * rate)
+    count = 1 + max(0, -((length - len(values)) // step))
+    if count > most:
+        raise MediaError(
+            f"{len(values) / rate:.1f} s are {count} windows of {length / rate:.1f} s, and the model takes {most}, "
+            f"{(length + (most - 1) * step) / rate:.1f} s. Cut the recording, give several, or compose with more `windows`."
+        )
+    return [values[start * step : start * step + length] for start in range(count)]
+
+
+def check_windows(options: Mapping[str, Any], length: int | None, processor: Any) -> None:
+    """Raises ValueError for `windows` and `overlap` that make no sense for a sub-processor whose window is `length` values;
+    None if it has none."""
+    most, overlap = options.get("windows"), options.get("overlap") or 0.0
+    if most is None and not overlap:
+        return
+    if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+        raise ValueError(f"windows is {most!r}; it must be a whole number from 1 on.")
+    if length is None:
+        raise ValueError(
+            f"{type(processor).__name__} reads recordings of any length, and has no windows: leave out `windows`."
+        )
+    if not 0 <= overlap < length / processor.sampling_rate:
+        seconds = length / processor.sampling_rate
+        raise ValueError(f"overlap is {overlap!r}; it must be from 0 to below the {seconds:g} seconds of a window.")
 
 
 def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:

@@ -65,8 +65,28 @@ class ModalitySpec:
         """One medium, decoded, from all that its reader takes. `access`: `allow_urls` and `limits`, as readers take them."""
         raise NotImplementedError
 
+    def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
+        """The sub-processor that `options` ask for, made of the tower's own."""
+        return processor
+
+    def cuts(self, options: dict[str, Any]) -> bool:
+        """Whether `options` ask for items to be cut into as many frames as their content asks for."""
+        return False
+
+    def frames(self, item: Any, processor: Any, options: dict[str, Any]) -> list[Any]:
+        """The frames of a read item that is cut, each as `extract` takes it: windows of a recording, frames of a video.
+
+        Raises:
+            MediaError: there would be more than `options` allow.
+        """
+        return [item]
+
+    def share(self, frame: Any, processor: Any, options: dict[str, Any]) -> float:
+        """How much of what the tower reads at one go a frame fills, above 0 and up to 1; the rest is padding."""
+        return 1.0
+
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
-        """The sub-processor's own outputs for read items, one row per item."""
+        """The sub-processor's own outputs for read items, or for their frames where these are cut; one row for each."""
         return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..utils.imports import require
-from ._arrays import first_bad, positive, to_numpy
+from ._arrays import check_windows, first_bad, positive, to_numpy, windows
 from ._base import ModalitySpec
 from ._recordings import NotDecoded, av_container, check_recording, first_decoded, torchcodec_decoder, tried
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source
@@ -26,13 +26,37 @@ _MALFORMED = 3  # libsndfile's SF_ERR_MALFORMED_FILE: the format is known and th
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSpec(ModalitySpec):
-    """Feature extractors with a window of fixed length (often 30 s) pad to it, and longer sound is refused rather
-    than cut. The others pad to the longest in the batch. Those with `reads_raw = True` get each sound as
-    `(waveform (channels, samples) float32, rate)`, as it is in the file, and do all else themselves."""
+    """Feature extractors with a window of fixed length (often 30 s) pad to it, and longer sound is refused rather than cut,
+    unless the option `windows` says into how many windows it may be cut, each `overlap` seconds into the one before. With
+    it, features of padding are dropped. The others pad to the longest in the batch. Those with `reads_raw = True` get each
+    sound as `(waveform (channels, samples) float32, rate)`, as it is in the file, and do all else themselves."""
 
     medium = "audio"
     processor_kind = "feature_extractor"
     suffixes = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"windows": None, "overlap": 0.0}
+
+    def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
+        check_windows(options, self.window(processor), processor)
+        return processor
+
+    def cuts(self, options: dict[str, Any]) -> bool:
+        return options.get("windows") is not None
+
+    def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
+        return windows(item, self._window(processor), options, processor.sampling_rate)
+
+    def share(self, frame: np.ndarray, processor: Any, options: dict[str, Any]) -> float:
+        return min(1.0, len(frame) / self._window(processor))
+
+    def _window(self, processor: Any) -> int:
+        """Of a feature extractor that has one."""
+        length = self.window(processor)
+        assert length is not None
+        return length
 
     def is_item(self, value: Any) -> bool:
         if isinstance(value, tuple):  # (waveform, sampling rate)
@@ -47,10 +71,11 @@ class AudioSpec(ModalitySpec):
             return read_waveform(source, rate, **access)
         waveform = read_audio(source, rate, **access)
         window = self.window(processor)
-        if window is not None and len(waveform) > window:
+        if window is not None and len(waveform) > window and not self.cuts(options):
             raise MediaError(
                 f"{len(waveform) / rate:.1f} s of sound, but {type(processor).__name__} reads {window / rate:.1f} s "
-                "at most and would drop the rest. Cut the sound into pieces and give each as a medium of its own."
+                "at most and would drop the rest. Cut the sound into pieces and give each as a medium of its own, or "
+                "compose with `windows`."
             )
         return waveform
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from transformers import GotOcr2ImageProcessor, GotOcr2ImageProcessorPil
 
 from ..utils.imports import require
 from ._arrays import first_bad, to_numpy
@@ -20,6 +21,8 @@ from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_arra
 if TYPE_CHECKING:
     from PIL import Image
 
+# What tiles share with whole images.
+_OF_TILES = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "resample", "do_convert_rgb")
 # Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
 _FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
 _TIFF_TYPE = 254  # the tag that says of what kind a page is
@@ -32,6 +35,18 @@ class ImageSpec(ModalitySpec):
     processor_kind = "image_processor"
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".pdf")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        return {"tiles": None}
+
+    def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
+        """With `tiles`, one that cuts an image into up to so many of the tower's size, by the grid whose shape is next to
+        the image's, with the whole image as a last one (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
+        return processor if options["tiles"] is None else tiling(processor, options["tiles"])
+
+    def cuts(self, options: dict[str, Any]) -> bool:
+        return options.get("tiles") is not None
+
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
         return read_image(source, **access)
 
@@ -43,6 +58,20 @@ class ImageSpec(ModalitySpec):
         side = 48 + 16 * size
         row, column = np.mgrid[0:side, 0 : side + 16]
         return np.stack([row * 2, column * 2, row + column], axis=-1).astype(np.uint8)
+
+
+def tiling(processor: Any, tiles: int) -> Any:
+    """A stock image processor that cuts images into tiles, each prepared as `processor` prepares a whole image."""
+    if not isinstance(tiles, int) or isinstance(tiles, bool) or tiles < 1:
+        raise ValueError(f"tiles is {tiles!r}; it must be a whole number from 1 on.")
+    size = dict(getattr(processor, "crop_size", None) or getattr(processor, "size", None) or {})
+    side = size.get("shortest_edge") or size.get("longest_edge")
+    height, width = size.get("height") or side, size.get("width") or side
+    if not (height and width):
+        raise ValueError(f"{type(processor).__name__} does not bring images to one size, which `tiles` need.")
+    own = {name: getattr(processor, name) for name in _OF_TILES if getattr(processor, name, None) is not None}
+    kind = GotOcr2ImageProcessorPil if type(processor).__name__.endswith("Pil") else GotOcr2ImageProcessor
+    return kind(**own, size={"height": height, "width": width}, crop_to_patches=True, max_patches=tiles)
 
 
 @contextmanager

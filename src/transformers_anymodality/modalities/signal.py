@@ -10,7 +10,7 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
-from ._arrays import NPY_MAGIC, first_bad, load_npy, positive, to_numpy
+from ._arrays import NPY_MAGIC, check_windows, first_bad, load_npy, positive, to_numpy, windows
 from ._base import ModalitySpec
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._tables import Table, read_csv, read_parquet
@@ -71,7 +71,7 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
             raise MediaError(
                 f"A recording of {samples} samples ({samples / self.sampling_rate:.2f} s), but the tower reads "
                 f"{self.num_samples} ({self.num_samples / self.sampling_rate:.2f} s) and the rest would be lost. Cut "
-                "it, give several, or compose with a larger `seconds`."
+                "it, give several, or compose with a larger `seconds` or with `windows`."
             )
 
 
@@ -91,7 +91,8 @@ class SignalSpec(ModalitySpec):
         channels: names of the columns; say their units and axes beside them.
         sampling_rate: Hz; recordings with other or irregular time stamps are resampled to it.
         seconds: the longest recording; a tower whose config tells a `context_length` overrides it. One that tells
-            `channels_first` gets its recordings so.
+            `channels_first` gets its recordings so. With the option `windows`, this is the length of a window, and longer
+        recordings are cut into that many at most, each `overlap` seconds into the one before.
     """
 
     channels: tuple[str, ...]
@@ -110,6 +111,8 @@ class SignalSpec(ModalitySpec):
             "channels_first": False,
             "mean": None,
             "std": None,
+            "windows": None,
+            "overlap": 0.0,
         }
 
     def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> SignalFeatureExtractor:
@@ -135,9 +138,22 @@ class SignalSpec(ModalitySpec):
         if isinstance(source, (list, tuple)):
             source = to_numpy(source, f"a list of {len(source)} rows")
         signal = read_signal(source, channels, processor.sampling_rate, **access)
-        if hasattr(processor, "check_length"):
+        if hasattr(processor, "check_length") and not self.cuts(options):
             processor.check_length(len(signal))
         return signal
+
+    def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
+        check_windows(options, getattr(processor, "num_samples", None), processor)
+        return processor
+
+    def cuts(self, options: dict[str, Any]) -> bool:
+        return options.get("windows") is not None
+
+    def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
+        return windows(item, processor.num_samples, options, processor.sampling_rate)
+
+    def share(self, frame: np.ndarray, processor: Any, options: dict[str, Any]) -> float:
+        return len(frame) / processor.num_samples
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         samples = max(1, getattr(processor, "num_samples", 64) // (2 - size))

@@ -30,9 +30,11 @@ DEFAULT_FPS = 24.0
 class VideoSpec(ModalitySpec):
     """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once. `num_frames`
     are spread evenly over the duration, unless the video processor has a method `frame_indices(total, fps)` that gives
-    the numbers of the frames it wants."""
+    the numbers of the frames it wants. With the option `fps`, so many for each second are read instead, spread evenly, and
+    `max_frames` at most."""
 
     num_frames: int = 8
+    max_frames: int = 64
 
     medium = "pixels"
     processor_kind = "video_processor"
@@ -40,7 +42,13 @@ class VideoSpec(ModalitySpec):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"num_frames": self.num_frames}
+        return {"num_frames": self.num_frames, "fps": None, "max_frames": self.max_frames}
+
+    def cuts(self, options: dict[str, Any]) -> bool:
+        return options.get("fps") is not None
+
+    def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
+        return np.split(item, len(item))
 
     def is_item(self, value: Any) -> bool:
         """A list of frames is one video."""
@@ -49,6 +57,9 @@ class VideoSpec(ModalitySpec):
         return True
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
+        if self.cuts(options):
+            choose = partial(_paced, rate=options["fps"], most=options["max_frames"])
+            return read_video_frames(source, choose, **access)
         if hasattr(processor, "frame_indices"):
             return read_video_frames(source, processor.frame_indices, **access)
         return read_video(source, options["num_frames"], **access)
@@ -118,6 +129,12 @@ def read_video_frames(
         MediaError, ImportError: as `read_video`; also for numbers that the video has not.
     """
     return _read(source, Numbered(choose), fps, allow_urls, limits)
+
+
+def _paced(total: int, fps: float, rate: float, most: int) -> list[int]:
+    """Numbers of `rate` frames a second, `most` at most, spread evenly over `total` frames at `fps`."""
+    count = max(1, min(round(total / fps * rate), most))
+    return ((np.arange(count) + 0.5) * total / count).astype(int).tolist()
 
 
 def _read(source: Any, choice: Choice, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from ..utils.upstream import adapters_of_rows
+from .configuration import SIZES
+from .frames import take_items
 
 
 def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
@@ -60,26 +62,19 @@ def encode_by_adapter(
     by_adapter = items_by_adapter(model.tower(modality), model.aligner(modality), places, counts)
     if by_adapter is None:
         return None
-    media = dict(inputs)
-    lengths, features = media.pop("feature_lengths", None), media.pop("features", None)
-    if features is None:
-        features, _ = model.encode(modality, media)
+    media = {name: value for name, value in inputs.items() if name not in SIZES}
+    features = media["features"] if "features" in media else model.encode(modality, media)[0]
+    given: dict[str, Any] = {"features": features, **{name: inputs[name] for name in SIZES if name in inputs}}
     tokens, seen = {}, {}
     output: Any = None
     for adapter, items in by_adapter.items():
-        index = torch.tensor(items, device=features.device)
-        output = model.get_modality_features(
-            modality,
-            features=features[index],
-            feature_lengths=None if lengths is None else lengths[index.to(lengths.device)],
-            adapter=adapter,
-            return_dict=True,
-        )
+        own = take_items(model.config.modalities[modality], given, items)
+        output = model.get_modality_features(modality, **own, adapter=adapter, return_dict=True)
         tokens |= zip(items, output.pooler_output, strict=True)
         if output.token_mask is not None:
             seen |= zip(items, output.token_mask, strict=True)
-    whole = [tokens[item] for item in range(len(features))]
+    whole = [tokens[item] for item in range(len(counts))]
     output.last_hidden_state = features
     output.pooler_output = torch.stack(whole) if isinstance(output.pooler_output, torch.Tensor) else whole
-    output.token_mask = torch.stack([seen[item] for item in range(len(features))]) if seen else None
+    output.token_mask = torch.stack([seen[item] for item in range(len(counts))]) if seen else None
     return output

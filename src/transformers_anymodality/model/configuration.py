@@ -4,8 +4,9 @@ Sub-configs are direct attributes (`text_config`, `image_config`, `image_aligner
 dtype, attention and serialisation look exactly one level deep. The table is plain JSON.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -17,6 +18,10 @@ from ..utils.upstream import CACHE_NAMES, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
 
 
+# What a batch says of the items of a modality, beside the tower's inputs: see `frames`.
+SIZES = ("frames", "feature_lengths")
+
+
 @dataclass
 class ModalityConfig:
     """What the model knows of one modality.
@@ -26,11 +31,14 @@ class ModalityConfig:
         tower: name of the modality whose tower is used: its own, or one that it borrows from.
         aligner: likewise.
         inputs: name of a model input -> argument of the tower's forward; the main input first.
-        input_shape: of one item of the main input.
+        input_shape: of the main input for the smallest item (a dummy input).
         input_dtype: of the main input, a name in `torch`.
-        per_frame: whether the tower reads the frames of an item one by one.
-        feature_length: features per frame; None where it depends on the item.
-        num_frames: frames per item that the tower's features have.
+        beside: values of the other inputs for that item, where the tower needs them.
+        per_frame: the main input has an axis of frames, which the tower reads one by one.
+        num_frames: frames per item that the tower's features have; None where they differ, see `frames`.
+        feature_length: features per frame; None where they differ.
+        grid: input that says how many rows of the main input each frame has, by its product; None where each has one.
+        packed: the tower gives the features of all frames as one row.
         select_layer: the tower is built up to this layer, and that layer's own output is read; None: its output.
         unread: modules of the tower that its features do not depend on, and that are not built.
         select_feature: "all", "patches" or "pooled".
@@ -42,9 +50,12 @@ class ModalityConfig:
     inputs: dict[str, str] = field(default_factory=dict)
     input_shape: list[int] = field(default_factory=list)
     input_dtype: str = "float32"
+    beside: dict[str, Any] = field(default_factory=dict)
     per_frame: bool = False
+    num_frames: int | None = 1
     feature_length: int | None = None
-    num_frames: int = 1
+    grid: str | None = None
+    packed: bool = False
     select_layer: int | None = None
     unread: list[str] = field(default_factory=list)
     select_feature: str = "all"
@@ -62,7 +73,7 @@ class ModalityConfig:
             known = ", ".join(cls.__dataclass_fields__)
             raise ValueError(f"Unknown keys {unknown} for modality {modality!r}; known: {known}.")
         own: dict[str, Any] = {"tower": modality, "aligner": modality}
-        own |= {key: value for key, value in fields.items() if value is not None}
+        own |= {key: value for key, value in fields.items() if value is not None or key == "num_frames"}
         own["inputs"] = main_input_first(modality, own.get("inputs", {}))
         return cls(**own)
 
@@ -163,20 +174,15 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     @property
     def media_arguments(self) -> dict[str, tuple[str, str]]:
         """Keyword argument of the model's forward -> (modality, argument of `get_modality_features`)."""
-        features = ("features", "feature_lengths")
-        return {f"{name}_{given}": (name, given) for name in self.modalities for given in features} | {
+        return {f"{name}_{given}": (name, given) for name in self.modalities for given in ("features", *SIZES)} | {
             given: (name, given) for name, modality in self.modalities.items() for given in modality.inputs
         }
 
-    def token_counts(self, modality: str, inputs: dict[str, torch.Tensor]) -> list[int]:
+    def token_counts(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
         """How many placeholders each item has; `inputs` are arguments of `get_modality_features`."""
-        settings, config = self.modalities[modality], self.aligner_config(modality)
-        lengths = inputs.get("feature_lengths")
-        if lengths is None:
-            counts = [settings.feature_length] * len(next(iter(inputs.values())))
-        else:
-            counts = lengths.tolist()
-        return [config.count_tokens(settings.num_frames, length) for length in counts]
+        settings = self.modalities[modality]
+        lengths = item_lengths(inputs, settings.num_frames, settings.feature_length)
+        return [self.aligner_config(modality).count_item_tokens(item) for item in lengths]
 
     @property
     def keys_to_ignore_at_inference(self) -> list[str]:
@@ -196,6 +202,27 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         table = {name: asdict(modality) for name, modality in self.modalities.items()}
         # Also of a config that came from the Hub, whose `auto_map` says from which repository.
         return {**super().to_dict(), "modalities": table, "auto_map": dict(CONFIG_AUTO_MAP)}
+
+
+def item_lengths(
+    inputs: Mapping[str, torch.Tensor], num_frames: int | None, feature_length: int | None
+) -> list[list[int]]:
+    """Of each item of a modality, the features of its frames.
+
+    Args:
+        inputs: as arguments of `get_modality_features`; `frames` and `feature_lengths` are read, or how many rows there are.
+        num_frames, feature_length: of each item and each frame, where they do not say.
+    """
+    frames, lengths = inputs.get("frames"), inputs.get("feature_lengths")
+    if frames is None:
+        items = len(next(iter(inputs.values()))) if lengths is None else len(lengths) // (num_frames or 1)
+        counts = [num_frames or 1] * items
+    else:
+        counts = frames.tolist()
+    if lengths is None:
+        return [[feature_length or 0] * count for count in counts]
+    each = iter(lengths.tolist())
+    return [list(islice(each, count)) for count in counts]
 
 
 def as_config(key: str, value: Any) -> PreTrainedConfig:

@@ -11,6 +11,7 @@ import transformers
 from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 
 from ..utils.upstream import CACHE_NAMES, CHUNKS_MEDIA
+from .frames import take_items
 from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, cache_length, cache_of, hide, split_media
 
 
@@ -125,7 +126,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         for modality, inputs in media.items():
             keep = (self._first_positions(modality, input_ids, inputs) >= past).nonzero().squeeze(-1)
             if len(keep):
-                new[modality] = {name: value[keep.to(value.device)] for name, value in inputs.items()}
+                new[modality] = take_items(self.config.modalities[modality], inputs, keep.tolist())
         return new
 
     def _first_positions(self, modality: str, input_ids: torch.Tensor, inputs: MediaInputs) -> torch.Tensor:

@@ -2,7 +2,8 @@
 tokens replace the placeholders among the embeddings.
 
 Dimensions: `items` media of one modality in the batch, `frames` per item, `length` features per frame, `dim` the
-tower's width, `tokens` per item, `hidden` the language model's width; `batch` rows of `sequence` places.
+tower's width, `tokens` per item, `hidden` the language model's width; `batch` rows of `sequence` places. Where items
+differ in frames or features, see `frames`.
 """
 
 from collections.abc import Mapping
@@ -17,10 +18,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
 from ..towers import compute_dtype, is_trained, run_tower
-from ..utils.tensors import is_sharded
 from ..utils.upstream import CACHE_NAMES
 from .adapters import encode_by_adapter, trained_copies
-from .configuration import AnyModalityConfig
+from .configuration import SIZES, AnyModalityConfig, item_lengths
+from .dummy_items import on_dummy_item
+from .frames import Frames, tokens_of_items
 
 
 # Arguments of one call of `get_modality_features`.
@@ -29,9 +31,10 @@ MediaInputs = dict[str, torch.Tensor]
 
 @dataclass
 class EncodedMedia(BaseModelOutputWithPooling):
-    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`; `pooler_output`: language-model tokens
-    `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs; `token_mask`: `(items, tokens)`
-    bool, True for the tokens that the language model sees, None if it sees all."""
+    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`, of items with other numbers of frames
+    `(all frames, length, dim)`, of a tower that gives them as one row `(all features, dim)`; `pooler_output`:
+    language-model tokens `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs;
+    `token_mask`: `(items, tokens)` bool, True for the tokens that the language model sees, None if it sees all."""
 
     # Always given; the base has no list, and its fields before this one have defaults.
     pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
@@ -59,7 +62,7 @@ def split_media(
     # Processors may give the one, but placeholders are known by their ids; collators the other, which is for a head.
     rest.pop("mm_token_type_ids", None)
     rest.pop("skip_logits", None)
-    return {name: inputs for name, inputs in media.items() if set(inputs) != {"feature_lengths"}}, rest
+    return {name: inputs for name, inputs in media.items() if not set(inputs) <= {*SIZES}}, rest
 
 
 class MediaEncodingMixin(PreTrainedModel):
@@ -86,6 +89,7 @@ class MediaEncodingMixin(PreTrainedModel):
         *,
         features: torch.Tensor | None = None,
         feature_lengths: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
         adapter: str | None = None,
         return_dict: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -97,8 +101,9 @@ class MediaEncodingMixin(PreTrainedModel):
         Args:
             modality: its name.
             main_input, inputs: the model inputs of that modality (`config.modalities[modality].inputs`).
-            features: what the tower gave before, `(items, frames, length, dim)`, instead of inputs.
-            feature_lengths: `(items,)` int64, real features per frame where that differs between items.
+            features: what the tower gave before, see `EncodedMedia`, instead of inputs.
+            feature_lengths: `(all frames,)` int64, real features of each frame, where they differ.
+            frames: `(items,)` int64, frames of each item, where they differ.
             adapter: of PEFT, whose aligner is taken, rather than that of the adapter that is set.
 
         Returns:
@@ -110,14 +115,10 @@ class MediaEncodingMixin(PreTrainedModel):
                 inputs[self.config.modalities[modality].main_input] = main_input
             recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             features, output = self.encode(modality, inputs, **{k: v for k, v in recorded.items() if v})
-        tokens, token_mask = self.align(modality, features, feature_lengths, adapter)
-        cut, config = None, self.aligner(modality).config
-        if feature_lengths is not None and config.num_tokens is None:
-            counts = [config.count_tokens(features.shape[1], length) for length in feature_lengths.tolist()]
-            cut = [item[:count] for item, count in zip(tokens, counts, strict=True)]
+        tokens, token_mask = self.align(modality, features, feature_lengths, frames, adapter)
         output = EncodedMedia(
             last_hidden_state=features,
-            pooler_output=tokens if cut is None else cut,
+            pooler_output=tokens,
             token_mask=token_mask,
             hidden_states=None if output_hidden_states is False else getattr(output, "hidden_states", None),
             attentions=None if output_attentions is False else getattr(output, "attentions", None),
@@ -125,7 +126,7 @@ class MediaEncodingMixin(PreTrainedModel):
         return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
 
     def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
-        """Runs the tower: features `(items, frames, length, dim)`, and the tower's own output."""
+        """Runs the tower: features, as `EncodedMedia` has them, and the tower's own output."""
         settings, tower = self.config.modalities[modality], self.tower(modality)
         dtype = compute_dtype(tower)
         arguments = {
@@ -136,8 +137,11 @@ class MediaEncodingMixin(PreTrainedModel):
         if settings.per_frame:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}
         needs_grad = is_trained(tower) or any(value.requires_grad for value in arguments.values())
+        reading = (settings.select_layer, settings.select_feature, settings.packed)
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
-            features, output = run_tower(tower, arguments, settings.select_layer, settings.select_feature, **recorded)
+            features, output = run_tower(tower, arguments, *reading, **recorded)
+        if settings.num_frames is None or settings.packed:
+            return features, output
         return features.unflatten(0, (items, -1)) if settings.per_frame else features.unsqueeze(1), output
 
     def align(
@@ -145,20 +149,30 @@ class MediaEncodingMixin(PreTrainedModel):
         modality: str,
         features: torch.Tensor,
         feature_lengths: torch.Tensor | None = None,
+        frames: torch.Tensor | None = None,
         adapter: str | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Runs the aligner on features `(items, frames, length, dim)`: tokens, and which of them are seen or None."""
+    ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor | None]:
+        """Runs the aligner on features (see `get_modality_features`): tokens, and which of them are seen or None."""
         aligner: Any = self.aligner(modality)
         if adapter is not None:
             copies = trained_copies(aligner)
             aligner = copies.get(adapter, copies[None])
-        features, mask = features.to(compute_dtype(aligner)), None
-        if feature_lengths is not None:
-            place = torch.arange(features.shape[2], device=features.device)
-            mask = (place < feature_lengths.to(features.device)[:, None])[:, None].expand(features.shape[:3])
-        table = {"token_embeddings": self._token_embeddings(features)} if aligner.reads_token_embeddings else {}
-        output = aligner(features, mask, **table)
-        return output if isinstance(output, tuple) else (output, None)
+        config: Any = aligner.config
+        mask, given = None, features.to(compute_dtype(aligner))
+        differ = feature_lengths is not None or frames is not None
+        if differ:
+            values = given.flatten(0, 1) if given.ndim == 4 else given
+            sizes = (None if size is None else size.to(given.device) for size in (feature_lengths, frames))
+            given, mask = Frames(values, *sizes).by(config.reads)
+        table = {"token_embeddings": self._token_embeddings(given)} if aligner.reads_token_embeddings else {}
+        output = aligner(given, mask, **table)
+        tokens, seen = output if isinstance(output, tuple) else (output, None)
+        if not differ or config.gives_equal_counts:
+            return tokens, seen
+        inputs = {"feature_lengths": feature_lengths, "frames": frames}
+        settings = self.config.modalities[modality]
+        inputs = {name: size for name, size in inputs.items() if size is not None}
+        return tokens_of_items(tokens, config, item_lengths(inputs, 1, settings.feature_length)), seen
 
     def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
         """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
@@ -195,14 +209,14 @@ class MediaEncodingMixin(PreTrainedModel):
                 if done.get(modality) is not None:
                     raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
                 if "features" in media[modality]:
-                    dummies += self._on_dummy_item(modality, beside_features=True)
+                    dummies += on_dummy_item(self, modality, beside_features=True)
                 inputs: dict[str, Any] = {**media[modality], "return_dict": True}
                 if given is not None and not self.training and "peft_config" in vars(self):
                     done[modality] = encode_by_adapter(self, modality, media[modality], given)
                 if done.get(modality) is None:
                     done[modality] = self.get_modality_features(modality, **inputs)
             elif encoded is None:
-                dummies += self._on_dummy_item(modality)
+                dummies += on_dummy_item(self, modality)
         return {modality: output for modality, output in done.items() if output is not None}, dummies
 
     def placeholder_mask(self, modality: str, given: torch.Tensor) -> torch.Tensor:
@@ -213,32 +227,6 @@ class MediaEncodingMixin(PreTrainedModel):
             return given == token_id
         row = self.language_model.get_input_embeddings()(torch.full((1,), token_id, device=given.device))
         return (given == row.to(given.dtype)).all(-1)
-
-    def _on_dummy_item(self, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
-        """What the parts give that must take part but have nothing to run on, as one tensor; none if no part must.
-
-        Beside features that were computed before, the aligner runs, and the tower has nothing.
-        """
-        settings, tower, aligner = self.config.modalities[modality], self.tower(modality), self.aligner(modality)
-        if beside_features and learns(tower):
-            raise ValueError(
-                f"Features of {modality!r} were given, but its tower is trained, and would learn nothing from features "
-                "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
-            )
-        runs = must_take_part(tower)
-        if not runs and (beside_features or not must_take_part(aligner)):
-            return []
-        device = next(aligner.parameters()).device
-        if runs:
-            shape, dtype = settings.input_shape, getattr(torch, settings.input_dtype)
-            # Not constant: normalisation over a constant signal divides by zero.
-            wave = torch.arange(torch.Size(shape).numel(), device=device).view(1, *shape).float().sin()
-            values = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
-            features, _ = self.encode(modality, {settings.main_input: values})
-        else:
-            shape = (1, settings.num_frames, settings.feature_length or 1, aligner.config.feature_size)
-            features = torch.ones(shape, device=device)
-        return [features if beside_features else self.align(modality, features)[0]]
 
     def place_media(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, encoded: Mapping[str, Any]
@@ -284,21 +272,6 @@ class MediaEncodingMixin(PreTrainedModel):
         if self._summing and not alone:
             _sum_runs(placed, torch.stack([masks[name] for name in self._summing]).any(0))
         return placed
-
-
-def learns(module: nn.Module) -> bool:
-    """Whether this step gives it gradients."""
-    return module.training and torch.is_grad_enabled() and is_trained(module)
-
-
-def must_take_part(module: nn.Module) -> bool:
-    """Whether `module` runs at every step, also where a batch holds none of its modality.
-
-    Parts that learn do: other processes wait for their gradients, and a batch without any media still has a loss that
-    can be differentiated. So do parts whose weights are spread over processes: others wait for their shards.
-    """
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return learns(module) or (distributed and torch.distributed.get_world_size() > 1 and is_sharded(module))
 
 
 # --- placeholders ---------------------------------------------------------------------------------------------------

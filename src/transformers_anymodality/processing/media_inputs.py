@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTraine
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
-from ..model.configuration import as_config, main_input_first
+from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
 from ..utils.upstream import registered_processors
@@ -36,8 +37,14 @@ class ModalityInputs:
         processor: attribute of the processor that holds the sub-processor.
         inputs: name of a model input -> the sub-processor's name of it; the main input first.
         options: of reading and extracting, as the modality's spec takes them.
-        num_tokens: language-model tokens of each medium; None where they depend on its length.
-        tower, aligner: their configs, which tell the number of tokens then; None where it is fixed.
+        num_tokens: language-model tokens of each medium; None where they differ.
+        num_frames: frames of each medium; None where they differ.
+        frame_counts: the sub-processor's output that says how many; None where the modality's spec cuts media into frames.
+        feature_length: features that the tower gives for a frame; None where they differ.
+        trimmed: of a frame that is filled in part, as large a part of its features is kept.
+        sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are features of a frame.
+        grid: model input that says how many rows of the main input each frame has; None where each has one.
+        tower, aligner: their configs, which tell the number of features and of tokens; None where these are known.
     """
 
     token: str
@@ -45,12 +52,24 @@ class ModalityInputs:
     inputs: dict[str, str]
     options: dict[str, Any] = field(default_factory=dict)
     num_tokens: int | None = None
+    num_frames: int | None = 1
+    frame_counts: str | None = None
+    feature_length: int | None = None
+    trimmed: bool = False
+    sizes: str | None = None
+    unit: int = 1
+    grid: str | None = None
     tower: PreTrainedConfig | None = None
     aligner: PreTrainedConfig | None = None
 
     @property
     def main_input(self) -> str:
         return next(iter(self.inputs))
+
+    @property
+    def tells_lengths(self) -> bool:
+        """Whether the features of frames differ, and stand among the model inputs."""
+        return self.num_tokens is None and (self.feature_length is None or self.trimmed)
 
     @classmethod
     def from_dict(cls, modality: str, given: Mapping[str, Any]) -> "ModalityInputs":
@@ -161,23 +180,42 @@ class MediaMixin:
             raise MediaError(f"{modality} {index}: {error}") from error
 
     def _extract(self, modality: str, items: list[Any], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
-        own = self.modalities[modality]
-        outputs = extract(MODALITIES[modality], items, self.sub_processor(modality), own.options, **kwargs)
+        own, spec, processor = self.modalities[modality], MODALITIES[modality], self.sub_processor(modality)
+        frames, counts = items, [1] * len(items)
+        if own.num_frames is None and own.frame_counts is None:
+            cut = [self._cut_item(modality, i, item) for i, item in enumerate(items)]
+            frames, counts = [*chain.from_iterable(cut)], [len(one) for one in cut]
+        outputs = extract(spec, frames, processor, own.options, **kwargs)
         inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
-        if own.num_tokens is None:
-            lengths = self._feature_lengths(modality, items, kwargs, outputs)
-            inputs[f"{modality}_feature_lengths"] = torch.tensor(lengths)
+        if own.num_frames is None:
+            inputs[f"{modality}_frames"] = outputs[own.frame_counts] if own.frame_counts else torch.tensor(counts)
+        if not own.tells_lengths:
+            return inputs
+        if own.sizes is not None:
+            lengths = outputs[own.sizes].prod(-1) // own.unit
+        elif own.feature_length is not None:
+            shares = torch.tensor([spec.share(frame, processor, own.options) for frame in frames], dtype=torch.double)
+            lengths = (own.feature_length * shares).ceil().long()
+        else:
+            lengths = torch.tensor(self._feature_lengths(modality, frames, kwargs, outputs))
+        inputs[f"{modality}_feature_lengths"] = lengths
         return inputs
 
+    def _cut_item(self, modality: str, index: int, item: Any) -> list[Any]:
+        try:
+            return MODALITIES[modality].frames(item, self.sub_processor(modality), self.modalities[modality].options)
+        except MediaError as error:
+            raise MediaError(f"{modality} {index}: {error}") from error
+
     def _feature_lengths(
-        self, modality: str, items: list[Any], kwargs: dict[str, Any], batch: dict[str, torch.Tensor]
+        self, modality: str, frames: list[Any], kwargs: dict[str, Any], batch: dict[str, torch.Tensor]
     ) -> list[int]:
-        """Features per frame that the tower gives for each item alone, by running it without data."""
+        """Features that the tower gives for each frame alone, by running it without data."""
         own, spec, processor = self.modalities[modality], MODALITIES[modality], self.sub_processor(modality)
-        tower: Any = own.tower  # not None where the number of tokens depends on it
+        tower: Any = own.tower  # not None where the number of features depends on it
         main, lengths = own.inputs[own.main_input], []
-        for i, item in enumerate(items):
-            alone = extract(spec, [item], processor, own.options, **kwargs) if len(items) > 1 else batch
+        for i, frame in enumerate(frames):
+            alone = extract(spec, [frame], processor, own.options, **kwargs) if len(frames) > 1 else batch
             values = alone[main].shape[-1]
             try:
                 lengths.append(feature_length(tower, alone))
@@ -190,11 +228,13 @@ class MediaMixin:
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
         """Language-model tokens that each of a modality's media in `inputs` needs."""
         own = self.modalities[modality]
+        given = {key: inputs[name] for key in SIZES if (name := f"{modality}_{key}") in inputs}
         if own.num_tokens is not None:
             features = f"{modality}_features"
             return [own.num_tokens] * len(inputs[features if features in inputs else own.main_input])
         config: Any = own.aligner
-        return [config.count_tokens(config.num_frames, n) for n in inputs[f"{modality}_feature_lengths"].tolist()]
+        lengths = item_lengths(given, own.num_frames, own.feature_length)
+        return [config.count_item_tokens(item) for item in lengths]
 
     def _get_num_multimodal_tokens(
         self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs

@@ -316,8 +316,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         names = list(chain.from_iterable(own.inputs for own in self.modalities.values()))
-        lengths = [f"{name}_feature_lengths" for name, own in self.modalities.items() if own.num_tokens is None]
-        return ["input_ids", "attention_mask", *names, *lengths]
+        sizes = [f"{name}_frames" for name, own in self.modalities.items() if own.num_frames is None]
+        sizes += [f"{name}_feature_lengths" for name, own in self.modalities.items() if own.tells_lengths]
+        return ["input_ids", "attention_mask", *names, *sizes]
 
     @property
     def pad_token_id(self) -> int | None:

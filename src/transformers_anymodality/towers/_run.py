@@ -35,6 +35,12 @@ def main_input(tower: PreTrainedModel) -> str:
     return tower.main_input_name if tower.main_input_name in accepted else next(iter(accepted))
 
 
+def required_arguments(tower: PreTrainedModel) -> set[str]:
+    """The arguments that a tower's forward does not do without."""
+    parameters = inspect.signature(tower.forward).parameters.values()
+    return {one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
+
+
 def match_arguments(tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Which of a sub-processor's outputs a tower's forward takes, by which argument; the main input first."""
     accepted, main = inspect.signature(tower.forward).parameters, main_input(tower)
@@ -43,6 +49,9 @@ def match_arguments(tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor])
         given = ", ".join(outputs) or "nothing"
         raise ValueError(f"{type(tower).__name__} takes {main!r}, but its processor gives {given}.")
     others = {name: name for name in outputs if name in accepted and name not in (source, main)}
+    for name in outputs.keys() - {source, *others}:  # of what, some processors say and towers do not: `image_grid_thw`
+        if (short := name.partition("_")[2]) in accepted and short not in (main, *others):
+            others[name] = short
     given, taken = ([name for name in _MASKS if name in names] for names in (outputs, accepted))
     if len(given) == len(taken) == 1:
         others[given[0]] = taken[0]
@@ -54,19 +63,21 @@ def run_tower(
     arguments: dict[str, torch.Tensor],
     select_layer: int | None = None,
     select_feature: str = "all",
+    packed: bool = False,
     **recorded: bool,
 ) -> tuple[torch.Tensor, Any]:
-    """`(features (items, length, dim), the tower's own output)`.
+    """`(features, the tower's own output)`; features are `(items, length, dim)`, or `(all features, dim)` if `packed`.
 
     Args:
         arguments: of the tower's forward, one row per item.
         select_layer: not None if the tower was cut; then its last layer's own output is read.
-        select_feature: "all", "patches" or "pooled".
+        select_feature: "all", "patches", "pooled" or "merged".
+        packed: the tower gives the features of all items as one row.
         recorded: `output_hidden_states`, `output_attentions`.
     """
     if select_layer is None:
         output = tower(**arguments, **recorded, return_dict=True)
-        return read_features(tower, output, select_feature), output
+        return read_features(tower, output, select_feature, packed), output
     # What the last layer gives, in front of any final norm: `hidden_states[k]` of a whole tower is not normed, while the
     # output of a tower cut to `k` layers is.
     caught: list[Any] = []
@@ -75,7 +86,7 @@ def run_tower(
     if not caught:
         raise RuntimeError("The tower did not run its last layer.")
     features = caught[-1][0] if isinstance(caught[-1], (tuple, list)) else caught[-1]
-    return read_features(tower, features, select_feature), output
+    return read_features(tower, features, select_feature, packed), output
 
 
 def watch_last_layer(tower: nn.Module) -> StandingHook:
@@ -85,14 +96,18 @@ def watch_last_layer(tower: nn.Module) -> StandingHook:
     return tower.last_layer_hook
 
 
-def read_features(tower: PreTrainedModel, output: Any, select: str = "all") -> torch.Tensor:
-    """The features `(items, length, dim)`: patch tokens, frames, a pooled vector, maps, also with extra patch axes.
+def read_features(tower: PreTrainedModel, output: Any, select: str = "all", packed: bool = False) -> torch.Tensor:
+    """The features `(items, length, dim)`: patch tokens, frames, a pooled vector, maps, also with extra patch axes. If
+    `packed`, `(all features, dim)`.
 
     Args:
         tower: whose config tells channels from space in maps, and class tokens from patches.
         output: what the tower returned (a `ModelOutput`, or a layer's tensor).
-        select: "all" features, "patches" (without leading class and register tokens) or "pooled".
+        select: "all" features, "patches" (without leading class and register tokens), "pooled", or "merged", what a tower
+            that reads patches as one row makes of neighbouring ones.
     """
+    if packed:
+        return _field(output, _POOLED if select == "merged" else _SEQUENCES + _POOLED).flatten(0, -2)
     if select == "pooled":
         return _field(output, _POOLED).flatten(1).unsqueeze(1)
     features, sizes = _field(output, _SEQUENCES + _POOLED), _widths(tower)
@@ -187,10 +202,10 @@ def _layer_stack(tower: nn.Module) -> nn.Module:
 def trace_tower(
     tower: PreTrainedModel,
     arguments: dict[str, torch.Tensor],
-    select_layer: int | None = None,
-    select_feature: str = "all",
+    *reading: Any,
 ) -> tuple[torch.Tensor, set[str]]:
-    """The features, as `run_tower` gives them, and the names of the weights that they do not depend on.
+    """The features, as `run_tower` gives them (`reading` are its arguments), and the names of the weights that they do not
+    depend on.
 
     The forward pass's graph leads back to the others; where there is none, all count as read. The tower may lack data.
     """
@@ -200,7 +215,7 @@ def trace_tower(
         for parameter in weights.values():
             parameter.requires_grad_(True)
         with torch.enable_grad():
-            features = run_tower(tower, arguments, select_layer, select_feature)[0]
+            features = run_tower(tower, arguments, *reading)[0]
     finally:
         for name, parameter in weights.items():
             parameter.requires_grad_(trained[name])

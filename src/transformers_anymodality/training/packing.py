@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ..data.collator import AnyModalityDataCollator
+from ..model.frames import take_media
 from ..processing.tokenization import Prompt
 from ..utils.tensors import in_eval
 from ..utils.upstream import is_flash_attention_requested, set_attention
@@ -64,21 +65,17 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         for row, positions in zip(joined, batch["position_ids"], strict=True):
             padding = positions[len(row["position_ids"]) :]  # a sample of its own
             padding.copy_(torch.arange(len(padding)))
-        for name, token_id in self.processor.prompt_tokenizer.placeholders.items():
+        for name, own in self.processor.modalities.items():
+            token_id = self.processor.prompt_tokenizer.placeholders[name]
             ends = np.cumsum([prompt.count(token_id) for prompt in prompts])
             items = np.split(np.arange(ends[-1]), ends[:-1])
-            order = torch.from_numpy(np.concatenate([items[i] for pack in packs for i in pack]))
-            for key in inputs.keys() & self._inputs_of(name):
-                batch[key] = inputs[key][order]
+            batch |= take_media(name, own, inputs, np.concatenate([items[i] for pack in packs for i in pack]).tolist())
         return batch
 
     def _row(self, prompt: Prompt) -> dict[str, np.ndarray]:
         row = super()._row(prompt)
         row["labels"][0] = -100
         return {**row, "position_ids": np.arange(len(prompt))}
-
-    def _inputs_of(self, modality: str) -> set[str]:
-        return {*self.processor.modalities[modality].inputs, f"{modality}_features", f"{modality}_feature_lengths"}
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -134,7 +131,7 @@ def check_packing(model: nn.Module, max_length: int) -> None:
 @torch.no_grad()
 def _hides_places(composite: Any, modality: str) -> bool:
     config, settings = composite.config.aligner_config(modality), composite.config.modalities[modality]
-    shape = (1, settings.num_frames, settings.feature_length or 64, config.feature_size)
+    shape = (1, settings.num_frames or 1, settings.feature_length or 64, config.feature_size)
     features = torch.ones(shape, device=next(composite.aligner(modality).parameters()).device)
     return config.sum_neighbours or composite.align(modality, features)[1] is not None
 

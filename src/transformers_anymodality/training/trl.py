@@ -4,6 +4,7 @@ TRL's part stays TRL's: losses, sampling, rewards, metrics, and what it refuses.
 model's inputs.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +15,7 @@ import torch
 
 from ..data.records import Chat, items_of, media_columns, read_chat
 from ..model.configuration import AnyModalityConfig
+from ..model.frames import take_media
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
 from ..utils.imports import require
@@ -211,12 +213,14 @@ class _Generating:
 
     def _tokenize_prompts(self, prompts: list) -> tuple:
         ids, _, inputs = super()._tokenize_prompts(prompts)
-        modality = {name: given[0] for name, given in self.model.config.media_arguments.items()}
-        rows = {
-            name: values.split([len(chat.media.get(modality[name], ())) for chat in self._chats])
-            for name, values in inputs.items()
-        }
-        self._media = [{name: values[i] for name, values in rows.items()} for i in range(len(prompts))]
+        self._media, starts = [], Counter()
+        for chat in self._chats:
+            own = {}
+            for name, settings in self.processing_class.modalities.items():
+                end = starts[name] + len(chat.media.get(name, ()))
+                own |= take_media(name, settings, inputs, range(starts[name], end))
+                starts[name] = end
+            self._media.append(own)
         return ids, None, inputs
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:

@@ -52,6 +52,10 @@ class MacawAlignerConfig(AlignerConfig):
         """Width of the features from the projection to the linear layer."""
         return self.projection_size or self.feature_size
 
+    @property
+    def reads(self) -> str:
+        return "item"
+
     def count_tokens(self, frames: int, length: int) -> int:
         """Windows of the convolution; features that fill none are filled up to one."""
         if self.conv_kernel is None:

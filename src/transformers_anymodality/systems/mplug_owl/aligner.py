@@ -53,6 +53,10 @@ class VisualAbstractorAlignerConfig(AlignerConfig):
             return frames * length // one, one
         return frames, length
 
+    @property
+    def reads(self) -> str:
+        return "item" if self.temporal else "frame"
+
     def count_tokens(self, frames: int, length: int) -> int:
         return self.num_tokens * (1 if self.temporal else self.split_frames(frames, length)[0])
 
