@@ -124,9 +124,14 @@ class VisualAbstractorAligner(Aligner):
         count, _ = self.config.split_frames(frames, length)
         apart = not self.config.temporal
         features = features.flatten(1, 2).unflatten(1, (count, -1) if apart else (1, -1)).flatten(0, 1)
+        frames_there = None if mask is None else mask.flatten(1).unflatten(1, (count, -1)).any(-1).sum(1)
         if mask is not None:
             mask = mask.flatten(1).view(features.shape[:2])
         tokens = self.resample(features, mask, temporal=not apart and count > 1)
+        if frames_there is not None and not apart and count > 1 and (frames_there == 1).any():
+            # An item of one frame is an image, also beside videos.
+            still = self.resample(features, mask, temporal=False)
+            tokens = torch.where((frames_there == 1).view(-1, 1, 1), still, tokens)
         tokens = torch.cat((tokens, self.end_token.expand(tokens.shape[0], 1, -1)), dim=1)
         return tokens.unflatten(0, (items, -1)).flatten(1, 2)
 
