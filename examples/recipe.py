@@ -207,7 +207,7 @@ def last_checkpoint(folder: str) -> str | None:
 
 
 def train(trainer: Trainer) -> None:
-    """Trains, saves, and publishes if told.
+    """Trains, saves, publishes if told, and leaves the group of processes.
 
     With `--resume_from_checkpoint last`, it goes on from the newest checkpoint in the output folder, if there is one. With
     as many processes and the same batch sizes as before, log and weights are then those of a run that was never
@@ -222,3 +222,5 @@ def train(trainer: Trainer) -> None:
     trainer.save_state()
     if training.push_to_hub:
         trainer.push_to_hub()
+    # Else gloo's threads may still free tensors while Python ends, which aborts the process.
+    trainer.accelerator.end_training()

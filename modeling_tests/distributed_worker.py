@@ -128,6 +128,7 @@ def main(folder: Path, settings: dict) -> None:
         ]
         report = {"log": log, "kind": str(trainer.accelerator.distributed_type), "world": arguments.world_size}
         (folder / "report.json").write_text(json.dumps(report))
+    trainer.accelerator.end_training()  # see examples/recipe.py
 
 
 if __name__ == "__main__":
