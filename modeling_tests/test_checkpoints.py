@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     CLIPVisionModel,
 )
@@ -124,6 +125,18 @@ def test_weights_that_do_not_fit_are_an_error(broken, damage, message, auto_clas
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises((ValueError, RuntimeError), match=message.split(":")[-1].strip()):
         auto_class.from_pretrained(broken)
+
+
+def test_only_a_checkpoint_of_another_class_gets_a_new_head(saved, tmp_path):
+    causal = AutoModelForSequenceClassification.from_pretrained(saved[0], num_labels=1)
+    assert causal.score.weight.std() > 0
+    causal.save_pretrained(tmp_path)
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).score.weight.equal(causal.score.weight)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="1 missing from the checkpoint: score.weight"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
 def test_pickles_are_refused(broken):

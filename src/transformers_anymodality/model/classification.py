@@ -13,13 +13,14 @@ from .modeling import AnyModalityModel
 class AnyModalityForSequenceClassification(AnyModalityModel):
     """Scores of whole rows, by the hidden state of the last token that is not padding; a reward model with `num_labels=1`.
 
-    Reads the checkpoints of the causal composite, which lack `score`: it is then new, and random.
+    Reads the checkpoints of the causal composite, which lack `score`: it is then new, and random. A checkpoint of this class
+    that lacks it is an error.
     """
-
-    _keys_to_ignore_on_load_missing = ["score.weight"]
 
     def __init__(self, config: AnyModalityConfig, parts: dict[str, PreTrainedModel] | None = None):
         super().__init__(config, parts)
+        if config.architectures not in (None, [type(self).__name__]):
+            self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), "score.weight"}
         self.score = nn.Linear(config.get_text_config().hidden_size, config.num_labels or 1, bias=False)
         nn.init.normal_(self.score.weight, std=getattr(config.get_text_config(), "initializer_range", 0.02))
 
