@@ -191,6 +191,24 @@ def test_bad_settings_are_refused():
             tiny.composite(settings=settings)
 
 
+def test_timestamps_stand_between_frames():
+    settings = any_size.modalities()
+    model, processor = tiny.composite(settings={**settings, "video": {**settings["video"], "timestamps": True}})
+    token = processor.prompt_tokenizer.placeholders["video"]
+    rows = [[("video", any_size.video(3.5)), "what", ("video", any_size.video(0.5, 1))], ["what"]]
+    inputs = tiny.inputs(processor, *map(any_size.chat, rows))
+    ids = inputs["input_ids"][0].tolist()
+    # Each time is two words that this tokenizer does not know.
+    assert ids == [4, 5, *([3, 3, *[token] * 17] * 4), 8, *[3, 3, *[token] * 17], 6, 5]
+    together, alone = last_logits(model, inputs), last_logits(model, tiny.inputs(processor, any_size.chat(rows[0])))
+    torch.testing.assert_close(together[:1], alone, **TIGHT)
+    batch = AnyModalityDataCollator(processor)([{"messages": any_size.chat(rows[0], "red")}])
+    assert (batch["labels"] >= 0).sum() == 2
+    for changed, message in (({"fps": None}, "set `fps`"), ({"aligner": tiny.RESAMPLER}, "leave out `timestamps`")):
+        with pytest.raises(ValueError, match=message):
+            tiny.composite(settings={**settings, "video": {**settings["video"], "timestamps": True, **changed}})
+
+
 def test_windows_overlap():
     settings = {"audio": {**any_size.modalities()["audio"], "overlap": 0.25}}
     _, processor = tiny.composite(settings=settings)

@@ -347,6 +347,11 @@ def try_aligner(part: Part, hidden: int) -> None:
             f"num_tokens={count} is set for {name!r}, but the aligner of {part.config.aligner!r} has its own: "
             f"{config.num_tokens}. Set it there."
         )
+    if part.options.get("timestamps") and config.reads == "item" and not config.per_frame:
+        raise ValueError(
+            f"The aligner of {name!r} reads all frames at once, so that no text can stand between them: leave out "
+            "`timestamps`, or choose one whose tokens follow frames (linear, mlp, or per_frame=True)."
+        )
     if config.sum_neighbours and config.num_tokens not in (None, 1):
         raise ValueError(
             f"The aligner of {name!r} adds neighbouring media into one token, but gives {config.num_tokens}."

@@ -120,6 +120,10 @@ class FeatureStore:
                 read[name] = sources
                 continue
             features, own = [self.get(name, digest) for digest in digests], processor.modalities[name]
+            if own.options.get("timestamps"):
+                raise ValueError(
+                    f"{name!r} has timestamps in the text, which are not in a feature store: train without one."
+                )
             if own.num_tokens is None:
                 lengths = [self._lengths(name, digest, one) for digest, one in zip(digests, features, strict=True)]
                 inputs[f"{name}_features"] = torch.cat([one.flatten(0, -2) for one in features])

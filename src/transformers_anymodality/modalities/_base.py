@@ -81,6 +81,10 @@ class ModalitySpec:
         """
         return [item]
 
+    def texts(self, item: Any, options: dict[str, Any]) -> list[str] | None:
+        """What stands in the text before each frame of a read item that is cut; None for nothing."""
+        return None
+
     def share(self, frame: Any, processor: Any, options: dict[str, Any]) -> float:
         """How much of what the tower reads at one go a frame fills, above 0 and up to 1; the rest is padding."""
         return 1.0

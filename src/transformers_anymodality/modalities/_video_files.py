@@ -41,10 +41,11 @@ class Timeline:
     starts: np.ndarray  # when each comes on display, increasing; shape (frames,)
     end: float  # when the last goes off
     fps: float
+    unit: float = 1.0  # seconds that these are in
 
     @classmethod
     def steady(cls, count: int, fps: float) -> "Timeline":
-        return cls(np.arange(count), count, fps)
+        return cls(np.arange(count), count, fps, 1 / fps)
 
 
 @dataclass
@@ -78,7 +79,23 @@ class Numbered:
         return numbers
 
 
-Choice = Spread | Numbered
+@dataclass
+class Paced:
+    """So many frames a second, on display at evenly spread times; `most` at most. `seconds` are theirs, once chosen."""
+
+    fps: float
+    most: int
+    seconds: np.ndarray | None = None
+
+    def numbers(self, timeline: Timeline, name: str) -> np.ndarray:
+        duration = (timeline.end - timeline.starts[0]) * timeline.unit
+        count = max(1, min(round(duration * self.fps), self.most))
+        numbers = Spread(count).numbers(timeline, name)
+        self.seconds = (timeline.starts[numbers] - timeline.starts[0]) * timeline.unit
+        return numbers
+
+
+Choice = Spread | Numbered | Paced
 
 
 def check_output(num_frames: int, width: int, height: int, name: str, limits: Limits) -> None:

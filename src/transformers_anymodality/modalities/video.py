@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from transformers.image_utils import is_valid_image
@@ -14,7 +15,7 @@ from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import check_recording, first_decoded
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
-from ._video_files import Choice, Numbered, Spread, Timeline, check_output, from_decoder, from_file, taken
+from ._video_files import Choice, Numbered, Paced, Spread, Timeline, check_output, from_decoder, from_file, taken
 from .image import open_image, pixels_to_uint8, read_image, to_rgb
 
 
@@ -26,12 +27,19 @@ _ZERO_DELAY = 0.1  # seconds; what browsers show a frame for whose animation giv
 DEFAULT_FPS = 24.0
 
 
+class Clip(NamedTuple):
+    """Frames `(frames, height, width, 3)`, and when each came on display, in seconds."""
+
+    frames: np.ndarray
+    seconds: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoSpec(ModalitySpec):
     """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once. `num_frames`
     are spread evenly over the duration, unless the video processor has a method `frame_indices(total, fps)` that gives
     the numbers of the frames it wants. With the option `fps`, so many for each second are read instead, spread evenly, and
-    `max_frames` at most."""
+    `max_frames` at most; with `timestamps`, the time of each stands before it in the text."""
 
     num_frames: int = 8
     max_frames: int = 64
@@ -42,13 +50,27 @@ class VideoSpec(ModalitySpec):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"num_frames": self.num_frames, "fps": None, "max_frames": self.max_frames}
+        return {"num_frames": self.num_frames, "fps": None, "max_frames": self.max_frames, "timestamps": False}
+
+    def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
+        fps, most = options["fps"], options["max_frames"]
+        if fps is None and options["timestamps"]:
+            raise ValueError("`timestamps` stand between frames that are read by the second: set `fps`.")
+        if fps is not None and not (isinstance(fps, Real) and not isinstance(fps, bool) and 0 < fps < float("inf")):
+            raise ValueError(f"fps is {fps!r}; it must be a positive number of frames a second.")
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            raise ValueError(f"max_frames is {most!r}; it must be a whole number from 1 on.")
+        return processor
 
     def cuts(self, options: dict[str, Any]) -> bool:
         return options.get("fps") is not None
 
-    def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
-        return np.split(item, len(item))
+    def frames(self, item: Any, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
+        frames = item.frames if isinstance(item, Clip) else item
+        return np.split(frames, len(frames))
+
+    def texts(self, item: Any, options: dict[str, Any]) -> list[str] | None:
+        return [f"<{time:.1f} seconds>" for time in item.seconds] if isinstance(item, Clip) else None
 
     def is_item(self, value: Any) -> bool:
         """A list of frames is one video."""
@@ -56,10 +78,13 @@ class VideoSpec(ModalitySpec):
             return bool(value) and all(is_valid_image(frame) and np.ndim(frame) != 4 for frame in value)
         return True
 
-    def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
+    def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> "np.ndarray | Clip":
         if self.cuts(options):
-            choose = partial(_paced, rate=options["fps"], most=options["max_frames"])
-            return read_video_frames(source, choose, **access)
+            choice = Paced(options["fps"], options["max_frames"])
+            frames = _read(
+                source, choice, DEFAULT_FPS, access.get("allow_urls", False), access.get("limits", DEFAULT_LIMITS)
+            )
+            return Clip(frames, choice.seconds) if options["timestamps"] else frames
         if hasattr(processor, "frame_indices"):
             return read_video_frames(source, processor.frame_indices, **access)
         return read_video(source, options["num_frames"], **access)
@@ -129,12 +154,6 @@ def read_video_frames(
         MediaError, ImportError: as `read_video`; also for numbers that the video has not.
     """
     return _read(source, Numbered(choose), fps, allow_urls, limits)
-
-
-def _paced(total: int, fps: float, rate: float, most: int) -> list[int]:
-    """Numbers of `rate` frames a second, `most` at most, spread evenly over `total` frames at `fps`."""
-    count = max(1, min(round(total / fps * rate), most))
-    return ((np.arange(count) + 0.5) * total / count).astype(int).tolist()
 
 
 def _read(source: Any, choice: Choice, fps: float, allow_urls: bool, limits: Limits) -> np.ndarray:

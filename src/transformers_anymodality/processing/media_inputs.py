@@ -17,6 +17,7 @@ from ..model.configuration import SIZES, as_config, item_lengths, main_input_fir
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
 from ..utils.upstream import registered_processors
+from .tokenization import PromptTokenizer
 
 
 # The tokenizer's keyword arguments; all others are a sub-processor's.
@@ -117,6 +118,7 @@ def extract(
 class MediaMixin:
     modalities: dict[str, ModalityInputs]
     sub_processor_names: list[str]
+    prompt_tokenizer: PromptTokenizer
 
     def sub_processor(self, modality: str) -> Any:
         """What prepares the media of a modality: an image processor, a feature extractor, ..."""
@@ -142,8 +144,27 @@ class MediaMixin:
                 extra = self._media_kwargs(name, kwargs)
                 items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
                 inputs.update(self._extract(name, items, extra))
-                token_counts[name] = self.num_tokens(name, inputs)
+                token_counts[name] = self._spelled(name, items, inputs)
         return inputs, token_counts
+
+    def _spelled(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> list[int]:
+        """Tokens that each item needs, with the texts between its frames."""
+        own, counts = self.modalities[modality], self.num_tokens(modality, inputs)
+        texts = [MODALITIES[modality].texts(item, own.options) for item in items]
+        if own.num_frames is not None or all(text is None for text in texts):
+            return counts
+        config: Any = own.aligner
+        lengths = item_lengths(self._sizes(modality, inputs), own.num_frames, own.feature_length)
+        return [
+            count
+            if text is None
+            else self.prompt_tokenizer.spell(modality, text, [config.count_item_tokens([n]) for n in frames])
+            for count, text, frames in zip(counts, texts, lengths, strict=True)
+        ]
+
+    @staticmethod
+    def _sizes(modality: str, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {key: inputs[name] for key in SIZES if (name := f"{modality}_{key}") in inputs}
 
     def check_media_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         """Raises TypeError for keyword arguments that nothing reads."""
@@ -228,12 +249,11 @@ class MediaMixin:
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
         """Language-model tokens that each of a modality's media in `inputs` needs."""
         own = self.modalities[modality]
-        given = {key: inputs[name] for key in SIZES if (name := f"{modality}_{key}") in inputs}
         if own.num_tokens is not None:
             features = f"{modality}_features"
             return [own.num_tokens] * len(inputs[features if features in inputs else own.main_input])
         config: Any = own.aligner
-        lengths = item_lengths(given, own.num_frames, own.feature_length)
+        lengths = item_lengths(self._sizes(modality, inputs), own.num_frames, own.feature_length)
         return [config.count_item_tokens(item) for item in lengths]
 
     def _get_num_multimodal_tokens(

@@ -57,6 +57,7 @@ class Prompt:
         offsets: `(tokens, 2)` int64, the characters of each; 0 and 0 for what the tokenizer adds. A tokenizer that does
             not tell gives those of a longer stretch.
         said: `(tokens,)` bool, which the assistant said.
+        spelled: `(tokens,)` objects: of a medium with text between its frames, the ids that its placeholder becomes; None.
     """
 
     ids: np.ndarray
@@ -64,6 +65,7 @@ class Prompt:
     repeats: np.ndarray
     offsets: np.ndarray
     said: np.ndarray
+    spelled: np.ndarray
 
     def __len__(self) -> int:
         """Tokens of the model's input."""
@@ -81,6 +83,9 @@ class Prompt:
     def expanded(self) -> "Prompt":
         """With an id for each token of a medium."""
         prompt = self._each(lambda values: np.repeat(values, self.repeats, axis=0))
+        for place in (place for place in np.flatnonzero(self.is_medium) if self.spelled[place] is not None):
+            start = self.repeats[:place].sum()
+            prompt.ids[start : start + self.repeats[place]] = self.spelled[place]
         prompt.repeats = np.ones_like(prompt.ids)
         return prompt
 
@@ -107,6 +112,12 @@ class Prompt:
         kept[words[len(words) - count :]] = False
         prompt = self._each(lambda values: values[kept])
         return prompt if (prompt.labels >= 0).any() else None
+
+
+class Spelled(int):
+    """How many tokens a medium has in the text, and which: its placeholders, and words between them."""
+
+    ids: np.ndarray
 
 
 class _Stretch(NamedTuple):
@@ -162,7 +173,8 @@ class PromptTokenizer:
                 parts = [self._added[0], *parts, self._added[1]]
             ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
             is_medium = np.isin(ids, list(self.placeholders.values()))
-            prompts.append(Prompt(ids, is_medium, np.ones_like(ids), places, _overlap(places, text.said)))
+            nothing = np.full(len(ids), None)
+            prompts.append(Prompt(ids, is_medium, np.ones_like(ids), places, _overlap(places, text.said), nothing))
         return prompts
 
     def check_count(self, prompts: Sequence[Prompt], modality: str, given: int, where: str | None = None) -> None:
@@ -182,12 +194,23 @@ class PromptTokenizer:
             ValueError: more or fewer media than placeholders.
         """
         for name, token_id in self.placeholders.items():
-            counts, start = np.asarray(token_counts.get(name, ()), dtype=np.int64), 0
+            given, start = token_counts.get(name, ()), 0
+            counts = np.asarray(given, dtype=np.int64)
             self.check_count(prompts, name, len(counts))
             for prompt in prompts:
                 places = np.flatnonzero(prompt.ids == token_id)
                 prompt.repeats[places] = counts[start : start + len(places)]
-                start += len(places)
+                for place in places:
+                    prompt.spelled[place] = getattr(given[start], "ids", None)
+                    start += 1
+
+    def spell(self, modality: str, texts: Sequence[str], counts: Sequence[int]) -> "Spelled":
+        """The tokens of a medium with a text before each frame, which itself has so many tokens."""
+        runs = zip((ids for ids, _ in self._read(list(texts))), counts, strict=True)
+        ids = np.concatenate([part for text, n in runs for part in (text, [self.placeholders[modality]] * n)])
+        spelled = Spelled(len(ids))
+        spelled.ids = ids
+        return spelled
 
     # --- control tokens ------------------------------------------------------------------------------------------
 
