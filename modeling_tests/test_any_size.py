@@ -14,6 +14,7 @@ from modeling_tests.test_aligners import SMALL
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
 from transformers_anymodality.aligners import ALIGNERS
 from transformers_anymodality.features import FeatureStore, build_features
+from transformers_anymodality.hub.inspect import inspect_model
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.model.frames import take_media
 from transformers_anymodality.training.packing import AnyModalityPackingCollator
@@ -178,6 +179,17 @@ def test_every_trained_part_learns_also_without_its_media(made):
     model.train()
     model(**AnyModalityDataCollator(processor)(SAMPLES[1:2])).loss.backward()
     assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+
+
+def test_inspection_says_how_many_tokens_media_may_have(made):
+    found = {one.name: (one.tokens, one.least, one.most) for one in inspect_model(*made).modalities}
+    assert found == {
+        "audio": (None, 1, 52),
+        "document": (None, 3, 3),
+        "image": (None, None, None),
+        "video": (None, 17, 85),
+    }
+    assert "1 to 52" in str(inspect_model(*made))
 
 
 def test_bad_settings_are_refused():

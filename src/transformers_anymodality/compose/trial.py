@@ -62,7 +62,7 @@ def try_tower(part: Part, trials: Trials) -> None:
     part.frame_counts = None if grid else next((key for key, value in short.items() if _counts(value, rows)), None)
     per_frame = part.asked.per_frame
     config.per_frame = not grid and (_reads_frames(part, short[main]) if per_frame is None else bool(per_frame))
-    cut = part.spec.cuts(part.options) and not grid
+    cut = part.spec.most_frames(part.options) is not None and not grid
     if cut and "num_frames" in part.options and not config.per_frame:
         raise ValueError(
             f"The tower of {part.name!r} reads {shape[0]} frames at once, not so many a second: leave out `fps`."
@@ -107,7 +107,7 @@ def _dummy_input(part: Part, size: int) -> Inputs:
     spec, processor, options = part.spec, part.processor, part.options
     try:
         item = spec.read(spec.dummy(processor, options, size), processor, options)
-        frames = spec.frames(item, processor, options) if spec.cuts(options) else [item]
+        frames = [item] if spec.most_frames(options) is None else spec.frames(item, processor, options)
         return extract(spec, frames, processor, options)
     except Exception as error:
         raise ValueError(

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, is_offline_mode
 from transformers import AutoConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import open_weights, read_json, shard_names
 from ..utils.tables import columns
@@ -50,7 +51,8 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class ModalityInfo:
-    """A modality: its placeholder, which parts it goes through, and its tokens per medium (None: as many as it needs)."""
+    """A modality: its placeholder, which parts it goes through, its tokens per medium (None: as many as it needs), and where
+    these follow the content, the least and the most (None where only the medium bounds them)."""
 
     name: str
     token: str | None
@@ -58,6 +60,8 @@ class ModalityInfo:
     aligner: str
     tokens: int | None
     inputs: list[str]
+    least: int | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,8 @@ class Inspection:
         modalities = [("modality", "placeholder", "tokens", "tower", "aligner", "inputs")]
         for modality in self.modalities:
             tokens = "varies" if modality.tokens is None else str(modality.tokens)
+            if modality.least is not None:
+                tokens = f"{modality.least} to {modality.most}"
             names = (modality.tower, modality.aligner, ", ".join(modality.inputs))
             modalities.append((modality.name, modality.token or "", tokens, *names))
         kind = "light checkpoint, stores" if self.light else "checkpoint of"
@@ -123,25 +129,25 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
     config = AutoConfig.from_pretrained(source, **hub)
     if not isinstance(config, AnyModalityConfig):
         raise ValueError(f"{source} is not a transformers-anymodality checkpoint (model_type {config.model_type!r}).")
-    return _inspection(source, config, _stored(source, hub), _placeholders(source, hub))
+    return _inspection(source, config, _stored(source, hub), _rows(source, hub))
 
 
 def inspect_model(model: Any, processor: Any = None, source: str | None = None) -> Inspection:
     """The same of a model in memory; its weights may be on the meta device."""
     weights = (item for item in model.state_dict().items() if item[0] not in model.all_tied_weights_keys)
     tensors = ((name, tensor.dtype, tensor.numel()) for name, tensor in weights)
-    tokens = {} if processor is None else {name: own.token for name, own in processor.modalities.items()}
-    return _inspection(model.name_or_path if source is None else source, model.config, tensors, tokens)
+    rows = {} if processor is None else {name: own.to_dict() for name, own in processor.modalities.items()}
+    return _inspection(model.name_or_path if source is None else source, model.config, tensors, rows)
 
 
 def _inspection(
-    source: str, config: AnyModalityConfig, tensors: Iterable[Tensor], placeholders: dict[str, str]
+    source: str, config: AnyModalityConfig, tensors: Iterable[Tensor], rows: dict[str, dict[str, Any]]
 ) -> Inspection:
     sizes: dict[str, Counter[torch.dtype]] = defaultdict(Counter)
     for name, dtype, count in tensors:
         sizes[name.partition(".")[0]][dtype] += count
     parts = [_part(name, config, sizes[name]) for name in config.part_names]
-    return Inspection(source, parts, _modalities(config, placeholders))
+    return Inspection(source, parts, _modalities(config, rows))
 
 
 def _part(name: str, config: AnyModalityConfig, sizes: Mapping[torch.dtype, int]) -> PartInfo:
@@ -161,22 +167,26 @@ def _part(name: str, config: AnyModalityConfig, sizes: Mapping[torch.dtype, int]
     )
 
 
-def _modalities(config: AnyModalityConfig, placeholders: dict[str, str]) -> list[ModalityInfo]:
+def _modalities(config: AnyModalityConfig, rows: dict[str, dict[str, Any]]) -> list[ModalityInfo]:
     found = []
     for name, one in config.modalities.items():
-        tokens = None
-        if one.feature_length is not None:
-            tokens = config.aligner_config(name).count_tokens(one.num_frames, one.feature_length)
+        row, aligner, tokens, bounds = rows.get(name, {}), config.aligner_config(name), None, ()
+        length = one.feature_length or row.get("feature_length")
+        if one.feature_length is not None and one.num_frames is not None:
+            tokens = aligner.count_tokens(one.num_frames, one.feature_length)
+        elif length is not None and name in MODALITIES:
+            most = MODALITIES[name].most_frames(row.get("options", {}))
+            least = aligner.count_item_tokens([1 if row.get("trimmed") else length])
+            bounds = () if most is None else (least, aligner.count_item_tokens([length] * most))
         parts = (f"{one.tower}_tower", f"{one.aligner}_aligner")
-        found.append(ModalityInfo(name, placeholders.get(name), *parts, tokens, list(one.inputs)))
+        found.append(ModalityInfo(name, row.get("token"), *parts, tokens, list(one.inputs), *bounds))
     return found
 
 
-def _placeholders(source: str, hub: dict[str, Any]) -> dict[str, str]:
-    """The placeholder tokens by modality, if there is a processor."""
+def _rows(source: str, hub: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the processor knows of each modality, if there is one."""
     file = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
-    rows = {} if file is None else read_json(file).get("modalities", {})
-    return {name: row["token"] for name, row in rows.items()}
+    return {} if file is None else read_json(file).get("modalities", {})
 
 
 # --- weights -------------------------------------------------------------------------------------------------------

@@ -93,7 +93,8 @@ class Conversation:
                 f"The conversation has {len(ids)} tokens, but the model reads {longest}: begin a new one."
             )
         past, placeholders = self._keep(ids), set(self.model.config.placeholder_ids)
-        if past is None or sum(token in placeholders for token in ids[past:]) != sum(map(sum, added.values())):
+        needed = sum(getattr(count, "placeholders", count) for found in added.values() for count in found)
+        if past is None or sum(token in placeholders for token in ids[past:]) != needed:
             self._forget()  # the template writes what was said otherwise now, or the cache cannot go back
             return self._turn(messages)
         return _Turn(ids, past, features, counts)

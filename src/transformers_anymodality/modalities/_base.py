@@ -69,9 +69,10 @@ class ModalitySpec:
         """The sub-processor that `options` ask for, made of the tower's own."""
         return processor
 
-    def cuts(self, options: dict[str, Any]) -> bool:
-        """Whether `options` ask for items to be cut into as many frames as their content asks for."""
-        return False
+    def most_frames(self, options: dict[str, Any]) -> int | None:
+        """How many frames an item may have, where `options` ask for it to be cut into as many as its content asks for; None
+        where it is not cut."""
+        return None
 
     def frames(self, item: Any, processor: Any, options: dict[str, Any]) -> list[Any]:
         """The frames of a read item that is cut, each as `extract` takes it: windows of a recording, frames of a video.

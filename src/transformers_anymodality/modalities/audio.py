@@ -43,8 +43,8 @@ class AudioSpec(ModalitySpec):
         check_windows(options, self.window(processor), processor)
         return processor
 
-    def cuts(self, options: dict[str, Any]) -> bool:
-        return options.get("windows") is not None
+    def most_frames(self, options: dict[str, Any]) -> int | None:
+        return options.get("windows")
 
     def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
         return windows(item, self._window(processor), options, processor.sampling_rate)
@@ -71,7 +71,7 @@ class AudioSpec(ModalitySpec):
             return read_waveform(source, rate, **access)
         waveform = read_audio(source, rate, **access)
         window = self.window(processor)
-        if window is not None and len(waveform) > window and not self.cuts(options):
+        if window is not None and len(waveform) > window and self.most_frames(options) is None:
             raise MediaError(
                 f"{len(waveform) / rate:.1f} s of sound, but {type(processor).__name__} reads {window / rate:.1f} s "
                 "at most and would drop the rest. Cut the sound into pieces and give each as a medium of its own, or "

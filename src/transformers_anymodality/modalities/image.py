@@ -44,8 +44,9 @@ class ImageSpec(ModalitySpec):
         the image's, with the whole image as a last one (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
         return processor if options["tiles"] is None else tiling(processor, options["tiles"])
 
-    def cuts(self, options: dict[str, Any]) -> bool:
-        return options.get("tiles") is not None
+    def most_frames(self, options: dict[str, Any]) -> int | None:
+        tiles = options.get("tiles")
+        return None if tiles is None else tiles + (tiles > 1)  # and the whole image
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
         return read_image(source, **access)

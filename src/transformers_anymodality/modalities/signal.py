@@ -138,7 +138,7 @@ class SignalSpec(ModalitySpec):
         if isinstance(source, (list, tuple)):
             source = to_numpy(source, f"a list of {len(source)} rows")
         signal = read_signal(source, channels, processor.sampling_rate, **access)
-        if hasattr(processor, "check_length") and not self.cuts(options):
+        if hasattr(processor, "check_length") and self.most_frames(options) is None:
             processor.check_length(len(signal))
         return signal
 
@@ -146,8 +146,8 @@ class SignalSpec(ModalitySpec):
         check_windows(options, getattr(processor, "num_samples", None), processor)
         return processor
 
-    def cuts(self, options: dict[str, Any]) -> bool:
-        return options.get("windows") is not None
+    def most_frames(self, options: dict[str, Any]) -> int | None:
+        return options.get("windows")
 
     def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
         return windows(item, processor.num_samples, options, processor.sampling_rate)

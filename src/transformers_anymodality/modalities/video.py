@@ -62,8 +62,8 @@ class VideoSpec(ModalitySpec):
             raise ValueError(f"max_frames is {most!r}; it must be a whole number from 1 on.")
         return processor
 
-    def cuts(self, options: dict[str, Any]) -> bool:
-        return options.get("fps") is not None
+    def most_frames(self, options: dict[str, Any]) -> int | None:
+        return None if options.get("fps") is None else options["max_frames"]
 
     def frames(self, item: Any, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
         frames = item.frames if isinstance(item, Clip) else item
@@ -79,7 +79,7 @@ class VideoSpec(ModalitySpec):
         return True
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> "np.ndarray | Clip":
-        if self.cuts(options):
+        if self.most_frames(options) is not None:
             choice = Paced(options["fps"], options["max_frames"])
             frames = _read(
                 source, choice, DEFAULT_FPS, access.get("allow_urls", False), access.get("limits", DEFAULT_LIMITS)

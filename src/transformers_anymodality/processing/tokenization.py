@@ -115,9 +115,10 @@ class Prompt:
 
 
 class Spelled(int):
-    """How many tokens a medium has in the text, and which: its placeholders, and words between them."""
+    """How many tokens a medium has in the text, and which: so many `placeholders`, and words between them."""
 
     ids: np.ndarray
+    placeholders: int
 
 
 class _Stretch(NamedTuple):
@@ -209,7 +210,7 @@ class PromptTokenizer:
         runs = zip((ids for ids, _ in self._read(list(texts))), counts, strict=True)
         ids = np.concatenate([part for text, n in runs for part in (text, [self.placeholders[modality]] * n)])
         spelled = Spelled(len(ids))
-        spelled.ids = ids
+        spelled.ids, spelled.placeholders = ids, sum(counts)
         return spelled
 
     # --- control tokens ------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class MediaProcessor(BaseMultiModalProcessor[Info]):
         call = super()._call_hf_processor
         alone = [call({argument: [medium]}, hf_kwargs) for argument, media in hf_data.items() for medium in media]
         names = dict.fromkeys(name for one in alone for name in one)
-        return BatchFeature({name: [one[name][0] for one in alone if name in one] for name in names})
+        return BatchFeature({name: [one[name] for one in alone if name in one] for name in names})
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Any) -> Mapping[str, Any]:
         owners = self.info.get_hf_config().media_arguments
@@ -97,9 +97,11 @@ class MediaProcessor(BaseMultiModalProcessor[Info]):
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> list[Any]:
         processor: Any = self.info.get_hf_processor()
         token_ids = processor.prompt_tokenizer.placeholders
+        if timed := [name for name in out_mm_kwargs if processor.modalities[name].options.get("timestamps")]:
+            raise ValueError(f"{timed[0]} has timestamps between its frames, which are not written in vLLM.")
 
         def places(modality: str, index: int) -> list[int]:
-            inputs = {name: field.data[None] for name, field in out_mm_kwargs[modality][index].items()}
+            inputs = {name: field.data for name, field in out_mm_kwargs[modality][index].items()}
             return [token_ids[modality]] * processor.num_tokens(modality, inputs)[0]
 
         return [

@@ -42,10 +42,12 @@ class VLLMComposite(TransformersMultiModalForCausalLM):
         return [tokens for modality, inputs in media.items() for tokens in self._encode(modality, inputs)]
 
     def _encode(self, modality: str, inputs: MediaInputs) -> list[torch.Tensor]:
+        """`inputs`: the rows of each medium, `(media, rows, ...)`, or a list of those."""
         if any(isinstance(value, list) for value in inputs.values()):  # media of several shapes
             alone = zip(*inputs.values(), strict=True)
             items = [{name: value[None] for name, value in zip(inputs, one, strict=True)} for one in alone]
             return [tokens for item in items for tokens in self._encode(modality, item)]
+        inputs = {name: value.flatten(0, 1) for name, value in inputs.items()}
         output = self.model.get_modality_features(modality, **inputs, return_dict=True)
         if output.token_mask is not None:
             raise ValueError(_HIDES.format(modality))
