@@ -6,43 +6,16 @@ from transformers import AutoModel
 
 from modeling_tests import tiny
 from modeling_tests.checks import tiny_setting
+from modeling_tests.tiny_aligners import SMALL
 from transformers_anymodality.aligners import ALIGNERS
 from transformers_anymodality.utils.upstream import set_checkpointing
 
 
-QFORMER = {"depth": 2, "num_heads": 2, "qformer_hidden_size": 16, "intermediate_size": 24, "num_tokens": 3}
-SPEECH = {"num_tokens": 9, "depth": 1, "num_heads": 2, "bert_hidden_size": 16, "intermediate_size": 24, "dropout": 0.0}
-# What an aligner needs beyond the sizes that all have, to be tiny.
-SMALL = {
-    "linear": [{}, {"num_tokens": 3}],
-    "macaw": [
-        {"align_heads": 4, "attended_rows": 9},
-        {"align_heads": 20, "conv_kernel": 6, "conv_stride": 3, "attention_dropout": 0.0},
-        {"align_heads": 2, "self_attention": "temporal", "attention_heads": 2, "projection_size": 8},
-        {"align_heads": 2, "self_attention": "long", "attention_heads": 2, "conv_kernel": 3, "conv_stride": 2},
-    ],
-    "mlp": [{}, {"pool": "stride", "pool_size": 3}, {"pool": "stride", "num_tokens": 2}],
-    "perceiver_resampler": [
-        {"depth": 2, "num_heads": 2, "head_dim": 8, "num_tokens": 3},
-        {"depth": 1, "num_heads": 2, "head_dim": 8, "num_tokens": 3, "frame_embeddings": 2, "time_embeddings": 1},
-        {"depth": 1, "num_heads": 2, "head_dim": 8, "num_tokens": 3, "per_frame": True, "time_embeddings": 2},
-    ],
-    "qformer": [QFORMER, {**QFORMER, "per_frame": True, "feature_norm_eps": 1e-5}],
-    "speech_interface": [
-        {**SPEECH, "token_size": 12},
-        {**SPEECH, "token_size": 10, "cif": {}},
-        {"num_tokens": 9, "token_size": 12, "bert": False, "cif": {"weights": "dense", "threshold": 0.5}},
-    ],
-    "visual_abstractor": [
-        {"depth": 2, "num_heads": 2, "intermediate_size": 10, "num_tokens": 3},
-        {"depth": 2, "num_heads": 2, "intermediate_size": 10, "num_tokens": 3, "temporal": True},
-    ],
-}
 CASES = [(name, i) for name in ALIGNERS for i in range(len(SMALL.get(name, [{}])))]
 
 
 def make(name: str, case: int = 0, length: int | None = 7, frames: int = 2, **kwargs):
-    settings = {**tiny_setting(SMALL, name, "SMALL in test_aligners.py")[case], **kwargs}
+    settings = {**tiny_setting(SMALL, name, "SMALL in tiny_aligners.py")[case], **kwargs}
     config = ALIGNERS[name].config_class(
         feature_size=12, hidden_size=20, feature_length=length, num_frames=frames, **settings
     )

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, GotOcr2ImageProces
 
 from modeling_tests import any_size, tiny
 from modeling_tests.checks import TIGHT, last_logits
-from modeling_tests.test_aligners import SMALL
+from modeling_tests.tiny_aligners import SMALL
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
 from transformers_anymodality.aligners import ALIGNERS
 from transformers_anymodality.features import FeatureStore, build_features

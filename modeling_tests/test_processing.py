@@ -195,7 +195,7 @@ def test_video_processors_of_their_own(tmp_path):
         "aligner": "linear",
     }
     model, processor = tiny.composite(settings={"video": settings, "image": tiny.modalities("image")["image"]})
-    assert processor.modalities["video"].options == {"num_frames": 4}
+    assert processor.modalities["video"].options["num_frames"] == 4
     processor.save_pretrained(tmp_path)
     assert AutoVideoProcessor.from_pretrained(tmp_path).to_dict() == processor.video_processor.to_dict()
     chat = tiny.chat("video", "image", "what")

@@ -150,8 +150,10 @@ class MediaMixin:
     def _spelled(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> list[int]:
         """Tokens that each item needs, with the texts between its frames."""
         own, counts = self.modalities[modality], self.num_tokens(modality, inputs)
+        if own.num_frames is not None:
+            return counts
         texts = [MODALITIES[modality].texts(item, own.options) for item in items]
-        if own.num_frames is not None or all(text is None for text in texts):
+        if all(text is None for text in texts):
             return counts
         config: Any = own.aligner
         lengths = item_lengths(self._sizes(modality, inputs), own.num_frames, own.feature_length)
