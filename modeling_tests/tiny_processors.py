@@ -4,6 +4,7 @@ from typing import Any
 
 import transformers
 from transformers import PreTrainedConfig
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
 from modeling_tests.tiny_tower_types import KINDS, PACKED, WAVEFORM
 from modeling_tests.tiny_towers import SPECTRA, dummy_inputs
@@ -58,6 +59,19 @@ _FIXED_BINS = (
     "GraniteSpeech5FeatureExtractor SeamlessM4TFeatureExtractor"
 ).split()
 
+# Model type, without "_vision", of an encoder of patches -> the model type whose image processor it has.
+_IMAGES = {"glm4v_moe": "glm4v", "glm_ocr": "glm4v", "qwen3_vl_moe": "qwen3_vl"}
+# Image processors that take other settings than Qwen2-VL's.
+_SLICES = {"scale_resolution": 48, "downsample_mode": "4x"}
+_PATCHES: dict[str, dict[str, Any]] = {
+    "Gemma4ImageProcessor": {"max_soft_tokens": 70},
+    "Kimi_K25ImageProcessor": {},
+    "MiniCPMOcrImageProcessor": _SLICES,
+    "MiniCPMV4_6ImageProcessor": _SLICES,
+    "PixtralImageProcessor": {"size": {"longest_edge": 128}},
+    "Siglip2ImageProcessor": {"max_num_patches": 16},
+}
+
 _VIDEO_PROCESSORS = {
     "timesformer": "TimesformerVideoProcessor",
     "videomae": "VideoMAEVideoProcessor",
@@ -67,14 +81,19 @@ _VIDEO_PROCESSORS = {
 
 def _image_processor(config: PreTrainedConfig) -> Any:
     name = config.model_type
-    if name == "siglip2_vision_model":
-        return transformers.Siglip2ImageProcessor(patch_size=config.patch_size, max_num_patches=16)
-    if name in PACKED:
-        return transformers.Qwen2VLImageProcessor(
-            patch_size=getattr(config, "patch_size", 16), size={"shortest_edge": 64 * 64, "longest_edge": 64 * 64}
-        )
-    side = dummy_inputs(config)["pixel_values"].shape[-1]
-    return transformers.ViTImageProcessor(size={"height": side, "width": side})
+    if name not in (*PACKED, "pixtral"):
+        side = dummy_inputs(config)["pixel_values"].shape[-1]
+        return transformers.ViTImageProcessor(size={"height": side, "width": side})
+    family = name.partition("_vision")[0]
+    patch, merge = config.patch_size, getattr(config, "spatial_merge_size", getattr(config, "merge_size", 2))
+    if (cls := IMAGE_PROCESSOR_MAPPING_NAMES.get(_IMAGES.get(family, family))["torchvision"]) in _PATCHES:
+        return getattr(transformers, cls)(**{"patch_size": patch, **_PATCHES[cls]})
+    if cls == "Inkling2ImageProcessor":
+        return transformers.Inkling2ImageProcessor(size={"height": merge * patch, "width": merge * patch})
+    frames = getattr(config, "temporal_patch_size", getattr(config, "patch_temporal", 1))
+    pixels = {"shortest_edge": 32**2, "longest_edge": 128**2}
+    settings = {} if cls == "MuseGlimmerImageProcessor" else {"size": pixels}
+    return getattr(transformers, cls)(patch_size=patch, merge_size=merge, temporal_patch_size=frames, **settings)
 
 
 def _video_processor(config: PreTrainedConfig) -> Any:

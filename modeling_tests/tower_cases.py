@@ -8,6 +8,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig, PreTrainedConfig, PreTrainedModel, T5Config
@@ -16,10 +17,12 @@ from modeling_tests import tiny
 from modeling_tests.checks import TIGHT
 from modeling_tests.tiny_own_towers import OWN_TOWERS, own_tower
 from modeling_tests.tiny_processors import tiny_processor
-from modeling_tests.tiny_tower_types import KINDS, PACKED
+from modeling_tests.tiny_tower_types import KINDS
 from modeling_tests.tiny_towers import TIMM_FAMILIES, tiny_encoder, tiny_timm
 from transformers_anymodality import TextSpec, compose, register_modality, set_trainable
 from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.model.configuration import SIZES
+from transformers_anymodality.model.frames import side_by_side
 from transformers_anymodality.towers import load_tower, run_tower
 from transformers_anymodality.towers._run import read_features
 
@@ -31,18 +34,8 @@ _HOW_MANY = "gives another number of features for each sound, which it tells onl
 _ITS_PROCESSOR = "takes whole frames only; its own processor pads to them, its feature extractor does not"
 _CALENDAR = "takes the calendar of the values beside them"
 
-READ_PACKED = (
-    "exaone4_5_vision glm4v_moe_vision glm4v_vision glm5_next_vision glm_ocr_vision muse_glimmer_vision muse_spark_vision "
-    "qwen2_5_vl_vision siglip2_vision_model"
-).split()
 # Tower -> why it cannot be read.
 REFUSED: dict[str, str] = {
-    **{
-        name: "takes the patches of all images as one row, with the grids that they come from"
-        for name in PACKED
-        if name not in READ_PACKED
-    },
-    "pixtral": "gives the patches of all images as one row",
     "vit_mae": "draws at random which patches it reads",
     **dict.fromkeys("dac encodec higgs_audio_v2_tokenizer mimi neucodec xcodec xcodec2".split(), _CODES),
     **dict.fromkeys(
@@ -132,9 +125,7 @@ class Case:
         return self.model.config.modalities[self.modality]
 
     def encode(self, model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> Any:
-        names = {
-            name.removeprefix(f"{self.modality}_") if "feature_lengths" in name else name: name for name in inputs
-        }
+        names = {name.removeprefix(f"{self.modality}_") if name.endswith(SIZES) else name: name for name in inputs}
         return model.get_modality_features(self.modality, **{key: inputs[name] for key, name in names.items()})
 
     @property
@@ -145,6 +136,9 @@ class Case:
     def arguments(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of the tower's own forward."""
         values = {self.row.inputs[name]: value for name, value in inputs.items() if name in self.row.inputs}
+        if self.row.side_by_side:
+            main = self.row.inputs[self.row.main_input]
+            values[main] = side_by_side(values[main])
         return {name: value.flatten(0, 1) for name, value in values.items()} if self.row.per_frame else values
 
 
@@ -179,6 +173,8 @@ def medium(kind: str, seed: int) -> Any:
     if kind == "text":
         return " ".join(tiny.WORDS[4 : 8 + 3 * seed])
     media = tiny.medium(MODALITY_OF_KIND.get(kind, kind), seed)
+    if kind == "image" and seed:
+        return np.pad(media, ((32, 0), (8, 0), (0, 0)), mode="wrap")
     return media[: 20 + seed] if kind == "series" else media
 
 

@@ -89,10 +89,12 @@ def layout(name: str) -> str:
     case = towers.Case(name, *towers.config_of(name))
     case.compose()
     with torch.no_grad():
-        features, output = run_tower(case.whole, case.arguments(case.inputs))
+        features, output = run_tower(case.whole, case.arguments(case.inputs), *case.reading)
     values = {k: v[-1] if isinstance(v, (list, tuple)) and v else v for k, v in output.items()}
     # The largest of those outputs that hold the same numbers as the features.
     field = next(key for key, value in values.items() if isinstance(value, torch.Tensor) and same(value, features))
+    if case.row.packed:
+        return f"all items as one row (`{field}`)"
     shape = values[field].shape
     form = {2: "vector", 3: "sequence", 4: "sequence per channel" if case.kind == "series" else "map"}[len(shape)]
     first = shape[1] == features.shape[-1] != shape[-1]

@@ -63,7 +63,8 @@ def compose(
             - `num_tokens`: tokens per item; the aligner's own default if left out;
             - `processor`: the tower's image processor, feature extractor, ...; found with the tower if left out;
             - `select_layer`: read this hidden state and build no layer behind it (-2 as LLaVA does);
-            - `select_feature`: "all", "patches" (no class token) or "pooled";
+            - `select_feature`: "all", "patches" (no class token), "pooled", or "merged": what a tower that gives patches
+              of all sizes makes of neighbouring ones, which is read if left out (DeepStack's features are not);
             - `per_frame`: whether the tower reads a video's frames one by one; found out if left out;
             - `token`: placeholder token, `<name>` if left out; `revision`: of the tower on the Hub;
             - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...).

@@ -95,7 +95,7 @@ def _read(name: str, value: Any) -> Asked:
     return asked
 
 
-@dataclass(frozen=True)
+@dataclass
 class Trial:
     """What a dummy input has shown of a tower.
 
@@ -107,6 +107,7 @@ class Trial:
         unread: weights that features do not depend on, by name.
         reading: how they are read, as `run_tower` takes it: layer, features, whether they come as one row.
         sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are the features of an item.
+        smallest: what the sub-processor would give for the smallest item, where that is smaller than a dummy input.
     """
 
     tower: PreTrainedModel
@@ -118,6 +119,7 @@ class Trial:
     reading: tuple[int | None, str, bool]
     sizes: str | None = None
     unit: int = 1
+    smallest: dict[str, torch.Tensor] | None = None
 
 
 @dataclass
@@ -126,9 +128,10 @@ class Part:
 
     Attributes:
         config: what the model will know of it.
-        tower, options, processor, attribute: from `add_tower` on; `options` are those of its media, `attribute` is where
-            the processor keeps the sub-processor.
+        tower, options, found, processor, attribute: from `add_tower` on; `options` are those of its media, `processor` is
+            what they make of the sub-processor `found`, `attribute` is where the processor keeps it.
         arguments, trial: from `try_tower` on; `arguments` is the sub-processor's name of an input -> the tower's argument.
+        cut: likewise; whether the modality's spec cuts items into frames.
         frame_counts, trimmed: likewise, as the processor keeps them.
         aligner: from `add_aligner` on.
     """
@@ -138,10 +141,12 @@ class Part:
     config: ModalityConfig
     tower: PreTrainedModel = field(init=False)
     options: dict[str, Any] = field(init=False)
+    found: Any = field(init=False)
     processor: Any = field(init=False)
     attribute: str = field(init=False)
     arguments: dict[str, str] = field(init=False)
     trial: Trial = field(init=False)
+    cut: bool = False
     frame_counts: str | None = None
     trimmed: bool = False
     aligner: Aligner = field(init=False)
@@ -186,9 +191,9 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
     else:
         part.tower = lender.tower
     shared = lender is not None and asked.processor is None
-    found = lender.processor if shared else _find_processor(part, load)
-    part.processor = part.spec.adapted(found, part.options)
-    part.attribute = lender.attribute if shared and part.processor is found else _attribute(part)
+    part.found = lender.found if shared else _find_processor(part, load)
+    part.processor = part.spec.adapted(part.found, part.options)
+    part.attribute = lender.attribute if shared and part.processor is lender.processor else _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
     if "num_frames" in part.options and "num_frames" not in asked.options and isinstance(frames, int):
         part.options["num_frames"] = frames

@@ -6,7 +6,7 @@ runs on a longer item, too.
 """
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,10 +16,8 @@ import torch
 from transformers import AutoModel, PreTrainedModel
 
 from ..model.language_model import build_language_model, reads_input_ids
-from ..processing.media_inputs import extract
 from ..towers import (
     build_tower,
-    compute_dtype,
     drop_unread,
     feature_length,
     main_input,
@@ -27,16 +25,16 @@ from ..towers import (
     outermost,
     put_back,
     required_arguments,
-    run_tower,
     trace_tower,
 )
 from ..utils.tensors import in_eval
 from ..utils.upstream import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+from .packed import counts, find_grid, of_grids, try_packed
 from .part import Part, Trial
+from .running import Inputs, check_apart, dummy_input, run_part, tower_arguments
 from .small import is_weightless, on_cpu, on_small_copy, without_data
 
 
-Inputs = dict[str, torch.Tensor]
 # By tower and the way in which it is read.
 Trials = dict[tuple[Any, ...], Trial]
 
@@ -50,24 +48,25 @@ def try_tower(part: Part, trials: Trials) -> None:
 
     Raises ValueError if processor and tower do not fit each other, or the tower cannot be read.
     """
-    items = short, long = [_dummy_input(part, size) for size in (0, 1)]
+    part.cut, config = part.spec.most_frames(part.options) is not None, part.config
+    items = short, long = [dummy_input(part, size) for size in (0, 1)]
     part.arguments = match_arguments(part.tower, short)
     main = next(iter(part.arguments))
-    config, shape, rows = part.config, short[main].shape[1:], len(short[main])
+    if grid := find_grid(short, part.arguments):
+        items = short, long = of_grids(part, items, grid)
+    shape, rows = short[main].shape[1:], len(short[main])
+    config.input_dtype = str(short[main].dtype).removeprefix("torch.")
     config.inputs = {_input_name(part.name, key, main): argument for key, argument in part.arguments.items()}
-    config.input_shape, config.input_dtype = list(shape), str(short[main].dtype).removeprefix("torch.")
-    grid = next((key for key in part.arguments if rows > 1 and _adds_up(short[key], rows)), None)
     names = dict(zip(part.arguments, config.inputs, strict=True))
     config.grid = grid and names[grid]
-    part.frame_counts = None if grid else next((key for key, value in short.items() if _counts(value, rows)), None)
+    if not grid:
+        part.frame_counts = next((key for key, value in short.items() if counts(value, rows)), None)
     per_frame = part.asked.per_frame
     config.per_frame = not grid and (_reads_frames(part, short[main]) if per_frame is None else bool(per_frame))
-    cut = part.spec.most_frames(part.options) is not None and not grid
-    if cut and "num_frames" in part.options and not config.per_frame:
+    if part.cut and not grid and "num_frames" in part.options and not config.per_frame:
         raise ValueError(
             f"The tower of {part.name!r} reads {shape[0]} frames at once, not so many a second: leave out `fps`."
         )
-    config.num_frames = None if cut else shape[0] if config.per_frame else 1
     fixed = not grid and (part.asked.select_feature == "pooled" or shape == long[main].shape[1:])
     shapes = tuple((item[key].shape, item[key].dtype) for item in items for key in part.arguments)
     reading = (part.tower, config.per_frame, part.asked.select_feature, grid, shapes)
@@ -75,24 +74,18 @@ def try_tower(part: Part, trials: Trials) -> None:
         trials[reading] = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
     part.trial = trials[reading]
     _, config.select_feature, config.packed = part.trial.reading
-    needed = required_arguments(part.tower)
+    # One number of frames cannot be told from others where the features of all are one row.
+    part.cut = part.cut or (config.packed and config.per_frame)
+    config.num_frames = None if part.cut or part.frame_counts else shape[0] if config.per_frame else 1
+    smallest, needed = part.trial.smallest or short, required_arguments(part.tower)
+    config.input_shape = list(smallest[main].shape[1:])
     config.beside = {
-        name: short[key].tolist()
+        name: smallest[key].tolist()
         for key, name in names.items()
         if key != main and (key == grid or part.arguments[key] in needed)
     }
-    part.trimmed = cut and fixed and part.spec.medium != "pixels" and _follows_time(part, short)
+    part.trimmed = part.cut and fixed and part.spec.medium != "pixels" and _follows_time(part, short)
     config.feature_length = part.trial.length if fixed and not config.packed and not part.trimmed else None
-
-
-def _adds_up(value: torch.Tensor, rows: int) -> bool:
-    """Whether the products of its rows are as many as there are rows of the main input: grids of patches."""
-    return value.ndim == 2 and not value.is_floating_point() and int(value.prod(-1).sum()) == rows
-
-
-def _counts(value: torch.Tensor, rows: int) -> bool:
-    """Whether it says of one item that it has so many rows."""
-    return value.shape == (1,) and not value.is_floating_point() and rows > 1 and int(value) == rows
 
 
 def _reads_frames(part: Part, values: torch.Tensor) -> bool:
@@ -100,19 +93,6 @@ def _reads_frames(part: Part, values: torch.Tensor) -> bool:
     tower, clips = part.tower, values.ndim > 5  # `(items, clips, channels, frames, height, width)`
     native = tower.config.model_type in MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES or "video" in main_input(tower)
     return "num_frames" in part.options and not (native or clips)
-
-
-@torch.no_grad()
-def _dummy_input(part: Part, size: int) -> Inputs:
-    spec, processor, options = part.spec, part.processor, part.options
-    try:
-        item = spec.read(spec.dummy(processor, options, size), processor, options)
-        frames = [item] if spec.most_frames(options) is None else spec.frames(item, processor, options)
-        return extract(spec, frames, processor, options)
-    except Exception as error:
-        raise ValueError(
-            f"The processor of {part.name!r} ({type(processor).__name__}) cannot prepare a dummy input: {error}"
-        ) from error
 
 
 def _input_name(modality: str, key: str, main: str) -> str:
@@ -133,20 +113,21 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
     short, long = ({key: item[key] for key in part.arguments} for item in items)
     main = next(iter(short))
     if part.config.grid or part.asked.select_feature == "merged":
-        return _try_packed(part, tower, items)
+        with in_eval(tower):
+            return try_packed(part, tower, items)
     # Another item of the same shape: the same numbers in another order.
     both = {key: torch.cat([value, value.flip(-1) if key == main else value]) for key, value in short.items()}
     with in_eval(tower):
-        alone = _arguments(part, tower, short)
+        alone = tower_arguments(part, tower, short)
         rows = len(next(iter(alone.values())))
         reading = _dense(part)
-        features, unread = _run(part, tower, alone, reading, trace_tower)
-        beside = _run(part, tower, _arguments(part, tower, both), reading)[0]
+        features, unread = run_part(part, tower, alone, reading, trace_tower)
+        beside = run_part(part, tower, tower_arguments(part, tower, both), reading)[0]
         if (len(features), len(beside)) != (rows, 2 * rows):
-            return _try_packed(part, tower, items)
-        _check_apart(part, features, beside)
+            return try_packed(part, tower, items)
+        check_apart(part, features, beside)
         if not fixed:
-            longer = _run(part, tower, _arguments(part, tower, long), reading)[0]
+            longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
             _check_length(part, items, [features.shape[1], longer.shape[1]])
     _, length, width = features.shape
     return Trial(tower, alone, features, length, width, unread, reading)
@@ -157,54 +138,17 @@ def _dense(part: Part) -> tuple[int | None, str, bool]:
     return part.config.select_layer, part.asked.select_feature or "all", False
 
 
-def _try_packed(part: Part, tower: PreTrainedModel, items: list[Inputs]) -> Trial:
-    """Of a tower that gives the features of all items as one row: as they are merged, if they are, or else before it."""
-    short, long = ({key: item[key] for key in part.arguments} for item in items)
-    both = _arguments(part, tower, {key: torch.cat([short[key], long[key]]) for key in short})
-    alone, asked = _arguments(part, tower, short), part.asked.select_feature
-    merged = ["merged"] if part.config.select_layer is None else []
-    choices = [*merged, "all"] if asked is None else [asked]
-    for select in choices:
-        reading = (part.config.select_layer, select, True)
-        try:
-            features, unread = _run(part, tower, alone, reading, trace_tower)
-            longer = _run(part, tower, _arguments(part, tower, long), reading)[0]
-            sizes, unit = _sizes(part, items, [len(features), len(longer)])
-        except ValueError:
-            if select == choices[-1]:
-                raise
-            continue
-        _check_apart(part, torch.cat([features, longer]), _run(part, tower, both, reading)[0])
-        break
-    length, width = features.shape
-    return Trial(tower, alone, features, length, width, unread, reading, sizes, unit)
-
-
-def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str, int]:
-    """Which output of the sub-processor tells how many features an item has, by the product of its row over a unit."""
-    for key in items[0]:
-        if all(item[key].ndim == 2 and not item[key].is_floating_point() for item in items):
-            products = [int(item[key].prod(-1).sum()) for item in items]
-            unit = products[0] // lengths[0]
-            if unit and products == [unit * length for length in lengths] and lengths[0] != lengths[1]:
-                return key, unit
-    raise ValueError(
-        f"The tower of {part.name!r} ({type(part.tower).__name__}) gives the features of all items as one row, and "
-        f"nothing that its processor gives tells how many each item has: {lengths} for a short and a long one."
-    )
-
-
 def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
     """What shapes and the graph tell is seen of the whole tower, without data; what values tell, of a small copy."""
     tower.to("meta")  # some make a weight or two with data all the same
-    arguments = _arguments(part, tower, items[0])
+    arguments = tower_arguments(part, tower, items[0])
     with in_eval(tower):
         reading = _dense(part)
-        traced = without_data(partial(_run, part, tower, arguments, reading, trace_tower))
+        traced = without_data(partial(run_part, part, tower, arguments, reading, trace_tower))
         if traced is None:  # many a forward looks at its mask, and does without
             with suppress(ValueError):
                 main = dict([next(iter(arguments.items()))])
-                traced = without_data(partial(_run, part, tower, main, reading, trace_tower))
+                traced = without_data(partial(run_part, part, tower, main, reading, trace_tower))
 
     def question(copy: PreTrainedModel) -> Trial:
         trial = _try(part, copy, items, fixed)
@@ -219,44 +163,6 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     names, known = (dict(one.named_parameters()).keys() for one in (tower, trial.tower))
     stacks = tuple(re.split(r"\d", name)[0] for name in names - known)  # layers that the copy lacks may read otherwise
     return replace(trial, unread={name for name in trial.unread if not name.startswith(stacks)})
-
-
-def _arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Inputs:
-    """Of a tower's forward: one row for each item, or for each frame."""
-    device = next((weight.device for weight in tower.parameters()), torch.device("cpu"))
-    arguments = {}
-    for key, argument in part.arguments.items():
-        value = inputs[key].to(device)
-        value = value.to(compute_dtype(tower)) if value.is_floating_point() else value
-        arguments[argument] = value.flatten(0, 1) if part.config.per_frame else value
-    return arguments
-
-
-@torch.no_grad()
-def _run(
-    part: Part, tower: PreTrainedModel, arguments: Inputs, reading: tuple, run: Callable[..., Any] = run_tower
-) -> tuple:
-    """What `run` gives, features `(items or frames, length, dim)` first, or `(features, dim)`."""
-    try:
-        return run(tower, arguments, *reading)
-    except Exception as error:
-        shapes = {name: tuple(value.shape) for name, value in arguments.items()}
-        raise ValueError(
-            f"The tower of {part.name!r} ({type(tower).__name__}) cannot read what its processor "
-            f"({type(part.processor).__name__}) gives, {shapes}: {error}"
-        ) from error
-
-
-def _check_apart(part: Part, alone: torch.Tensor, beside: torch.Tensor) -> None:
-    """Raises ValueError unless the tower gives an item the same features again, beside another one."""
-    first = beside[: len(alone)]
-    close = 1e-3 if alone.dtype == torch.float32 else 0.1
-    if first.shape != alone.shape or (first - alone).abs().max() > close * alone.abs().max():
-        cause = "it draws them at random" if first.shape == alone.shape else "it does not keep items apart"
-        raise ValueError(
-            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another one, "
-            f"of shapes {tuple(alone.shape)} and {tuple(beside.shape)}: {cause}."
-        )
 
 
 def _check_length(part: Part, items: list[Inputs], lengths: list[int]) -> None:
@@ -320,7 +226,8 @@ def _same_without(names: list[str], readers: list[Part]) -> bool:
         try:
             with in_eval(tower):
                 if taken and not torch.equal(
-                    _run(part, tower, part.trial.arguments, part.trial.reading, trace_tower)[0], part.trial.features
+                    run_part(part, tower, part.trial.arguments, part.trial.reading, trace_tower)[0],
+                    part.trial.features,
                 ):
                     return False
         except ValueError:

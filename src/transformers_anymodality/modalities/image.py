@@ -57,7 +57,7 @@ class ImageSpec(ModalitySpec):
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
         side = 48 + 16 * size
-        row, column = np.mgrid[0:side, 0 : side + 16]
+        row, column = np.mgrid[0:side, 0 : side + 16 + 48 * size]  # of another shape, not only larger
         return np.stack([row * 2, column * 2, row + column], axis=-1).astype(np.uint8)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from transformers.image_utils import is_valid_image
 
+from ..utils.tensors import are_grids
 from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._recordings import check_recording, first_decoded
@@ -97,11 +98,13 @@ class VideoSpec(ModalitySpec):
             raise MediaError("Videos of several sizes need an image processor that resizes to one.")
         outputs = processor(images=[frame for item in items for frame in item], return_tensors="pt", **kwargs)
         arrays = {name: value for name, value in outputs.items() if is_array(value)}
+        if any(are_grids(value, next(iter(arrays.values()))) for value in arrays.values()):
+            return arrays  # the patches of all frames as one row
         return {name: value.reshape(len(items), -1, *value.shape[1:]) for name, value in arrays.items()}
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
         frames, side = options["num_frames"], 48 + 16 * size
-        time, row, column = np.mgrid[0:frames, 0:side, 0 : side + 16]
+        time, row, column = np.mgrid[0:frames, 0:side, 0 : side + 16 + 48 * size]
         return np.stack([row + time, column + time, row + column], axis=-1).astype(np.uint8)
 
 

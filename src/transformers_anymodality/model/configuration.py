@@ -38,10 +38,11 @@ class ModalityConfig:
         num_frames: frames per item that the tower's features have; None where they differ, see `frames`.
         feature_length: features per frame; None where they differ.
         grid: input that says how many rows of the main input each frame has, by its product; None where each has one.
+        side_by_side: the tower takes the rows of the main input side by side, as one.
         packed: the tower gives the features of all frames as one row.
         select_layer: the tower is built up to this layer, and that layer's own output is read; None: its output.
         unread: modules of the tower that its features do not depend on, and that are not built.
-        select_feature: "all", "patches" or "pooled".
+        select_feature: "all", "patches", "pooled" or "merged".
     """
 
     token_id: int
@@ -55,6 +56,7 @@ class ModalityConfig:
     num_frames: int | None = 1
     feature_length: int | None = None
     grid: str | None = None
+    side_by_side: bool = False
     packed: bool = False
     select_layer: int | None = None
     unread: list[str] = field(default_factory=list)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..aligners import AlignerConfig
+from ..utils.tensors import row_counts
 from .configuration import SIZES
 
 
@@ -86,6 +87,17 @@ def tokens_of_items(
         kept = torch.arange(tokens.shape[1]) < own[:, None]
         tokens = tokens[kept.to(tokens.device)][None] if not kept.all() else tokens.flatten(0, 1)[None]
     return list(tokens[0].split(counts))
+
+
+def in_rows(values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+    """The patches of grids, one a row. Some sub-processors lay them side by side: `(1, channels, side, patches * side)`."""
+    count = int(row_counts(grids).sum())
+    return values if len(values) == count else torch.cat(values.chunk(count, -1))
+
+
+def side_by_side(values: torch.Tensor) -> torch.Tensor:
+    """What `in_rows` had."""
+    return torch.cat(values.chunk(len(values)), -1)
 
 
 class _Settings(Protocol):

@@ -22,7 +22,7 @@ from ..utils.upstream import CACHE_NAMES
 from .adapters import encode_by_adapter, trained_copies
 from .configuration import SIZES, AnyModalityConfig, item_lengths
 from .dummy_items import on_dummy_item
-from .frames import Frames, tokens_of_items
+from .frames import Frames, side_by_side, tokens_of_items
 
 
 # Arguments of one call of `get_modality_features`.
@@ -133,6 +133,9 @@ class MediaEncodingMixin(PreTrainedModel):
             settings.inputs[name]: value.to(dtype) if value.is_floating_point() else value
             for name, value in inputs.items()
         }
+        if settings.side_by_side:
+            main = settings.inputs[settings.main_input]
+            arguments[main] = side_by_side(arguments[main])
         items = next(iter(arguments.values())).shape[0]
         if settings.per_frame:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}

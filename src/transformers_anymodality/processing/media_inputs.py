@@ -14,8 +14,10 @@ from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
+from ..model.frames import in_rows
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
+from ..utils.tensors import row_counts
 from ..utils.upstream import registered_processors
 from .tokenization import PromptTokenizer
 
@@ -94,7 +96,7 @@ class ModalityInputs:
 def extract(
     spec: ModalitySpec, items: list[Any], processor: Any, options: dict[str, Any], **kwargs
 ) -> dict[str, torch.Tensor]:
-    """What the sub-processor makes of read items, by its own names; what is not an array is left out."""
+    """What the sub-processor makes of read items, by its own names, as far as they are arrays or whole numbers."""
     try:
         outputs = spec.extract(items, processor, options, **kwargs)
         inputs = {}
@@ -103,6 +105,8 @@ def extract(
                 inputs[name] = torch.as_tensor(value)
             elif isinstance(value, list) and value and isinstance(value[0], (torch.Tensor, np.ndarray)):
                 inputs[name] = torch.stack([torch.as_tensor(v) for v in value])
+            elif isinstance(value, list) and value and all(isinstance(one, int) for one in value):
+                inputs[name] = torch.tensor(value)
         return inputs
     except (ValueError, RuntimeError) as error:
         if len(items) == 1 or isinstance(error, MediaError):
@@ -210,12 +214,14 @@ class MediaMixin:
             frames, counts = [*chain.from_iterable(cut)], [len(one) for one in cut]
         outputs = extract(spec, frames, processor, own.options, **kwargs)
         inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
+        if own.grid is not None:
+            inputs[own.main_input] = in_rows(inputs[own.main_input], inputs[own.grid])
         if own.num_frames is None:
             inputs[f"{modality}_frames"] = outputs[own.frame_counts] if own.frame_counts else torch.tensor(counts)
         if not own.tells_lengths:
             return inputs
         if own.sizes is not None:
-            lengths = outputs[own.sizes].prod(-1) // own.unit
+            lengths = row_counts(outputs[own.sizes]).flatten() // own.unit
         elif own.feature_length is not None:
             shares = torch.tensor([spec.share(frame, processor, own.options) for frame in frames], dtype=torch.double)
             lengths = (own.feature_length * shares).ceil().long()

@@ -49,9 +49,11 @@ def match_arguments(tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor])
         given = ", ".join(outputs) or "nothing"
         raise ValueError(f"{type(tower).__name__} takes {main!r}, but its processor gives {given}.")
     others = {name: name for name in outputs if name in accepted and name not in (source, main)}
-    for name in outputs.keys() - {source, *others}:  # of what, some processors say and towers do not: `image_grid_thw`
-        if (short := name.partition("_")[2]) in accepted and short not in (main, *others):
-            others[name] = short
+    for name in outputs.keys() - {source, *others}:  # the first word says of what: `image_grid_thw` is `grid_thw`
+        short, free = name.partition("_")[2], [one for one in accepted if one not in (main, *others.values())]
+        alike = [one for one in required_arguments(tower) if one.partition("_")[2] == short]
+        if found := next((one for one in (short, *alike) if one in free), None):
+            others[name] = found
     given, taken = ([name for name in _MASKS if name in names] for names in (outputs, accepted))
     if len(given) == len(taken) == 1:
         others[given[0]] = taken[0]
@@ -106,8 +108,11 @@ def read_features(tower: PreTrainedModel, output: Any, select: str = "all", pack
         select: "all" features, "patches" (without leading class and register tokens), "pooled", or "merged", what a tower
             that reads patches as one row makes of neighbouring ones.
     """
+    if packed and select == "merged":
+        features, before = _field(output, _POOLED), _field(output, _SEQUENCES + _POOLED)
+        return features.flatten(1) if features.ndim > before.ndim else features.flatten(0, -2)
     if packed:
-        return _field(output, _POOLED if select == "merged" else _SEQUENCES + _POOLED).flatten(0, -2)
+        return _field(output, _SEQUENCES + _POOLED).flatten(0, -2)
     if select == "pooled":
         return _field(output, _POOLED).flatten(1).unsqueeze(1)
     features, sizes = _field(output, _SEQUENCES + _POOLED), _widths(tower)
@@ -193,6 +198,9 @@ def _layer_stack(tower: nn.Module) -> nn.Module:
         for module in tower.modules()
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) and len({type(m) for m in module}) == 1
     ]
+    recorded = (getattr(tower, "_can_record_outputs", None) or {}).get("hidden_states")
+    layer = getattr(recorded, "target_class", recorded)  # its class, where Transformers knows it
+    stacks = [stack for stack in stacks if isinstance(layer, type) and isinstance(stack[0], layer)] or stacks
     exact = [stack for stack in stacks if len(stack) == count]
     if not (exact or stacks):
         raise ValueError(f"{type(tower).__name__} has no stack of layers to select from.")

@@ -40,3 +40,18 @@ def tensors_hash(named: Iterable[tuple[str, torch.Tensor]], digest: Any = None) 
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def row_counts(sizes: torch.Tensor) -> torch.Tensor:
+    """`(frames,)`: the products of rows of sizes, such as grids `(frames, 3)`; or numbers `(frames,)` themselves."""
+    return sizes.prod(-1) if sizes.ndim > 1 else sizes
+
+
+def are_grids(sizes: torch.Tensor, patches: torch.Tensor) -> bool:
+    """Whether rows of sizes `(frames, 2 or 3)`, multiplied up, are as many as there are patches: rows, or squares that lie
+    side by side, `(1, channels, side, patches * side)`."""
+    if sizes.ndim != 2 or sizes.is_floating_point():
+        return False
+    count = int(row_counts(sizes).sum())
+    beside = patches.ndim == 4 and len(patches) == 1 and patches.shape[3] == count * patches.shape[2]
+    return count > 1 and (count == len(patches) or beside)

@@ -1,0 +1,68 @@
+"""A tower runs on what its sub-processor makes of dummy inputs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..model.frames import side_by_side
+from ..processing.media_inputs import extract
+from ..towers import compute_dtype, run_tower
+from .part import Part
+
+
+Inputs = dict[str, torch.Tensor]
+
+
+@torch.no_grad()
+def dummy_input(part: Part, *sizes: int) -> Inputs:
+    """What the sub-processor makes of dummy inputs of these sizes; if `part.cut`, of the frames that they are cut into."""
+    spec, processor, options = part.spec, part.processor, part.options
+    try:
+        items = [spec.read(spec.dummy(processor, options, size), processor, options) for size in sizes]
+        frames = [one for item in items for one in (spec.frames(item, processor, options) if part.cut else [item])]
+        return extract(spec, frames, processor, options)
+    except Exception as error:
+        raise ValueError(
+            f"The processor of {part.name!r} ({type(processor).__name__}) cannot prepare a dummy input: {error}"
+        ) from error
+
+
+def tower_arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Inputs:
+    """Of a tower's forward: one row for each item, or for each frame."""
+    device = next((weight.device for weight in tower.parameters()), torch.device("cpu"))
+    arguments, main = {}, next(iter(part.arguments))
+    for key, argument in part.arguments.items():
+        value = inputs[key].to(device)
+        value = side_by_side(value) if key == main and part.config.side_by_side else value
+        value = value.to(compute_dtype(tower)) if value.is_floating_point() else value
+        arguments[argument] = value.flatten(0, 1) if part.config.per_frame else value
+    return arguments
+
+
+@torch.no_grad()
+def run_part(
+    part: Part, tower: PreTrainedModel, arguments: Inputs, reading: tuple, run: Callable[..., Any] = run_tower
+) -> tuple:
+    """What `run` gives, features `(items or frames, length, dim)` first, or `(features, dim)`."""
+    try:
+        return run(tower, arguments, *reading)
+    except Exception as error:
+        shapes = {name: tuple(value.shape) for name, value in arguments.items()}
+        raise ValueError(
+            f"The tower of {part.name!r} ({type(tower).__name__}) cannot read what its processor "
+            f"({type(part.processor).__name__}) gives, {shapes}: {error}"
+        ) from error
+
+
+def check_apart(part: Part, alone: torch.Tensor, beside: torch.Tensor) -> None:
+    """Raises ValueError unless the tower gives an item the same features again, beside another one."""
+    first = beside[: len(alone)]
+    close = 1e-3 if alone.dtype == torch.float32 else 0.1
+    if first.shape != alone.shape or (first - alone).abs().max() > close * alone.abs().max():
+        cause = "it draws them at random" if first.shape == alone.shape else "it does not keep items apart"
+        raise ValueError(
+            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another one, "
+            f"of shapes {tuple(alone.shape)} and {tuple(beside.shape)}: {cause}."
+        )
