@@ -63,12 +63,12 @@ def alone(tmp_path_factory, base):
 
 
 def variants(*quick: str) -> list:
-    """Few steps under the `quick` configs every time; many under each, and DeepSpeed, with `-m slow`."""
-    every = [(config, steps) for config in ("ddp", "fsdp2", "zero2", "zero3") for steps in (12, 100)]
+    """Few steps under the `quick` configs every time; under each, with `-m slow`, twice the 16 after which kinds recur."""
+    every = [(config, steps) for config in ("ddp", "fsdp2", "zero2", "zero3") for steps in (12, 32)]
     return [
         pytest.param(config, steps, marks=[] if config in quick and steps == 12 else [pytest.mark.slow])
         for config, steps in every
-        if config in quick or steps == 100
+        if config in quick or steps == 32
     ]
 
 
