@@ -76,7 +76,7 @@ class AlignerConfig(PreTrainedConfig):
 
         The only place where a token count is decided: processor, collator, model check and serving all ask here.
         """
-        if len(set(lengths)) == 1:
+        if len(lengths) == 1 or len(set(lengths)) == 1:  # lengths that are traced cannot be put in a set
             return self.count_tokens(len(lengths), lengths[0])
         if self.reads == "item":
             return self.count_tokens(*(1, sum(lengths)) if self.num_tokens is None else (len(lengths), max(lengths)))
