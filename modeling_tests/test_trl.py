@@ -220,6 +220,21 @@ def test_batches_of_images_are_those_of_trl(kind, plain):
         torch.testing.assert_close(batch[name], torch.as_tensor(value).to(batch[name].dtype), msg=name)
 
 
+def test_a_prompt_may_be_in_both_answers():
+    _, processor = tiny.composite("llama", tiny.modalities("imu"))
+    apart = records("pair", "imu", count=2)
+    whole = [
+        {**row, "chosen": row["prompt"] + row["chosen"], "rejected": row["prompt"] + row["rejected"]} for row in apart
+    ]
+    whole = [{name: value for name, value in row.items() if name != "prompt"} for row in whole]
+    expected, batch = (collator_of(processor)(rows) for rows in (apart, whole))
+    assert expected.keys() == batch.keys() and all(torch.equal(expected[name], batch[name]) for name in batch)
+    asked = [{"role": "user", "content": [{"type": "imu", "imu": tiny.medium("imu", 1)}]}]
+    other = {"chosen": [*asked, *says("yes")], "rejected": [*asks(), *says("yes")]}  # nothing is the same
+    batch = collator_of(processor)([other])
+    assert len(batch["imu_values"]) == 1 and (batch["completion_mask"].sum(-1) > 3).all()
+
+
 def test_what_is_not_a_chat_or_cuts_a_medium_is_refused():
     _, processor = tiny.composite("llama", tiny.modalities("imu"))
     collator = collator_of(processor)
@@ -309,6 +324,14 @@ def test_what_trl_refuses_of_images_it_refuses_of_all_media(tmp_path, name, sett
     model, processor = tiny.composite("llama", tiny.modalities("imu"))
     with pytest.raises(ValueError, match=words):
         trainer(name, model, processor, records(KINDS[name], "imu"), tmp_path, **settings)
+
+
+@pytest.mark.slow
+def test_a_composite_as_reward_model_is_refused(tmp_path):
+    model, processor = tiny.composite("llama", tiny.modalities("imu"))
+    model.save_pretrained(tmp_path / "rewards", processor=processor)
+    with pytest.raises(ValueError, match="composite is among `reward_funcs`"):
+        trainer("GRPO", model, processor, records("prompt", "imu"), tmp_path, reward_funcs=str(tmp_path / "rewards"))
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def records(kind: str, *modalities: str, count: int = 4, plain: bool = False) ->
 
 
 KINDS = {"SFT": "messages", "DPO": "pair", "KTO": "label", "GRPO": "prompt", "RLOO": "prompt"}
-_GENERATING = {"num_generations": 2, "max_completion_length": 4, "temperature": 1.0}
+_GENERATING = {"num_generations": 2, "max_completion_length": 4, "temperature": 1.0, "log_completions": True}
 
 
 def trainer(

@@ -16,6 +16,7 @@ import torch
 from ..data.records import Chat, items_of, media_columns, read_chat
 from ..model.configuration import AnyModalityConfig
 from ..model.frames import take_media
+from ..model.modeling import AnyModalityPreTrainedModel
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
 from ..utils.imports import require
@@ -50,7 +51,7 @@ class _Collator:
     - of `prompt` and `completion`: `labels`; with `label`, `completion_mask`, and the same (`KL_...`) of each prompt and the
       completion of the record before;
     - of `prompt`, `chosen` and `rejected`: `completion_mask`, and `margin` where there is one; first the rows of all chosen,
-      then those of all rejected.
+      then those of all rejected. Without `prompt`, it is the messages that both begin with.
     """
 
     processor: AnyModalityProcessor
@@ -60,6 +61,8 @@ class _Collator:
     completion_only_loss: bool = True
 
     def __call__(self, records: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        shared = require("trl.data_utils", "trl").maybe_extract_prompt
+        records = [{**record, **shared(dict(record))} for record in records]
         keys = [key for key in ("chosen", "rejected") if key in records[0]] or ["completion"]
         rows = [self._row(i, record, record.get(key)) for key in keys for i, record in enumerate(records)]
         prompts = [prompt for _, prompt in rows]
@@ -88,11 +91,13 @@ class _Collator:
             learned = prompt.said if self.assistant_only_loss else np.ones_like(prompt.said)
         else:
             prompt = self.processor.tokenize_chat(chat.messages, chat.tools)
-            asked = self.processor.tokenize_chat(chat.messages[: -len(answer)], chat.tools, add_generation_prompt=True)
-            # As TRL has it: the answer starts where the chat with it is no longer the same as without.
-            shared = min(len(prompt.ids), len(asked.ids))
-            same = np.logical_and.accumulate(prompt.ids[:shared] == asked.ids[:shared]).sum()
-            learned = np.arange(len(prompt.ids)) >= (same if self.completion_only_loss else 0)
+            same = 0
+            if (before := chat.messages[: -len(answer)]) and self.completion_only_loss:
+                asked = self.processor.tokenize_chat(before, chat.tools, add_generation_prompt=True)
+                # As TRL has it: the answer starts where the chat with it is no longer the same as without.
+                shared = min(len(prompt.ids), len(asked.ids))
+                same = np.logical_and.accumulate(prompt.ids[:shared] == asked.ids[:shared]).sum()
+            learned = np.arange(len(prompt.ids)) >= same
         prompt.said = learned & ~prompt.is_medium
         return chat, prompt
 
@@ -114,7 +119,10 @@ def _read(index: int, record: Mapping[str, Any], processor: AnyModalityProcessor
     """A record's chat, its prompt alone or with one of its answers; every medium is in its part."""
     messages = record.get("messages") or record.get("prompt")
     if not isinstance(messages, list) or isinstance(answer, str):
-        raise ValueError(f"Record {index} is not a chat: `messages`, `prompt` and answers are lists of messages here.")
+        raise ValueError(
+            f"Record {index} is not a chat: `messages`, `prompt` and answers are lists of messages here. It has "
+            f"{', '.join(f'{name} ({type(value).__name__})' for name, value in record.items())}."
+        )
     columns = {name: record[column] for name, column in media_columns(record).items()}
     places = [{"type": name} for name, column in columns.items() for _ in items_of(name, column)]
     users = [i for i, message in enumerate(messages) if message["role"] == "user"]
@@ -139,6 +147,15 @@ def _plain(chat: Chat) -> list[dict[str, Any]]:
             message = {**message, "content": parts}
         messages.append(message)
     return messages
+
+
+def _without_media(message: dict[str, Any]) -> dict[str, Any]:
+    """The message with the media in its parts by their type alone."""
+    parts = message.get("content")
+    if not isinstance(parts, list):
+        return message
+    parts = [part if part.get("type") == "text" else {"type": part.get("type")} for part in parts]
+    return {**message, "content": parts}
 
 
 # --- trainers ----------------------------------------------------------------------------------------------------------
@@ -201,6 +218,11 @@ class _Generating:
             raise ValueError(
                 f"`with_media` does not go with {', '.join(used)}: answers come from `model.generate` alone."
             )
+        if any(isinstance(reward, AnyModalityPreTrainedModel) for reward in self.reward_funcs):
+            raise ValueError(
+                "A composite is among `reward_funcs`, and TRL gives reward models text alone, without its media. Give a "
+                "function that asks it: it finds media in the parts of `prompts`."
+            )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._chats = [_read(i, record, self.processing_class) for i, record in enumerate(inputs)]
@@ -210,6 +232,11 @@ class _Generating:
             for record, chat in zip(inputs, self._chats, strict=True)
         ]
         return {**super()._generate_and_score_completions(records), "media": self._media}
+
+    def log(self, *args, **kwargs) -> None:
+        for i, messages in enumerate(self._logs["prompt"]):  # which TRL writes to a table; only of images does it know
+            self._logs["prompt"][i] = [_without_media(message) for message in messages]
+        super().log(*args, **kwargs)
 
     def _tokenize_prompts(self, prompts: list) -> tuple:
         ids, _, inputs = super()._tokenize_prompts(prompts)
