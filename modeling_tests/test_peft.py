@@ -26,10 +26,10 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
-from transformers import AutoModelForCausalLM, AutoProcessor, pipeline
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoProcessor, pipeline
 
 from modeling_tests import tiny
-from modeling_tests.checks import last_logits
+from modeling_tests.checks import TIGHT, last_logits
 from transformers_anymodality import lora_config
 from transformers_anymodality.utils.upstream import CHECKPOINTING, set_checkpointing
 
@@ -84,6 +84,24 @@ def test_target_modules_of_other_parts_are_refused():
     model, _ = tiny.composite(settings=tiny.modalities("image"))
     with pytest.raises(ValueError, match="'image_tower.*' fits no layer of the language model"):
         lora_config(model, target_modules="image_tower.*")
+    with pytest.raises(ValueError, match="'v_porj' fits no layer of the language model"):
+        lora_config(model, target_modules=["q_proj", "v_porj"])
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForSequenceClassification])
+def test_models_without_a_head_for_words_take_lora(auto, tmp_path):
+    """Of the same layers; a reward model's scores are trained and saved with it."""
+    model, processor = tiny.composite(settings=tiny.modalities("image"))
+    model.save_pretrained(tmp_path / "whole")
+    other = auto.from_pretrained(tmp_path / "whole")
+    config = lora_config(other, r=2)
+    assert config.target_modules == lora_config(model, r=2).target_modules
+    adapted = get_peft_model(other, config).eval()
+    tiny.spread(adapted)
+    inputs = tiny.inputs(processor, tiny.chat("image", "what ?"))
+    adapted.save_pretrained(tmp_path / "adapted")
+    again = PeftModel.from_pretrained(auto.from_pretrained(tmp_path / "whole"), tmp_path / "adapted").eval()
+    torch.testing.assert_close(again(**inputs)[0], adapted(**inputs)[0], **TIGHT)
 
 
 @pytest.mark.parametrize("saved", [None, ["image_aligner", "embed_tokens", "lm_head"]])

@@ -25,6 +25,15 @@ def answers_of_a_run(folder, tracker: str) -> list[dict]:
     return rows
 
 
+def test_answers_need_the_processor(tmp_path):
+    model, processor = tiny.composite(settings=tiny.modalities("image"))
+    run = trainer(model, processor, tmp_path)
+    run.callback_handler.processing_class = processor.tokenizer
+    AnswersCallback(samples(2)).attach(run)
+    with pytest.raises(ValueError, match="give it `processing_class=processor`"):
+        run.train()
+
+
 def test_tensorboard_shows_answers_as_a_table(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from ..data.records import read_chat
 from ..processing.chat import parts_of
+from ..processing.processor import AnyModalityProcessor
 from ..utils.files import json_lines
 from ..utils.tensors import in_eval, is_sharded
 from ..utils.upstream import trackers
@@ -75,7 +76,12 @@ class AnswersCallback(_BeforeTrackers):
         self.generation = {"max_new_tokens": 32, "do_sample": False, **generation}
         self.answered_step = -1
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        if not isinstance(kwargs["processing_class"], AnyModalityProcessor):
+            raise ValueError("AnswersCallback asks by the Trainer's processor: give it `processing_class=processor`.")
+
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
+        self.on_train_begin(args, state, control, **kwargs)
         if state.global_step != self.answered_step:  # evaluation data may be several sets
             rows = self._answer(args, state, kwargs["model"], kwargs["processing_class"])
             for table, tracker in tables(rows, self.callbacks):

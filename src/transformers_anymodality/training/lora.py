@@ -7,7 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..model.classification import AnyModalityForSequenceClassification
 from .parts import composite_of
+
+
+_INSIDE = r"(?=(.*\.)?language_model\.)(.*\.)?({})"
 
 
 def lora_config(
@@ -18,7 +22,8 @@ def lora_config(
     target_modules: str | Iterable[str] | None = None,
     **kwargs,
 ) -> Any:
-    """A stock `peft.LoraConfig`: LoRA on the language model's linear layers, aligners trained and saved in full.
+    """A stock `peft.LoraConfig`: LoRA on the language model's linear layers, aligners trained and saved in full, and so are
+    the scores of a classifier or reward model.
 
     Args:
         model: a composite, also one that PEFT has wrapped: the config is the same.
@@ -26,26 +31,29 @@ def lora_config(
         target_modules: names of the language model's layers (["q_proj", "v_proj"], or one as a string), a regular
             expression of their names or of how these end. None or "all-linear": all but the head and those whose
             adapters would learn nothing. Which those are is seen on one pass of a few tokens, forward and backward.
-        kwargs: any other field of `LoraConfig`.
+        kwargs: any other field of `LoraConfig`, but `layers_to_transform`, which PEFT refuses beside a pattern; say so in
+            one: `target_modules="layers[.](0|1)[.].*_proj"`.
 
     Raises:
-        ValueError: the language model has no such layer.
+        ValueError: the language model has no layer of one of these names.
     """
     from peft import LoraConfig
 
     composite = composite_of(model)
     language = composite.language_model
     wanted = _linear_names(language) if target_modules in (None, "all-linear") else target_modules
-    if not isinstance(wanted, str):
-        wanted = "|".join(re.escape(name) for name in sorted(wanted))
-    pattern = rf"(?=(.*\.)?language_model\.)(.*\.)?({wanted})"
-    if not any(re.fullmatch(pattern, f"language_model.{name}") for name, _, _ in _layers(language)):
+    choices = [wanted] if isinstance(wanted, str) else [re.escape(name) for name in sorted(wanted)]
+    names = [f"language_model.{name}" for name, _, _ in _layers(language)]
+    idle = [one for one in choices if not any(re.fullmatch(_INSIDE.format(one), name) for name in names)]
+    if idle or not choices:
         raise ValueError(
-            f"target_modules={target_modules!r} fits no layer of the language model ({type(language).__name__}), which "
-            "`lora_config` is for. `peft.LoraConfig` itself takes layers of any part."
+            f"target_modules: {', '.join(map(repr, idle)) or 'an empty list'} fits no layer of the language model "
+            f"({type(language).__name__}), which `lora_config` is for. `peft.LoraConfig` itself takes layers of any part."
         )
+    pattern = _INSIDE.format("|".join(choices))
+    scores = isinstance(composite, AnyModalityForSequenceClassification)
     settings = {
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if scores else "CAUSAL_LM" if composite.can_generate() else "FEATURE_EXTRACTION",
         "modules_to_save": [name for name, _ in composite.named_children() if name.endswith("_aligner")],
         **kwargs,
     }
@@ -95,7 +103,7 @@ def _kind(name: str) -> str:
 
 
 def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
-    """Which layers' outputs the logits depend on, in training.
+    """Which layers' outputs the logits (without a head, the hidden states) depend on, in training.
 
     Some are never called: the model reads their weights, or has no use for them without an encoder. Some choose what is
     attended to, which has no gradient. LoRA there would learn nothing, and other processes would wait for its gradients.
@@ -115,8 +123,9 @@ def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
     training = language.training
     try:
         with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            logits = language.train()(input_ids=torch.arange(4, 12, device=device)[None]).logits
-            _, *gradients = torch.autograd.grad(logits.sum(), [first, *zeros.values()], allow_unused=True)
+            output = language.train()(input_ids=torch.arange(4, 12, device=device)[None], return_dict=True)
+            states = output.get("logits", output.get("last_hidden_state"))
+            _, *gradients = torch.autograd.grad(states.sum(), [first, *zeros.values()], allow_unused=True)
     except Exception:  # whatever a model raises that is without data, or spread over processes
         return list(layers)
     finally:
