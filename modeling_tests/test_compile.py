@@ -4,6 +4,8 @@ import copy
 import pickle
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,8 @@ def test_the_export_of_the_documentation(tmp_path, monkeypatch):
     model, inputs = scope["model"], scope["inputs"]
     program = torch.export.load("model.pt2").module()
     inputs = {name: value[:1, 2:].repeat(3, 1) for name, value in inputs.items()}
+    alone = "import torch, transformers_anymodality; torch.export.load('model.pt2')"  # where no model was built
+    subprocess.run([sys.executable, "-c", alone], check=True)
     torch.testing.assert_close(program(**inputs, use_cache=False).logits, model(**inputs).logits, **TIGHT)
 
 

@@ -7,7 +7,10 @@ from typing import Any, get_args
 
 import torch
 from torch import nn
+from transformers import modeling_outputs
 from transformers.modeling_outputs import ModelOutput
+
+from ..utils.upstream import CACHE_NAMES
 
 
 class _WithMedia:
@@ -32,6 +35,10 @@ class _Outputs(dict[type, type]):
 
 
 OUTPUTS = _Outputs()
+# An exported program is loaded where no model is built, and knows its output's class by name.
+for _cls in vars(modeling_outputs).values():
+    if {*CACHE_NAMES}.intersection(getattr(_cls, "__dataclass_fields__", ())):
+        OUTPUTS[_cls]
 
 
 @lru_cache
