@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from modeling_tests import tiny
+from modeling_tests.docs import lines
 
 
 pytest.importorskip("lmms_eval")
@@ -105,10 +106,12 @@ def test_its_own_command(task, tmp_path):
     """By the entry point, which an installed package has."""
     if not entry_points(group="lmms_eval.models", name="anymodality"):
         pytest.skip("this package is not installed")
+    ((_, *words),) = lines("lmms-eval")  # of the documentation
+    values = {"pretrained=my-anymal": f"pretrained={tmp_path / 'model'}", "mme": "tiny_vqa", "8": "3"}
+    assert values.keys() <= {*words}
     command = [
-        *(sys.executable, "-m", "lmms_eval", "--model", "anymodality", "--tasks", "tiny_vqa", "--device", "cpu"),
-        *("--model_args", f"pretrained={tmp_path / 'model'}", "--include_path", str(tmp_path / "task")),
-        *("--batch_size", "3", "--output_path", str(tmp_path / "out"), "--log_samples"),
+        *(sys.executable, "-m", "lmms_eval", *(values.get(word, word) for word in words), "--device", "cpu"),
+        *("--include_path", str(tmp_path / "task"), "--output_path", str(tmp_path / "out"), "--log_samples"),
     ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=500, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]

@@ -26,6 +26,7 @@ from transformers import (
 
 from anymodality.cli import main
 from modeling_tests import tiny
+from modeling_tests.docs import lines
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.features._fingerprints import Contents
@@ -588,9 +589,12 @@ def test_ray_fills_the_same_store(checkpoint, tmp_path):
     for part in range(4):
         (tmp_path / "chats" / f"{part}.jsonl").write_text("\n".join(rows[part::4]))
     script = Path(__file__).parents[1] / "examples" / "features_on_ray.py"
-    words = [str(tmp_path / "chats"), "--model", str(checkpoint / "model"), "--output", str(tmp_path / "ray")]
-    words += ["--media_root", str(checkpoint), "--actors", "2"]
-    done = subprocess.run([sys.executable, str(script), *words], env=ENVIRONMENT, capture_output=True, text=True)
+    ((_, _, *words),) = [row for row in lines("python") if script.name in row[1]]  # of the documentation
+    values = {"chats/*.jsonl": "chats", "my-anymal": checkpoint / "model", "features/": "ray", "16": 2, "1": 0}
+    words = [str(values.get(word, word)) for word in words] + ["--media_root", str(checkpoint)]
+    done = subprocess.run(
+        [sys.executable, str(script), *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     before = set((tmp_path / "ray" / "image").glob("*.safetensors"))
     assert main(command(checkpoint, tmp_path / "ray")) == main(command(checkpoint, tmp_path / "one")) == 0

@@ -23,6 +23,7 @@ from transformers import (
 
 from anymodality import cli
 from modeling_tests import tiny
+from modeling_tests.docs import lines
 from transformers_anymodality import compose
 from transformers_anymodality.hub.gguf import check, export
 
@@ -168,6 +169,15 @@ def test_what_llama_cpp_cannot_run_is_refused(settings, message, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_written_leaves_no_folder(tmp_path):
+    model, processor = tiny.composite(settings={"image": image()})
+    with pytest.raises(ValueError, match="nowhere.py is not a file"):
+        export(model, processor, tmp_path / "out", converter="nowhere.py")
+    with pytest.raises(ValueError, match="Linear is not a composite: merge adapters first"):
+        export(torch.nn.Linear(1, 1), processor, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_pixels_that_are_scaled_otherwise_are_refused():
     model, processor = tiny.composite(settings={"image": image()})
     check(model, processor)
@@ -228,17 +238,21 @@ def ask(server, picture) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("aligner", ["mlp", "linear"])
-def test_llama_cpp_answers_as_ours(aligner, tmp_path):
+def test_llama_cpp_answers_as_ours(aligner, tmp_path, monkeypatch):
     """Needs `pip install xllamacpp sentencepiece`, and llama.cpp's convert_hf_to_gguf.py in LLAMA_CPP_CONVERTER."""
     xllamacpp = pytest.importorskip("xllamacpp")
     if "LLAMA_CPP_CONVERTER" not in os.environ:
         pytest.skip("LLAMA_CPP_CONVERTER does not name llama.cpp's convert_hf_to_gguf.py")
     model, processor = composed(aligner)
-    mmproj, language = export(
-        model, processor, tmp_path / "out", torch.float32, converter=os.environ["LLAMA_CPP_CONVERTER"]
-    )
+    model.save_pretrained(tmp_path / "my-llava", processor=processor)
+    monkeypatch.chdir(tmp_path)
+    # As the documentation has it.
+    (words,) = [row[1:] for row in lines("anymodality") if row[1:3] == ["export", "gguf"]]
+    words[words.index("--converter") + 1] = os.environ["LLAMA_CPP_CONVERTER"]
+    assert cli.main([*words, "--dtype", "float32"]) == 0
+    ((_, *served),) = lines("llama-server")
     settings = xllamacpp.CommonParams()
-    settings.model.path, settings.mmproj.path = str(language), str(mmproj)
+    settings.model.path, settings.mmproj.path = (served[served.index(flag) + 1] for flag in ("-m", "--mmproj"))
     settings.n_ctx, settings.port, settings.warmup = 512, 0, False
     server = xllamacpp.Server(settings)
     rng = np.random.default_rng(0)

@@ -4,11 +4,13 @@ import base64
 import copy
 import io
 import os
+import runpy
 import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -17,6 +19,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
 vllm = pytest.importorskip("vllm")
 
+import numpy as np  # noqa: E402
 import openai  # noqa: E402
 import soundfile  # noqa: E402
 import torch  # noqa: E402
@@ -25,6 +28,7 @@ from transformers import Wav2Vec2FeatureExtractor  # noqa: E402
 from vllm.distributed import cleanup_dist_env_and_memory  # noqa: E402
 
 from modeling_tests import tiny  # noqa: E402
+from modeling_tests.docs import ROOT, lines  # noqa: E402
 from modeling_tests.tiny_causal_lms import tiny_causal_lm  # noqa: E402
 
 
@@ -127,8 +131,12 @@ def test_the_server_answers_openais_client(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = f"--host 127.0.0.1 --port {port} --dtype float32 --max-model-len 256 --enforce-eager --max-num-seqs 4"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path), *flags.split()]
+    flags = f"--host 127.0.0.1 --port {port} --dtype float32 --enforce-eager --max-num-seqs 4"
+    ((_, *words),) = lines("vllm")  # of the documentation
+    values = {"my-anymal": str(tmp_path), "4096": "256"}
+    assert values.keys() <= {*words}
+    serve = [values.get(word, word) for word in words]
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", *serve, *flags.split()]
     with open(tmp_path / "log.txt", "w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log)
     try:
@@ -182,6 +190,26 @@ def test_every_modality_answers_as_ours(tmp_path):
             chat = tiny.chat("image", "what is this ?", seed=seed)
             chat[0]["content"][0]["image"] = str(tmp_path / "a.png")
             assert theirs(llm, processor, [chat]) == [expected[0 if seed == 0 else 4]]
+
+
+def test_the_block_of_the_docs_runs(tmp_path, monkeypatch):
+    model, processor = save(tmp_path / "my-anymal", settings=tiny.modalities("imu"))
+    walk = np.column_stack([np.arange(40) / 32, tiny.medium("imu")])
+    np.savetxt(tmp_path / "walk.csv", walk, delimiter=",", comments="", header="time,ax,ay,az,gx,gy,gz")
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "docs" / "serving.md").read_text("utf-8").split("\n## vLLM\n")[1]
+    block = section.split("```python\n")[1].split("```")[0]
+    # A CPU, and a model of 256 places.
+    settings = dict(dtype="float32", max_model_len=256, max_num_seqs=4, enforce_eager=True)
+    monkeypatch.setattr(vllm, "LLM", partial(vllm.LLM, **settings))
+    (tmp_path / "block.py").write_text(block)
+    try:
+        scope = runpy.run_path("block.py")
+        inputs = tiny.inputs(processor, scope["chat"])
+        expected = model.generate(**inputs, max_new_tokens=50, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+        assert scope["answer"].split() == processor.decode(expected, skip_special_tokens=True).split()
+    finally:
+        cleanup_dist_env_and_memory()
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "opt", "gemma2", "mixtral"])

@@ -49,10 +49,13 @@ def export(
         ValueError: llama.cpp cannot run this composite; nothing is written then. Or its converter failed.
     """
     check(model, processor)
+    tensors = {**_tower_tensors(model), **_aligner_tensors(model.aligner("image"))}
+    if converter is not None and not Path(converter).is_file():
+        raise ValueError(f"{converter} is not a file: llama.cpp's convert_hf_to_gguf.py is expected.")
     folder = Path(output)
     check_new(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_mmproj(model, processor, folder / "mmproj.gguf", dtype)
+    _write_mmproj(model, processor, tensors, folder / "mmproj.gguf", dtype)
     language, file = folder / "language_model", folder / "language_model.gguf"
     model.language_model.save_pretrained(language)
     tokenizer = copy.deepcopy(processor.tokenizer)
@@ -70,6 +73,8 @@ def export(
 
 def check(model: AnyModalityForCausalLM, processor: AnyModalityProcessor) -> None:
     """Raises ValueError for the first thing that llama.cpp does not run as Transformers does."""
+    if not isinstance(model, AnyModalityForCausalLM):
+        raise ValueError(f"{type(model).__name__} is not a composite: merge adapters first (`merge_and_unload`).")
     config = model.config
     if others := [name for name in config.modalities if name != "image"]:
         raise ValueError(f"Modalities {', '.join(others)}: this export writes images alone.")
@@ -107,11 +112,14 @@ def check(model: AnyModalityForCausalLM, processor: AnyModalityProcessor) -> Non
 
 
 def _write_mmproj(
-    model: AnyModalityForCausalLM, processor: AnyModalityProcessor, path: Path, dtype: torch.dtype
+    model: AnyModalityForCausalLM,
+    processor: AnyModalityProcessor,
+    tensors: dict[str, torch.Tensor],
+    path: Path,
+    dtype: torch.dtype,
 ) -> None:
     gguf = require("gguf")
     config, prepares = model.config.tower_config("image"), processor.sub_processor("image")
-    tensors = {**_tower_tensors(model), **_aligner_tensors(model.aligner("image"))}
     layers = 1 + max(int(name.split(".")[2]) for name in tensors if name.startswith("v.blk."))
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_type("mmproj")
