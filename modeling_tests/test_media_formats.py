@@ -1,6 +1,8 @@
 """Files as people bring them: documents of several pages, maps in several units, exports of loggers and recorders."""
 
+import copy
 import io
+import pickle
 import re
 import runpy
 from pathlib import Path
@@ -59,6 +61,14 @@ class TestPages:
         assert shows(read_image(image.copy())) == 0
         image.seek(2)
         assert shows(read_image(image)) == 2
+
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF"])
+    def test_of_a_picture_from_another_process(self, kind):
+        """Data sets, loaders and trainers pickle or copy pictures, which then have no file to turn pages in."""
+        image = Image.open(io.BytesIO(document(kind, [Image.new("RGB", (40, 30), COLOURS[1])])))
+        image.load()
+        for twin in (pickle.loads(pickle.dumps(image)), copy.deepcopy(image)):
+            assert shows(read_image(twin)) == 1
 
     def test_pages_are_parts_of_a_chat_and_columns_of_samples(self, tmp_path):
         pytest.importorskip("pypdfium2")

@@ -198,8 +198,9 @@ def _page_index(source: Any, count: int, name: str) -> int:
 def turn_to_page(image: "Image.Image", source: Any, name: str, limits: Limits) -> None:
     """Turns an opened image to the page that its source asks for. Raises `MediaError` where there are several and none
     is asked for, or no such page."""
-    if image is source and image.tell() > 0:
-        return  # somebody turned to this page
+    # A copy by pickle, as of other processes, has one page and no file; otherwise somebody turned to this page.
+    if image is source and (not hasattr(image, "fp") or image.tell() > 0):
+        return
     numbers = _image_numbers(image)
     image.seek(numbers[_page_index(source, len(numbers), name)])
     limits.check_pixels(image.width, image.height, name)
