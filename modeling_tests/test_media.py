@@ -45,7 +45,7 @@ class TestImports:
             f"p.__path__ = [{str(Path(modalities.__file__).parents[1])!r}]; sys.modules[p.__name__] = p;"
             "import transformers.image_utils, transformers_anymodality.utils.upstream; others = set(sys.modules);"
             "import transformers_anymodality.modalities;"
-            "print({'PIL', 'soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow', 'pypdfium2'} & (set(sys.modules) - others))"
+            "print({'PIL', 'soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow', 'pypdfium2', 'wfdb'} & (set(sys.modules) - others))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"
@@ -828,12 +828,18 @@ class TestSignal:
     def test_arrays_and_npy(self, tmp_path):
         values = np.arange(20.0).reshape(10, 2)
         np.save(tmp_path / "a.npy", values)
-        for source in (values, torch.from_numpy(values), tmp_path / "a.npy", {"values": values, "sampling_rate": 50}):
+        for source in (
+            values,
+            torch.from_numpy(values),
+            tmp_path / "a.npy",
+            {"values": values, "sampling_rate": 50},
+            values.T,
+        ):
             assert np.array_equal(read_signal(source, NAMES, 50), values)
         assert read_signal({"array": values, "time": np.arange(10) / 50 + 7}, NAMES, 50).tolist() == values.tolist()
         assert read_signal(values[:, 0], ["ax"], 50).shape == (10, 1)
         for bad, message in (
-            (values.T, "Transpose"),
+            (values[:2], "either axis"),
             (np.zeros((5, 3)), "time column apart"),
             (np.zeros((0, 2)), "empty"),
             ({"values": values}, 'one of "time" and "sampling_rate"'),
@@ -870,7 +876,7 @@ class TestSignal:
         [
             ("ax,az\n1,2\n", "lacks the column ay; it has ax, az"),
             ("ax,ay,AX\n1,2,3\n", "more than one column named ax"),
-            ("t,time_ms,ax,ay\n1,2,3,4\n", "several time columns"),
+            ("t,time_ms,ax,ay\n1,2,3,4\n2,3,4,5\n", "several time columns"),
             ("ax,ay\n", "no readings"),
             ("\n\n", "no rows"),
             ("1,2,3,4\n", "no header row"),

@@ -267,6 +267,8 @@ def _part(part: Any, media_root: Any) -> Any:
     part, name = dict(part), part["type"]
     if part.get("path") is not None:
         part["path"] = rooted(part["path"], media_root)
+    if part.get("files") is not None:
+        part["files"] = rooted(part["files"], media_root)
     if part.get(name) is not None:
         part[name] = rooted(part[name], media_root, MODALITIES[name].medium == "text")
     return part
@@ -297,7 +299,9 @@ def rooted(source: Any, media_root: str | Path | None, is_text: bool = False) ->
     if isinstance(source, list):
         return [rooted(one, media_root, is_text) for one in source]
     if isinstance(source, Mapping):
-        keys = [key for key in ("path", "frames") if source.get(key) is not None and source.get("bytes") is None]
+        keys = [
+            key for key in ("path", "frames", "files") if source.get(key) is not None and source.get("bytes") is None
+        ]
         return {**source, **{key: rooted(source[key], media_root) for key in keys}}
     return source
 

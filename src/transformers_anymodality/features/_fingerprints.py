@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..modalities._arrays import to_numpy
 from ..modalities._source import TOLD, describe, is_array, open_source, told
+from ..modalities._wfdb import files_of
 from ..towers import compute_dtype
 from ..utils.tensors import tensors_hash
 from ._index import Index
@@ -72,9 +73,13 @@ class Contents:
         opened = open_source(source)
         if place is not None:
             source.seek(place)
-        content = self._file(opened) if isinstance(opened, Path) else _hash(opened.getbuffer()).hexdigest()
+        if isinstance(opened, Path):
+            content = "".join(self._file(file) for file in files_of(opened))
+        else:
+            content = _hash(opened.getbuffer()).hexdigest()
         said = told(source)
-        return _hash(f"{content} {sorted(said.items())}".encode()).hexdigest() if said else content
+        more = said or len(content) > 32
+        return _hash(f"{content} {sorted(said.items())}".encode()).hexdigest() if more else content
 
     def _file(self, path: Path) -> str:
         status, name = path.stat(), os.path.abspath(path)

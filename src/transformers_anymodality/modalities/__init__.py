@@ -4,6 +4,7 @@ Decoders are imported when first needed.
 """
 
 from ._base import MODALITIES, ModalitySpec, UnknownModalityError, register_modality
+from ._columns import Channel, three_axes
 from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
 from ._video_files import frame_times
 from .audio import AudioSpec, read_audio, read_waveform
@@ -14,6 +15,10 @@ from .text import TextSpec
 from .video import VideoSpec, read_video, read_video_frames
 
 
+# As loggers and ROS call them. Accelerations without gravity (user, linear) are none of these.
+_ACCELEROMETER = r"(?:accelerometer[ _])?acceleration|linear_acceleration|acc|accel|accelerometer|a"
+_GYROSCOPE = r"angular[ _](?:velocity|rate)|(?:gyro[ _])?rotation(?:[ _]rate)?|gyr|gyro|gyroscope|omega|w|g"
+
 # The order of registration is the order of the modalities' token type ids.
 register_modality(ImageSpec(name="image", argument="images", processor_attribute="image_processor"))
 register_modality(VideoSpec(name="video", argument="videos"))
@@ -23,6 +28,8 @@ register_modality(
         name="imu",
         # Accelerometer in m/s^2 with gravity, gyroscope in rad/s, both in the device's right-handed axes.
         channels=("ax", "ay", "az", "gx", "gy", "gz"),
+        units=("m/s^2",) * 3 + ("rad/s",) * 3,
+        aliases=tuple(three_axes(words, axis) for words in (_ACCELEROMETER, _GYROSCOPE) for axis in "xyz"),
         sampling_rate=200.0,
         seconds=5.0,
     )
@@ -35,6 +42,7 @@ __all__ = [
     "DEFAULT_LIMITS",
     "MODALITIES",
     "AudioSpec",
+    "Channel",
     "ImageSpec",
     "Limits",
     "MapSpec",

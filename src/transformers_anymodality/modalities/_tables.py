@@ -4,62 +4,55 @@ import csv
 import io
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from ..utils.imports import require
+from ._columns import Channel, Clock, Columns, epoch_unit, find_columns
 from ._source import Limits, MediaError, opened
 
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
-# Name of a time column -> seconds per unit.
-TIME_COLUMNS = dict.fromkeys(("time", "t", "timestamp", "seconds"), 1.0)
-TIME_COLUMNS |= {f"{name}_{unit}": value for name in ("time", "timestamp") for unit, value in _UNITS.items()}
+_TELLING = 10  # rows from which on a rising column is no chance
+_AGREE = 0.02  # of a recording's duration, by which two of its clocks may differ
 
 _Number = TypeVar("_Number", float, Decimal)
-# Readings as they were recorded: float64 (rows, channels), and the seconds of each row after the first, float64 (rows,),
-# or None without a time column.
-Table = tuple[np.ndarray, np.ndarray | None]
 
 
-def find_columns(found: Sequence[str], channels: Sequence[str], name: str) -> tuple[list[int], int | None]:
-    """Places of the channels and of the time column among the column names found, whatever their case. Raises
-    `MediaError` where a channel is missing or there twice, or for several time columns."""
-    plain = [column.strip().lower() for column in found]
-    wanted = [channel.strip().lower() for channel in channels]
-    missing = [channel for channel, key in zip(channels, wanted, strict=True) if key not in plain]
-    if missing:
-        raise MediaError(
-            f"{name} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}; it has {', '.join(found)}. "
-            "Rename its columns or the channels."
-        )
-    doubled = [channel for channel, key in zip(channels, wanted, strict=True) if plain.count(key) > 1]
-    if doubled:
-        raise MediaError(f"{name} has more than one column named {', '.join(doubled)}: keep one of each.")
-    times = [place for place, key in enumerate(plain) if key in TIME_COLUMNS and key not in wanted]
-    if len(times) > 1:
-        raise MediaError(
-            f"{name} has several time columns ({', '.join(found[place] for place in times)}): keep one of them."
-        )
-    return [plain.index(key) for key in wanted], times[0] if times else None
+class Table(NamedTuple):
+    """Readings as they were recorded."""
+
+    values: np.ndarray  # float64 (rows, channels), in the channels' units
+    seconds: np.ndarray | None = None  # of each row after the first, float64 (rows,); None without times
+    start: float = 0.0  # seconds of the first row on the recording's own clock
+    unsaid: Sequence[bool] = ()  # of each channel, whether its title lacks the unit
+    names: Sequence[str] = ()  # the channels' names
+    guessed: bool = False  # whether nobody says the unit of the times, so that they were taken for seconds
 
 
 def read_csv(
-    source: Path | BytesIO, channels: Sequence[str], sampling_rate: float, name: str, limits: Limits
+    source: Path | BytesIO,
+    channels: Sequence[Channel],
+    sampling_rate: float,
+    name: str,
+    limits: Limits,
+    some: bool = False,
 ) -> Table:
-    """Read a CSV (comma, semicolon or tab) with a header row, or a purely numeric one of just the channels. Raises
-    `MediaError`: not text, columns missing, a cell that is not a finite number, a row of another length (a truncated
-    last line shows so), or more than `limits.max_seconds`."""
+    """Read a CSV (comma, semicolon, tab or spaces) with a header row, or a purely numeric one of just the channels. Lines
+    before it that begin with `#`, and Excel's `sep=`, are passed over. `some`: channels may be missing, but not all.
+    Raises `MediaError`: not text, columns missing, a cell that is not a finite number, a row of another length (a truncated
+    last line shows so), times that contradict each other or that nobody named so, or more than `limits.max_seconds`."""
+    stem = source.stem if isinstance(source, Path) else ""
     with opened(source) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
         try:
-            return _parse_csv(text, channels, sampling_rate, name, limits)
+            return _parse_csv(text, channels, sampling_rate, name, stem, limits, some)
         except UnicodeDecodeError as error:
             raise MediaError(f"{name} is not UTF-8 text ({error}): expected CSV, .npy or Parquet.") from error
         except csv.Error as error:
@@ -68,56 +61,152 @@ def read_csv(
             text.detach()
 
 
-def _parse_csv(
-    text: io.TextIOWrapper, channels: Sequence[str], sampling_rate: float, name: str, limits: Limits
-) -> Table:
-    first_line = text.readline(1 << 16)
-    if "\0" in first_line:
+def _rows(text: io.TextIOWrapper, name: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The first row, and all others with their lines."""
+    remark, line, count = "", text.readline(1 << 16), 1
+    while line.startswith("#") or line[:4].lower() == "sep=" or (line and not line.strip()):
+        remark = line.lstrip("# ") if line.startswith("#") else remark
+        line, count = text.readline(1 << 16), count + 1
+    if "\0" in line:
         raise MediaError(f"{name} is binary: expected CSV, .npy or Parquet.")
-    text.seek(0)
-    reader = csv.reader(text, delimiter=max(",;\t", key=first_line.count))
-    rows = (row for row in reader if any(cell.strip() for cell in row))
-    titles = [cell.strip() for cell in next(rows, [])]
-    if not titles:
+    separator = max(",;\t", key=line.count)
+    separator = separator if separator in line else " " if " " in line.strip() else ","
+    reader = csv.reader(chain([line], text), delimiter=separator, skipinitialspace=separator == " ")
+    rows = (
+        (reader.line_num + count - 1, row[:-1] if separator == " " and not row[-1] else row)
+        for row in reader
+        if any(cell.strip() for cell in row)
+    )
+    first = [cell.strip() for cell in next(rows, (0, []))[1]]
+    if not first:
         raise MediaError(f"{name} holds no rows: expected a header row and readings.")
+    titles = [cell.strip() for cell in next(csv.reader([remark], delimiter=separator, skipinitialspace=True), [])]
+    if all(map(_is_number, first)) and len(titles) == len(first):  # a header behind `#`, as numpy writes it
+        return titles, chain([(count, first)], rows)
+    return first, rows
+
+
+def _parse_csv(
+    text: io.TextIOWrapper,
+    channels: Sequence[Channel],
+    sampling_rate: float,
+    name: str,
+    stem: str,
+    limits: Limits,
+    some: bool,
+) -> Table:
+    titles, rows = _rows(text, name)
     if all(map(_is_number, titles)):
         extra = len(titles) - len(channels)
         if extra not in (0, 1):
             raise MediaError(
                 f"{name} has no header row and {len(titles)} columns, expected {len(channels)} "
-                f"({', '.join(channels)}) or a time column before them: add a header row."
+                f"({', '.join(channel.name for channel in channels)}) or a time column before them: add a header row."
             )
-        rows = chain([titles], rows)
-        places, time_place = list(range(extra, len(titles))), 0 if extra else None
-        titles = ["time"] * extra + list(channels)
-    else:
-        places, time_place = find_columns(titles, channels, name)
-    unit = 1.0 if time_place is None else TIME_COLUMNS[titles[time_place].lower()]
-    values, seconds, start = array("d"), array("d"), None
-    for row_number, row in enumerate(rows):
-        where = f"{name}, data row {row_number} (line {reader.line_num})"
-        if len(row) != len(titles):
+        rows = chain([(1, titles)], rows)
+        titles = ["time"] * extra + [channel.name for channel in channels]
+    columns = find_columns(titles, channels, name, stem, some)
+    values, seconds = array("d"), array("d")
+    watch = None
+    for row_number, (line, cells) in enumerate(rows):
+        where = f"{name}, data row {row_number} (line {line})"
+        if len(cells) == len(titles) + 1 and not cells[-1].strip():
+            cells = cells[:-1]  # a separator also behind the last cell
+        if len(cells) != len(titles):
             raise MediaError(
-                f"{where} has {len(row)} cells, expected {len(titles)}: the file may be truncated there, or the cell "
+                f"{where} has {len(cells)} cells, expected {len(titles)}: the file may be truncated there, or the cell "
                 "separator also stands inside numbers."
             )
-        for place in places:
-            hint = "decimals take a point" if row[place].strip() else "leave out or fill rows with missing values"
-            values.append(_finite(float, row[place], f"{where}, column {titles[place]}", "number", hint))
-        elapsed = row_number / sampling_rate
-        if time_place is not None:
-            # Epoch times in nanoseconds have more digits than a float; only their differences are made floats.
-            moment = _finite(
-                Decimal, row[time_place], f"{where}, column {titles[time_place]}", "time", "a plain number, not a date"
-            )
-            start = moment if start is None else start
-            elapsed = float(moment - start) * unit
+        for place in columns.places:
+            hint = "decimals take a point" if cells[place].strip() else "leave out or fill rows with missing values"
+            values.append(_finite(float, cells[place], f"{where}, column {titles[place]}", "number", hint))
+        watch = watch or _Watch(titles, columns, cells, name, where)
+        elapsed = watch.read(cells, where)
+        if elapsed is not None:
             seconds.append(elapsed)
+        elapsed = row_number / sampling_rate if elapsed is None else elapsed
         limits.check("max_seconds", elapsed, f"{where} lies {elapsed:.6g} s after the first")
-    if not values:
+    if watch is None:
         raise MediaError(f"{name} has a header row and no readings.")
-    table = np.frombuffer(values, np.float64).reshape(-1, len(places))
-    return table, None if time_place is None else np.frombuffer(seconds, np.float64)
+    watch.check()
+    table = np.frombuffer(values, np.float64).reshape(-1, len(columns.places)) * columns.factors
+    times = np.frombuffer(seconds, np.float64) if watch.clocks else None
+    return Table(table, times, watch.start, columns.unsaid, _names(columns), watch.guessed)
+
+
+class _Watch:
+    """Reads the times of rows by the first clock that can be read. Afterwards, the other clocks must have told the same
+    duration; without any clock, no column may look like one."""
+
+    def __init__(self, titles: list[str], columns: Columns, cells: list[str], name: str, where: str):
+        self.titles, self.name, self.rows = titles, name, 0
+        self.clocks = [one for one in columns.clocks if all(_is_number(cells[place]) for place in one.places)]
+        self.clocks = self.clocks or columns.clocks[:1]  # whose times are no numbers, which is told then
+        self.first = self.last = cells
+        self.units = [self._units(clock) for clock in self.clocks]
+        self.guessed = bool(self.clocks) and None in self.units[0]
+        self.begin = self._moment(0, cells, where) if self.clocks else Decimal(0)
+        self.start = float(self.begin)
+        spare = set(range(len(titles))) - set(columns.places) if not self.clocks else ()
+        self.rising = dict.fromkeys(spare, -math.inf)  # columns that have risen with every row
+
+    def _units(self, clock: Clock) -> tuple[float | None, ...]:
+        units = clock.units
+        if units == (None,) and _is_number(cell := self.first[clock.places[0]]):
+            units = (epoch_unit(float(cell)),)
+        return units
+
+    def _moment(self, number: int, cells: list[str], where: str) -> Decimal:
+        # Epoch times in nanoseconds have more digits than a float; only their differences are made floats.
+        clock, units = self.clocks[number], self.units[number]
+        moment = Decimal(0)
+        for place, unit in zip(clock.places, units, strict=True):
+            cell = f"{where}, column {self.titles[place]}"
+            value = _finite(Decimal, cells[place], cell, "time", "a plain number, not a date")
+            moment += value * Decimal(repr(unit or 1.0))
+        return moment
+
+    def read(self, cells: list[str], where: str) -> float | None:
+        """Seconds of a row after the first."""
+        self.rows, self.last = self.rows + 1, cells
+        for place, before in list(self.rising.items()):
+            value = float(cells[place]) if _is_number(cells[place]) else -math.inf
+            if value > before:
+                self.rising[place] = value
+            else:
+                del self.rising[place]
+        return float(self._moment(0, cells, where) - self.begin) if self.clocks else None
+
+    def check(self) -> None:
+        spans = {
+            clock.title: float(
+                self._moment(number, self.last, self.name) - self._moment(number, self.first, self.name)
+            )
+            for number, clock in enumerate(self.clocks)
+            if all(_is_number(self.last[place]) for place in clock.places)
+        }
+        _check_spans(spans, self.rows, self.name)
+        for place, last in self.rising.items():
+            _check_rising(self.titles[place], float(self.first[place]), last, self.rows, self.name)
+
+
+def _check_spans(spans: dict[str, float], rows: int, name: str) -> None:
+    """`spans`: title -> seconds from the first row to the last, of each clock."""
+    for title, span in spans.items():
+        first = next(iter(spans))
+        if abs(span - spans[first]) > abs(spans[first]) * (_AGREE + 2 / rows):
+            raise MediaError(
+                f"{name} has several time columns that contradict each other: by {first} it lasts {spans[first]:.6g} s, by "
+                f"{title} {span:.6g} s. Keep one of them, or put the unit into its title."
+            )
+
+
+def _check_rising(title: str, first: float, last: float, rows: int, name: str) -> None:
+    if rows >= _TELLING and last - first != rows - 1:  # rows that were numbered are no times
+        raise MediaError(
+            f"{name} has no column of times, but {title!r} rises with every row: if it holds the times, call it time_s, "
+            "time_ms, time_us or time_ns, else leave it out."
+        )
 
 
 def _finite(kind: Callable[[str], _Number], cell: str, where: str, what: str, hint: str) -> _Number:
@@ -139,7 +228,13 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def read_parquet(source: Path | BytesIO, channels: Sequence[str], name: str, limits: Limits) -> Table:
+def _names(columns: Columns) -> list[str]:
+    return [channel.name for channel in columns.channels]
+
+
+def read_parquet(
+    source: Path | BytesIO, channels: Sequence[Channel], name: str, limits: Limits, some: bool = False
+) -> Table:
     """Read a Parquet file by the same rules for columns; a time column of Arrow's timestamp type has its own unit.
     Raises `MediaError`: unreadable, columns missing, empty cells, not numbers, or beyond `limits.max_bytes`;
     `ImportError` without pyarrow."""
@@ -148,13 +243,19 @@ def read_parquet(source: Path | BytesIO, channels: Sequence[str], name: str, lim
         with opened(source) as file, parquet.ParquetFile(file) as table:
             rows = table.metadata.num_rows
             found = table.schema_arrow.names
-            places, time_place = find_columns(found, channels, name)
-            limits.check("max_bytes", rows * 8 * (len(places) + 1), f"{name} has {rows} rows")
+            stem = source.stem if isinstance(source, Path) else ""
+            columns = find_columns(found, channels, name, stem, some)
+            wanted = [found[place] for place in columns.places]
+            counted = [title for title in found if _is_counted(table.schema_arrow.field(title).type)]
+            clocks = [one for one in columns.clocks if all(found[place] in counted for place in one.places)]
+            clocks = clocks or columns.clocks[:1]  # whose times are no numbers, which is told then
+            times = [found[place] for clock in clocks for place in clock.places]
+            spare = [] if times else [title for title in counted if title not in wanted]
+            read = [*wanted, *times, *spare]
+            limits.check("max_bytes", rows * 8 * len(read), f"{name} has {rows} rows")
             if rows == 0:
                 raise MediaError(f"{name} holds no rows.")
-            wanted = [found[place] for place in places]
-            times = [] if time_place is None else [found[time_place]]
-            data = table.read(columns=wanted + times)
+            data = table.read(columns=read)
     except (MediaError, ImportError):
         raise
     except Exception as error:  # pyarrow raises ArrowInvalid, OSError, ArrowNotImplementedError and others
@@ -162,11 +263,32 @@ def read_parquet(source: Path | BytesIO, channels: Sequence[str], name: str, lim
             f"{name} is not a readable Parquet file ({error}): it may be truncated or corrupt."
         ) from error
     values = np.stack([_column(data, column, name)[0].astype(np.float64) for column in wanted], axis=1)
-    if not times:
-        return values, None
-    stamps, unit = _column(data, times[0], name)
-    # Subtracting integers first keeps the nanoseconds of epoch times.
-    return values, (stamps - stamps[0]).astype(np.float64) * (unit or TIME_COLUMNS[times[0].strip().lower()])
+    for title in spare:
+        column = data.column(title).to_numpy().astype(np.float64)
+        if (np.diff(column) > 0).all():
+            _check_rising(title, column[0], column[-1], rows, name)
+    moments = {clock.title: _moments(data, clock, [found[place] for place in clock.places], name) for clock in clocks}
+    _check_spans({title: float(seconds[-1]) for title, (seconds, *_) in moments.items()}, rows, name)
+    seconds, start, guessed = next(iter(moments.values()), (None, 0.0, False))
+    return Table(values * columns.factors, seconds, start, columns.unsaid, _names(columns), guessed)
+
+
+def _is_counted(kind: Any) -> bool:
+    types = require("pyarrow").types
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_timestamp(kind) or types.is_decimal(kind)
+
+
+def _moments(data: Any, clock: Clock, titles: list[str], name: str) -> tuple[np.ndarray, float, bool]:
+    """Seconds after the first, the first, and whether nobody says their unit."""
+    seconds, start, guessed = np.zeros(len(data)), 0.0, False
+    for title, said in zip(titles, clock.units, strict=True):
+        stamps, unit = _column(data, title, name)
+        unit = unit or said or epoch_unit(float(stamps[0]))
+        guessed = unit is None
+        # Subtracting integers first keeps the nanoseconds of epoch times.
+        seconds += (stamps - stamps[0]).astype(np.float64) * (unit or 1.0)
+        start += float(stamps[0]) * (unit or 1.0)
+    return seconds, start, guessed
 
 
 def _column(data, column: str, name: str) -> tuple[np.ndarray, float | None]:

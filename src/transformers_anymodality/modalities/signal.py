@@ -1,9 +1,9 @@
 """Signals of several channels over time (IMU, ECG and what else a sensor records), on a regular grid of time."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Number
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,17 @@ from transformers.feature_extraction_utils import FeatureExtractionMixin
 
 from ._arrays import NPY_MAGIC, check_windows, first_bad, load_npy, positive, to_numpy, windows
 from ._base import ModalitySpec
+from ._columns import Channel, check_units
+from ._grid import regular
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._tables import Table, read_csv, read_parquet
+from ._wfdb import header_of, read_wfdb
 
 
 _GAP_INTERVALS = 10  # of the recording's own median interval
 _GAP_SECONDS = 0.25
-_DECIMATION = 1.5  # from this ratio of rates on, an average replaces interpolation
 _WRONG_UNIT = 100.0  # a recording this much slower than declared most likely has its time in another unit
-_JITTER = 1e-3  # of a sampling interval; below it, readings are taken to stand on the grid
+_WRONG_GUESS = 10.0  # the same, where nobody said that the times are seconds
 
 
 class SignalFeatureExtractor(FeatureExtractionMixin):
@@ -90,6 +92,9 @@ class SignalSpec(ModalitySpec):
     Args:
         channels: names of the columns; say their units and axes beside them.
         sampling_rate: Hz; recordings with other or irregular time stamps are resampled to it.
+        units: of each channel, such as "m/s^2", "rad/s", "mV"; none if left out. Columns whose titles say another unit of
+            the same quantity are converted.
+        aliases: of each channel, a pattern of other names that columns may have; see `_columns.plain`.
         seconds: the longest recording; a tower whose config tells a `context_length` overrides it. One that tells
             `channels_first` gets its recordings so. With the option `windows`, this is the length of a window, and longer
         recordings are cut into that many at most, each `overlap` seconds into the one before.
@@ -98,6 +103,8 @@ class SignalSpec(ModalitySpec):
     channels: tuple[str, ...]
     sampling_rate: float
     seconds: float
+    units: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
 
     medium = "signal"
     processor_kind = "feature_extractor"
@@ -134,7 +141,10 @@ class SignalSpec(ModalitySpec):
         return not isinstance(value, (list, tuple)) or (rows and bool(value[0]) and isinstance(value[0][0], Number))
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> np.ndarray:
-        channels = getattr(processor, "channels", None) or self.channels
+        names = getattr(processor, "channels", None) or self.channels
+        none = (None,) * len(self.channels)
+        known = {one.name: one for one in map(Channel, self.channels, self.units or none, self.aliases or none)}
+        channels = [known.get(name, name) for name in names]
         if isinstance(source, (list, tuple)):
             source = to_numpy(source, f"a list of {len(source)} rows")
         signal = read_signal(source, channels, processor.sampling_rate, **access)
@@ -163,7 +173,7 @@ class SignalSpec(ModalitySpec):
 
 def read_signal(
     source: Any,
-    channels: Sequence[str],
+    channels: Sequence[str | Channel],
     sampling_rate: float,
     *,
     max_gap: float | None = None,
@@ -178,13 +188,16 @@ def read_signal(
     recording), as plain picking would fold fast changes into slow ones. Without times, the declared rate is assumed.
 
     Args:
-        source: anything `open_source` takes, holding CSV, Parquet or `.npy`; an array or tensor of shape
-            (T, channels); or a dict with `"values"` (or `"array"`), such an array, and either `"time"` (seconds per
-            row) or `"sampling_rate"` (Hz). CSV and Parquet columns are found by name, whatever their case and
-            order; others are ignored. A column `time`, `t`, `timestamp`, `time_s`, `timestamp_s` or `seconds` holds
-            seconds, one `time_` or `timestamp_` + `ms`, `us` or `ns` that unit. A CSV without header must hold the
-            channels alone, or one column of seconds before them.
-        channels: names of the channels, in the order of the result.
+        source: anything `open_source` takes, holding CSV, Parquet or `.npy`; the path of a WFDB record; an array or
+            tensor of shape (T, channels), or (channels, T) where the two lengths differ; a dict with `"values"` (or
+            `"array"`), such an
+            array, and either `"time"` (seconds per row) or `"sampling_rate"` (Hz); or `{"files": [...]}`, several with
+            some of the channels each and times of one clock, of which the time that all have in common is read. CSV and
+            Parquet columns are found by name, whatever their case and order; others are ignored. Times are found by their
+            names, too (`time`, `Timestamp (ms)`, `seconds_elapsed`), in the unit that these say, else in that of an epoch
+            time, else in seconds. A CSV without header must hold the channels alone, or one column of times before them.
+        channels: in the order of the result, each a name, or a `Channel` with its unit and other names. Of a channel with
+            a unit, columns in another unit of the quantity are converted.
         sampling_rate: Hz of the result.
         max_gap: longest time in seconds allowed between two readings, for interpolation would invent what lies
             between; by default 10 of the recording's own median intervals, and at least 0.25 s.
@@ -196,25 +209,32 @@ def read_signal(
     Raises:
         MediaError: unreadable, truncated, columns missing, values empty or not finite (row and column are named),
             times that do not increase or leave a gap, or beyond the limits.
-        ImportError: pyarrow is missing and Parquet came.
+        ImportError: pyarrow is missing and Parquet came, or wfdb and a WFDB record.
     """
-    names = _check_arguments(channels, sampling_rate, max_gap)
-    name = describe(source)
+    wanted = _check_arguments(channels, sampling_rate, max_gap)
+    names, name = [channel.name for channel in wanted], describe(source)
     if isinstance(source, Mapping) and ("values" in source or "array" in source):
-        values, seconds = _from_mapping(source, names, name)
+        table = _from_mapping(source, names, name)
     elif is_array(source):
-        values, seconds = _columns(to_numpy(source, name), names, name), None
+        table = Table(_columns(to_numpy(source, name), names, name))
+    elif isinstance(source, Mapping) and source.get("files"):
+        opened = {describe(one): open_source(one, allow_urls=allow_urls, limits=limits) for one in source["files"]}
+        table = _joined(opened, wanted, sampling_rate, max_gap, limits)
     elif isinstance(source, (list, tuple)):
         raise MediaError(f"{name}: expected a file, an array of shape (T, {len(names)}), or a dict with the values.")
     else:
         file = open_source(source, allow_urls=allow_urls, limits=limits)
-        values, seconds = _from_file(file, names, sampling_rate, name, limits)
+        table = _from_file(file, wanted, sampling_rate, name, limits)
+    values, seconds = table.values, table.seconds
     _check_values(values, names, name)
+    check_units(
+        values, [channel for channel, unsaid in zip(wanted, table.unsaid, strict=False) if unsaid], wanted, name
+    )
     if seconds is None:
         limits.check_seconds(len(values) / sampling_rate, name)
         return np.ascontiguousarray(values, dtype=np.float32)
-    _check_times(seconds, sampling_rate, max_gap, name, limits)
-    return _regular(values, seconds, float(sampling_rate), name, limits)
+    _check_times(table, sampling_rate, max_gap, name, limits)
+    return regular(values, seconds, float(sampling_rate), name, limits)
 
 
 def _check_values(values: np.ndarray, names: list[str], name: str) -> None:
@@ -227,30 +247,36 @@ def _check_values(values: np.ndarray, names: list[str], name: str) -> None:
         )
 
 
-def _check_arguments(channels: Sequence[str], sampling_rate: float, max_gap: float | None) -> list[str]:
-    if isinstance(channels, str) or not channels or not all(isinstance(channel, str) for channel in channels):
+def _check_arguments(channels: Sequence[str | Channel], sampling_rate: float, max_gap: float | None) -> list[Channel]:
+    if isinstance(channels, str) or not channels or not all(isinstance(one, (str, Channel)) for one in channels):
         raise MediaError(f"channels is {channels!r}, expected a sequence of names such as ['ax', 'ay', 'az'].")
-    names = list(channels)
-    if len({channel.strip().lower() for channel in names}) != len(names):
-        raise MediaError(f"channels {names} repeats a name (case does not tell them apart).")
+    wanted = [Channel(one) if isinstance(one, str) else one for one in channels]
+    if len({channel.name.strip().lower() for channel in wanted}) != len(wanted):
+        raise MediaError(f"channels {[one.name for one in wanted]} repeats a name (case does not tell them apart).")
     positive(sampling_rate, "sampling_rate")
     if max_gap is not None:
         positive(max_gap, "max_gap")
-    return names
+    return wanted
 
 
 def _columns(values: np.ndarray, names: list[str], name: str) -> np.ndarray:
     """float64 (T, channels)."""
     if values.ndim == 1 and len(names) == 1:
         values = values[:, None]
+    if values.ndim == 2 and values.shape[0] == len(names) != 1:
+        if values.shape[1] == len(names):
+            raise MediaError(
+                f"{name} has shape {values.shape}: either axis could be the {len(names)} channels. Give more rows, or a "
+                "table with a header."
+            )
+        values = values.T
     if values.ndim != 2 or values.shape[1] != len(names):
         hint = ""
-        if values.ndim == 2 and values.shape[0] == len(names):
-            hint = " Transpose it: rows are moments, columns are channels."
-        elif values.ndim == 2 and values.shape[1] == len(names) + 1:
+        if values.ndim == 2 and values.shape[1] == len(names) + 1:
             hint = ' Give a time column apart: {"values": ..., "time": ...}.'
         raise MediaError(
-            f"{name} has shape {values.shape}, expected (T, {len(names)}) for the channels {', '.join(names)}.{hint}"
+            f"{name} has shape {values.shape}, expected (T, {len(names)}) or ({len(names)}, T) for the channels "
+            f"{', '.join(names)}.{hint}"
         )
     return values.astype(np.float64)
 
@@ -262,26 +288,60 @@ def _from_mapping(source: Mapping, names: list[str], name: str) -> Table:
         raise MediaError(f'{name}: expected "values" (or "array") and one of "time" and "sampling_rate".')
     columns = _columns(to_numpy(values, name), names, name)
     if rate is not None:
-        return columns, np.arange(len(columns)) / positive(rate, f'"sampling_rate" of {name}')
+        return Table(columns, np.arange(len(columns)) / positive(rate, f'"sampling_rate" of {name}'))
     stamps = to_numpy(time, f'"time" of {name}')
     if stamps.shape != (len(columns),):
         raise MediaError(f'{name}: "time" has shape {stamps.shape}, expected ({len(columns)},), one per row.')
     stamps = stamps.astype(np.int64) if stamps.dtype.kind in "bu" else stamps
-    return columns, (stamps - stamps[0]).astype(np.float64)
+    return Table(columns, (stamps - stamps[0]).astype(np.float64))
 
 
-def _from_file(source: Any, names: list[str], sampling_rate: float, name: str, limits: Limits) -> Table:
+def _joined(
+    files: dict[str, Any], channels: list[Channel], rate: float, max_gap: float | None, limits: Limits
+) -> Table:
+    """One table of several files, at the times of the first."""
+    tables = {name: _from_file(file, channels, rate, name, limits, some=True) for name, file in files.items()}
+    found = [title for table in tables.values() for title in table.names]
+    names, where = [channel.name for channel in channels], " and ".join(tables)
+    if sorted(found) != sorted(names):
+        raise MediaError(f"{where} have the channels {', '.join(found)}, expected {', '.join(names)}, each once.")
+    for name, table in tables.items():
+        if table.seconds is None:
+            raise MediaError(f"{name} has no column of times, by which it could be put beside the other files.")
+        _check_times(table, rate, max_gap, name, limits)
+    clocks = [table.start + table.seconds for table in tables.values() if table.seconds is not None]
+    begin, end = max(clock[0] for clock in clocks), min(clock[-1] for clock in clocks)
+    moments = clocks[0][(clocks[0] >= begin) & (clocks[0] <= end)]
+    if not len(moments):
+        raise MediaError(
+            f"{where} have no time in common: the latest begins at {begin:.9g} s, the first ends at {end:.9g} s."
+        )
+    columns = {
+        name: (np.interp(moments, clock, column), unsaid)
+        for table, clock in zip(tables.values(), clocks, strict=True)
+        for name, column, unsaid in zip(table.names, table.values.T, table.unsaid, strict=True)
+    }
+    values = np.stack([columns[name][0] for name in names], axis=1)
+    return Table(values, moments - moments[0], moments[0], [columns[name][1] for name in names], names)
+
+
+def _from_file(
+    source: Any, channels: list[Channel], sampling_rate: float, name: str, limits: Limits, some: bool = False
+) -> Table:
+    if isinstance(source, Path) and (header := header_of(source)) is not None:
+        return read_wfdb(header, channels, name, limits)
     start = head(source, 16)
     if start[: len(NPY_MAGIC)] == NPY_MAGIC:
-        return _columns(load_npy(source, name, limits), names, name), None
+        return Table(_columns(load_npy(source, name, limits), [channel.name for channel in channels], name))
     if start[:4] == b"PAR1":
-        return read_parquet(source, names, name, limits)
+        return read_parquet(source, channels, name, limits, some)
     if start[:4] == b"PK\x03\x04":
         raise MediaError(f"{name} is a zip archive (.npz, .xlsx?), expected CSV, .npy or Parquet.")
-    return read_csv(source, names, sampling_rate, name, limits)
+    return read_csv(source, channels, sampling_rate, name, limits, some)
 
 
-def _check_times(seconds: np.ndarray, rate: float, max_gap: float | None, name: str, limits: Limits) -> None:
+def _check_times(table: Table, rate: float, max_gap: float | None, name: str, limits: Limits) -> None:
+    seconds: Any = table.seconds
     bad = first_bad(seconds)
     if bad is not None:
         raise MediaError(f"{name} has the time {seconds[bad]} at row {bad[0]}: expected finite times.")
@@ -296,7 +356,7 @@ def _check_times(seconds: np.ndarray, rate: float, max_gap: float | None, name: 
         )
     limits.check_seconds(float(seconds[-1]), name)
     median = float(np.median(steps))
-    if median * rate >= _WRONG_UNIT:
+    if median * rate >= (_WRONG_GUESS if table.guessed else _WRONG_UNIT):
         raise MediaError(
             f"{name} has one row per {median:.6g} s, expected about {1 / rate:.6g} s at {rate:g} Hz: its times look "
             "like another unit; name the column time_ms, time_us or time_ns accordingly."
@@ -309,36 +369,3 @@ def _check_times(seconds: np.ndarray, rate: float, max_gap: float | None, name: 
             f"{seconds[row + 1]:.6g} s after the first), more than the {allowed:.6g} s allowed: split the recording "
             "there, or pass max_gap=... if a straight line across it will do."
         )
-
-
-def _regular(values: np.ndarray, seconds: np.ndarray, rate: float, name: str, limits: Limits) -> np.ndarray:
-    """Readings on the grid k / rate, shape (samples, channels), float32."""
-    count = math.floor(seconds[-1] * rate + _JITTER) + 1
-    limits.check("max_bytes", count * values.shape[1] * 8, f"{name} needs {count} samples at {rate:g} Hz")
-    grid = np.arange(count) / rate
-    if count == len(seconds) and np.abs(seconds - grid).max() * rate <= _JITTER:
-        return np.ascontiguousarray(values, dtype=np.float32)
-    own_rate = (len(seconds) - 1) / seconds[-1]
-    if own_rate > _DECIMATION * rate:
-        result = _averages(values, seconds, grid, 1.0 / rate)
-    else:
-        result = np.stack([np.interp(grid, seconds, column) for column in values.T], axis=1)
-    return np.ascontiguousarray(result, dtype=np.float32)
-
-
-def _averages(values: np.ndarray, seconds: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
-    """Averages of the piecewise linear signal over `width` around each grid point, by its exact integral."""
-    steps = np.diff(seconds)[:, None]
-    level = values.mean(axis=0)  # taken off for the sums, so that a large constant costs no precision
-    values = values - level
-    integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(steps * (values[1:] + values[:-1]) / 2, 0)])
-
-    def integrate_to(moments: np.ndarray) -> np.ndarray:
-        piece = np.clip(np.searchsorted(seconds, moments, side="right") - 1, 0, len(seconds) - 2)
-        past = (moments - seconds[piece])[:, None]
-        slope = (values[piece + 1] - values[piece]) / steps[piece]
-        return integral[piece] + past * values[piece] + past**2 * slope / 2
-
-    begin = np.maximum(grid - width / 2, seconds[0])
-    end = np.minimum(grid + width / 2, seconds[-1])
-    return level + (integrate_to(end) - integrate_to(begin)) / (end - begin)[:, None]

@@ -135,7 +135,8 @@ def text_of(message: Mapping[str, Any]) -> str:
 
 def part_source(kind: str, part: Mapping[str, Any]) -> Any:
     """The medium of a content part, or None for a bare placeholder whose medium is given apart."""
-    rest = {key: part[key] for key in ("base64", "bytes", "array", "values", "sampling_rate", "time") if key in part}
+    keys = ("base64", "bytes", "files", "array", "values", "sampling_rate", "time")
+    rest = {key: part[key] for key in keys if key in part}
     path = None if part.get("path") is None else Path(part["path"])
     source = next((one for one in (part.get(kind), path, part.get("url"), rest or None) if one is not None), None)
     if source is None or not (said := told(part)):

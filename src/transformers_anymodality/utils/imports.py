@@ -19,6 +19,7 @@ _OPTIONAL = {
     "av": ("video", "av"),
     "pyarrow": ("signal", "pyarrow"),
     "pypdfium2": ("pdf", "pypdfium2"),
+    "wfdb": ("wfdb", "wfdb"),
 }
 
 
