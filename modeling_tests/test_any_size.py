@@ -1,12 +1,20 @@
 """Items of any size: whatever stands together in a batch, each medium is what it is by itself."""
 
 import copy
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForCausalLM, AutoProcessor, GotOcr2ImageProcessor
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoProcessor,
+    GotOcr2ImageProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+)
 
 from modeling_tests import any_size, tiny
 from modeling_tests.checks import TIGHT, last_logits
@@ -98,6 +106,32 @@ def test_tiles_are_those_of_the_stock_image_processor(made):
     assert torch.equal(inputs["document_values"], expected["pixel_values"])
     assert inputs["document_frames"].tolist() == expected["num_patches"].tolist()
     assert counts["document"] == [3, 3, 3]
+
+
+def test_videos_in_patches_are_those_of_the_stock_video_processor(tmp_path):
+    """A tower that is borrowed brings its own, which makes one grid of all frames of a video."""
+    config = any_size.vision_config()
+    config.temporal_patch_size = 2
+    sizes: Any = dict(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 2**16})
+    stock = Qwen2VLVideoProcessor(**sizes)
+    for part in (AutoModel.from_config(config), Qwen2VLImageProcessor(**sizes), stock):
+        part.save_pretrained(tmp_path)
+    settings = {
+        "image": {"tower": tmp_path, "aligner": "mlp"},
+        "video": {"tower": "image", "aligner": "mlp", "fps": 1},
+    }
+    model, processor = tiny.composite(settings=settings)
+    videos = [any_size.video(2), any_size.video(0.5), any_size.video(6, 1)]
+    options = processor.modalities["video"].options
+    frames = [MODALITIES["video"].read(video, stock, options) for video in videos]
+    assert [len(one) for one in frames] == [2, 1, 6]
+    expected = stock(videos=frames, do_sample_frames=False, return_tensors="pt")
+    inputs, counts = processor.process_media({"video": videos})
+    assert all(torch.equal(inputs[key], value) for key, value in expected.items())
+    assert counts["video"] == [30, 30, 90] == (expected["video_grid_thw"].prod(-1) // 4).tolist()
+    chats = [any_size.chat([("video", video), "what"]) for video in videos]
+    alone = torch.cat([last_logits(model, tiny.inputs(processor, chat)) for chat in chats])
+    torch.testing.assert_close(last_logits(model, tiny.inputs(processor, *chats)), alone, **TIGHT)
 
 
 def test_beams_and_several_answers(made):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modeling_tests import tiny
+from modeling_tests import any_size, tiny
 from modeling_tests.process_runs import processes, run_one, saved_weights
 
 
@@ -86,6 +86,23 @@ def test_two_processes_with_other_modalities_at_each_step_equal_one(tmp_path, ba
     assert sum(not torch.equal(expected[name], before[name]) for name in before) > 50
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp", "fsdp2"])
+def test_two_processes_with_images_of_any_size_equal_one(tmp_path, alone, config):
+    """The tower reads patches as one row, is trained, and runs on the smallest dummy item where a process has no image."""
+    depth = {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "aligner": "linear"}
+    image, video = any_size.modalities()["image"], {"tower": "image", "aligner": "mlp", "num_frames": 2}
+    mixed = {**tiny.modalities("audio", "imu"), "image": image, "video": video, "depth": depth}
+    for part in tiny.composite(settings=mixed):
+        part.save_pretrained(tmp_path / "base")
+    settings = {"model": str(tmp_path / "base"), "steps": 12}
+    two = run_two(tmp_path / "two", settings, config)
+    folder, one = alone(settings)
+    torch.testing.assert_close(torch.tensor(two["log"]), torch.tensor(one["log"]), atol=1e-4, rtol=1e-4)
+    expected, found = saved_weights(folder / "final"), saved_weights(tmp_path / "two" / "final")
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.slow

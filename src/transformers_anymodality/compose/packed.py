@@ -30,7 +30,7 @@ def of_grids(part: Part, items: list[Inputs], grid: str) -> list[Inputs]:
     main = next(iter(part.arguments))
     if part.options.get("timestamps"):
         pass  # text stands between the frames
-    elif part.cut and len(items[0][grid]) > 1:  # frames of a video, which may be one grid together
+    elif part.cut:  # frames of a video, which may be one grid together
         part.cut = False
         whole = [dummy_input(part, size) for size in (0, 1)]
         part.cut = len(whole[0][grid]) > 1

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
@@ -192,6 +193,8 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
         part.tower = lender.tower
     shared = lender is not None and asked.processor is None
     part.found = lender.found if shared else _find_processor(part, load)
+    if shared and lender.config.grid and part.spec.processor_kind == "video_processor":
+        part.found = _video_processor(lender, load) or lender.found
     part.processor = part.spec.adapted(part.found, part.options)
     part.attribute = lender.attribute if shared and part.processor is lender.processor else _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
@@ -254,6 +257,17 @@ def _find_processor(part: Part, load: dict[str, Any]) -> Any:
             + '; pass it as "processor".'
         )
     return default if default is not None else timm
+
+
+@on_cpu()
+def _video_processor(part: Part, load: dict[str, Any]) -> Any:
+    """That of a tower which reads videos as it reads images, in patches; None if it was found without one."""
+    place = part.asked.processor or part.asked.tower
+    place = place if isinstance(place, (str, os.PathLike)) else part.tower.config.name_or_path
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        load = {key: value for key, value in part.asked.loading(load).items() if key != "dtype"}
+        return AutoVideoProcessor.from_pretrained(place, **load) if place else None
+    return None
 
 
 # --- aligners ------------------------------------------------------------------------------------------------------

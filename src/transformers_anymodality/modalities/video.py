@@ -93,6 +93,8 @@ class VideoSpec(ModalitySpec):
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`pixel_values (items, frames, channels, height, width)` float32."""
         if "video" in type(processor).__name__.lower():
+            least = getattr(processor, "temporal_patch_size", None) or 1  # frames of a patch: the last one is repeated
+            items = [np.concatenate([item, *[item[-1:]] * (least - len(item))]) for item in items]
             return processor(videos=items, return_tensors="pt", do_sample_frames=False, **kwargs)
         if len({item.shape for item in items}) > 1 and "size" not in (getattr(processor, "__dict__", None) or {}):
             raise MediaError("Videos of several sizes need an image processor that resizes to one.")
@@ -105,7 +107,8 @@ class VideoSpec(ModalitySpec):
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
         frames, side = options["num_frames"], 48 + 16 * size
         time, row, column = np.mgrid[0:frames, 0:side, 0 : side + 16 + 48 * size]
-        return np.stack([row + time, column + time, row + column], axis=-1).astype(np.uint8)
+        video = np.stack([row + time, column + time, row + column], axis=-1).astype(np.uint8)
+        return {"frames": video, "fps": fps} if (fps := options.get("fps")) else video
 
 
 def read_video(
