@@ -67,7 +67,8 @@ def compose(
               of all sizes makes of neighbouring ones, which is read if left out (DeepStack's features are not);
             - `per_frame`: whether the tower reads a video's frames one by one; found out if left out;
             - `token`: placeholder token, `<name>` if left out; `revision`: of the tower on the Hub;
-            - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...).
+            - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...); for media of
+              any size `tiles`, `windows` and `overlap`, `fps`, `max_frames` and `timestamps` (docs/sizes.md).
         tokenizer: found with the language model if left out.
         chat_template, generation: instead of the tokenizer's own, and of fields of the language model's generation config.
         text: how the processor deals with text, see `AnyModalityProcessor`.
