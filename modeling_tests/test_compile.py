@@ -25,10 +25,11 @@ from transformers import (
 from transformers.exporters.exporter_dynamo import DynamoConfig, DynamoExporter
 from transformers.exporters.utils import decompose_for_generation
 
-from modeling_tests import tiny
+from modeling_tests import any_size, tiny
 from modeling_tests.checks import TIGHT
 from modeling_tests.host_waits import host_waits
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityForCausalLM, set_trainable
+from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.towers.imu2clip import Imu2ClipConfig
 
 
@@ -221,6 +222,27 @@ def test_what_cannot_be_one_graph_says_so():
         torch.compile(model, fullgraph=True, backend="eager")(**tiny.inputs(processor, tiny.chat("imu", "what")))
     for language, can in [("llama", True), ("mamba", False)]:
         assert tiny.composite(language, {"image": LLAVA})[0]._can_compile_fullgraph == can
+
+
+@SLOW
+def test_media_of_any_size_are_one_graph_where_their_tokens_are_as_many():
+    any_size.register_document()
+    try:
+        settings = any_size.modalities()
+        made = {name: tiny.composite(settings={name: settings[name]}) for name in ("image", "document", "audio")}
+        assert {name: one._can_compile_fullgraph for name, (one, _) in made.items()} == {
+            "image": False,
+            "document": True,
+            "audio": False,
+        }
+        row = [("document", any_size.image(20, 70)), "what", ("document", any_size.image(32, 32))]
+        model, processor = made["document"]
+        inputs = tiny.inputs(processor, any_size.chat(row))
+        with torch.no_grad():
+            compiled = torch.compile(model, fullgraph=True, backend="eager")(**inputs).logits
+            torch.testing.assert_close(compiled, model(**inputs).logits, **TIGHT)
+    finally:
+        del MODALITIES["document"]
 
 
 @SLOW

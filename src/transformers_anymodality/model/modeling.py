@@ -73,7 +73,12 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         self._prepare_to_be_traced()
         # Towers of Transformers are not asked: they can, and few of their classes say so.
         asked = [part for part in self.children() if isinstance(part, PartModel) or part is self.language_model]
-        self._can_compile_fullgraph = all(part._can_compile_fullgraph for part in asked)
+        whole = all(part._can_compile_fullgraph for part in asked)
+        # How many tokens or features there are would be known from data alone.
+        self._can_compile_fullgraph = whole and not any(
+            one.packed or (one.num_frames is None and not config.aligner_config(name).gives_equal_counts)
+            for name, one in config.modalities.items()
+        )
         self.post_init()
         # Classes name all that may be in them (an encoder's text half); Accelerate's FSDP wants what there is.
         there = {type(module).__name__ for module in self.modules()}
