@@ -364,11 +364,6 @@ def test_sounds_of_any_length(hub, aligner, tmp_path):
     check_identities(model, processor, ear_chats(), tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="Wav2Vec2's group normalisation (feat_extract_norm='group', as in wav2vec2-base) runs over time, padding included: "
-    "a padded batch differs from its items alone. Such towers would have to read items of one length at a time.",
-)
 def test_sounds_of_any_length_in_towers_that_read_the_padding(tmp_path):
     settings = {
         "audio": {"tower": tiny.wav2vec2_config("group"), "processor": Wav2Vec2FeatureExtractor(), "aligner": "linear"}

@@ -21,15 +21,16 @@ from modeling_tests.tiny_tower_types import KINDS
 from modeling_tests.tiny_towers import TIMM_FAMILIES, tiny_encoder, tiny_timm
 from transformers_anymodality import TextSpec, compose, register_modality, set_trainable
 from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.model.by_size import INPUT_SIZES
 from transformers_anymodality.model.configuration import SIZES
 from transformers_anymodality.model.frames import side_by_side
 from transformers_anymodality.towers import load_tower, run_tower
 from transformers_anymodality.towers._run import read_features
+from transformers_anymodality.utils.tensors import padded_together
 
 
 MODALITY_OF_KIND = {"series": "imu", "text": "document"}  # the other kinds are named as their modalities
 
-_CODES = "gives codes and sound, no features"
 _HOW_MANY = "gives another number of features for each sound, which it tells only when it runs on data"
 _ITS_PROCESSOR = "takes whole frames only; its own processor pads to them, its feature extractor does not"
 _CALENDAR = "takes the calendar of the values beside them"
@@ -37,38 +38,28 @@ _CALENDAR = "takes the calendar of the values beside them"
 # Tower -> why it cannot be read.
 REFUSED: dict[str, str] = {
     "vit_mae": "draws at random which patches it reads",
-    **dict.fromkeys("dac encodec higgs_audio_v2_tokenizer mimi neucodec xcodec xcodec2".split(), _CODES),
-    **dict.fromkeys(
-        "fun_asr_nano_encoder mimi_encoder pocket_tts_audio_tokenizer pocket_tts_audio_tokenizer_encoder sew-d".split(),
-        _HOW_MANY,
-    ),
-    "vibevoice_acoustic_tokenizer": "draws its features at random",
+    "higgs_audio_v2_tokenizer": _HOW_MANY,
     "gemma3n_audio": "takes a mask of the padding, where feature extractors give one of the sound",
     "moonshine_streaming": _ITS_PROCESSOR,
     "nemotron3_5_transcribe_audio": _ITS_PROCESSOR,
     "qwen3_asr_encoder": "gives the features of all sounds as one row",
-    **dict.fromkeys(["seamless_m4t", "seamless_m4t_v2"], "its config builds its text encoder first"),
     **dict.fromkeys("autoformer informer time_series_transformer".split(), _CALENDAR),
-    **dict.fromkeys(["timesfm", "timesfm2_5"], "takes one series per item, without channels"),
+    "timesfm": "takes the padding and a class of frequency beside the values",
     "cif": "gives as many features as words are spoken: it stands within an aligner",
 }
 
-_TIME_NORM = "it normalises over time, padding included"
-_EDGES = "its stacked convolutions see where the padding begins"
-
 # Tower -> check -> why it fails.
 KNOWN: dict[str, dict[str, str]] = {
-    **{name: {"batch": _TIME_NORM} for name in "hubert moonshine sew unispeech unispeech-sat wav2vec2 wavlm".split()},
-    **{
-        name: {"batch": _EDGES}
-        for name in "data2vec-audio granite_speech5_encoder speech_to_text wav2vec2-conformer".split()
+    "granite_speech5_encoder": {
+        "plan": "padding changes its features, and those of a small copy not enough to be seen"
     },
     "patchtst": {"layer": "its `hidden_states` lack its last layer's, so that [-2] is one layer earlier"},
 }
 
 # Towers that are no stack of layers which a config can shorten; `select_layer` says so.
 NO_LAYERS = (
-    "align bit clap convnext convnextv2 cvt depth_pro dinov3_convnext donut-swin edgetam_vision_model efficientnet "
+    "align bit clap convnext convnextv2 cvt dac depth_pro dinov3_convnext donut-swin edgetam_vision_model efficientnet "
+    "encodec fun_asr_nano_encoder neucodec seamless_m4t seamless_m4t_v2 vibevoice_acoustic_tokenizer xcodec xcodec2 "
     "focalnet gemma3n_vision glpn groupvit hgnet_v2 hiera levit maskformer-swin mobilenet_v1 mobilenet_v2 mobilevit "
     "mobilevitv2 muse_spark_audio poolformer pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_rec "
     "pp_ocrv6_tiny_rec pvt pvt_v2 regnet resnet sam2_hiera_det_model sam2_vision_model sam3_vision_model swiftformer "
@@ -82,8 +73,8 @@ NO_LAYERS = (
 ).split()
 # With random weights, dozens of their layers wash out all that goes in.
 WASHED_OUT = ("align", "efficientnet", "mobilevit", "mobilevitv2")
-# Some processors add up its convolutions otherwise for several items than for one.
-ROUNDED = ("textnet",)
+# Some processors add up its convolutions otherwise for several items than for one, or for weights elsewhere in memory.
+ROUNDED = ("textnet", "xcodec")
 
 TEXT_TOWERS = {
     "bert": BertConfig(
@@ -91,6 +82,12 @@ TEXT_TOWERS = {
     ),
     "t5": T5Config(d_model=24, d_kv=8, d_ff=32, num_layers=2, num_heads=2, vocab_size=64),
 }
+
+
+# Settings without which a tower cannot read what its modality has.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "timesfm2_5": {"channels_first": True, "per_frame": True}
+}  # one channel at a time
 
 
 @dataclass
@@ -111,7 +108,8 @@ class Case:
     def settings(self, tower: Any) -> dict[str, Any]:
         """Of its modality, for `compose`."""
         processor = sub_processor(self.name, self.kind, self.config)
-        return {"tower": tower, "aligner": "linear", **({} if processor is None else {"processor": processor})}
+        own = SETTINGS.get(self.name, {}) | ({} if processor is None else {"processor": processor})
+        return {"tower": tower, "aligner": "linear", **own}
 
     def compose(self, **settings: Any) -> None:
         settings |= self.settings(copy.deepcopy(self.whole))
@@ -129,13 +127,21 @@ class Case:
         return model.get_modality_features(self.modality, **{key: inputs[name] for key, name in names.items()})
 
     @property
-    def reading(self) -> tuple[int | None, str, bool]:
+    def reading(self) -> tuple[Any, ...]:
         """As `run_tower` takes it."""
-        return self.row.select_layer, self.row.select_feature, self.row.packed
+        return self.row.select_layer, self.row.select_feature, self.row.packed, self.row.channels_first
+
+    def run_whole(self) -> torch.Tensor:
+        """Features of the untouched tower for all media; of each alone, where the composite reads those of one size at a
+        time."""
+        alone = [[one] for one in self.media] if INPUT_SIZES in self.row.inputs.values() else [self.media]
+        batches = [self.processor.process_media({self.modality: media})[0] for media in alone]
+        return padded_together([run_tower(self.whole, self.arguments(one), *self.reading)[0] for one in batches])
 
     def arguments(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Of the tower's own forward."""
         values = {self.row.inputs[name]: value for name, value in inputs.items() if name in self.row.inputs}
+        values.pop(INPUT_SIZES, None)
         if self.row.side_by_side:
             main = self.row.inputs[self.row.main_input]
             values[main] = side_by_side(values[main])
@@ -183,15 +189,20 @@ def register_document() -> None:
     register_modality(TextSpec(name="document"), exist_ok=True)
 
 
+def close_to(given: torch.Tensor, expected: torch.Tensor) -> bool:
+    return bool((given - expected).abs().max() <= 1e-5 * expected.abs().max())
+
+
 def check_features(case: Case) -> None:
     """They are those of the whole tower, though what is not read is not there; and they differ between media."""
     with torch.no_grad():
         output = case.encode(case.model, case.inputs)
-        expected = run_tower(case.whole, case.arguments(case.inputs), *case.reading)[0]
+        expected = case.run_whole()
     features, (first, second) = output.last_hidden_state, output.pooler_output
-    assert torch.equal(features.flatten(0, -3) if features.ndim > 2 else features, expected)
+    features = features.flatten(0, -3) if features.ndim > 2 else features
+    assert torch.equal(features, expected) or (case.name in ROUNDED and close_to(features, expected))
     assert torch.isfinite(features).all()
-    assert features.ndim == (2 if case.row.packed else 4)
+    assert output.last_hidden_state.ndim == (2 if case.row.packed else 4)
     assert case.name in WASHED_OUT or first.shape != second.shape or not torch.equal(first, second)
 
 
@@ -201,7 +212,8 @@ def check_batch(case: Case) -> None:
         together = case.encode(case.model, case.inputs).pooler_output
     for tokens, item in zip(together, case.media, strict=True):
         alone = case.encode(case.model, case.processor.process_media({case.modality: [item]})[0]).pooler_output[0]
-        torch.testing.assert_close(tokens, alone, **({"atol": 2e-4, "rtol": 1e-3} if case.name in ROUNDED else TIGHT))
+        if case.name not in ROUNDED or not close_to(tokens, alone):
+            torch.testing.assert_close(tokens, alone, **TIGHT)
 
 
 def check_training(case: Case) -> None:
@@ -228,7 +240,8 @@ def check_checkpoint(case: Case, folder: Any) -> None:
     assert before.keys() == after.keys()
     assert not [name for name, value in before.items() if not torch.equal(value, after[name])]
     first, second = (case.encode(model, case.inputs).last_hidden_state for model in (case.model, again))
-    torch.testing.assert_close(first, second, **TIGHT)
+    if case.name not in ROUNDED or not close_to(first, second):
+        torch.testing.assert_close(first, second, **TIGHT)
 
 
 def check_layer(case: Case) -> None:

@@ -20,6 +20,7 @@ class MlpAlignerConfig(AlignerConfig):
             token must be left out by the modality's `select_feature="patches"`); "stride" merges `pool_size`
             consecutive features.
         pool_size: side of the square, or features per group.
+        stride: a short way to say `pool="stride"` and `pool_size`.
         intermediate_size: width between the two layers; None for the language model's width.
         hidden_act: name of the non-linearity in Transformers' `ACT2FN`.
     """
@@ -30,9 +31,12 @@ class MlpAlignerConfig(AlignerConfig):
     pool_size: int = 2
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
+    stride: int | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        if self.stride is not None:
+            self.pool, self.pool_size, self.stride = "stride", self.stride, None
         if self.pool not in ("none", "pixel_shuffle", "stride"):
             raise ValueError(f'pool must be "none", "pixel_shuffle" or "stride", not {self.pool!r}.')
 

@@ -270,6 +270,7 @@ def _processor(
             sizes=part.trial.sizes,
             unit=part.trial.unit,
             grid=own.grid,
+            channels_first=own.channels_first,
             tower=copy.deepcopy(part.tower.config) if length is None and part.trial.sizes is None else None,
             aligner=None if equal else copy.deepcopy(config),
         )

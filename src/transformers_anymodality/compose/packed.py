@@ -61,7 +61,7 @@ def try_packed(part: Part, tower: PreTrainedModel, items: list[Inputs]) -> Trial
     choices = [*merged, "all"] if asked is None else [asked]
     alone = tower_arguments(part, tower, short)
     for select in choices:
-        reading = (part.config.select_layer, select, True)
+        reading = (part.config.select_layer, select, True, None)
         try:
             features, unread = run_part(part, tower, alone, reading, trace_tower)
             longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
@@ -74,7 +74,7 @@ def try_packed(part: Part, tower: PreTrainedModel, items: list[Inputs]) -> Trial
         check_apart(part, torch.cat([features, longer]), run_part(part, tower, both, reading)[0])
         break
     length, width = features.shape
-    trial = Trial(tower, alone, features, length, width, unread, reading, sizes, unit)
+    trial = Trial(tower, alone, features, length, width, unread, reading, sizes=sizes, unit=unit)
     trial.smallest = _smallest(part, trial, short)
     return trial
 

@@ -96,6 +96,10 @@ def _read(name: str, value: Any) -> Asked:
     return asked
 
 
+# Layer, features, whether they come as one row, whether channels come first: as `run_tower` takes them.
+Reading = tuple[int | None, str, bool, bool | None]
+
+
 @dataclass
 class Trial:
     """What a dummy input has shown of a tower.
@@ -106,7 +110,8 @@ class Trial:
         features: of these, `(1 or frames, length, dim)`, or `(features, dim)` of a tower that gives those of all as one row.
         length, width: of the features that the tower of the modality gives.
         unread: weights that features do not depend on, by name.
-        reading: how they are read, as `run_tower` takes it: layer, features, whether they come as one row.
+        reading: how they are read, as `run_tower` takes it.
+        one_size: only those of one size are read together, as padding changes their features.
         sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are the features of an item.
         smallest: what the sub-processor would give for the smallest item, where that is smaller than a dummy input.
     """
@@ -117,7 +122,8 @@ class Trial:
     length: int
     width: int
     unread: set[str]
-    reading: tuple[int | None, str, bool]
+    reading: Reading
+    one_size: bool = False
     sizes: str | None = None
     unit: int = 1
     smallest: dict[str, torch.Tensor] | None = None

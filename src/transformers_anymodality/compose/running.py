@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from ..model.frames import side_by_side
 from ..processing.media_inputs import extract
 from ..towers import compute_dtype, run_tower
-from .part import Part
+from .part import Part, Reading
 
 
 Inputs = dict[str, torch.Tensor]
@@ -43,7 +43,7 @@ def tower_arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Input
 
 @torch.no_grad()
 def run_part(
-    part: Part, tower: PreTrainedModel, arguments: Inputs, reading: tuple, run: Callable[..., Any] = run_tower
+    part: Part, tower: PreTrainedModel, arguments: Inputs, reading: Reading, run: Callable[..., Any] = run_tower
 ) -> tuple:
     """What `run` gives, features `(items or frames, length, dim)` first, or `(features, dim)`."""
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModel, PreTrainedModel
 
+from ..model.by_size import INPUT_SIZES
 from ..model.language_model import build_language_model, reads_input_ids
 from ..towers import (
     build_tower,
@@ -30,7 +31,8 @@ from ..towers import (
 from ..utils.tensors import in_eval
 from ..utils.upstream import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 from .packed import counts, find_grid, of_grids, try_packed
-from .part import Part, Trial
+from .padding import channels_first, stands_padding
+from .part import Part, Reading, Trial
 from .running import Inputs, check_apart, dummy_input, run_part, tower_arguments
 from .small import is_weightless, on_cpu, on_small_copy, without_data
 
@@ -73,14 +75,16 @@ def try_tower(part: Part, trials: Trials) -> None:
     if reading not in trials:
         trials[reading] = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
     part.trial = trials[reading]
-    _, config.select_feature, config.packed = part.trial.reading
+    _, config.select_feature, config.packed, config.channels_first = part.trial.reading
+    if part.trial.one_size:
+        part.arguments[INPUT_SIZES] = config.inputs[f"{part.name}_{INPUT_SIZES}"] = INPUT_SIZES
     # One number of frames cannot be told from others where the features of all are one row.
     part.cut = part.cut or (config.packed and config.per_frame)
     config.num_frames = None if part.cut or part.frame_counts else shape[0] if config.per_frame else 1
     smallest, needed = part.trial.smallest or short, required_arguments(part.tower)
     config.input_shape = list(smallest[main].shape[1:])
     config.beside = {
-        name: smallest[key].tolist()
+        name: {"shape": [*smallest[key].shape]} if smallest[key].is_floating_point() else smallest[key].tolist()
         for key, name in names.items()
         if key != main and (key == grid or part.arguments[key] in needed)
     }
@@ -121,21 +125,25 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
         alone = tower_arguments(part, tower, short)
         rows = len(next(iter(alone.values())))
         reading = _dense(part)
+        if not fixed:
+            reading = (*reading[:3], channels_first(part, tower, [short, long], reading))
         features, unread = run_part(part, tower, alone, reading, trace_tower)
         beside = run_part(part, tower, tower_arguments(part, tower, both), reading)[0]
         if (len(features), len(beside)) != (rows, 2 * rows):
             return try_packed(part, tower, items)
         check_apart(part, features, beside)
+        longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
         if not fixed:
-            longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
-            _check_length(part, items, [features.shape[1], longer.shape[1]])
+            _check_length(part, items, [features.shape[1], longer.shape[1]], reading[3])
+        differ = not part.config.per_frame and short[main].shape[1:] != long[main].shape[1:]
+        one_size = differ and not stands_padding(part, tower, [features, longer], reading)
     _, length, width = features.shape
-    return Trial(tower, alone, features, length, width, unread, reading)
+    return Trial(tower, alone, features, length, width, unread, reading, one_size=one_size)
 
 
-def _dense(part: Part) -> tuple[int | None, str, bool]:
+def _dense(part: Part) -> Reading:
     """How a tower is read that gives each item its features."""
-    return part.config.select_layer, part.asked.select_feature or "all", False
+    return part.config.select_layer, part.asked.select_feature or "all", False, None
 
 
 def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
@@ -144,6 +152,8 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     arguments = tower_arguments(part, tower, items[0])
     with in_eval(tower):
         reading = _dense(part)
+        if not fixed:
+            reading = (*reading[:3], without_data(partial(channels_first, part, tower, items, reading)))
         traced = without_data(partial(run_part, part, tower, arguments, reading, trace_tower))
         if traced is None:  # many a forward looks at its mask, and does without
             with suppress(ValueError):
@@ -165,11 +175,11 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     return replace(trial, unread={name for name in trial.unread if not name.startswith(stacks)})
 
 
-def _check_length(part: Part, items: list[Inputs], lengths: list[int]) -> None:
+def _check_length(part: Part, items: list[Inputs], lengths: list[int], channels_first: bool | None) -> None:
     """Raises ValueError unless the number of features of a short and a long item can be told without data."""
     kind = type(part.tower).__name__
     try:
-        counted = [feature_length(part.tower.config, item) for item in items]
+        counted = [feature_length(part.tower.config, item, channels_first) for item in items]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"The tower of {part.name!r} ({kind}) gives each item another number of features, and how many cannot be told "

@@ -33,13 +33,14 @@ class ModalityConfig:
         inputs: name of a model input -> argument of the tower's forward; the main input first.
         input_shape: of the main input for the smallest item (a dummy input).
         input_dtype: of the main input, a name in `torch`.
-        beside: values of the other inputs for that item, where the tower needs them.
+        beside: values of the other inputs for that item, where the tower needs them; of real numbers, `{"shape": ...}`.
         per_frame: the main input has an axis of frames, which the tower reads one by one.
         num_frames: frames per item that the tower's features have; None where they differ, see `frames`.
         feature_length: features per frame; None where they differ.
         grid: input that says how many rows of the main input each frame has, by its product; None where each has one.
         side_by_side: the tower takes the rows of the main input side by side, as one.
         packed: the tower gives the features of all frames as one row.
+        channels_first: the tower gives features as `(items, dim, length)`; None where their sizes tell.
         select_layer: the tower is built up to this layer, and that layer's own output is read; None: its output.
         unread: modules of the tower that its features do not depend on, and that are not built.
         select_feature: "all", "patches", "pooled" or "merged".
@@ -58,6 +59,7 @@ class ModalityConfig:
     grid: str | None = None
     side_by_side: bool = False
     packed: bool = False
+    channels_first: bool | None = None
     select_layer: int | None = None
     unread: list[str] = field(default_factory=list)
     select_feature: str = "all"

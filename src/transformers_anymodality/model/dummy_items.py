@@ -1,5 +1,6 @@
 """Dummy items: what the parts of a modality run on where a batch has none of its media."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,8 +22,13 @@ def must_take_part(module: nn.Module) -> bool:
     Parts that learn do: other processes wait for their gradients, and a batch without any media still has a loss that
     can be differentiated. So do parts whose weights are spread over processes: others wait for their shards.
     """
+    return learns(module) or is_shared_out(module)
+
+
+def is_shared_out(module: nn.Module) -> bool:
+    """Whether its weights are spread over several processes."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return learns(module) or (distributed and torch.distributed.get_world_size() > 1 and is_sharded(module))
+    return distributed and torch.distributed.get_world_size() > 1 and is_sharded(module)
 
 
 def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
@@ -52,10 +58,16 @@ def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> l
 
 def dummy_inputs(settings: ModalityConfig, device: torch.device) -> dict[str, torch.Tensor]:
     """Model inputs of the smallest item."""
-    beside = {name: torch.tensor(value, device=device) for name, value in settings.beside.items()}
+    beside = {
+        name: _wave(value["shape"], device) if isinstance(value, dict) else torch.tensor(value, device=device)
+        for name, value in settings.beside.items()
+    }
     rows = int(torch.tensor(settings.beside[settings.grid]).prod()) if settings.grid else 1
-    shape, dtype = (rows, *settings.input_shape), getattr(torch, settings.input_dtype)
-    # Not constant: normalisation over a constant signal divides by zero.
-    wave = torch.arange(torch.Size(shape).numel(), device=device).view(shape).float().sin()
+    wave, dtype = _wave((rows, *settings.input_shape), device), getattr(torch, settings.input_dtype)
     values = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
     return {settings.main_input: values, **beside}
+
+
+def _wave(shape: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Not constant: normalisation over a constant signal divides by zero."""
+    return torch.arange(torch.Size(shape).numel(), device=device).view(*shape).float().sin()

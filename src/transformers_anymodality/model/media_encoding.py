@@ -20,8 +20,9 @@ from transformers.utils import torch_compilable_check
 from ..towers import compute_dtype, is_trained, run_tower
 from ..utils.upstream import CACHE_NAMES
 from .adapters import encode_by_adapter, trained_copies
+from .by_size import INPUT_SIZES, encode_by_size
 from .configuration import SIZES, AnyModalityConfig, item_lengths
-from .dummy_items import on_dummy_item
+from .dummy_items import dummy_inputs, is_shared_out, on_dummy_item
 from .frames import Frames, side_by_side, tokens_of_items
 
 
@@ -128,6 +129,16 @@ class MediaEncodingMixin(PreTrainedModel):
     def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
         """Runs the tower: features, as `EncodedMedia` has them, and the tower's own output."""
         settings, tower = self.config.modalities[modality], self.tower(modality)
+        if INPUT_SIZES not in settings.inputs.values():
+            return self._encode(modality, inputs, **recorded)
+        sizes, alike = inputs.get(f"{modality}_{INPUT_SIZES}"), {**inputs}
+        alike.pop(f"{modality}_{INPUT_SIZES}", None)
+        dummy = dummy_inputs(settings, next(iter(alike.values())).device) if is_shared_out(tower) else None
+        return encode_by_size(partial(self._encode, modality, **recorded), alike, sizes, dummy)
+
+    def _encode(self, modality: str, inputs: Mapping[str, torch.Tensor], **recorded: bool) -> tuple[torch.Tensor, Any]:
+        """Of inputs that the tower reads at once."""
+        settings, tower = self.config.modalities[modality], self.tower(modality)
         dtype = compute_dtype(tower)
         arguments = {
             settings.inputs[name]: value.to(dtype) if value.is_floating_point() else value
@@ -140,7 +151,7 @@ class MediaEncodingMixin(PreTrainedModel):
         if settings.per_frame:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}
         needs_grad = is_trained(tower) or any(value.requires_grad for value in arguments.values())
-        reading = (settings.select_layer, settings.select_feature, settings.packed)
+        reading = (settings.select_layer, settings.select_feature, settings.packed, settings.channels_first)
         with torch.set_grad_enabled(torch.is_grad_enabled() and needs_grad):
             features, output = run_tower(tower, arguments, *reading, **recorded)
         if settings.num_frames is None or settings.packed:

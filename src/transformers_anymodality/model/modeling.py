@@ -19,6 +19,7 @@ from ..utils.hooks import standing_hook
 from ..utils.part_model import PartModel
 from ..utils.upstream import CACHE_NAME, CACHE_NAMES, can_return_tuple, set_initialized
 from .adapters import trained_copies
+from .by_size import INPUT_SIZES
 from .checkpoint import CheckpointMixin
 from .configuration import AnyModalityConfig
 from .generation import AnyModalityGenerationMixin
@@ -76,7 +77,9 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         whole = all(part._can_compile_fullgraph for part in asked)
         # How many tokens or features there are would be known from data alone.
         self._can_compile_fullgraph = whole and not any(
-            one.packed or (one.num_frames is None and not config.aligner_config(name).gives_equal_counts)
+            one.packed
+            or INPUT_SIZES in one.inputs.values()
+            or (one.num_frames is None and not config.aligner_config(name).gives_equal_counts)
             for name, one in config.modalities.items()
         )
         self.post_init()

@@ -13,6 +13,7 @@ from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTraine
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
+from ..model.by_size import INPUT_SIZES, joined
 from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
 from ..model.frames import in_rows
 from ..towers import feature_length
@@ -47,6 +48,7 @@ class ModalityInputs:
         trimmed: of a frame that is filled in part, as large a part of its features is kept.
         sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are features of a frame.
         grid: model input that says how many rows of the main input each frame has; None where each has one.
+        channels_first: the tower gives features as `(items, dim, length)`; None where their sizes tell.
         tower, aligner: their configs, which tell the number of features and of tokens; None where these are known.
     """
 
@@ -62,6 +64,7 @@ class ModalityInputs:
     sizes: str | None = None
     unit: int = 1
     grid: str | None = None
+    channels_first: bool | None = None
     tower: PreTrainedConfig | None = None
     aligner: PreTrainedConfig | None = None
 
@@ -212,7 +215,9 @@ class MediaMixin:
         if own.num_frames is None and own.frame_counts is None:
             cut = [self._cut_item(modality, i, item) for i, item in enumerate(items)]
             frames, counts = [*chain.from_iterable(cut)], [len(one) for one in cut]
-        outputs = extract(spec, frames, processor, own.options, **kwargs)
+        one_by_one = INPUT_SIZES in own.inputs.values()
+        alone = [extract(spec, [frame], processor, own.options, **kwargs) for frame in frames] if one_by_one else None
+        outputs = joined(alone, own.inputs) if alone else extract(spec, frames, processor, own.options, **kwargs)
         inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
         if own.grid is not None:
             inputs[own.main_input] = in_rows(inputs[own.main_input], inputs[own.grid])
@@ -226,7 +231,13 @@ class MediaMixin:
             shares = torch.tensor([spec.share(frame, processor, own.options) for frame in frames], dtype=torch.double)
             lengths = (own.feature_length * shares).ceil().long()
         else:
-            lengths = torch.tensor(self._feature_lengths(modality, frames, kwargs, outputs))
+            if alone is None:
+                alone = (
+                    [extract(spec, [one], processor, own.options, **kwargs) for one in frames]
+                    if frames[1:]
+                    else [outputs]
+                )
+            lengths = torch.tensor(self._feature_lengths(modality, alone))
         inputs[f"{modality}_feature_lengths"] = lengths
         return inputs
 
@@ -236,18 +247,15 @@ class MediaMixin:
         except MediaError as error:
             raise MediaError(f"{modality} {index}: {error}") from error
 
-    def _feature_lengths(
-        self, modality: str, frames: list[Any], kwargs: dict[str, Any], batch: dict[str, torch.Tensor]
-    ) -> list[int]:
-        """Features that the tower gives for each frame alone, by running it without data."""
-        own, spec, processor = self.modalities[modality], MODALITIES[modality], self.sub_processor(modality)
+    def _feature_lengths(self, modality: str, frames: list[dict[str, torch.Tensor]]) -> list[int]:
+        """Features that the tower gives for each frame that the sub-processor prepared alone, by running it without data."""
+        own = self.modalities[modality]
         tower: Any = own.tower  # not None where the number of features depends on it
         main, lengths = own.inputs[own.main_input], []
         for i, frame in enumerate(frames):
-            alone = extract(spec, [frame], processor, own.options, **kwargs) if len(frames) > 1 else batch
-            values = alone[main].shape[-1]
+            values = frame[main].shape[-1]
             try:
-                lengths.append(feature_length(tower, alone))
+                lengths.append(feature_length(tower, frame, own.channels_first))
             except (RuntimeError, ValueError) as error:
                 raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
             if not lengths[-1]:

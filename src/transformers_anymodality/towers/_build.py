@@ -8,23 +8,25 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensorMode
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from ..utils.hub import config_alone
 from ..utils.registry import config_class_of, models_beside
 from ..utils.upstream import MODEL_MAPPING, build
 from ._run import main_input, match_arguments, read_features
+from .codec import encoding_half
 
 
 # Where two-sided configs keep the half that a medium needs, in order of preference.
 _HALVES = {
     "pixels": ("vision_config", "image_config"),
-    "audio": ("audio_config", "audio_encoder_config", "speech_config"),
+    "audio": ("audio_config", "audio_encoder_config", "speech_config", "encoder_config"),
     "signal": (),
     "text": ("text_config",),
 }
@@ -129,7 +131,8 @@ _ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
 
 def _encoder(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
-        return AutoModel.from_config(copy.deepcopy(config)).get_encoder()
+        whole = AutoModel.from_config(copy.deepcopy(config))
+    return getattr(whole, "speech_encoder", None) or whole.get_encoder()  # beside one of text
 
 
 def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -148,7 +151,7 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             _ENCODERS[type(config)] = type(_encoder(config))
         return _ENCODERS[type(config)]
     classes = MODEL_MAPPING[type(config)]
-    return classes[0] if isinstance(classes, (list, tuple)) else classes
+    return encoding_half(classes[0] if isinstance(classes, (list, tuple)) else classes)
 
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
@@ -227,40 +230,63 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
     return tower.train(whole.training)
 
 
-def feature_length(config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor]) -> int:
+def feature_length(
+    config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor], channels_first: bool | None = None
+) -> int:
     """Features that a tower gives for one item, whose sub-processor gave `outputs`; found by running it without data,
-    once for each shape."""
+    once for each shape. `channels_first` as `run_tower` takes it."""
     shapes = tuple((name, value.shape, value.dtype) for name, value in outputs.items())
-    return _feature_length(type(config), config.to_json_string(use_diff=False), shapes)
+    return _feature_length(type(config), config.to_json_string(use_diff=False), channels_first, shapes)
+
+
+_Shapes = tuple[tuple[str, torch.Size, torch.dtype], ...]
 
 
 @lru_cache(maxsize=65536)
 def _feature_length(
-    config_class: type[PreTrainedConfig], serialized: str, shapes: tuple[tuple[str, torch.Size, torch.dtype], ...]
+    config_class: type[PreTrainedConfig], serialized: str, channels_first: bool | None, shapes: _Shapes
 ) -> int:
-    outputs = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape, dtype in shapes}
     with _counting:
-        return _counter(config_class, serialized)(outputs)
+        try:
+            return _counter(config_class, serialized, channels_first)(shapes)
+        except (RuntimeError, TypeError):  # of a forward that looks at data, or mixes devices
+            return _counter(config_class, serialized, channels_first, traced=True)(shapes)
 
 
 _counting = threading.Lock()  # servers prepare media in threads
 
 
 @lru_cache(maxsize=4)
-def _counter(config_class: type[PreTrainedConfig], serialized: str) -> "_FeatureCounter":
-    return _FeatureCounter(config_class.from_dict(json.loads(serialized)))
+def _counter(
+    config_class: type[PreTrainedConfig], serialized: str, channels_first: bool | None, traced: bool = False
+) -> "_FeatureCounter":
+    return _FeatureCounter(config_class.from_dict(json.loads(serialized)), channels_first, traced)
 
 
 class _FeatureCounter:
     """Runs a tower without data. Recordings come in thousands of lengths, and layers seldom change how many features there
-    are: the first layer is asked alone, once it has agreed with all of them about two items of unlike length."""
+    are: the first layer is asked alone, once it has agreed with all of them about two items of unlike length.
 
-    def __init__(self, config: PreTrainedConfig):
-        self.whole, self.shallow, self.agreed = weightless(config).eval(), None, set()
+    Args:
+        traced: as torch traces it, which knows more of what a forward asks, and takes longer.
+    """
+
+    def __init__(self, config: PreTrainedConfig, channels_first: bool | None = None, traced: bool = False):
+        self.channels_first = channels_first
+        self.where, self.device = (FakeTensorMode(), "cpu") if traced else (nullcontext(), "meta")
+        self.whole, self.shallow, self.agreed = self._built(config), None, set()
         with suppress(ValueError):  # there is no stack of layers
-            self.shallow = weightless(cut_layers(config, 1)).eval()
+            self.shallow = self._built(cut_layers(config, 1))
 
-    def __call__(self, outputs: Mapping[str, torch.Tensor]) -> int:
+    def _built(self, config: PreTrainedConfig) -> PreTrainedModel:
+        with torch.device(self.device), self.where:
+            return build_tower(copy.deepcopy(config)).eval()
+
+    def __call__(self, shapes: _Shapes) -> int:
+        with torch.device(self.device), self.where:
+            return self._agreed({name: torch.empty(shape, dtype=dtype) for name, shape, dtype in shapes})
+
+    def _agreed(self, outputs: Mapping[str, torch.Tensor]) -> int:
         if len(self.agreed) == 2:
             return self._count(self.shallow, outputs)
         length = self._count(self.whole, outputs)
@@ -282,4 +308,4 @@ class _FeatureCounter:
             output = tower(**{main: arguments[main]}, return_dict=True)
         except (TypeError, AttributeError):
             output = tower(**arguments, return_dict=True)
-        return read_features(tower, output).shape[1]
+        return read_features(tower, output, channels_first=self.channels_first).shape[1]

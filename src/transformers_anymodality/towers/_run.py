@@ -66,6 +66,7 @@ def run_tower(
     select_layer: int | None = None,
     select_feature: str = "all",
     packed: bool = False,
+    channels_first: bool | None = None,
     **recorded: bool,
 ) -> tuple[torch.Tensor, Any]:
     """`(features, the tower's own output)`; features are `(items, length, dim)`, or `(all features, dim)` if `packed`.
@@ -75,11 +76,12 @@ def run_tower(
         select_layer: not None if the tower was cut; then its last layer's own output is read.
         select_feature: "all", "patches", "pooled" or "merged".
         packed: the tower gives the features of all items as one row.
+        channels_first: it gives `(items, dim, length)`; None to tell by the sizes.
         recorded: `output_hidden_states`, `output_attentions`.
     """
     if select_layer is None:
         output = tower(**arguments, **recorded, return_dict=True)
-        return read_features(tower, output, select_feature, packed), output
+        return read_features(tower, output, select_feature, packed, channels_first), output
     # What the last layer gives, in front of any final norm: `hidden_states[k]` of a whole tower is not normed, while the
     # output of a tower cut to `k` layers is.
     caught: list[Any] = []
@@ -88,7 +90,7 @@ def run_tower(
     if not caught:
         raise RuntimeError("The tower did not run its last layer.")
     features = caught[-1][0] if isinstance(caught[-1], (tuple, list)) else caught[-1]
-    return read_features(tower, features, select_feature, packed), output
+    return read_features(tower, features, select_feature, packed, channels_first), output
 
 
 def watch_last_layer(tower: nn.Module) -> StandingHook:
@@ -98,7 +100,13 @@ def watch_last_layer(tower: nn.Module) -> StandingHook:
     return tower.last_layer_hook
 
 
-def read_features(tower: PreTrainedModel, output: Any, select: str = "all", packed: bool = False) -> torch.Tensor:
+def read_features(
+    tower: PreTrainedModel,
+    output: Any,
+    select: str = "all",
+    packed: bool = False,
+    channels_first: bool | None = None,
+) -> torch.Tensor:
     """The features `(items, length, dim)`: patch tokens, frames, a pooled vector, maps, also with extra patch axes. If
     `packed`, `(all features, dim)`.
 
@@ -118,7 +126,7 @@ def read_features(tower: PreTrainedModel, output: Any, select: str = "all", pack
     features, sizes = _field(output, _SEQUENCES + _POOLED), _widths(tower)
     if features.ndim == 2:
         features = features.unsqueeze(1)
-    elif features.ndim > 2 and _channels_first(features.shape, sizes):
+    elif features.ndim > 2 and (_channels_first(features.shape, sizes) if channels_first is None else channels_first):
         features = features.movedim(1, -1)
     if features.ndim < 3:
         raise ValueError(f"The tower's output of shape {tuple(features.shape)} has no features per item.")

@@ -1,7 +1,7 @@
 """What any tensors or modules may need: a hash, eval mode for a while, whether processes share them out."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,14 @@ def in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+def padded_together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors of as many axes behind each other, with zeros at the end of every other axis in which one is shorter."""
+    longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+    missing = ([want - have for want, have in zip(longest, part.shape[1:], strict=True)] for part in parts)
+    ends = [[end for axis in reversed(one) for end in (0, axis)] for one in missing]
+    return torch.cat([nn.functional.pad(part, end) for part, end in zip(parts, ends, strict=True)])
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -1,0 +1,60 @@
+"""Codecs as towers: the half in front of the quantiser.
+
+A codec gives codes and sound. What it makes of sound before that is rounded to codes are features, as those of any encoder.
+"""
+
+from functools import lru_cache, wraps
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class _Reached(Exception):
+    """What stands behind the quantiser does not run."""
+
+
+class _Quantiser(nn.Module):
+    """Stands where a quantiser was, and keeps what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.given: list[torch.Tensor] = []
+
+    def encode(self, features: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.given.append(features)  # one piece of the sound, where it is encoded in several
+        return features
+
+    def forward(self, features: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self.given.append(features)
+        raise _Reached
+
+
+@lru_cache
+def encoding_half(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class itself; of a codec, one of the same config that gives `last_hidden_state`, its quantiser's input."""
+    if not (hasattr(cls, "encode") and hasattr(cls, "decode")):
+        return cls
+
+    class EncodingHalf(cls):  # ty: ignore[unsupported-base]
+        def __init__(self, config: Any):
+            super().__init__(config)
+            if hasattr(self, "quantizer"):
+                self.quantizer = _Quantiser()
+
+        @wraps(cls.forward)
+        def forward(self, *args: Any, return_dict: bool = True, **kwargs: Any) -> Any:
+            if not hasattr(self, "quantizer"):
+                return super().forward(*args, return_dict=return_dict, **kwargs)
+            given = self.quantizer.given = []
+            try:
+                self.encode(*args, **kwargs)
+            except _Reached:
+                pass
+            features = torch.cat(given, -1) if len(given) > 1 else given[0]
+            return BaseModelOutput(last_hidden_state=features) if return_dict else (features,)
+
+    EncodingHalf.__name__, EncodingHalf.__module__ = cls.__name__, cls.__module__
+    return EncodingHalf
