@@ -590,11 +590,10 @@ def test_ray_fills_the_same_store(checkpoint, tmp_path):
         (tmp_path / "chats" / f"{part}.jsonl").write_text("\n".join(rows[part::4]))
     script = Path(__file__).parents[1] / "examples" / "features_on_ray.py"
     ((_, _, *words),) = [row for row in lines("python") if script.name in row[1]]  # of the documentation
-    values = {"chats/*.jsonl": "chats", "my-anymal": checkpoint / "model", "features/": "ray", "16": 2, "1": 0}
+    values = {"chats/*.jsonl": tmp_path / "chats", "my-anymal": checkpoint / "model", "features/": tmp_path / "ray"}
+    values |= {"16": 2, "1": 0}  # actors, GPUs
     words = [str(values.get(word, word)) for word in words] + ["--media_root", str(checkpoint)]
-    done = subprocess.run(
-        [sys.executable, str(script), *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, str(script), *words], env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     before = set((tmp_path / "ray" / "image").glob("*.safetensors"))
     assert main(command(checkpoint, tmp_path / "ray")) == main(command(checkpoint, tmp_path / "one")) == 0
