@@ -3,11 +3,13 @@
 import importlib
 import json
 import os
+import random
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, LlamaConfig, Llama
 
 from modeling_tests import tiny
 from modeling_tests.process_runs import processes
-from transformers_anymodality import AnyModalityDataCollator, set_trainable
+from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.data import load
 from transformers_anymodality.features import build_features
 from transformers_anymodality.systems import SYSTEMS
@@ -320,3 +322,33 @@ def test_preferences_and_rewards_have_their_effect(tmp_path, scripts):
     assert after < before - 1
     before, after = grpo.main(["--output", str(tmp_path)])["reward"]
     assert after > before + 0.1
+
+
+@pytest.mark.slow
+def test_volumes_are_read_as_they_lie_in_the_patient_and_learnt(tmp_path, scripts):
+    """NIfTI and DICOM in any order, direction, spacing and counts are what was scanned; new scans are answered right."""
+    pytest.importorskip("nibabel")
+    pytest.importorskip("pydicom")
+    volumes = importlib.import_module("volumes")
+    rng = random.Random(0)
+    for number, side in enumerate(volumes.SIDES):
+        values, spacing = volumes.scan(side, rng)
+        volumes.write_nifti(values, spacing, tmp_path / f"{number}.nii.gz", rng)
+        volumes.write_dicom(values, spacing, tmp_path / str(number), rng)
+        for path in (tmp_path / f"{number}.nii.gz", tmp_path / str(number)):
+            read, read_spacing = volumes.read_volume(path)
+            assert np.abs(read - values).max() <= 0.26 and np.abs(read_spacing - spacing).max() < 1e-5
+    slices = sorted((tmp_path / "0").iterdir())
+    slices[len(slices) // 2].unlink()
+    (tmp_path / "words.nii").write_text("no volume")
+    for path, message in (("0", "lacks slices|lie"), ("words.nii", "not a NIfTI file")):
+        with pytest.raises(MediaError, match=message):
+            volumes.read_volume(tmp_path / path)
+    for before, after in volumes.main(["--output", str(tmp_path / "run")]).values():
+        assert before < 0.5 and after > 0.9
+    AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
+    processor = AutoProcessor.from_pretrained(tmp_path / "run" / "model")
+    assert (
+        processor(text="<volume>", volume=str(tmp_path / "1"), return_tensors="pt").volume_values.shape[-3:]
+        == (24,) * 3
+    )
