@@ -79,7 +79,7 @@ def check_windows(options: Mapping[str, Any], length: int | None, processor: Any
         raise ValueError(
             f"{type(processor).__name__} reads recordings of any length, and has no windows: leave out `windows`."
         )
-    if not 0 <= overlap < length / processor.sampling_rate:
+    if not 0 <= round(overlap * processor.sampling_rate) < length:
         seconds = length / processor.sampling_rate
         raise ValueError(f"overlap is {overlap!r}; it must be from 0 to below the {seconds:g} seconds of a window.")
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -86,9 +87,9 @@ class ModalitySpec:
         """What stands in the text before each frame of a read item that is cut; None for nothing."""
         return None
 
-    def share(self, frame: Any, processor: Any, options: dict[str, Any]) -> float:
+    def share(self, frame: Any, processor: Any, options: dict[str, Any]) -> Fraction:
         """How much of what the tower reads at one go a frame fills, above 0 and up to 1; the rest is padding."""
-        return 1.0
+        return Fraction(1)
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """The sub-processor's own outputs for read items, or for their frames where these are cut; one row for each."""

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from io import BytesIO
 from itertools import chain
@@ -49,8 +50,8 @@ class AudioSpec(ModalitySpec):
     def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
         return windows(item, self._window(processor), options, processor.sampling_rate)
 
-    def share(self, frame: np.ndarray, processor: Any, options: dict[str, Any]) -> float:
-        return min(1.0, len(frame) / self._window(processor))
+    def share(self, frame: np.ndarray, processor: Any, options: dict[str, Any]) -> Fraction:
+        return min(Fraction(1), Fraction(len(frame), self._window(processor)))
 
     def _window(self, processor: Any) -> int:
         """Of a feature extractor that has one."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from numbers import Number
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,8 @@ class SignalSpec(ModalitySpec):
     def frames(self, item: np.ndarray, processor: Any, options: dict[str, Any]) -> list[np.ndarray]:
         return windows(item, processor.num_samples, options, processor.sampling_rate)
 
-    def share(self, frame: np.ndarray, processor: Any, options: dict[str, Any]) -> float:
-        return len(frame) / processor.num_samples
+    def share(self, frame: np.ndarray, processor: Any, options: dict[str, Any]) -> Fraction:
+        return Fraction(len(frame), processor.num_samples)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         samples = max(1, getattr(processor, "num_samples", 64) // (2 - size))

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import chain
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -228,8 +229,8 @@ class MediaMixin:
         if own.sizes is not None:
             lengths = row_counts(outputs[own.sizes]).flatten() // own.unit
         elif own.feature_length is not None:
-            shares = torch.tensor([spec.share(frame, processor, own.options) for frame in frames], dtype=torch.double)
-            lengths = (own.feature_length * shares).ceil().long()
+            shares = [spec.share(frame, processor, own.options) for frame in frames]
+            lengths = torch.tensor([ceil(own.feature_length * share) for share in shares])
         else:
             if alone is None:
                 alone = (
