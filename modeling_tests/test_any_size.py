@@ -255,6 +255,31 @@ def test_timestamps_stand_between_frames():
             tiny.composite(settings={**settings, "video": {**settings["video"], "timestamps": True, **changed}})
 
 
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"max_pixels": 1024, "min_pixels": 512}, 16),
+        pytest.param({"max_tokens": 30}, 30, marks=[pytest.mark.slow]),
+    ],
+)
+def test_most_tokens_of_an_image(options, most):
+    _, processor = tiny.composite(settings={"image": {**any_size.modalities()["image"], **options}})
+    images = [any_size.image(h, w) for h, w in ((8, 8), (400, 400), (100, 300), (900, 500))]
+    counts = processor.process_media({"image": images})[1]["image"]
+    assert counts[0] == (9 if "min_pixels" in options else 1)
+    assert 0.7 * most < max(counts) <= most
+
+
+def test_limits_that_a_processor_lacks_are_refused():
+    plain = {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "aligner": "linear"}
+    for options, message in (
+        ({"max_tokens": 5}, "max_tokens=5 is set for 'image', but CLIPImageProcessor has no limit"),
+        ({"max_pixels": 99}, "max_pixels is set, but CLIPImageProcessor has no limits of pixels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny.composite(settings={"image": {**plain, **options}})
+
+
 def test_windows_overlap():
     settings = {"audio": {**any_size.modalities()["audio"], "overlap": 0.25}}
     _, processor = tiny.composite(settings=settings)

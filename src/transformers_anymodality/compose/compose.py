@@ -27,6 +27,7 @@ from ..processing.processor import AnyModalityProcessor
 from ..utils.hub import HUB_KWARGS, config_alone
 from ..utils.registry import did_you_mean
 from ..utils.upstream import name_special_token, without_deepspeed
+from .limits import TokenLimit
 from .part import Asked, Part, add_aligner, add_tower, check_attributes, lenders_first, read_settings
 from .small import is_weightless
 from .trial import Trials, drop_unread_weights, try_aligner, try_language_model, try_tower
@@ -65,6 +66,8 @@ def compose(
             - `select_layer`: read this hidden state and build no layer behind it (-2 as LLaVA does);
             - `select_feature`: "all", "patches" (no class token), "pooled", or "merged": what a tower that gives patches
               of all sizes makes of neighbouring ones, which is read if left out (DeepStack's features are not);
+            - `max_tokens`: tokens that an image or a video may have at most: the tower's own image or video processor is
+              set to make larger ones smaller; `max_pixels` and `min_pixels` set its limits themselves;
             - `per_frame`: whether the tower reads a video's frames one by one; found out if left out;
             - `token`: placeholder token, `<name>` if left out; `revision`: of the tower on the Hub;
             - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...); for media of
@@ -203,8 +206,15 @@ def _parts(
         try_tower(part, trials)
     check_attributes(parts.values())
     for part, lender in lenders_first(parts, "aligner"):
+
+        def try_again(part: Part = part, lender: Part | None = lender) -> None:
+            try_tower(part, trials)
+            add_aligner(part, lender, hidden)
+            try_aligner(part, hidden)
+
         add_aligner(part, lender, hidden)
         try_aligner(part, hidden)
+        TokenLimit(part, try_again, _described).set()
     return parts
 
 
@@ -251,28 +261,32 @@ def _sources(language_model: Any, parts: dict[str, Part], load: dict[str, Any]) 
 def _processor(
     tokenizer: PreTrainedTokenizerBase, parts: dict[str, Part], text: dict[str, Any] | None
 ) -> AnyModalityProcessor:
-    table, processors = {}, {}
-    for name, part in parts.items():
+    processors: dict[str, Any] = {}
+    for part in parts.values():
         processors.setdefault(part.attribute, part.processor)
-        own, config = part.config, part.aligner.config
-        length = part.trial.length if part.trimmed else own.feature_length
-        equal = own.num_frames is not None and own.feature_length is not None
-        table[name] = ModalityInputs(
-            token=part.asked.token,
-            processor=part.attribute,
-            inputs=dict(zip(own.inputs, part.arguments, strict=True)),
-            options=part.options,
-            num_tokens=config.count_tokens(own.num_frames, own.feature_length) if equal else None,
-            num_frames=own.num_frames,
-            frame_counts=part.frame_counts,
-            feature_length=length,
-            trimmed=part.trimmed,
-            sizes=part.trial.sizes,
-            unit=part.trial.unit,
-            grid=own.grid,
-            channels_first=own.channels_first,
-            tower=copy.deepcopy(part.tower.config) if length is None and part.trial.sizes is None else None,
-            aligner=None if equal else copy.deepcopy(config),
-        )
+    table = {name: _described(part) for name, part in parts.items()}
     template: Any = tokenizer.chat_template
     return AnyModalityProcessor(tokenizer, processors, table, chat_template=template, text_settings=text)
+
+
+def _described(part: Part) -> ModalityInputs:
+    own, config = part.config, part.aligner.config
+    length = part.trial.length if part.trimmed else own.feature_length
+    equal = own.num_frames is not None and own.feature_length is not None
+    return ModalityInputs(
+        token=part.asked.token,
+        processor=part.attribute,
+        inputs=dict(zip(own.inputs, part.arguments, strict=True)),
+        options=part.options,
+        num_tokens=config.count_tokens(own.num_frames, own.feature_length) if equal else None,
+        num_frames=own.num_frames,
+        frame_counts=part.frame_counts,
+        feature_length=length,
+        trimmed=part.trimmed,
+        sizes=part.trial.sizes,
+        unit=part.trial.unit,
+        grid=own.grid,
+        channels_first=own.channels_first,
+        tower=copy.deepcopy(part.tower.config) if length is None and part.trial.sizes is None else None,
+        aligner=None if equal else copy.deepcopy(config),
+    )

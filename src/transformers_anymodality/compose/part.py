@@ -202,7 +202,9 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
     if shared and lender.config.grid and part.spec.processor_kind == "video_processor":
         part.found = _video_processor(lender, load) or lender.found
     part.processor = part.spec.adapted(part.found, part.options)
-    part.attribute = lender.attribute if shared and part.processor is lender.processor else _attribute(part)
+    limited = any(one.options.get("max_tokens") for one in (owner, part))  # its processor will be another one
+    same = shared and part.processor is lender.processor and not limited
+    part.attribute = lender.attribute if same else _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
     if "num_frames" in part.options and "num_frames" not in asked.options and isinstance(frames, int):
         part.options["num_frames"] = frames

@@ -14,6 +14,7 @@ from transformers import GotOcr2ImageProcessor, GotOcr2ImageProcessorPil
 from ..utils.imports import require
 from ._arrays import first_bad, to_numpy
 from ._base import ModalitySpec
+from ._limits import PIXELS, with_pixels
 from ._pdf import Pdf
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source, told
 
@@ -37,11 +38,12 @@ class ImageSpec(ModalitySpec):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"tiles": None}
+        return {"tiles": None, **PIXELS}
 
     def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
         """With `tiles`, one that cuts an image into up to so many of the tower's size, by the grid whose shape is next to
         the image's, with the whole image as a last one (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
+        processor = with_pixels(processor, options)
         return processor if options["tiles"] is None else tiling(processor, options["tiles"])
 
     def most_frames(self, options: dict[str, Any]) -> int | None:

@@ -14,6 +14,7 @@ from transformers.image_utils import is_valid_image
 from ..utils.tensors import are_grids
 from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
+from ._limits import PIXELS, with_pixels
 from ._recordings import check_recording, first_decoded
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._video_files import Choice, Numbered, Paced, Spread, Timeline, check_output, from_decoder, from_file, taken
@@ -51,7 +52,8 @@ class VideoSpec(ModalitySpec):
 
     @property
     def options(self) -> dict[str, Any]:
-        return {"num_frames": self.num_frames, "fps": None, "max_frames": self.max_frames, "timestamps": False}
+        paced = {"fps": None, "max_frames": self.max_frames, "timestamps": False}
+        return {"num_frames": self.num_frames, **paced, **PIXELS}
 
     def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
         fps, most = options["fps"], options["max_frames"]
@@ -61,7 +63,7 @@ class VideoSpec(ModalitySpec):
             raise ValueError(f"fps is {fps!r}; it must be a positive number of frames a second.")
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             raise ValueError(f"max_frames is {most!r}; it must be a whole number from 1 on.")
-        return processor
+        return with_pixels(processor, options)
 
     def most_frames(self, options: dict[str, Any]) -> int | None:
         return None if options.get("fps") is None else options["max_frames"]

@@ -152,8 +152,17 @@ class MediaMixin:
                 extra = self._media_kwargs(name, kwargs)
                 items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
                 inputs.update(self._extract(name, items, extra))
+                self._check_most(name, self.num_tokens(name, inputs))
                 token_counts[name] = self._spelled(name, items, inputs)
         return inputs, token_counts
+
+    def _check_most(self, modality: str, counts: list[int]) -> None:
+        most: Any = self.modalities[modality].options.get("max_tokens")
+        for i, count in enumerate(counts):
+            if most is not None and count > most:
+                raise MediaError(
+                    f"{modality} {i} needs {count} tokens, and may have {most} (max_tokens). Scale it down."
+                )
 
     def _spelled(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> list[int]:
         """Tokens that each item needs, with the texts between its frames."""
