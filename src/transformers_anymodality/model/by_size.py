@@ -49,8 +49,9 @@ def encode_by_size(
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, size in enumerate([()] if sizes is None else sizes.tolist()):
         groups.setdefault(tuple(size), []).append(row)
+    more = 0 if dummy is None else _most_runs(inputs, len(groups)) - len(groups)  # agreed on before any runs
     done = [encode(inputs if sizes is None else _cut(inputs, rows, size)) for size, rows in groups.items()]
-    spare = [] if dummy is None else [encode(dummy)[0].sum() for _ in range(_most_runs(inputs, len(done)) - len(done))]
+    spare = [encode(dummy or {})[0].sum() for _ in range(more)]
     if len(done) == 1:
         features, output = done[0]
     else:
