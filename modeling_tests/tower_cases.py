@@ -42,7 +42,6 @@ REFUSED: dict[str, str] = {
     "gemma3n_audio": "takes a mask of the padding, where feature extractors give one of the sound",
     "moonshine_streaming": _ITS_PROCESSOR,
     "nemotron3_5_transcribe_audio": _ITS_PROCESSOR,
-    "qwen3_asr_encoder": "gives the features of all sounds as one row",
     **dict.fromkeys("autoformer informer time_series_transformer".split(), _CALENDAR),
     "timesfm": "takes the padding and a class of frequency beside the values",
     "cif": "gives as many features as words are spoken: it stands within an aligner",

@@ -285,6 +285,7 @@ def _described(part: Part) -> ModalityInputs:
         trimmed=part.trimmed,
         sizes=part.trial.sizes,
         unit=part.trial.unit,
+        packed=own.packed,
         grid=own.grid,
         channels_first=own.channels_first,
         tower=copy.deepcopy(part.tower.config) if length is None and part.trial.sizes is None else None,

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..model.frames import in_rows
-from ..towers import trace_tower
+from ..towers import feature_length, trace_tower
 from ..utils.tensors import are_grids, row_counts
 from .part import Part, Trial
 from .running import Inputs, check_apart, dummy_input, run_part, tower_arguments
@@ -88,8 +88,9 @@ def _together(part: Part) -> Inputs:
     return inputs
 
 
-def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str, int]:
-    """Which output of the sub-processor tells how many features an item has, by the product of its row over a unit."""
+def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str | None, int]:
+    """Which output of the sub-processor tells how many features an item has, by the product of its row over a unit; None if
+    the tower's first layer is asked."""
     for key in items[0]:
         values = [item[key].flatten(0, 1) if part.config.per_frame else item[key] for item in items]
         if not values[0].is_floating_point():
@@ -97,6 +98,11 @@ def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str, in
             unit = products[0] // lengths[0]
             if unit and products == [unit * length for length in lengths] and lengths[0] != lengths[1]:
                 return key, unit
+    with suppress(RuntimeError, TypeError, ValueError):
+        if lengths[0] != lengths[1] and lengths == [
+            feature_length(part.tower.config, one, packed=True) for one in items
+        ]:
+            return None, 1
     raise ValueError(
         f"The tower of {part.name!r} ({type(part.tower).__name__}) gives the features of all items as one row, and "
         f"nothing that its processor gives tells how many each item has: {lengths} for a short and a long one."

@@ -84,12 +84,21 @@ def try_tower(part: Part, trials: Trials) -> None:
     smallest, needed = part.trial.smallest or short, required_arguments(part.tower)
     config.input_shape = list(smallest[main].shape[1:])
     config.beside = {
-        name: {"shape": [*smallest[key].shape]} if smallest[key].is_floating_point() else smallest[key].tolist()
+        name: _beside(smallest[key])
         for key, name in names.items()
         if key != main and (key == grid or part.arguments[key] in needed)
     }
     part.trimmed = part.cut and fixed and part.spec.medium != "pixels" and _follows_time(part, short)
     config.feature_length = part.trial.length if fixed and not config.packed and not part.trimmed else None
+
+
+def _beside(value: torch.Tensor) -> Any:
+    """What is kept of another input for a dummy item: its shape; and values, but of real numbers and masks."""
+    if value.is_floating_point():
+        return {"shape": [*value.shape]}
+    if value.shape[-1] > 4 and value.ndim == 2 and int(value.min()) >= 0 and int(value.max()) == 1:
+        return {"shape": [*value.shape], "dtype": str(value.dtype).removeprefix("torch.")}
+    return value.tolist()
 
 
 def _reads_frames(part: Part, values: torch.Tensor) -> bool:

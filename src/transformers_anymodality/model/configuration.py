@@ -33,7 +33,8 @@ class ModalityConfig:
         inputs: name of a model input -> argument of the tower's forward; the main input first.
         input_shape: of the main input for the smallest item (a dummy input).
         input_dtype: of the main input, a name in `torch`.
-        beside: values of the other inputs for that item, where the tower needs them; of real numbers, `{"shape": ...}`.
+        beside: values of the other inputs for that item, where the tower needs them; of real numbers, `{"shape": ...}`, of
+            masks, with their `"dtype"`.
         per_frame: the main input has an axis of frames, which the tower reads one by one.
         num_frames: frames per item that the tower's features have; None where they differ, see `frames`.
         feature_length: features per frame; None where they differ.

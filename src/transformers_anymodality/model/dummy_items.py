@@ -58,14 +58,19 @@ def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> l
 
 def dummy_inputs(settings: ModalityConfig, device: torch.device) -> dict[str, torch.Tensor]:
     """Model inputs of the smallest item."""
-    beside = {
-        name: _wave(value["shape"], device) if isinstance(value, dict) else torch.tensor(value, device=device)
-        for name, value in settings.beside.items()
-    }
+    beside = {name: _beside(value, device) for name, value in settings.beside.items()}
     rows = int(torch.tensor(settings.beside[settings.grid]).prod()) if settings.grid else 1
     wave, dtype = _wave((rows, *settings.input_shape), device), getattr(torch, settings.input_dtype)
     values = wave.to(dtype) if dtype.is_floating_point else torch.zeros_like(wave, dtype=dtype)
     return {settings.main_input: values, **beside}
+
+
+def _beside(value: Any, device: torch.device) -> torch.Tensor:
+    if not isinstance(value, dict):
+        return torch.tensor(value, device=device)
+    if "dtype" in value:  # a mask, under which all is real
+        return torch.ones(value["shape"], dtype=getattr(torch, value["dtype"]), device=device)
+    return _wave(value["shape"], device)
 
 
 def _wave(shape: Sequence[int], device: torch.device) -> torch.Tensor:

@@ -48,6 +48,7 @@ class ModalityInputs:
         feature_length: features that the tower gives for a frame; None where they differ.
         trimmed: of a frame that is filled in part, as large a part of its features is kept.
         sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are features of a frame.
+        packed: the tower gives the features of all frames as one row.
         grid: model input that says how many rows of the main input each frame has; None where each has one.
         channels_first: the tower gives features as `(items, dim, length)`; None where their sizes tell.
         tower, aligner: their configs, which tell the number of features and of tokens; None where these are known.
@@ -64,6 +65,7 @@ class ModalityInputs:
     trimmed: bool = False
     sizes: str | None = None
     unit: int = 1
+    packed: bool = False
     grid: str | None = None
     channels_first: bool | None = None
     tower: PreTrainedConfig | None = None
@@ -265,7 +267,7 @@ class MediaMixin:
         for i, frame in enumerate(frames):
             values = frame[main].shape[-1]
             try:
-                lengths.append(feature_length(tower, frame, own.channels_first))
+                lengths.append(feature_length(tower, frame, own.channels_first, own.packed))
             except (RuntimeError, ValueError) as error:
                 raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
             if not lengths[-1]:

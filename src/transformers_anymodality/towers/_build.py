@@ -231,10 +231,19 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
 
 
 def feature_length(
-    config: PreTrainedConfig, outputs: Mapping[str, torch.Tensor], channels_first: bool | None = None
+    config: PreTrainedConfig,
+    outputs: Mapping[str, torch.Tensor],
+    channels_first: bool | None = None,
+    packed: bool = False,
 ) -> int:
-    """Features that a tower gives for one item, whose sub-processor gave `outputs`; found by running it without data,
-    once for each shape. `channels_first` as `run_tower` takes it."""
+    """Features that a tower gives for one item, whose sub-processor gave `outputs`; found by running it without data, once
+    for each shape. `channels_first` and `packed` as `run_tower` takes them: of a `packed` tower, whose mask decides, the
+    first layer is run on the data, with random weights."""
+    if packed:
+        with _counting, torch.no_grad():
+            tower = _first_layer(type(config), config.to_json_string(use_diff=False))
+            arguments = {argument: outputs[name] for name, argument in match_arguments(tower, outputs).items()}
+            return len(read_features(tower, tower(**arguments, return_dict=True), packed=True))
     shapes = tuple((name, value.shape, value.dtype) for name, value in outputs.items())
     return _feature_length(type(config), config.to_json_string(use_diff=False), channels_first, shapes)
 
@@ -251,6 +260,16 @@ def _feature_length(
             return _counter(config_class, serialized, channels_first)(shapes)
         except (RuntimeError, TypeError):  # of a forward that looks at data, or mixes devices
             return _counter(config_class, serialized, channels_first, traced=True)(shapes)
+
+
+@lru_cache(maxsize=4)
+def _first_layer(config_class: type[PreTrainedConfig], serialized: str) -> PreTrainedModel:
+    config = config_class.from_dict(json.loads(serialized))
+    config.dtype = torch.float32
+    with suppress(ValueError):  # there is no stack of layers
+        config = cut_layers(config, 1)
+    with torch.random.fork_rng(devices=()), torch.device("cpu"):
+        return build_tower(config).eval()
 
 
 _counting = threading.Lock()  # servers prepare media in threads
