@@ -109,7 +109,7 @@ def test_the_documented_call_from_parts_to_a_server(tmp_path):
 
     run("-c", block)
     shown = run("-m", "anymodality.cli", "inspect", "any-size", "--import", "document")
-    assert re.search(r"audio +<audio> +1 to 104", shown) and "1 to 1024" not in shown, shown
+    assert re.search(r"audio +<audio> +1 to 104 ", shown) and re.search(r"image +<image> +1 to 1024 ", shown), shown
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, SAMPLES)))
     assert float(run("-c", TRAIN).split("loss")[-1]) > 0
     answers = [{"answer": "yes"}] * 10

@@ -178,6 +178,8 @@ def _modalities(config: AnyModalityConfig, rows: dict[str, dict[str, Any]]) -> l
             most = MODALITIES[name].most_frames(row.get("options", {}))
             least = aligner.count_item_tokens([1 if row.get("trimmed") else length])
             bounds = () if most is None else (least, aligner.count_item_tokens([length] * most))
+        elif (most := row.get("options", {}).get("max_tokens")) is not None:
+            bounds = (1, most)
         parts = (f"{one.tower}_tower", f"{one.aligner}_aligner")
         found.append(ModalityInfo(name, row.get("token"), *parts, tokens, list(one.inputs), *bounds))
     return found
