@@ -66,8 +66,7 @@ def compose(
             - `select_layer`: read this hidden state and build no layer behind it (-2 as LLaVA does);
             - `select_feature`: "all", "patches" (no class token), "pooled", or "merged": what a tower that gives patches
               of all sizes makes of neighbouring ones, which is read if left out (DeepStack's features are not);
-            - `max_tokens`: tokens that an image or a video may have at most: the tower's own image or video processor is
-              set to make larger ones smaller; `max_pixels` and `min_pixels` set its limits themselves;
+            - `max_tokens`: of an image or video, which its processor scales down; `max_pixels`, `min_pixels`: likewise;
             - `per_frame`: whether the tower reads a video's frames one by one; found out if left out;
             - `token`: placeholder token, `<name>` if left out; `revision`: of the tower on the Hub;
             - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...); for media of

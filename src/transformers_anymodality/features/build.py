@@ -56,15 +56,12 @@ def build_features(
     """Runs the towers over the media of a data set, and keeps their features for `FeatureStore`.
 
     What is in the folder already is not computed again: a build that was killed goes on where its last whole shard ends.
-    Each medium is prepared by itself, and goes through its tower with others of the same shape, so that its features do
-    not depend on what it is padded to. Several processes, of several machines, may build one store at once, each with its
-    rank: each reads its share of the records, which is in one piece, so that samples of one medium are best kept
-    together. A medium in the shares of two is computed twice, and counts once.
+    Each medium is prepared by itself, so that its features do not depend on padding. Several processes may build one store
+    at once, each from its share of the records: keep samples of one medium together, as two shares compute it twice.
 
     Args:
         model: the composite, or `load_towers`; its towers run where it is, in eval mode.
-        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming. Of streams, files
-            are shared out where there are enough of them, otherwise records.
+        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming.
         folder: new, or of an earlier build by the same towers.
         modalities: those whose media are encoded; all of the model's by default.
         batch_size: media per run of a tower.
@@ -73,8 +70,8 @@ def build_features(
         shard_bytes: features per file, which a killed build loses at most.
         media_root: folder that relative paths are in.
         on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count in the end.
-        rank, world_size: of this process; from `accelerate launch` or `torchrun` by default. Where something else shares
-            out the records, a rank of its own and a `world_size` of 1.
+        rank, world_size: from `accelerate launch` or `torchrun` by default; where something else shares out the records, a
+            rank of this process's own and a `world_size` of 1.
 
     Returns:
         Modality -> features in the store now.

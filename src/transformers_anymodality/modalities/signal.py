@@ -189,14 +189,12 @@ def read_signal(
     recording), as plain picking would fold fast changes into slow ones. Without times, the declared rate is assumed.
 
     Args:
-        source: anything `open_source` takes, holding CSV, Parquet or `.npy`; the path of a WFDB record; an array or
-            tensor of shape (T, channels), or (channels, T) where the two lengths differ; a dict with `"values"` (or
-            `"array"`), such an
-            array, and either `"time"` (seconds per row) or `"sampling_rate"` (Hz); or `{"files": [...]}`, several with
-            some of the channels each and times of one clock, of which the time that all have in common is read. CSV and
-            Parquet columns are found by name, whatever their case and order; others are ignored. Times are found by their
-            names, too (`time`, `Timestamp (ms)`, `seconds_elapsed`), in the unit that these say, else in that of an epoch
-            time, else in seconds. A CSV without header must hold the channels alone, or one column of times before them.
+        source: anything `open_source` takes, holding CSV, Parquet or `.npy`; the path of a WFDB record; an array of shape
+            (T, channels), or (channels, T) where the two differ; a dict with `"values"`, such an array, and `"time"`
+            (seconds per row) or `"sampling_rate"` (Hz); or `{"files": [...]}`, each with some of the channels and times of
+            one clock. Columns are found by name, and times too (`Timestamp (ms)`, `seconds_elapsed`), in the unit that
+            these say, else in that of an epoch time, else in seconds. A CSV without header holds the channels alone, or
+            times before them.
         channels: in the order of the result, each a name, or a `Channel` with its unit and other names. Of a channel with
             a unit, columns in another unit of the quantity are converted.
         sampling_rate: Hz of the result.
