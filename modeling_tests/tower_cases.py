@@ -32,7 +32,6 @@ from transformers_anymodality.utils.tensors import padded_together
 MODALITY_OF_KIND = {"series": "imu", "text": "document"}  # the other kinds are named as their modalities
 
 _HOW_MANY = "gives another number of features for each sound, which it tells only when it runs on data"
-_ITS_PROCESSOR = "takes whole frames only; its own processor pads to them, its feature extractor does not"
 _CALENDAR = "takes the calendar of the values beside them"
 
 # Tower -> why it cannot be read.
@@ -40,8 +39,6 @@ REFUSED: dict[str, str] = {
     "vit_mae": "draws at random which patches it reads",
     "higgs_audio_v2_tokenizer": _HOW_MANY,
     "gemma3n_audio": "takes a mask of the padding, where feature extractors give one of the sound",
-    "moonshine_streaming": _ITS_PROCESSOR,
-    "nemotron3_5_transcribe_audio": _ITS_PROCESSOR,
     **dict.fromkeys("autoformer informer time_series_transformer".split(), _CALENDAR),
     "timesfm": "takes the padding and a class of frequency beside the values",
     "cif": "gives as many features as words are spoken: it stands within an aligner",
@@ -58,7 +55,8 @@ KNOWN: dict[str, dict[str, str]] = {
 # Towers that are no stack of layers which a config can shorten; `select_layer` says so.
 NO_LAYERS = (
     "align bit clap convnext convnextv2 cvt dac depth_pro dinov3_convnext donut-swin edgetam_vision_model efficientnet "
-    "encodec fun_asr_nano_encoder neucodec seamless_m4t seamless_m4t_v2 vibevoice_acoustic_tokenizer xcodec xcodec2 "
+    "encodec fun_asr_nano_encoder nemotron3_5_transcribe_audio neucodec seamless_m4t seamless_m4t_v2 "
+    "vibevoice_acoustic_tokenizer xcodec xcodec2 "
     "focalnet gemma3n_vision glpn groupvit hgnet_v2 hiera levit maskformer-swin mobilenet_v1 mobilenet_v2 mobilevit "
     "mobilevitv2 muse_spark_audio poolformer pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_rec "
     "pp_ocrv6_tiny_rec pvt pvt_v2 regnet resnet sam2_hiera_det_model sam2_vision_model sam3_vision_model swiftformer "

@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from transformers import PreTrainedModel
 
-from ..towers import build_tower, compute_dtype
+from ..towers import build_tower, compute_dtype, feature_length
+from ..utils.tensors import padded_to_multiple
 from .part import Part, Reading
 from .running import Inputs, dummy_input, run_part, tower_arguments
 from .small import on_small_copy
@@ -19,6 +20,24 @@ def channels_first(part: Part, tower: PreTrainedModel, items: list[Inputs], read
         run_part(part, tower, tower_arguments(part, tower, item), as_given)[0].shape[1:] for item in items
     ]
     return None if (first == other_first) == (last == other_last) else first == other_first
+
+
+_MANY = 2**7 * 3**2 * 5 * 7  # a multiple of nearly every number of steps that a tower may read at once
+
+
+def find_multiple(part: Part) -> int | None:
+    """The number whose multiples of steps a tower takes, and no others; None of one that takes, or refuses, all."""
+    short = dummy_input(part, 0)
+
+    def takes(steps: int) -> bool:
+        try:
+            return feature_length(part.tower.config, padded_to_multiple(short, steps)) > 0
+        except Exception:  # whatever a forward makes of it
+            return False
+
+    if not takes(_MANY) or takes(_MANY + 1):
+        return None
+    return next((one for one in range(2, _MANY + 1) if _MANY % one == 0 and takes(_MANY + one)), None)
 
 
 def stands_padding(part: Part, tower: PreTrainedModel, alone: list[torch.Tensor], reading: Reading) -> bool:

@@ -31,7 +31,7 @@ from ..towers import (
 from ..utils.tensors import in_eval
 from ..utils.upstream import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
 from .packed import counts, find_grid, of_grids, try_packed
-from .padding import channels_first, stands_padding
+from .padding import channels_first, find_multiple, stands_padding
 from .part import Part, Reading, Trial
 from .running import Inputs, check_apart, dummy_input, run_part, tower_arguments
 from .small import is_weightless, on_cpu, on_small_copy, without_data
@@ -50,6 +50,17 @@ def try_tower(part: Part, trials: Trials) -> None:
 
     Raises ValueError if processor and tower do not fit each other, or the tower cannot be read.
     """
+    try:
+        _try_tower(part, trials)
+    except ValueError:
+        multiple = part.spec.medium == "audio" and "pad_to_multiple_of" not in part.options and find_multiple(part)
+        if not multiple:
+            raise
+        part.options["pad_to_multiple_of"] = multiple
+        _try_tower(part, trials)
+
+
+def _try_tower(part: Part, trials: Trials) -> None:
     part.cut, config = part.spec.most_frames(part.options) is not None, part.config
     items = short, long = [dummy_input(part, size) for size in (0, 1)]
     part.arguments = match_arguments(part.tower, short)
@@ -145,7 +156,10 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
         if not fixed:
             _check_length(part, items, [features.shape[1], longer.shape[1]], reading[3])
         differ = not part.config.per_frame and short[main].shape[1:] != long[main].shape[1:]
-        one_size = differ and not stands_padding(part, tower, [features, longer], reading)
+        # Steps that fill a multiple in part are read with what stands behind them; one dummy input cannot prove that this
+        # never matters.
+        filled = "pad_to_multiple_of" in part.options
+        one_size = differ and (filled or not stands_padding(part, tower, [features, longer], reading))
     _, length, width = features.shape
     return Trial(tower, alone, features, length, width, unread, reading, one_size=one_size)
 

@@ -19,7 +19,7 @@ from ..model.configuration import SIZES, as_config, item_lengths, main_input_fir
 from ..model.frames import in_rows
 from ..towers import feature_length
 from ..utils.registry import did_you_mean
-from ..utils.tensors import row_counts
+from ..utils.tensors import padded_to_multiple, row_counts
 from ..utils.upstream import registered_processors
 from .tokenization import PromptTokenizer
 
@@ -41,7 +41,8 @@ class ModalityInputs:
         token: the placeholder token in text.
         processor: attribute of the processor that holds the sub-processor.
         inputs: name of a model input -> the sub-processor's name of it; the main input first.
-        options: of reading and extracting, as the modality's spec takes them.
+        options: of reading and extracting, as the modality's spec takes them; and `pad_to_multiple_of`, of a tower that
+            takes only multiples of so many steps.
         num_tokens: language-model tokens of each medium; None where they differ.
         num_frames: frames of each medium; None where they differ.
         frame_counts: the sub-processor's output that says how many; None where the modality's spec cuts media into frames.
@@ -113,7 +114,8 @@ def extract(
                 inputs[name] = torch.stack([torch.as_tensor(v) for v in value])
             elif isinstance(value, list) and value and all(isinstance(one, int) for one in value):
                 inputs[name] = torch.tensor(value)
-        return inputs
+        multiple: Any = options.get("pad_to_multiple_of")
+        return padded_to_multiple(inputs, multiple) if multiple else inputs
     except (ValueError, RuntimeError) as error:
         if len(items) == 1 or isinstance(error, MediaError):
             raise

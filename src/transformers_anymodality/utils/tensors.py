@@ -28,6 +28,18 @@ def padded_together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat([nn.functional.pad(part, end) for part, end in zip(parts, ends, strict=True)])
 
 
+def padded_to_multiple(inputs: dict[str, torch.Tensor], multiple: int) -> dict[str, torch.Tensor]:
+    """Inputs `(items, steps, ...)`, with zeros at the end up to the next multiple of steps; those that have not as many
+    steps as the first are left as they are."""
+    steps = next(iter(inputs.values())).shape[1:2]
+    return {
+        name: nn.functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -steps[0] % multiple))
+        if value.shape[1:2] == steps
+        else value
+        for name, value in inputs.items()
+    }
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether the module's weights are spread over processes (FSDP2's DTensor, FSDP1, DeepSpeed ZeRO-3)."""
     from torch.distributed.tensor import DTensor
