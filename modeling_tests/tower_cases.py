@@ -38,7 +38,6 @@ _CALENDAR = "takes the calendar of the values beside them"
 REFUSED: dict[str, str] = {
     "vit_mae": "draws at random which patches it reads",
     "higgs_audio_v2_tokenizer": _HOW_MANY,
-    "gemma3n_audio": "takes a mask of the padding, where feature extractors give one of the sound",
     **dict.fromkeys("autoformer informer time_series_transformer".split(), _CALENDAR),
     "timesfm": "takes the padding and a class of frequency beside the values",
     "cif": "gives as many features as words are spoken: it stands within an aligner",
@@ -56,8 +55,8 @@ KNOWN: dict[str, dict[str, str]] = {
 NO_LAYERS = (
     "align bit clap convnext convnextv2 cvt dac depth_pro dinov3_convnext donut-swin edgetam_vision_model efficientnet "
     "encodec fun_asr_nano_encoder nemotron3_5_transcribe_audio neucodec seamless_m4t seamless_m4t_v2 "
-    "vibevoice_acoustic_tokenizer xcodec xcodec2 "
-    "focalnet gemma3n_vision glpn groupvit hgnet_v2 hiera levit maskformer-swin mobilenet_v1 mobilenet_v2 mobilevit "
+    "vibevoice_acoustic_tokenizer xcodec xcodec2 focalnet gemma3n_audio "
+    "gemma3n_vision glpn groupvit hgnet_v2 hiera levit maskformer-swin mobilenet_v1 mobilenet_v2 mobilevit "
     "mobilevitv2 muse_spark_audio poolformer pp_ocrv5_mobile_rec pp_ocrv5_server_rec pp_ocrv6_small_rec "
     "pp_ocrv6_tiny_rec pvt pvt_v2 regnet resnet sam2_hiera_det_model sam2_vision_model sam3_vision_model swiftformer "
     "swin swin2sr swinv2 textnet timm_backbone timm_wrapper uvdoc vibevoice_acoustic_tokenizer_encoder "
@@ -139,6 +138,8 @@ class Case:
         """Of the tower's own forward."""
         values = {self.row.inputs[name]: value for name, value in inputs.items() if name in self.row.inputs}
         values.pop(INPUT_SIZES, None)
+        if self.row.marks_padding:
+            values[self.row.marks_padding] = ~values[self.row.marks_padding]
         if self.row.side_by_side:
             main = self.row.inputs[self.row.main_input]
             values[main] = side_by_side(values[main])

@@ -111,6 +111,7 @@ class Trial:
         length, width: of the features that the tower of the modality gives.
         unread: weights that features do not depend on, by name.
         reading: how they are read, as `run_tower` takes it.
+        marks_padding: its mask that is 1 where there is padding.
         one_size: only those of one size are read together, as padding changes their features.
         sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are the features of an item.
         smallest: what the sub-processor would give for the smallest item, where that is smaller than a dummy input.
@@ -123,6 +124,7 @@ class Trial:
     width: int
     unread: set[str]
     reading: Reading
+    marks_padding: str | None = None
     one_size: bool = False
     sizes: str | None = None
     unit: int = 1

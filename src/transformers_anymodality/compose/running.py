@@ -37,6 +37,7 @@ def tower_arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Input
         value = inputs[key].to(device)
         value = side_by_side(value) if key == main and part.config.side_by_side else value
         value = value.to(compute_dtype(tower)) if value.is_floating_point() else value
+        value = value.logical_not() if argument == part.config.marks_padding else value
         arguments[argument] = value.flatten(0, 1) if part.config.per_frame else value
     return arguments
 

@@ -18,6 +18,7 @@ from transformers import AutoModel, PreTrainedModel
 from ..model.by_size import INPUT_SIZES
 from ..model.language_model import build_language_model, reads_input_ids
 from ..towers import (
+    MASKS,
     build_tower,
     drop_unread,
     feature_length,
@@ -69,6 +70,7 @@ def _try_tower(part: Part, trials: Trials) -> None:
         items = short, long = of_grids(part, items, grid)
     shape, rows = short[main].shape[1:], len(short[main])
     config.input_dtype = str(short[main].dtype).removeprefix("torch.")
+    config.marks_padding = None
     config.inputs = {_input_name(part.name, key, main): argument for key, argument in part.arguments.items()}
     names = dict(zip(part.arguments, config.inputs, strict=True))
     config.grid = grid and names[grid]
@@ -86,6 +88,7 @@ def _try_tower(part: Part, trials: Trials) -> None:
     if reading not in trials:
         trials[reading] = (_try_weightless if is_weightless(part.tower) else _try)(part, part.tower, items, fixed)
     part.trial = trials[reading]
+    config.marks_padding = part.trial.marks_padding
     _, config.select_feature, config.packed, config.channels_first = part.trial.reading
     if part.trial.one_size:
         part.arguments[INPUT_SIZES] = config.inputs[f"{part.name}_{INPUT_SIZES}"] = INPUT_SIZES
@@ -151,17 +154,23 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
         beside = run_part(part, tower, tower_arguments(part, tower, both), reading)[0]
         if (len(features), len(beside)) != (rows, 2 * rows):
             return try_packed(part, tower, items)
+        others = (argument for key, argument in part.arguments.items() if key in MASKS and argument not in MASKS)
+        mask = next(others, None)
+        # Unlike items have the same features where all of them was taken for padding.
+        if mask != part.config.marks_padding and torch.equal(beside[:rows], beside[rows:]):
+            part.config.marks_padding = mask
+            return _try(part, tower, items, fixed)
         check_apart(part, features, beside)
         longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
         if not fixed:
             _check_length(part, items, [features.shape[1], longer.shape[1]], reading[3])
         differ = not part.config.per_frame and short[main].shape[1:] != long[main].shape[1:]
-        # Steps that fill a multiple in part are read with what stands behind them; one dummy input cannot prove that this
-        # never matters.
-        filled = "pad_to_multiple_of" in part.options
-        one_size = differ and (filled or not stands_padding(part, tower, [features, longer], reading))
+        # Steps that fill a multiple in part are read with what stands behind them, and a mask of padding may let through the
+        # first of it; one dummy input cannot prove that this never matters.
+        reads_padding = "pad_to_multiple_of" in part.options or part.config.marks_padding is not None
+        one_size = differ and (reads_padding or not stands_padding(part, tower, [features, longer], reading))
     _, length, width = features.shape
-    return Trial(tower, alone, features, length, width, unread, reading, one_size=one_size)
+    return Trial(tower, alone, features, length, width, unread, reading, part.config.marks_padding, one_size)
 
 
 def _dense(part: Part) -> Reading:

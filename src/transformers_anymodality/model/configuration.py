@@ -40,6 +40,7 @@ class ModalityConfig:
         feature_length: features per frame; None where they differ.
         grid: input that says how many rows of the main input each frame has, by its product; None where each has one.
         side_by_side: the tower takes the rows of the main input side by side, as one.
+        marks_padding: mask of the tower's forward that says where there is padding, and is given its input inverted.
         packed: the tower gives the features of all frames as one row.
         channels_first: the tower gives features as `(items, dim, length)`; None where their sizes tell.
         select_layer: the tower is built up to this layer, and that layer's own output is read; None: its output.
@@ -59,6 +60,7 @@ class ModalityConfig:
     feature_length: int | None = None
     grid: str | None = None
     side_by_side: bool = False
+    marks_padding: str | None = None
     packed: bool = False
     channels_first: bool | None = None
     select_layer: int | None = None

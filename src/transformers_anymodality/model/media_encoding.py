@@ -147,6 +147,8 @@ class MediaEncodingMixin(PreTrainedModel):
         if settings.side_by_side:
             main = settings.inputs[settings.main_input]
             arguments[main] = side_by_side(arguments[main])
+        if (mask := settings.marks_padding) in arguments:
+            arguments[mask] = arguments[mask].logical_not()
         items = next(iter(arguments.values())).shape[0]
         if settings.per_frame:
             arguments = {name: value.flatten(0, 1) for name, value in arguments.items()}

@@ -15,7 +15,7 @@ from ..utils.hooks import StandingHook, standing_hook
 _SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states", "latents")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
 # Names of one thing: 1 where an item is real, 0 where there is padding.
-_MASKS = ("attention_mask", "input_features_mask", "padding_mask")
+MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
 
 
@@ -54,7 +54,8 @@ def match_arguments(tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor])
         alike = [one for one in required_arguments(tower) if one.partition("_")[2] == short]
         if found := next((one for one in (short, *alike) if one in free), None):
             others[name] = found
-    given, taken = ([name for name in _MASKS if name in names] for names in (outputs, accepted))
+    given, taken = ([name for name in MASKS if name in names] for names in (outputs, accepted))
+    taken = taken or [name for name in required_arguments(tower) if "mask" in name]
     if len(given) == len(taken) == 1:
         others[given[0]] = taken[0]
     return {source: main, **others}
