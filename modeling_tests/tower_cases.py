@@ -70,7 +70,7 @@ NO_LAYERS = (
 # With random weights, dozens of their layers wash out all that goes in.
 WASHED_OUT = ("align", "efficientnet", "mobilevit", "mobilevitv2")
 # Some processors add up its convolutions otherwise for several items than for one, or for weights elsewhere in memory.
-ROUNDED = ("textnet", "xcodec")
+ROUNDED = ("pe_audio_encoder", "textnet", "xcodec")
 
 TEXT_TOWERS = {
     "bert": BertConfig(
