@@ -161,10 +161,12 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
             part.config.marks_padding = mask
             return _try(part, tower, items, fixed)
         check_apart(part, features, beside)
-        longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
+        differ = not part.config.per_frame and short[main].shape[1:] != long[main].shape[1:]
+        longer = features
+        if differ or not fixed:
+            longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
         if not fixed:
             _check_length(part, items, [features.shape[1], longer.shape[1]], reading[3])
-        differ = not part.config.per_frame and short[main].shape[1:] != long[main].shape[1:]
         # Steps that fill a multiple in part are read with what stands behind them, and a mask of padding may let through the
         # first of it; one dummy input cannot prove that this never matters.
         reads_padding = "pad_to_multiple_of" in part.options or part.config.marks_padding is not None

@@ -120,6 +120,7 @@ HOOKS: dict[str, dict[str, str]] = {
     "trl.GRPOTrainer": {
         "_generate_and_score_completions": "from records to what the loss reads",
         "_get_per_token_logps_and_entropies": "where the loss calls the model",
+        "_logs": "prompts that are told to trackers",
         "_tokenize_prompts": "from chats to what `generate` reads",
     },
     # Made to be overridden or called, but under names that look private.
