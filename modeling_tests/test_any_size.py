@@ -178,6 +178,19 @@ def test_items_are_taken_with_all_that_is_theirs(made):
             torch.testing.assert_close(taken[key], chosen[key], **TIGHT)
 
 
+def test_sizes_that_are_missing_or_wrong_are_errors(made):
+    model, processor = made
+    inputs = tiny.inputs(processor, CHATS[0], CHATS[2])
+    needed = {f"{name}_frames": "frames" for name in ("audio", "document", "video")}
+    needed |= {"image_grid_thw": "image_grid_thw", "image_feature_lengths": "feature_lengths"}
+    for name, said in needed.items():
+        with pytest.raises(ValueError, match=f"was given without {said}, by which"):
+            model(**{key: value for key, value in inputs.items() if key != name})
+    for name, wrong in (("audio_frames", [1, 1]), ("image_feature_lengths", [6, 6]), ("video_frames", [1])):
+        with pytest.raises(ValueError, match="Pass the processor's whole output"):
+            model(**{**inputs, name: torch.tensor(wrong)})
+
+
 def gradients(model, *batches) -> dict[str, torch.Tensor]:
     model.zero_grad()
     for batch in batches:

@@ -82,10 +82,15 @@ def tokens_of_items(
     counts = [config.count_item_tokens(item) for item in lengths]
     if config.reads == "item":
         return [item[:count] for item, count in zip(tokens, counts, strict=True)]
-    if config.reads == "frame":
-        own = torch.tensor([config.count_tokens(1, length) for item in lengths for length in item])
-        kept = torch.arange(tokens.shape[1]) < own[:, None]
-        tokens = tokens[kept.to(tokens.device)][None] if not kept.all() else tokens.flatten(0, 1)[None]
+    own = [config.count_tokens(1, length) for item in lengths for length in item]
+    if config.reads == "frame" and len(own) == len(tokens):
+        kept = torch.arange(tokens.shape[1]) < torch.tensor(own)[:, None]
+        tokens = tokens.flatten(0, 1)[None] if kept.all() else tokens[kept.to(tokens.device)][None]
+    if len(tokens) != 1 or tokens.shape[1] != sum(counts):
+        raise ValueError(
+            f"The frames and feature lengths that were given are not those of the media: they tell of {sum(counts)} tokens. "
+            "Pass the processor's whole output to the model, as it is."
+        )
     return list(tokens[0].split(counts))
 
 

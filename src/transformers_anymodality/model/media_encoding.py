@@ -6,7 +6,7 @@ tower's width, `tokens` per item, `hidden` the language model's width; `batch` r
 differ in frames or features, see `frames`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from ..towers import compute_dtype, is_trained, run_tower
 from ..utils.upstream import CACHE_NAMES
 from .adapters import encode_by_adapter, trained_copies
 from .by_size import INPUT_SIZES, encode_by_size
-from .configuration import SIZES, AnyModalityConfig, item_lengths
+from .configuration import SIZES, AnyModalityConfig, ModalityConfig, item_lengths
 from .dummy_items import dummy_inputs, is_shared_out, on_dummy_item
 from .frames import Frames, side_by_side, tokens_of_items
 
@@ -110,10 +110,12 @@ class MediaEncodingMixin(PreTrainedModel):
         Returns:
             The tower's features and the language-model tokens, see `EncodedMedia`.
         """
-        output: Any = None
+        settings, output = self.config.modalities[modality], None
+        if main_input is not None:
+            inputs[settings.main_input] = main_input
+        sizes = {"features": features, "feature_lengths": feature_lengths, "frames": frames}
+        _check_sizes(modality, settings, {*inputs, *(name for name, value in sizes.items() if value is not None)})
         if features is None:
-            if main_input is not None:
-                inputs[self.config.modalities[modality].main_input] = main_input
             recorded = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
             features, output = self.encode(modality, inputs, **{k: v for k, v in recorded.items() if v})
         tokens, token_mask = self.align(modality, features, feature_lengths, frames, adapter)
@@ -288,6 +290,17 @@ class MediaEncodingMixin(PreTrainedModel):
         if self._summing and not alone:
             _sum_runs(placed, torch.stack([masks[name] for name in self._summing]).any(0))
         return placed
+
+
+def _check_sizes(modality: str, settings: ModalityConfig, given: Collection[str]) -> None:
+    """Raises ValueError if what tells the media apart is not among the arguments of `get_modality_features`."""
+    grid = settings.grid if "features" not in given else None
+    needed = {"frames": settings.num_frames is None, "feature_lengths": settings.packed, grid: grid is not None}
+    if missing := [name for name, is_needed in needed.items() if is_needed and name not in given]:
+        raise ValueError(
+            f"{modality!r} was given without {missing[0]}, by which its media are told apart. Pass the processor's whole "
+            "output to the model."
+        )
 
 
 # --- placeholders ---------------------------------------------------------------------------------------------------
