@@ -26,6 +26,7 @@ from transformers_anymodality.hub.inspect import inspect_model
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.model.frames import take_media
 from transformers_anymodality.training.packing import AnyModalityPackingCollator
+from transformers_anymodality.utils.upstream import CACHE_NAME
 
 
 CHATS = [any_size.chat(row) for row in any_size.ROWS]
@@ -152,7 +153,7 @@ def test_turns_with_a_cache(made):
     before, whole = tiny.inputs(processor, first), tiny.inputs(processor, second)
     expected = model.generate(**whole, max_new_tokens=4, do_sample=False)
     done = model.generate(**before, max_new_tokens=1, do_sample=False, return_dict_in_generate=True)
-    told = {"past_key_values": done.past_key_values, "max_new_tokens": 4, "do_sample": False}
+    told = {CACHE_NAME: done[CACHE_NAME], "max_new_tokens": 4, "do_sample": False}
     assert model.generate(**whole, **told).tolist() == expected.tolist()
 
 
