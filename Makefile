@@ -8,7 +8,7 @@ CONSTRAINTS ?= constraints/tested.txt
 UPGRADE ?=
 ARGS ?=
 # What tells soonest that another version of a library breaks something.
-TELLING := $(addprefix modeling_tests/,test_upstream_names.py test_identities.py test_generation.py test_chat_command.py \
+TELLING := $(addprefix modeling_tests/,test_upstream_names.py test_identities.py test_any_size.py test_generation.py test_chat_command.py \
            test_training.py test_checkpoints.py test_saved_checkpoint.py test_serving.py parity)
 
 # xdist workers share the machine: one thread each, and never more than four.
