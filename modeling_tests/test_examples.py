@@ -213,9 +213,6 @@ def test_each_launch_line_starts_two_processes(world, monkeypatch, config, scrip
     if recipe == "mplug_owl_instruct":  # which goes on from another training
         importlib.import_module("align").main(options("mplug_owl_align", "--max_steps", "2", "--eval_steps", "2"))
     done = processes([*launch, str(EXAMPLES.parent / script), *words])
-    if config and "zero" in config and "terminate called without an active exception" in done.stderr:
-        # DeepSpeed keeps its groups until Python ends, where a thread of gloo's may abort a process that has done its work.
-        done = processes([*launch, str(EXAMPLES.parent / script), *words])
     assert done.returncode == 0, done.stderr[-3000:]
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     importlib.import_module(Path(script).stem).main([*words, "--output_dir", str(world / "alone")])
