@@ -4,8 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -23,11 +23,18 @@ def processes(words: list[str], cwd: Path | None = None, **more: str) -> subproc
     """Runs Python with these words, and `more` in its environment."""
     paths = os.pathsep.join([str(ROOT), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", **more}
-    settings: dict[str, Any] = dict(timeout=500, capture_output=True, text=True, env=environment, cwd=cwd)
-    done = subprocess.run([sys.executable, *words], stdin=subprocess.DEVNULL, **settings)
-    if _ABORTED in done.stderr:
-        done = subprocess.run([sys.executable, *words], stdin=subprocess.DEVNULL, **settings)
-    return done
+    run = partial(
+        subprocess.run,
+        [sys.executable, *words],
+        timeout=500,
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+    )
+    done = run()
+    return run() if _ABORTED in done.stderr else done
 
 
 def torchrun(count: int, *words: str, **settings) -> subprocess.CompletedProcess:

@@ -29,7 +29,6 @@ from modeling_tests.process_runs import processes
 DOCS = Path(__file__).parents[1] / "docs" / "sizes.md"
 TRAIN = """
 import json
-import math
 import document
 from transformers import AutoModelForCausalLM, AutoProcessor, Trainer, TrainingArguments
 from transformers_anymodality import AnyModalityDataCollator, set_trainable

@@ -257,12 +257,8 @@ def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[st
     features, _ = model.encode(modality, joined)
     settings = model.config.modalities[modality]
     lengths = item_lengths(sizes or joined, settings.num_frames, settings.feature_length)
-    if "feature_lengths" in sizes or "frames" in sizes:
-        values = features.flatten(0, 1) if features.ndim == 4 else features
-        flat, _ = Frames(values, sizes.get("feature_lengths")).by("feature")
-        items = flat[0, 0].split([sum(item) for item in lengths])
-    else:
-        items = features.flatten(1, 2)
+    flat, _ = Frames(features, sizes.get("feature_lengths")).by("feature")
+    items = flat[0, 0].split([sum(item) for item in lengths])
     for (digest, _, files), own, frames in zip(batch, items, lengths, strict=True):
         writer.add(digest, own, frames, files)
 

@@ -24,8 +24,8 @@ class Frames:
     """Features of frames that differ in number or in length.
 
     Attributes:
-        values: `(frames, length, dim)`, of which what lies behind a frame's own length means nothing; or
-            `(features, dim)`, those of all frames as one row.
+        values: `(frames, length, dim)`, of which what lies behind a frame's own length means nothing, also given as
+            `(items, frames, length, dim)`; or `(features, dim)`, those of all frames as one row.
         lengths: `(frames,)` int64, features of each frame; None where each has all of `length`.
         per_item: `(items,)` int64, frames of each item; None where each has one.
     """
@@ -33,6 +33,10 @@ class Frames:
     values: torch.Tensor
     lengths: torch.Tensor | None = None
     per_item: torch.Tensor | None = None
+
+    def __post_init__(self):
+        if self.values.ndim == 4:
+            self.values = self.values.flatten(0, 1)
 
     def by(self, reads: str) -> tuple[torch.Tensor, torch.Tensor | None]:
         """`(items, frames, length, dim)` as an aligner takes them, and the mask of those that are real, or None: items are

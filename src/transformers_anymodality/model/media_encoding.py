@@ -179,9 +179,8 @@ class MediaEncodingMixin(PreTrainedModel):
         mask, given = None, features.to(compute_dtype(aligner))
         differ = feature_lengths is not None or frames is not None
         if differ:
-            values = given.flatten(0, 1) if given.ndim == 4 else given
             sizes = (None if size is None else size.to(given.device) for size in (feature_lengths, frames))
-            given, mask = Frames(values, *sizes).by(config.reads)
+            given, mask = Frames(given, *sizes).by(config.reads)
         table = {"token_embeddings": self._token_embeddings(given)} if aligner.reads_token_embeddings else {}
         output = aligner(given, mask, **table)
         tokens, seen = output if isinstance(output, tuple) else (output, None)

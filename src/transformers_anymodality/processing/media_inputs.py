@@ -245,12 +245,9 @@ class MediaMixin:
             shares = [spec.share(frame, processor, own.options) for frame in frames]
             lengths = torch.tensor([ceil(own.feature_length * share) for share in shares])
         else:
-            if alone is None:
-                alone = (
-                    [extract(spec, [one], processor, own.options, **kwargs) for one in frames]
-                    if frames[1:]
-                    else [outputs]
-                )
+            if alone is None and len(frames) == 1:
+                alone = [outputs]
+            alone = alone or [extract(spec, [frame], processor, own.options, **kwargs) for frame in frames]
             lengths = torch.tensor(self._feature_lengths(modality, alone))
         inputs[f"{modality}_feature_lengths"] = lengths
         return inputs
