@@ -10,17 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from transformers import (
-    SiglipImageProcessor,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    TimmWrapperConfig,
-    TimmWrapperModel,
-    WhisperModel,
-)
+from transformers import TimmWrapperConfig, TimmWrapperModel
 
 from modeling_tests import tiny
-from modeling_tests.hub_cache import publish
+from modeling_tests.hub_cache import publish, publish_documented
 from transformers_anymodality import compose
 
 
@@ -41,13 +34,7 @@ HfApi.upload_folder = upload_folder
 
 
 def fill(cache: Path) -> None:
-    publish(cache, "Qwen/Qwen3-0.6B", tiny.language_model("qwen3"), tiny.tokenizer())
-    siglip = SiglipVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    small = SiglipImageProcessor(size={"height": 32, "width": 32})
-    publish(cache, "google/siglip2-base-patch16-224", SiglipVisionModel(siglip), small)
-    publish(cache, "openai/whisper-small", WhisperModel(tiny.whisper_config()), tiny.feature_extractor())
+    publish_documented(cache)
     config = TimmWrapperConfig(architecture="vit_tiny_patch16_224", model_args={"depth": 1, "img_size": 32})
     config.pretrained_cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "num_classes": 0}
     publish(cache, "timm/vit_small_patch16_224.augreg_in21k_ft_in1k", TimmWrapperModel(config))

@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 import soundfile
 from PIL import Image
-from transformers import (
-    Qwen2VLImageProcessor,
-    Qwen3VLConfig,
-    Qwen3VLModel,
-    SiglipImageProcessor,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-    WhisperModel,
-)
+from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLModel
 
-from modeling_tests import any_size, tiny
-from modeling_tests.hub_cache import publish
+from modeling_tests import any_size
+from modeling_tests.hub_cache import publish, publish_documented
 from modeling_tests.process_runs import processes
 
 
@@ -50,7 +42,7 @@ trainer.save_model("tuned")
 
 
 def fill(cache: Path) -> None:
-    publish(cache, "Qwen/Qwen3-0.6B", tiny.language_model("qwen3"), tiny.tokenizer())
+    publish_documented(cache)
     vision = dict(depth=2, hidden_size=32, num_heads=2, intermediate_size=48, out_hidden_size=24, patch_size=4)
     text = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=12)
     text |= dict(
@@ -61,12 +53,6 @@ def fill(cache: Path) -> None:
     )
     sides = {"shortest_edge": 256, "longest_edge": 12544}
     publish(cache, "Qwen/Qwen3-VL-2B-Instruct", Qwen3VLModel(config), Qwen2VLImageProcessor(patch_size=4, size=sides))
-    siglip = SiglipVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
-    )
-    small = SiglipImageProcessor(size={"height": 32, "width": 32})
-    publish(cache, "google/siglip2-base-patch16-224", SiglipVisionModel(siglip), small)
-    publish(cache, "openai/whisper-small", WhisperModel(tiny.whisper_config()), tiny.feature_extractor())
 
 
 def media(folder: Path) -> None:
