@@ -90,11 +90,14 @@ def tokens_of_items(
     if config.reads == "frame" and len(own) == len(tokens):
         kept = torch.arange(tokens.shape[1]) < torch.tensor(own)[:, None]
         tokens = tokens.flatten(0, 1)[None] if kept.all() else tokens[kept.to(tokens.device)][None]
-    if len(tokens) != 1 or tokens.shape[1] != sum(counts):
-        raise ValueError(
-            f"The frames and feature lengths that were given are not those of the media: they tell of {sum(counts)} tokens. "
-            "Pass the processor's whole output to the model, as it is."
-        )
+    # Not an `if`: a compiled graph asserts what depends on data, rather than branching on it. The message is a constant, too.
+    torch._check_value(
+        len(tokens) == 1 and tokens.shape[1] == sum(counts),
+        lambda: (
+            "The frames and feature lengths that were given are not those of the media: they tell of another number of "
+            "tokens. Pass the processor's whole output to the model, as it is."
+        ),
+    )
     return list(tokens[0].split(counts))
 
 
