@@ -127,7 +127,7 @@ def test_the_core_imports_without_any_extra():
     """Neither decoders nor training libraries are touched by importing the package."""
     code = (
         "import sys\n"
-        "for name in ('soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow', 'peft', 'timm', 'datasets', 'bitsandbytes', 'PIL', 'torchvision'):\n"
+        "for name in ('soundfile', 'soxr', 'torchaudio', 'av', 'torchcodec', 'pyarrow', 'peft', 'timm', 'datasets', 'bitsandbytes', 'PIL', 'torchvision'):\n"
         "    sys.modules[name] = None\n"
         "import transformers_anymodality\n"
         "print(len(transformers_anymodality.__all__))"

