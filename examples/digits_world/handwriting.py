@@ -1,7 +1,8 @@
 """Real handwriting: scikit-learn's digits, warped and drawn large. Says nothing of files or modalities.
 
 The first 1437 digits are the training split and the last 360 the test split, as the set was collected: the writers
-of the test split are not in the training split.
+of the test split are not in the training split. A validation split, for choices that the test split must not make, is
+the end of the training split, of the last writers in it.
 """
 
 import numpy as np
@@ -9,15 +10,20 @@ from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 from sklearn.datasets import load_digits
 
 
-TRAIN_SIZE = 1437
+TRAIN_SIZE, VALIDATION_SIZE = 1437, 237
 SIDE = 64  # pixels of a drawn digit
 MARGIN = 1.0  # empty border around the 8 x 8 original, in its own pixels
 
 
-def load_handwriting(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns: (items, 8, 8) ink between 0 and 1, and (items,) labels."""
-    digits = load_digits()
-    chosen = slice(None, TRAIN_SIZE) if split == "train" else slice(TRAIN_SIZE, None)
+def load_handwriting(split: str, validation: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """`validation`: how many of the training split's digits are the validation split.
+
+    Returns: (items, 8, 8) ink between 0 and 1, and (items,) labels.
+    """
+    digits, learned = load_digits(), TRAIN_SIZE - validation
+    chosen = {"train": slice(learned), "validation": slice(learned, TRAIN_SIZE), "test": slice(TRAIN_SIZE, None)}[
+        split
+    ]
     return digits.images[chosen] / 16.0, digits.target[chosen]
 
 

@@ -28,43 +28,15 @@ def write(file: Path, results: dict, samples: list, answers: list, logs: dict, t
         kinds = [part["type"] for part in sample["messages"][0]["content"] if part["type"] != "text"]
         kind = kinds[0] if len(kinds) == 1 else "two modalities, added"
         if len(shown[kind]) < per_kind * (1 if len(kinds) == 1 else 2):
-            shown[kind].append(_card(sample, answer))
+            shown[kind].append(card(sample, answer))
     sections = "".join(f"<h2>{kind}</h2><div class=cards>{''.join(cards)}</div>" for kind, cards in shown.items())
-    losses = "".join(_curve(stage, log) for stage, log in logs.items())
+    losses = "".join(curve(stage, log) for stage, log in logs.items())
     text = (
         "<p>A small language model was given six modalities. It is asked about digits of "
         f"writers and speakers that it has not met. The whole run took {results['seconds']:.0f} seconds.</p>"
         f"{_scores(results)}<h2>Loss</h2>{losses}<h2>Parts, while aligning</h2><pre>{html.escape(table)}</pre>{sections}"
     )
     write_html(file, "Six modalities of a digit", text, STYLE)
-
-
-def write_claims(file: Path, replicas: dict, per_claim: int = 8) -> None:
-    """`replicas`: system -> what its script returned, its claims with chats and answers, its logs, its seconds."""
-    text = ""
-    for system, replica in replicas.items():
-        rows = "".join(
-            f"<tr><td>{html.escape(claim.name)}<td>{claim.measured:.1%}<td><div class=bar><i style='width:"
-            f"{min(1, claim.measured):.1%}'></i></div><td>{claim.control:.1%}<td>{claim.chance:.1%}"
-            f"<td>{'lower' if claim.better == 'lower' else 'higher'}<td class={'right' if claim.holds else 'wrong'}>"
-            f"{'✓' if claim.holds else '✗'}<td style='text-align:left'>{html.escape(claim.without)}"
-            for claim in replica.claims
-        )
-        head = (
-            "<tr><th>claim<th>measured<th><th>control<th>chance<th>better<th>holds<th style='text-align:left'>control"
-        )
-        losses = "".join(_curve(stage, log) for stage, log in replica.logs.items() if log)
-        cards = "".join(
-            f"<h3>{html.escape(claim.name)}</h3><div class=cards>"
-            f"{''.join(_card(*example) for example in claim.examples[:per_claim])}</div>"
-            for claim in replica.claims
-            if claim.examples
-        )
-        text += (
-            f"<h2>{system} <small class=q>{replica.seconds:.0f} s</small></h2><table>{head}{rows}</table>"
-            f"<h3>Loss</h3>{losses}{cards}"
-        )
-    write_html(file, "Five papers at small scale", text, STYLE)
 
 
 def _scores(results: dict) -> str:
@@ -77,7 +49,7 @@ def _scores(results: dict) -> str:
     return f"<table><tr><th>modality<th>test accuracy<th><th>chance<th>tokens per item</tr>{lines}</table>"
 
 
-def _card(sample: dict, answer: str) -> str:
+def card(sample: dict, answer: str) -> str:
     """A chat, and what was answered instead of its last turn."""
     *turns, last = sample["messages"]
     wanted = last["content"]
@@ -115,7 +87,7 @@ def _frames(file: Path) -> list[Image.Image]:
         return [Image.fromarray(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
-def _curve(stage: str, log: list[dict]) -> str:
+def curve(stage: str, log: list[dict]) -> str:
     losses = np.array([[entry["loss"]] for entry in log])
     caption = f"{stage}: {losses[0, 0]:.2f} → {losses[-1, 0]:.3f}"
     return f"<figure>{curves(losses, ['loss'], 320, 150)}<figcaption>{caption}</figcaption></figure>"

@@ -11,7 +11,7 @@ import soundfile
 from PIL import Image
 
 from . import motion, scenes, speech
-from .handwriting import draw, load_handwriting
+from .handwriting import VALIDATION_SIZE, draw, load_handwriting
 
 
 MODALITIES = ("image", "video", "audio", "imu", "depth", "thermal")
@@ -29,12 +29,13 @@ def make_world(
     """Writes the files that are not there yet (two minutes' work for one core, done by all).
 
     Args:
-        folder: another one for each `spoil`.
-        counts: split -> modality -> items.
+        folder: another one for each `spoil`, and for worlds with a validation split and without.
+        counts: split -> modality -> items; the splits are "train", "test" and, if choices are to be made, "validation".
         spoil: modality -> share of its pieces (of image, video, audio) that noise takes the place of.
     """
+    validation = VALIDATION_SIZE if "validation" in counts else 0
     tasks = [
-        (folder, split, modality, part, count, (spoil or {}).get(modality, 0.0))
+        (folder, split, modality, part, count, (spoil or {}).get(modality, 0.0), validation)
         for split, modalities in counts.items()
         for modality, count in modalities.items()
         for part in range(4)
@@ -51,11 +52,11 @@ def make_world(
     return world
 
 
-def _make(task: tuple[Path, str, str, int, int, float]) -> None:
-    folder, split, modality, part, count, spoil = task
+def _make(task: tuple[Path, str, str, int, int, float, int]) -> None:
+    folder, split, modality, part, count, spoil, validation = task
     target = folder / split / modality
     target.mkdir(parents=True, exist_ok=True)
-    inks, labels = load_handwriting(split)
+    inks, labels = load_handwriting(split, validation)
     for index in range(part, count, 4):
         digit = int(labels[index % len(labels)])
         file = target / f"{index:04d}_{digit}{SUFFIX[modality]}"

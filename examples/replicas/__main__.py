@@ -1,55 +1,74 @@
-"""Runs the replicas, all or those named, and prints one table.
+"""Runs the replicas, all or those named, a seed after another, and prints one table.
 
-make replicas                     # all five: half an hour on two cores
-make replicas ARGS=pandagpt       # one of them
+make replicas                                # all five systems
+make replicas ARGS="pandagpt --seeds 1"      # one of them, one seed
+make replicas ARGS=--write-docs              # all, and then the figures of docs/replicas.md
+
+A seed that was run before, by the same scripts, is not run again: an interrupted run goes on.
 """
 
 import argparse
 import importlib
 import os
+import shutil
 import time
 from pathlib import Path
 
 import torch
-from digits_world.world import COUNTS, make_world
+from digits_world.world import COUNTS, MODALITIES, make_world
 from transformers import set_seed
 
-from . import claims
+from . import claims, results
 from .lab import Lab
 
 
-SYSTEMS = ("anymal", "macaw_llm", "mplug_owl", "pandagpt", "x_llm")
+# Seeds, unless `--seeds` says how many: fewer of those that take more than four minutes each.
+SYSTEMS = {"anymal": 5, "macaw_llm": 5, "mplug_owl": 5, "pandagpt": 5, "x_llm": 5}
+WORLD = COUNTS | {"validation": dict.fromkeys(MODALITIES, 240)}
 
 
-def run(system: str, output: Path, scale: float = 1.0) -> claims.Replica:
-    """One system's replica, in a world of files that all replicas share."""
-    started = time.time()
-    counts = {split: {name: max(40, round(n * scale)) for name, n in row.items()} for split, row in COUNTS.items()}
+def run(system: str, output: Path, scale: float = 1.0, seed: int = 0) -> claims.Replica:
+    """One seed of a system's replica, in a world of files that all replicas share."""
+    counts = {split: {name: max(40, round(n * scale)) for name, n in row.items()} for split, row in WORLD.items()}
     world = make_world(output / "world", counts)
-    set_seed(0)
-    folder = output / system
-    folder.mkdir(parents=True, exist_ok=True)
-    replica = importlib.import_module(f".{system}", __package__).run(Lab(folder, world, scale))
-    replica.seconds = round(time.time() - started, 1)
+    started, file = time.time(), results.run_file(output, system, seed)
+    shutil.rmtree(file.parent, ignore_errors=True)  # what an interrupted run left
+    file.parent.mkdir(parents=True)
+    set_seed(seed)
+    lab = Lab(file.parent, output / system, world, scale, seed)
+    replica = importlib.import_module(f".{system}", __package__).run(lab)
+    results.save(file, replica, time.time() - started, results.settings(system, scale))
     return replica
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="replicas", description=__doc__.splitlines()[0])
     parser.add_argument("systems", nargs="*", metavar="SYSTEM", help=f"of {', '.join(SYSTEMS)}; all if none is named")
+    parser.add_argument("--seeds", type=int, metavar="N", help="seeds 0 to N - 1 of each; 5 unless it is a slow one")
     parser.add_argument("--output", type=Path, default=Path("outputs/replicas"), help="folder for all that is made")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.01 only tries the code")
+    parser.add_argument("--write-docs", action="store_true", help="write what was found into docs/replicas.md, .json")
     arguments = parser.parse_args()
     if unknown := sorted(set(arguments.systems) - set(SYSTEMS)):
         parser.error(f"no replica of {', '.join(unknown)}; there are {', '.join(SYSTEMS)}")
+    if arguments.seeds is not None and arguments.seeds < 1:
+        parser.error("--seeds is 1 or more")
+    if arguments.write_docs and arguments.scale != 1:
+        parser.error("--write-docs takes what a run at full scale found")
     torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # one core is left to the process that reads files
-    replicas = {}
+    output, scale = arguments.output, arguments.scale
     for system in arguments.systems or SYSTEMS:
-        print(f"\n== {system}", flush=True)
-        replicas[system] = run(system, arguments.output, arguments.scale)
-        claims.write(arguments.output, replicas)
-        print(f"\n{claims.table(replicas)}", flush=True)
-    print(f"\nExamples and loss curves: {arguments.output / 'index.html'}")
+        for seed in range(arguments.seeds or SYSTEMS[system]):
+            if results.load(results.run_file(output, system, seed), results.settings(system, scale)):
+                print(f"\n== {system}, seed {seed}: was run", flush=True)
+                continue
+            print(f"\n== {system}, seed {seed}", flush=True)
+            run(system, output, scale, seed)
+            print(f"\n{results.table(results.write(output, SYSTEMS, scale))}", flush=True)
+    print(f"\n{results.table(results.write(output, SYSTEMS, scale))}")
+    if arguments.write_docs:
+        results.write_docs(output)
+    print(f"\nExamples and loss curves: {output / 'index.html'}")
 
 
 if __name__ == "__main__":

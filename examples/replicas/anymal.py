@@ -20,7 +20,7 @@ from transformers_anymodality import compose, lora_config
 from transformers_anymodality.systems.anymal import anymal, chat_template
 
 from .claims import Claim, Replica
-from .lab import Lab, accuracy, adapt, answers, chat, learn, make_tokenizer, small_llama, teach_text
+from .lab import Lab, adapt, answers, chat, learn, make_tokenizer, right, small_llama, teach_text
 
 
 NUMBERS = parts.NUMBERS
@@ -44,9 +44,8 @@ TOWER_STEPS = {"image": 350, "audio": 350, "imu": 400}
 # --- data --------------------------------------------------------------------------------------------------------------
 
 
-def captions(world: dict, count: int, modalities: list[str], seed: int) -> list[dict]:
+def captions(world: dict, count: int, modalities: list[str], rng: random.Random) -> list[dict]:
     """Chats of a medium and its caption, no more words."""
-    rng = random.Random(seed)
     chats = []
     for _ in range(count):
         modality, digit = rng.choice(modalities), rng.randrange(10)
@@ -54,9 +53,10 @@ def captions(world: dict, count: int, modalities: list[str], seed: int) -> list[
     return chats
 
 
-def instructions(world: dict, count: int, seed: int, modalities=tuple(CAPTIONS), pairs: float = 0.75) -> list[dict]:
+def instructions(
+    world: dict, count: int, rng: random.Random, modalities=tuple(CAPTIONS), pairs: float = 0.75
+) -> list[dict]:
     """Chats of a question and one medium, or two of any modalities."""
-    rng = random.Random(seed)
     chats = []
     for _ in range(count):
         question = rng.choice(list(QUESTIONS)[1:]) if rng.random() < pairs else next(iter(QUESTIONS))
@@ -71,9 +71,8 @@ def medium(world: dict, modality: str, digit: int, rng: random.Random) -> dict:
     return {"type": modality, "path": str(rng.choice(world[modality][digit]))}
 
 
-def in_words(count: int, seed: int) -> list[dict]:
+def in_words(count: int, rng: random.Random) -> list[dict]:
     """The same chats with words where media will stand: as many as a medium will have tokens."""
-    rng = random.Random(seed)
     chats = []
     for _ in range(count):
         modality, digits = rng.choice(list(CAPTIONS)), [rng.randrange(10), rng.randrange(10)]
@@ -95,7 +94,7 @@ def in_words(count: int, seed: int) -> list[dict]:
 def make_towers(lab: Lab) -> dict[str, dict]:
     """Classifiers of digits, frozen; videos are read by the image tower, frame by frame, as the paper has it for images."""
     towers = {
-        name: parts.train_tower(name, lab.world["train"][name], lab.some(steps))[0]
+        name: parts.train_tower(name, lab.world["train"][name], lab.some(steps), lab.seed)[0]
         for name, steps in TOWER_STEPS.items()
     }
     return {
@@ -123,46 +122,42 @@ def make_model(language_model, tokenizer, towers: dict[str, dict]):
 
 def align(lab: Lab, model, processor) -> list[dict]:
     """Stage 1: the aligners alone, on captions."""
-    chats = captions(lab.world["train"], 32 * lab.some(400), list(CAPTIONS), seed=1)
-    return learn(model, processor, chats, lab.folder, "aligners", learning_rate=3e-3)
+    chats = captions(lab.world["train"], 32 * lab.some(400), list(CAPTIONS), lab.rng("align"))
+    return learn(lab, model, processor, chats, "aligners", learning_rate=3e-3)
 
 
 def caption_claims(lab: Lab, model, processor) -> list[Claim]:
     kinds = {"image": "resampler", "video": "resampler", "audio": "linear", "imu": "linear"}
     claims = []
     for modality, kind in kinds.items():
-        asked = captions(lab.world["test"], lab.some(240), [modality], seed=3)
+        asked = captions(lab.world["test"], lab.some(240), [modality], lab.rng(f"{modality} captions"))
         given = answers(model, processor, asked, max_new_tokens=8)
         of_others = given[1:] + given[:1]
         shown = list(zip(asked, given, strict=True))
-        measured, control = accuracy(asked, given), accuracy(asked, of_others)
+        measured, control = right(asked, given), right(asked, of_others)
         name = f"{modality} captions after alignment ({kind})"
         claims.append(Claim(name, measured, control, 0.1, "what was said of another", examples=shown))
     return claims
 
 
-def four_bit_claim(lab: Lab, tokenizer, towers: dict[str, dict], full: float) -> tuple[Claim, list[dict]]:
-    """Stage 1 again, with the language model in 4 bits."""
+def four_bit_claim(lab: Lab, tokenizer, towers: dict, asked: list[dict], full: list[bool]) -> tuple[Claim, list[dict]]:
+    """Stage 1 again, with the language model in 4 bits; `full`: what was right of `asked` in full precision."""
     language_model = AutoModelForCausalLM.from_pretrained(
         lab.folder / "language_model",
         quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
     )
-    set_seed(0)
+    set_seed(lab.seed)
     model, processor = make_model(language_model, tokenizer, towers)
     log = align(lab, model, processor)
-    asked = captions(lab.world["test"], lab.some(480), list(CAPTIONS), seed=4)
-    given = answers(model, processor, asked, max_new_tokens=8)
-    claim = Claim(
-        "captions, language model in 4 bits", accuracy(asked, given), full, 0.1, "in full precision", margin=-0.03
-    )
-    return claim, log
+    marks = right(asked, answers(model, processor, asked, max_new_tokens=8))
+    return Claim("captions, language model in 4 bits", marks, full, 0.1, "in full precision", margin=-0.03), log
 
 
 def instruct(lab: Lab, model, processor):
     """Stage 2: aligners go on, and LoRA on all linear layers of the language model."""
-    chats = instructions(lab.world["train"], 32 * lab.some(300), seed=5)
+    chats = instructions(lab.world["train"], 32 * lab.some(300), lab.rng("instruct"))
     lora = lora_config(model, r=64, lora_alpha=16)
-    return adapt(model, processor, chats, lab.folder, lora, learning_rate=2e-3)
+    return adapt(lab, model, processor, chats, lora, learning_rate=2e-3)
 
 
 def run(lab: Lab) -> Replica:
@@ -170,27 +165,27 @@ def run(lab: Lab) -> Replica:
     tokenizer = make_tokenizer(vocabulary)
     towers = make_towers(lab)
     model, processor = make_model(small_llama(tokenizer), tokenizer, towers)
-    logs = {"text": teach_text(model, processor, in_words(64 * lab.some(500), seed=0), lab.folder)}
+    chats = in_words(64 * lab.some(500), lab.rng("words"))
+    logs = {"text": teach_text(lab, model, processor, chats)}
     model.language_model.save_pretrained(lab.folder / "language_model")
 
     logs["align"] = align(lab, model, processor)
     claims = caption_claims(lab, model, processor)
-    asked = captions(lab.world["test"], lab.some(480), list(CAPTIONS), seed=4)
-    full = accuracy(asked, answers(model, processor, asked, max_new_tokens=8))
+    asked = captions(lab.world["test"], lab.some(480), list(CAPTIONS), lab.rng("captions"))
+    full = right(asked, answers(model, processor, asked, max_new_tokens=8))
 
+    test, count = lab.world["test"], lab.some(300)
     questions = {
-        "reasoning over image + IMU": instructions(lab.world["test"], lab.some(300), 6, ("image", "imu"), pairs=1.0),
-        "reasoning over any two modalities": instructions(lab.world["test"], lab.some(300), 7, pairs=1.0),
+        "reasoning over image + IMU": instructions(test, count, lab.rng("image, imu"), ("image", "imu"), pairs=1.0),
+        "reasoning over any two modalities": instructions(test, count, lab.rng("any two"), pairs=1.0),
     }
-    before = {name: accuracy(chats, answers(model, processor, chats)) for name, chats in questions.items()}
+    before = {name: right(chats, answers(model, processor, chats)) for name, chats in questions.items()}
     model, logs["instruct"] = instruct(lab, model, processor)
     for name, chats in questions.items():
         given = answers(model, processor, chats)
-        shown = list(zip(chats, given, strict=True))
-        claims.append(
-            Claim(name, accuracy(chats, given), before[name], 0.12, "aligned, not instructed", examples=shown)
-        )
+        shown, marks = list(zip(chats, given, strict=True)), right(chats, given)
+        claims.append(Claim(name, marks, before[name], 0.12, "aligned, not instructed", examples=shown))
     lab.keep(model, processor)
 
-    quantised, logs["align in 4 bits"] = four_bit_claim(lab, tokenizer, towers, full)
+    quantised, logs["align in 4 bits"] = four_bit_claim(lab, tokenizer, towers, asked, full)
     return Replica([*claims, quantised], logs)

@@ -1,89 +1,123 @@
-"""What a replica found: claims with their controls, as a table, a file and a page."""
+"""Claims beside their controls, over several seeds: rates, intervals, whether they hold."""
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
-from digits_world import page
+import numpy as np
+
+
+TIMES = 4000  # draws of a bootstrap
 
 
 @dataclass
 class Claim:
-    """One claim of a paper, measured beside a control that could have refuted it.
+    """One claim of a paper, measured beside a control that could have refuted it, on the same questions.
 
     Args:
         name: the claim, in a few words.
-        measured: what the replica reached, between 0 and 1.
-        control: what the same reached without that on which the claim rests.
-        chance: what guessing reaches.
+        measured: a score of each question, (items,), 1 where it was answered well; or, for an error rate, (items, 2):
+            errors, and the length of the right answer.
+        control: as `measured`, of the same questions in the same order, without that on which the claim rests.
+        chance: what guessing reaches, between 0 and 1; or the scores of a guess at each question, as `measured`.
         without: what the control lacked, or was, in a few words.
         better: "higher" (accuracy) or "lower" (error rate).
-        margin: by how much it must be better than the control to hold; negative where it need only be as good.
+        margin: by how much it must be better than the control, at least; negative where it need only be as good.
         examples: (chat, answer) pairs for the page.
     """
 
     name: str
-    measured: float
-    control: float
-    chance: float
+    measured: Any
+    control: Any
+    chance: Any
     without: str
     better: str = "higher"
-    margin: float = 0.05
+    margin: float = 0.0
     examples: list[tuple[dict, str]] = field(default_factory=list, repr=False)
 
-    @property
-    def holds(self) -> bool:
-        """Better than the control by the margin, and than chance by at least 5 points."""
-        sign = 1 if self.better == "higher" else -1
-        beats_control = sign * (self.measured - self.control) >= self.margin
-        return beats_control and sign * (self.measured - self.chance) >= 0.05
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower"):
+            raise ValueError(f"{self.name}: better is 'higher' or 'lower', not {self.better!r}")
+        self.measured, self.control, self.chance = map(np.asarray, (self.measured, self.control, self.chance))
+        shapes = {"control": self.control.shape, **({"chance": self.chance.shape} if self.chance.ndim else {})}
+        if wrong := {name: shape for name, shape in shapes.items() if shape != self.measured.shape}:
+            raise ValueError(f"{self.name}: scores of the same questions are compared, but {self.measured.shape} "
+                             f"were measured beside {wrong}")  # fmt: skip
+        if not len(self.measured) or self.measured.shape[1:] not in ((), (2,)):
+            raise ValueError(f"{self.name}: scores are (items,) or (items, 2), not {self.measured.shape}")
+
+    def sums(self) -> np.ndarray:
+        """Numerator and denominator of each question, of measured, control and chance: (items, 3, 2)."""
+        return np.stack(
+            [_pairs(scores, len(self.measured)) for scores in (self.measured, self.control, self.chance)], 1
+        )
 
 
 @dataclass
 class Replica:
-    """What a system's script returns: its claims, how training went, and how long all took."""
+    """What a system's script returns for one seed: its claims, and how training went, stage -> Trainer's log."""
 
     claims: list[Claim]
     logs: dict[str, list[dict]]
-    seconds: float = 0.0
 
 
-def table(replicas: dict[str, Replica]) -> str:
-    """All claims, a line each."""
-    head = ("system", "claim", "measured", "control", "chance", "holds", "the control")
-    rows = [
-        (system, f"{claim.name}{'' if claim.better == 'higher' else ' (less is better)'}", f"{claim.measured:.1%}",
-         f"{claim.control:.1%}", f"{claim.chance:.1%}", "yes" if claim.holds else "NO", claim.without)
-        for system, replica in replicas.items()
-        for claim in replica.claims
-    ]  # fmt: skip
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    numbers = {2, 3, 4}
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in numbers else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *rows]
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    times = ", ".join(f"{system} {replica.seconds:.0f} s" for system, replica in replicas.items())
-    return "\n".join([*lines, f"({times})"])
+def pool(claims: dict[int, Claim]) -> dict:
+    """One claim over all seeds: `seed -> claim` into a row of `results.json`.
+
+    Rates are sums of scores over all questions of all seeds. An interval holds 95 % of what a paired bootstrap gives:
+    seeds are drawn with replacement, and in each of them questions with their scores of both sides. So it spans what
+    another seed would change as well as other questions. (Of one seed, it spans questions alone.)
+    """
+    first, runs = next(iter(claims.values())), [claim.sums() for claim in claims.values()]
+    sign = 1 if first.better == "higher" else -1
+    drawn, found = rates(resample(runs)), rates(np.concatenate(runs).sum(0))
+    over_control, over_chance = (sign * (drawn[:, 0] - drawn[:, i]) for i in (1, 2))
+    row = {
+        **dict(zip(("measured", "control", "chance"), found.tolist(), strict=True)),
+        "measured_interval": interval(drawn[:, 0]),
+        "control_interval": interval(drawn[:, 1]),
+        "better": first.better,
+        "better_by": float(sign * (found[0] - found[1])),
+        "interval": interval(over_control),
+        "over_chance": interval(over_chance),
+        "margin": first.margin,
+        "answers": sum(map(len, runs)),
+        "seeds": {seed: rates(claim.sums().sum(0))[:2].tolist() for seed, claim in claims.items()},
+        "without": " / ".join(dict.fromkeys(claim.without for claim in claims.values())),
+    }
+    return {**row, "holds": row["interval"][0] > first.margin and row["over_chance"][0] > 0}
 
 
-def write(folder: Path, replicas: dict[str, Replica]) -> None:
-    """`results.json`, what scripts read, and `index.html`, what people do; runs of other systems are kept in the former."""
-    file = folder / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
-    for system, replica in replicas.items():
-        results[system] = {
-            claim.name: {
-                "measured": round(claim.measured, 4),
-                "control": round(claim.control, 4),
-                "chance": round(claim.chance, 4),
-                "better": claim.better,
-            }
-            for claim in replica.claims
-        }
-    file.write_text(json.dumps(results, indent=2))
-    page.write_claims(folder / "index.html", replicas)
+def resample(runs: list[np.ndarray], times: int = TIMES) -> np.ndarray:
+    """Draws as many seeds as there are, and in each as many items as it has.
+
+    Args:
+        runs: of each seed, (items, 3, 2).
+
+    Returns: sums over what was drawn, (times, 3, 2).
+    """
+    rng = np.random.default_rng(0)
+    totals = np.zeros((times, 3, 2))
+    for _ in runs:
+        chosen = rng.integers(len(runs), size=times)
+        for seed, run in enumerate(runs):
+            mine = np.flatnonzero(chosen == seed)
+            counts = rng.multinomial(len(run), np.full(len(run), 1 / len(run)), size=len(mine))
+            totals[mine] += np.tensordot(counts, run, 1)
+    return totals
+
+
+def rates(sums: np.ndarray) -> np.ndarray:
+    """(..., 2) into (...)."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def interval(drawn: np.ndarray) -> list[float]:
+    """The middle 95 %."""
+    return np.percentile(drawn, [2.5, 97.5]).tolist()
+
+
+def _pairs(scores: np.ndarray, items: int) -> np.ndarray:
+    """Scores, (items,) or (items, 2), or one for all items, as (items, 2)."""
+    if scores.ndim == 2:
+        return scores.astype(float)
+    return np.stack([np.broadcast_to(scores, items), np.ones(items)], axis=1).astype(float)

@@ -1,5 +1,6 @@
 """What all replicas do: a small language model that learns in text, training by the stock Trainer, questions, scores."""
 
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from digits_world.world import World
 from peft import LoraConfig, get_peft_model
 from quickstart import train
+from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -18,26 +20,35 @@ from transformers_anymodality import set_trainable
 
 @dataclass
 class Lab:
-    """Where a replica works.
+    """Where one seed of a replica works.
 
     Args:
-        folder: of this replica, for all that it makes.
-        world: split -> modality -> digit -> files.
+        folder: of this seed, for all that it makes.
+        shared: folder for files that are the same for all seeds of this replica.
+        world: split ("train", "validation", "test") -> modality -> digit -> files. What is chosen (the best of several)
+            is chosen by "validation"; claims are measured on "test".
         scale: share of all steps and questions; 1 is what the claims need, 0.01 only tries the code.
+        seed: of initialisation, of what is learned from and of its order, and of the questions.
     """
 
     folder: Path
+    shared: Path
     world: World
     scale: float = 1.0
+    seed: int = 0
+
+    def rng(self, purpose: str) -> random.Random:
+        """Draws for one purpose, which are others for each seed."""
+        return random.Random(f"{self.seed} {purpose}")
+
+    def some(self, count: int, least: int = 2) -> int:
+        """`count` steps, samples or questions, scaled."""
+        return max(least, round(count * self.scale))
 
     def keep(self, model, processor) -> None:
         """The checkpoint, for whoever wants to try it."""
         model.save_pretrained(self.folder / "model")
         processor.save_pretrained(self.folder / "model")
-
-    def some(self, count: int, least: int = 2) -> int:
-        """`count` steps, samples or questions, scaled."""
-        return max(least, round(count * self.scale))
 
 
 # --- the language model --------------------------------------------------------------------------------------------------
@@ -74,13 +85,13 @@ def small_llama(tokenizer: PreTrainedTokenizerFast, **more) -> LlamaConfig:
     return LlamaConfig(vocab_size=len(tokenizer), **{**sizes, **ids, **more})
 
 
-def teach_text(model, processor, chats: list[dict], folder: Path, **more) -> list[dict]:
+def teach_text(lab: Lab, model, processor, chats: list[dict], **more) -> list[dict]:
     """The language model learns what it is to know before it has any modality: chats of words alone.
 
     Noise on its embeddings (NEFTune) makes it tolerate tokens that are near to a word but no word, as media's will be.
     """
     return learn(
-        model, processor, chats, folder, "language_model",
+        lab, model, processor, chats, "language_model",
         **{"learning_rate": 3e-3, "per_device_train_batch_size": 64, "neftune_noise_alpha": 5, **more},
     )  # fmt: skip
 
@@ -88,18 +99,18 @@ def teach_text(model, processor, chats: list[dict], folder: Path, **more) -> lis
 # --- learning and answering ----------------------------------------------------------------------------------------------
 
 
-def learn(model, processor, chats: list[dict], folder: Path, *parts: str, **more) -> list[dict]:
+def learn(lab: Lab, model, processor, chats: list[dict], *parts: str, **more) -> list[dict]:
     """One pass over `chats` in which `parts` alone learn (names for `set_trainable`). Returns the Trainer's log."""
     set_trainable(model, list(parts), verbose=False)
-    log = train(model, processor, chats, folder / "trainer", **more)
+    log = train(model, processor, chats, lab.folder / "trainer", seed=lab.seed, **more)
     model.eval()
     return log
 
 
-def adapt(model, processor, chats: list[dict], folder: Path, lora: LoraConfig, **more) -> tuple[Any, list[dict]]:
+def adapt(lab: Lab, model, processor, chats: list[dict], lora: LoraConfig, **more) -> tuple[Any, list[dict]]:
     """The same with LoRA. Returns the model with the adapter merged into it, and the Trainer's log."""
     adapted = get_peft_model(model, lora)
-    log = train(adapted, processor, chats, folder / "trainer", **more)
+    log = train(adapted, processor, chats, lab.folder / "trainer", seed=lab.seed, **more)
     return adapted.merge_and_unload(), log
 
 
@@ -129,6 +140,15 @@ def right(chats: list[dict], given: list[str]) -> list[bool]:
     return [text == chat["messages"][-1]["content"] for chat, text in zip(chats, given, strict=True)]
 
 
+def wrong_characters(chats: list[dict], given: list[str]) -> list[tuple[int, int]]:
+    """Of each answer, the edits that make it the chat's last turn, and that turn's length; spaces aside."""
+    wanted = [chat["messages"][-1]["content"].replace(" ", "") for chat in chats]
+    return [
+        (Levenshtein.distance(one, text.replace(" ", "")), len(one)) for one, text in zip(wanted, given, strict=True)
+    ]
+
+
 def accuracy(chats: list[dict], given: list[str]) -> float:
+    """For choices; claims take `right` itself."""
     marks = right(chats, given)
     return sum(marks) / len(marks)

@@ -24,7 +24,7 @@ from transformers_anymodality.systems.mplug_owl import chat_template, mplug_owl
 from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
 
 from .claims import Claim, Replica
-from .lab import Lab, accuracy, adapt, answers, learn, make_tokenizer, small_llama, teach_text
+from .lab import Lab, adapt, answers, learn, make_tokenizer, right, small_llama, teach_text
 
 
 NUMBERS = parts.NUMBERS
@@ -111,9 +111,8 @@ def text_only(show, rng: random.Random) -> dict:
     return dialogue((f"what is the opposite of {word} ?", OPPOSITES[word]))
 
 
-def chats(count: int, seed: int, kinds: tuple, files: dict | None = None) -> list[dict]:
+def chats(count: int, rng: random.Random, kinds: tuple, files: dict | None = None) -> list[dict]:
     """Of all kinds alike; in words without `files`."""
-    rng = random.Random(seed)
     show = Words(rng) if files is None else Images(files, rng)
     return [rng.choice(kinds)(show, rng) for _ in range(count)]
 
@@ -131,8 +130,8 @@ def exchanged(asked: list[dict]) -> list[dict]:
 
 def see(lab: Lab, model, processor, *learning: str) -> list[dict]:
     """Stage 1: images and their names."""
-    samples = chats(32 * lab.some(700), 1, (naming,), lab.world["train"]["image"])
-    return learn(model, processor, samples, lab.folder, *learning, learning_rate=1.5e-3, max_grad_norm=1.0)
+    samples = chats(32 * lab.some(700), lab.rng("see"), (naming,), lab.world["train"]["image"])
+    return learn(lab, model, processor, samples, *learning, learning_rate=1.5e-3, max_grad_norm=1.0)
 
 
 def converse(lab: Lab, folder, processor, *kinds):
@@ -141,8 +140,8 @@ def converse(lab: Lab, folder, processor, *kinds):
     lora = lora_config(
         model, r=8, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], modules_to_save=None
     )
-    samples = chats(32 * lab.some(200), 2, kinds, lab.world["train"]["image"])
-    return adapt(model, processor, samples, lab.folder, lora, learning_rate=2e-3)
+    samples = chats(32 * lab.some(200), lab.rng("converse"), kinds, lab.world["train"]["image"])
+    return adapt(lab, model, processor, samples, lora, learning_rate=2e-3)
 
 
 def run(lab: Lab) -> Replica:
@@ -155,14 +154,15 @@ def run(lab: Lab) -> Replica:
         **mplug_owl(small_llama(tokenizer), tokenizer, towers={"image": tower}, aligners=abstractor)
     )
     everything = (naming, adding, comparing, remembering, text_only)
-    logs = {"text": teach_text(model, processor, chats(64 * lab.some(450), 0, everything), lab.folder)}
+    samples = chats(64 * lab.some(450), lab.rng("words"), everything)
+    logs = {"text": teach_text(lab, model, processor, samples)}
     blind = copy.deepcopy(model)
 
     logs["see"] = see(lab, model, processor, "image_tower", "image_aligner")
     see(lab, blind, processor, "image_aligner")
 
     test = lab.world["test"]["image"]
-    asked = {kind: chats(lab.some(360), 3, (kind,), test) for kind in everything}
+    asked = {kind: chats(lab.some(360), lab.rng(kind.__name__), (kind,), test) for kind in everything}
     before = {kind: answers(model, processor, chats) for kind, chats in asked.items()}
     unseeing = answers(blind, processor, asked[naming])
     model.save_pretrained(lab.folder / "stage1")
@@ -177,7 +177,7 @@ def run(lab: Lab) -> Replica:
 
     def claim(name: str, kind, given: list[str], control: list[str], chance: float, without: str, **more) -> Claim:
         shown = list(zip(asked[kind], given, strict=True))
-        measured, beside = (accuracy(asked[kind], said) for said in (given, control))
+        measured, beside = (right(asked[kind], said) for said in (given, control))
         return Claim(name, measured, beside, chance, without, examples=shown, **more)
 
     return Replica(

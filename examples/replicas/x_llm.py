@@ -24,7 +24,6 @@ import numpy as np
 import soundfile
 import torch
 from digits_world import parts, speech
-from rapidfuzz.distance import Levenshtein
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -34,7 +33,7 @@ from transformers_anymodality import compose, set_trainable
 from transformers_anymodality.systems.x_llm import chat_template, x_llm
 
 from .claims import Claim, Replica
-from .lab import Lab, accuracy, answers, chat, learn, make_tokenizer, small_llama, teach_text
+from .lab import Lab, answers, chat, learn, make_tokenizer, right, small_llama, teach_text, wrong_characters
 
 
 CLEAN, NOISY = (5, 20), (-6, 2)  # decibels of the voice above the noise
@@ -210,7 +209,7 @@ def _read(processor, modality: str, files: list[Path]) -> tuple[dict, list[str]]
 def make_model(lab: Lab, tokenizer):
     """The preset with small parts. The image tower is a classifier, frozen; the speech encoder, of convolutions and
     conformer layers as the paper's, has yet to learn."""
-    image_tower, _ = parts.train_tower("image", lab.world["train"]["image"], lab.some(400))
+    image_tower, _ = parts.train_tower("image", lab.world["train"]["image"], lab.some(400), lab.seed)
     encoder = ParakeetEncoderConfig(
         num_mel_bins=40, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=4, intermediate_size=2 * WIDTH,
         subsampling_factor=8, subsampling_conv_channels=16, layerdrop=0.0,
@@ -227,47 +226,40 @@ def make_model(lab: Lab, tokenizer):
     return compose(**x_llm(small_llama(tokenizer), tokenizer, towers=towers, aligners=aligners))
 
 
-def error_rate(asked: list[dict], given: list[str]) -> float:
-    """Of characters, without the spaces between them."""
-    wanted = [one["messages"][-1]["content"].replace(" ", "") for one in asked]
-    edits = sum(Levenshtein.distance(one, text.replace(" ", "")) for one, text in zip(wanted, given, strict=True))
-    return edits / sum(map(len, wanted))
-
-
 def stage_2(lab: Lab, model, processor, sounds: list[Path], *learning: str) -> list[dict]:
     """Speech in front of the language model, beside an image or not."""
-    tasks = Tasks(lab.world["train"]["image"], random.Random(2))
+    tasks = Tasks(lab.world["train"]["image"], lab.rng("stage 2"))
     chats = mixture(tasks, {"write": 1, "write_seen": 1}, sounds, 32 * lab.some(300))
-    return learn(model, processor, chats, lab.folder, *learning, learning_rate=2e-3, max_grad_norm=1.0)
+    return learn(lab, model, processor, chats, *learning, learning_rate=2e-3, max_grad_norm=1.0)
 
 
 def stage_3(lab: Lab, model, processor, sounds: list[Path]) -> list[dict]:
     """All modalities together; adapters alone learn, which are the projections and the Q-Former's queries."""
-    tasks = Tasks(lab.world["train"]["image"], random.Random(3))
+    tasks = Tasks(lab.world["train"]["image"], lab.rng("stage 3"))
     chats = mixture(tasks, {"write": 2, "write_seen": 2, "name": 1, "said": 2}, sounds, 32 * lab.some(200))
     adapters = ("image_aligner.projection", "image_aligner.queries", "audio_aligner.projection")
-    return learn(model, processor, chats, lab.folder, *adapters, learning_rate=2e-3, max_grad_norm=1.0)
+    return learn(lab, model, processor, chats, *adapters, learning_rate=2e-3, max_grad_norm=1.0)
 
 
 def run(lab: Lab) -> Replica:
-    count, folder = lab.some(2000, least=40), lab.folder / "speech"
-    sounds = record(folder / "train", count, CLEAN, 0) + record(folder / "train_noisy", count, NOISY, 1)
-    clean = record(folder / "test", lab.some(300), CLEAN, 2)
-    noisy = record(folder / "test_noisy", lab.some(300), NOISY, 3)
+    count, shared = lab.some(2000, least=40), lab.shared
+    sounds = record(shared / "train", count, CLEAN, 0) + record(shared / "train_noisy", count, NOISY, 1)
+    clean = record(lab.folder / "test", lab.some(300), CLEAN, 2 + 2 * lab.seed)
+    noisy = record(lab.folder / "test_noisy", lab.some(300), NOISY, 3 + 2 * lab.seed)
     tokenizer = make_tokenizer(
         [chat_template(), WRITE, WRITE_SEEN, NAME, SAID, "yes no", UNCLEAR, "0123456789", "< > </ <Image> <Speech>"]
     )
     model, processor = make_model(lab, tokenizer)
     everything = {"write": 2, "write_seen": 2, "name": 1, "said": 4}
-    chats = mixture(WordTasks(random.Random(0)), everything, sounds, 64 * lab.some(700))
-    logs = {"text": teach_text(model, processor, chats, lab.folder)}
+    chats = mixture(WordTasks(lab.rng("words")), everything, sounds, 64 * lab.some(700))
+    logs = {"text": teach_text(lab, model, processor, chats)}
 
     images, words = (
         [file for files in lab.world["train"][kind].values() for file in files] for kind in ("image", "audio")
     )
     logs["image alone"] = alone(model, processor, ["image_aligner"], (images, lab.some(250)))
-    chats = mixture(Tasks(lab.world["train"]["image"], random.Random(1)), {"name": 1}, sounds, 32 * lab.some(150))
-    logs["image to language"] = learn(model, processor, chats, lab.folder, "image_aligner", learning_rate=2e-3)
+    chats = mixture(Tasks(lab.world["train"]["image"], lab.rng("names")), {"name": 1}, sounds, 32 * lab.some(150))
+    logs["image to language"] = learn(lab, model, processor, chats, "image_aligner", learning_rate=2e-3)
 
     unprepared, speech = copy.deepcopy(model), ("audio_tower", "audio_aligner.cif")
     logs["speech alone"] = alone(
@@ -283,7 +275,7 @@ def run(lab: Lab) -> Replica:
     stage_2(lab, unprepared, processor, sounds, *speech, *behind)
 
     def asked(kind: str, sounds: list[Path], **more) -> list[dict]:
-        tasks = Tasks(lab.world["test"]["image"], random.Random(4))
+        tasks = Tasks(lab.world["test"]["image"], lab.rng(kind))
         return [getattr(tasks, kind)(sound, **more) for sound in sounds]
 
     def say(model, chats: list[dict]) -> list[str]:
@@ -297,21 +289,25 @@ def run(lab: Lab) -> Replica:
     seen, unseen = asked("write_seen", noisy), asked("write", noisy)
     with_image, after = say(model, seen), say(model, related)
     without, misled = (
-        error_rate(seen, say(model, each)) for each in (unseen, asked("write_seen", noisy, among=False))
+        wrong_characters(seen, say(model, each)) for each in (unseen, asked("write_seen", noisy, among=False))
     )
-    # Digits of another recording.
-    chance = error_rate(written, [one["messages"][-1]["content"] for one in [*written[1:], written[0]]])
-    rate = error_rate(seen, with_image)
+
+    def of_another(chats: list[dict]) -> list[tuple[int, int]]:
+        """Digits of another recording."""
+        return wrong_characters(chats, [one["messages"][-1]["content"] for one in [*chats[1:], chats[0]]])
+
+    rate, chance = wrong_characters(seen, with_image), of_another(seen)
     examples = list(zip(seen, with_image, strict=True))
     return Replica(
         [
-            Claim("characters wrong, speech by CIF", error_rate(written, by_cif), error_rate(written, at_once), chance,
-                  "stage 1 left out", "lower", 0.02, list(zip(written, by_cif, strict=True))),
-            Claim("characters wrong, noisy speech with an image", rate, without, chance, "no image", "lower", 0.02,
-                  examples),
+            Claim("characters wrong, speech by CIF", wrong_characters(written, by_cif),
+                  wrong_characters(written, at_once), of_another(written),
+                  "stage 1 left out", "lower", examples=list(zip(written, by_cif, strict=True))),
+            Claim("characters wrong, noisy speech with an image", rate, without, chance, "no image", "lower",
+                  examples=examples),
             Claim("the same, beside a misleading image", rate, misled, chance, "image of another digit",
-                  "lower", 0.02),
-            Claim("image related to speech, after stage 3", accuracy(related, after), accuracy(related, before), 0.5,
+                  "lower"),
+            Claim("image related to speech, after stage 3", right(related, after), right(related, before), 0.5,
                   "before stage 3", examples=list(zip(related, after, strict=True))),
         ],
         logs,
