@@ -1,0 +1,135 @@
+"""Fetched weights as ordinary Hugging Face folders, which `compose` and the Auto classes load.
+
+    PYTHONPATH=examples python -m real.convert [NAME ...] [--output outputs/parts] [--check]
+
+| folder | from | as |
+|---|---|---|
+| `language_model/` | GGUF | LlamaForCausalLM in float32, its tokenizer with chat template |
+| `whisper/` | CTranslate2's `model.bin` | WhisperForConditionalGeneration, tokenizer, feature extractor |
+| `efficientnet/` | .pth | timm's `tf_efficientnet_lite0` in Transformers' wrapper |
+| `minilm/` | safetensors | as it is |
+
+Each is written once, whole or not at all. `--check` lets each of them say something.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, TimmWrapperConfig, TimmWrapperForImageClassification
+
+from . import ctranslate2
+from .fetch import OUTPUT, fetch
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The one file in `folder`, or below, of that pattern."""
+    found = sorted(folder.rglob(pattern))
+    if len(found) != 1:
+        raise FileNotFoundError(f"{folder} holds {len(found)} files {pattern}, one was expected.")
+    return found[0]
+
+
+def language_model(raw: Path, target: Path) -> None:
+    """SmolLM2 from GGUF. Transformers reads the file, and refuses to save the model as it was read: what it read are plain
+    weights, which a fresh model of the same config takes."""
+    file = only(raw, "*.gguf")
+    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    config = read.config
+    config.quantization_config = None
+    model = type(read)(config)
+    model.load_state_dict(read.state_dict())
+    model.generation_config = read.generation_config
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
+
+
+def whisper(raw: Path, target: Path) -> None:
+    """Whisper tiny.en from CTranslate2's format."""
+    ctranslate2.convert(only(raw, "model.bin").parent, target)
+
+
+def efficientnet(raw: Path, target: Path) -> None:
+    """EfficientNet-lite0 under timm's names. The file has the same layers in the same order under other names; shapes are
+    compared when they are loaded."""
+    config = TimmWrapperConfig(architecture="tf_efficientnet_lite0", num_labels=1000, do_pooling=True)
+    model = TimmWrapperForImageClassification(config)
+    weights = torch.load(only(raw, "*.pth"), map_location="cpu", weights_only=True)  # noqa: TID251  tensors alone
+    named = dict(zip(model.timm_model.state_dict(), weights.values(), strict=True))
+    model.timm_model.load_state_dict(named)
+    own = model.timm_model.pretrained_cfg  # size, crop, mean and deviation, as the release was trained with
+    config.pretrained_cfg = {key: value for key, value in own.items() if key not in ("url", "hf_hub_id")}
+    config.id2label = dict(enumerate(_class_names()))
+    config.label2id = {name: i for i, name in config.id2label.items()}
+    model.save_pretrained(target)
+
+
+def _class_names() -> list[str]:
+    """Of ImageNet's 1000 classes, as timm carries them."""
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo()
+    return [f"{names.index_to_description(i).split(',')[0]} ({i})" for i in range(1000)]  # some classes share a name
+
+
+def minilm(raw: Path, target: Path) -> None:
+    """A judge of captions: an ordinary folder already."""
+    shutil.copytree(only(raw, "model.safetensors").parent, target, dirs_exist_ok=True)
+
+
+# Folder's name -> the part that it is made of, and what makes it.
+FOLDERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
+    "language_model": ("smollm2", language_model),
+    "whisper": ("whisper", whisper),
+    "efficientnet": ("efficientnet", efficientnet),
+    "minilm": ("minilm", minilm),
+}
+
+
+def convert(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Path]:
+    """Makes folders, all of `FOLDERS` if none is named, and fetches what they are made of.
+
+    Returns:
+        Name -> folder, of those that there are. What cannot be fetched was said.
+    """
+    folders = {}
+    for name in names or FOLDERS:
+        part, make = FOLDERS[name]
+        target = output / name
+        if not target.is_dir():
+            raw = fetch([part], output).folders.get(part)
+            if raw is None:
+                continue
+            started = time.time()
+            beside = Path(tempfile.mkdtemp(dir=output))
+            try:
+                make(raw, beside)
+                beside.chmod(0o755)
+                beside.rename(target)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+            print(f"{target}: made in {time.time() - started:.0f} s", flush=True)
+        folders[name] = target
+    return folders
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="real.convert", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FOLDERS)}; all if none is named")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all that is made")
+    parser.add_argument("--check", action="store_true", help="let each say something, and count its keys")
+    given = parser.parse_args(arguments)
+    folders = convert(given.names, given.output)
+    if given.check:
+        from .check import check
+
+        print(json.dumps(check(folders, given.output), indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The real data sets, each as splits of plain items, and as chats that training and evaluation read.
+
+    PYTHONPATH=examples python -m real.data [NAME ...] [--output outputs/parts]
+
+Prints how many items each split has, and writes chats to `outputs/parts/data/<name>_<split>.jsonl`. What cannot be fetched
+is said, and its data sets are left out.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import emoji, motion, recordings, stamps, voices
+from .chats import CHATS
+from .fetch import OUTPUT, Fetched, fetch
+
+
+Splits = dict[str, list[dict[str, Any]]]
+
+
+def load_stamps(parts: Fetched, output: Path) -> Splits:
+    return stamps.load(parts.folders["stamps"])
+
+
+def load_same(parts: Fetched, output: Path) -> Splits:
+    return stamps.pairs(stamps.load(parts.folders["stamps"]))
+
+
+def load_recordings(parts: Fetched, output: Path) -> Splits:
+    return recordings.load(parts.folders["phrases"])
+
+
+def load_voices(parts: Fetched, output: Path) -> Splits:
+    captions: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    if "stamps" in parts.folders:
+        for split, items in stamps.load(parts.folders["stamps"]).items():
+            captions[split] = [item["caption"] for item in items]
+    avoid = [*captions["validation"], *captions["test"]]
+    found = parts.folders.get
+    return voices.load(output / "voices", found("espeak"), found("flite"), captions["train"], avoid)
+
+
+def load_emoji(parts: Fetched, output: Path) -> Splits:
+    return emoji.load(parts.folders["emoji"], parts.folders.get("openmoji"))
+
+
+def load_watch(parts: Fetched, output: Path) -> Splits:
+    return motion.load(parts.folders["watch"], output / "watch")
+
+
+# Name -> what loads it, the parts that it needs, and those that it can do without.
+DATASETS: dict[str, tuple[Callable[[Fetched, Path], Splits], tuple[str, ...], tuple[str, ...]]] = {
+    "stamps": (load_stamps, ("stamps",), ()),
+    "same": (load_same, ("stamps",), ()),
+    "recordings": (load_recordings, ("phrases",), ()),
+    "voices": (load_voices, (), ("espeak", "flite", "stamps")),
+    "emoji": (load_emoji, ("emoji",), ("openmoji",)),
+    "watch": (load_watch, ("watch",), ()),
+}
+
+
+def load(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Splits]:
+    """Fetches what is needed, and gives name -> split -> items, of the data sets that there can be."""
+    if unknown := sorted(set(names or ()) - DATASETS.keys()):
+        raise ValueError(f"No data set {', '.join(unknown)}; there are {', '.join(DATASETS)}.")
+    chosen = names or list(DATASETS)
+    wanted = dict.fromkeys(part for name in chosen for kind in DATASETS[name][1:] for part in kind)
+    parts, result = fetch(list(wanted), output), {}
+    for name in chosen:
+        make, needed, _ = DATASETS[name]
+        if lacking := [part for part in needed if part not in parts.folders]:
+            print(f"{name}: left out, for there is no {', '.join(lacking)}.", flush=True)
+            continue
+        if any((splits := make(parts, output)).values()):
+            result[name] = splits
+        else:
+            print(f"{name}: left out, for there is nothing that makes it.", flush=True)
+    return result
+
+
+def chats(name: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records of a data set's items, one for every task that an item is good for: `messages`, and `id`, `task`."""
+    return [
+        {"id": f"{item['id']} {task}", "task": task, "messages": messages}
+        for item in items
+        for task, make in CHATS[name].items()
+        for messages in make(item)
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="real.data", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DATASETS)}; all if none is named")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all that is fetched and made")
+    given = parser.parse_args(arguments)
+    folder = given.output / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    print("| data set | split | items | chats by task |\n|---|---|---|---|")
+    for name, splits in load(given.names, given.output).items():
+        for split, items in splits.items():
+            records, counts = chats(name, items), dict[str, int]()
+            for record in records:
+                counts[record["task"]] = counts.get(record["task"], 0) + 1
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            (folder / f"{name}_{split}.jsonl").write_text(lines, encoding="utf-8")
+            shown = ", ".join(f"{task} {count}" for task, count in counts.items()) or "none"
+            print(f"| {name} | {split} | {len(items)} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
