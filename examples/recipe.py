@@ -22,9 +22,11 @@ from transformers import (
 
 from anymodality.commands.compose import compose_from
 from transformers_anymodality import AnyModalityDataCollator
-from transformers_anymodality.data import load, mixture
+from transformers_anymodality.data import at_speeds, load, mixture
 from transformers_anymodality.features import FeatureStore
+from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.systems import SYSTEMS
+from transformers_anymodality.training.augment import spec_augment
 from transformers_anymodality.training.callbacks import AnswersCallback, ThroughputCallback, by_modality
 from transformers_anymodality.training.packing import AnyModalityPackingCollator
 from transformers_anymodality.training.parts import parameter_groups
@@ -73,6 +75,10 @@ class DataArguments:
     features: str | None = setting(
         None, "folder that `anymodality features build` wrote: frozen towers' features are read, media are not"
     )
+    spec_augment: dict | str | None = setting(
+        None, "masks in the spectrograms of training, as torchaudio's SpecAugment takes them"
+    )
+    speeds: list[float] = setting([], "training data only: each sound once at each of these speeds, 0.9 1.0 1.1")
     packing: bool = setting(False, "several samples in a row of max_length tokens, which is exact or refused")
     show_answers: int = setting(3, "evaluation samples that the model answers at each evaluation, for you to read")
     learning_rates: dict | str | None = setting(
@@ -182,6 +188,14 @@ def make_collator(model: Any, processor: Any, data: DataArguments) -> AnyModalit
 def make_trainer(model: Any, processor: Any, data: DataArguments, training: TrainingArguments) -> Trainer:
     """The stock Trainer: learning rates per part, speed in its log, answers at each evaluation."""
     train_set, eval_sets = load_data(data)
+    if data.speeds:
+        if not any(MODALITIES[name].medium == "audio" for name in processor.modalities):
+            raise SystemExit(
+                "--speeds: the model reads no sound; features of a speech encoder cannot be played faster."
+            )
+        train_set = at_speeds(train_set, data.speeds)
+    if data.spec_augment:
+        spec_augment(model, processor, **data.spec_augment)
     optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
     settings["params"] = parameter_groups(model, data.learning_rates or {}, training.weight_decay)
     trainer = Trainer(

@@ -1,7 +1,7 @@
 """Data as people have it: records of any kind as chats, files and shards, mixtures, and checks before training."""
 
 from .checking import Problem, Report, check
-from .datasets import load, mixture, open_records
+from .datasets import at_speeds, load, mixture, open_records
 from .formats import FORMATS, convert_file, convert_records, register_format
 from .records import Chat, normalize, read_chat, split_markers
 from .showing import look
@@ -12,6 +12,7 @@ __all__ = [
     "Chat",
     "Problem",
     "Report",
+    "at_speeds",
     "check",
     "convert_file",
     "convert_records",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modalities import MODALITIES
+from ..processing.chat import parts_of
 from ..utils.imports import require
 from .records import modality_of_field, normalize
 
@@ -106,6 +107,48 @@ def mixture(
         seed=seed,
         stopping_strategy=stopping_strategy,
     )
+
+
+def at_speeds(chats: Any, speeds: Sequence[float]) -> Any:
+    """Speed perturbation (Ko et al. 2015): each chat with sound once for each of `speeds`, say (0.9, 1.0, 1.1), at which
+    all its sound is played; the others once. For training data: what is evaluated is left as it is.
+
+    Args:
+        chats: as `load` or `mixture` gives them.
+        speeds: from 0.5 to 2.
+    """
+    if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
+        raise ValueError(f"Speeds are from 0.5 to 2, not {list(speeds)}.")
+    return chats.map(partial(_at_speeds, speeds=speeds), batched=True, batch_size=100, features=chats.features)
+
+
+def _at_speeds(columns: dict[str, list[Any]], speeds: Sequence[float]) -> dict[str, list[Any]]:
+    made: dict[str, list[Any]] = {name: [] for name in columns}
+    for values in zip(*columns.values(), strict=True):
+        row = dict(zip(columns, values, strict=True))
+        for speed in speeds if any(map(_is_sound, parts_of(row["messages"]))) else (1.0,):
+            for name, value in row.items():
+                made[name].append(_faster(value, speed) if name == "messages" else value)
+    return made
+
+
+def _is_sound(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in MODALITIES and MODALITIES[part["type"]].medium == "audio"
+
+
+def _faster(messages: list[dict[str, Any]], speed: float) -> list[dict[str, Any]]:
+    return [
+        {
+            **message,
+            "content": [
+                {**part, "speed": speed} if isinstance(part, Mapping) and _is_sound(part) else part
+                for part in message["content"]
+            ],
+        }
+        if speed != 1 and isinstance(message.get("content"), list)
+        else message
+        for message in messages
+    ]
 
 
 # --- records of a file -----------------------------------------------------------------------------------------------

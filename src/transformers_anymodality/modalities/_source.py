@@ -18,7 +18,7 @@ from ._fetch import SHOWN, FetchError, fetch, url_name
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 # What a dict may say besides where its medium is: which part of the file is meant, and how its content is to be understood.
-TOLD = ("page", "dpi", "unit")
+TOLD = ("page", "dpi", "unit", "speed")
 
 
 class MediaError(ValueError):

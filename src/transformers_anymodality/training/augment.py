@@ -1,0 +1,79 @@
+"""Augmentation of sound while training: SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) by torchaudio."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ..modalities import MODALITIES
+from ..processing.processor import AnyModalityProcessor
+from ..utils.imports import require
+from .parts import composite_of
+
+
+def spec_augment(model: nn.Module, processor: AnyModalityProcessor, **settings: Any) -> RemovableHandle:
+    """Masks stripes of time and of frequency in the spectrograms that a model is trained on, others in each step.
+
+    Evaluation and generation see spectrograms as they are: a model in eval mode masks none, and none is masked without
+    gradients. The masks lie anywhere in the padded length, and hold the mean of the batch. Nothing of this is saved.
+
+    Args:
+        model: a composite, also within PEFT or a distributed wrapper.
+        processor: its processor, which knows the spectrograms' bands.
+        settings: of `torchaudio.transforms.SpecAugment`: `n_time_masks`, `time_mask_param` (frames at most),
+            `n_freq_masks`, `freq_mask_param` (bands at most), `p` (share of time that a mask may take).
+
+    Returns:
+        A handle, whose `remove()` ends it.
+
+    Raises:
+        ValueError: no tower of the model reads spectrograms. In training, a batch that brings a tower's features (from a
+            feature store) in their place.
+    """
+    mask = require("torchaudio.transforms").SpecAugment(**settings)
+    bands = spectrograms(processor)
+    if not bands:
+        raise ValueError(
+            "SpecAugment masks spectrograms, and no tower of this model reads any: its modalities are "
+            f"{', '.join(processor.modalities)}. Towers of waveforms mask by their own settings (`mask_time_prob`)."
+        )
+
+    def before(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        if not (module.training and torch.is_grad_enabled()):
+            return args, inputs
+        if stored := [name for name in bands if inputs.get(f"{name}_features") is not None]:
+            raise ValueError(
+                f"The batch brings stored features of {stored[0]!r}, in which no spectrogram can be masked: train "
+                "without SpecAugment, or without the feature store."
+            )
+        made = {}
+        for modality, (name, count) in bands.items():
+            if (values := inputs.get(name)) is not None:
+                made[name] = _masked(mask, values, count, modality)
+        return args, {**inputs, **made}
+
+    return composite_of(model).register_forward_pre_hook(before, with_kwargs=True)
+
+
+def spectrograms(processor: AnyModalityProcessor) -> dict[str, tuple[str, int]]:
+    """Modalities of sound whose towers read spectrograms -> their model input, and its number of bands."""
+    found = {}
+    for name, own in processor.modalities.items():
+        if MODALITIES[name].medium == "audio":
+            part, given = processor.sub_processor(name), own.inputs[own.main_input]
+            bands = getattr(part, "num_mel_bins", None) or getattr(part, "feature_size", 1)
+            if bands > 1 and (given == "input_features" or hasattr(part, "num_mel_bins")):
+                found[name] = (own.main_input, bands)
+    return found
+
+
+def _masked(mask: nn.Module, values: torch.Tensor, bands: int, modality: str) -> torch.Tensor:
+    """`(..., bands, frames)`, or `(..., frames, bands)`, masked."""
+    if values.shape[-2] == bands:
+        return mask(values)
+    if values.shape[-1] == bands:
+        return mask(values.transpose(-1, -2)).transpose(-1, -2)
+    raise ValueError(
+        f"The {modality} input has the shape {tuple(values.shape)}, in which {bands} bands are not found."
+    )
