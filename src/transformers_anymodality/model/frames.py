@@ -90,7 +90,7 @@ def tokens_of_items(
     if config.reads == "frame" and len(own) == len(tokens):
         kept = torch.arange(tokens.shape[1]) < torch.tensor(own)[:, None]
         tokens = tokens.flatten(0, 1)[None] if kept.all() else tokens[kept.to(tokens.device)][None]
-    # Not an `if`: a compiled graph asserts what depends on data, rather than branching on it. The message is a constant, too.
+    # Not an `if`: a compiled graph asserts what depends on data, rather than branching on it. The message is constant, too.
     torch._check_value(
         len(tokens) == 1 and tokens.shape[1] == sum(counts),
         lambda: (
