@@ -1,4 +1,5 @@
-"""`anymodality export gguf`: what llama.cpp reads of it equals the composite; what it cannot run is refused."""
+"""`anymodality export gguf`: what llama.cpp reads of it equals the composite; what it cannot run is refused. And language
+models that are given in GGUF."""
 
 import base64
 import io
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    CLIPVisionModel,
     LlamaConfig,
     PreTrainedTokenizerFast,
     SiglipImageProcessor,
@@ -184,6 +186,101 @@ def test_pixels_that_are_scaled_otherwise_are_refused():
     processor.sub_processor("image").rescale_factor = 1 / 127.5
     with pytest.raises(ValueError, match="does not bring pixels to 0 to 1"):
         check(model, processor)
+
+
+# --- language models in GGUF ------------------------------------------------------------------------------------------
+
+
+def write_language_model(file) -> None:
+    """A Llama of two layers with random weights, and a tokenizer of bytes."""
+    hidden, layers, words = 32, 2, ["<unk>", "<s>", "</s>", "a", "b", "ab", *(f"w{i}" for i in range(10))]
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_context_length(64)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(2)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(len(words))
+    writer.add_rope_dimension_count(16)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(words)
+    writer.add_token_merges(["a b"])
+    writer.add_token_types([3] * 3 + [1] * (len(words) - 3))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    square, wide = (hidden, hidden), (48, hidden)
+    shapes = dict(attn_norm=(hidden,), attn_q=square, attn_k=square, attn_v=square, attn_output=square)
+    shapes |= dict(ffn_norm=(hidden,), ffn_gate=wide, ffn_up=wide, ffn_down=(hidden, 48))
+    named = {"token_embd": (len(words), hidden), "output_norm": (hidden,), "output": (len(words), hidden)}
+    named |= {f"blk.{i}.{name}": shape for i in range(layers) for name, shape in shapes.items()}
+    rng = np.random.default_rng(0)
+    for name, shape in named.items():
+        writer.add_tensor(f"{name}.weight", rng.normal(0, 0.2, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def language_file(tmp_path):
+    write_language_model(tmp_path / "tiny.gguf")
+    return tmp_path / "tiny.gguf"
+
+
+@pytest.mark.parametrize("given", ["path", "model"])
+@pytest.mark.parametrize("light", [False, True])
+def test_a_language_model_in_gguf_is_composed_and_saved(language_file, given, light, tmp_path):
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=language_file.name)
+    weights = {name: tensor.clone() for name, tensor in expected.state_dict().items()}
+    CLIPVisionModel(CLIP).save_pretrained(tmp_path / "tower")  # what a light checkpoint refers to
+    settings = {"image": image(str(tmp_path / "tower"))}
+    if given == "path":
+        model, processor = compose(str(language_file), settings)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path, gguf_file=language_file.name)
+        model, processor = compose(expected, settings, tokenizer=tokenizer)
+    assert processor.tokenizer.decode([5]) == "ab" and getattr(model, "hf_quantizer", None) is None
+    model.save_pretrained(tmp_path / "out", light=light, processor=processor)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert set(loaded.config.references or {}) == ({"image_tower"} if light else set())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    for name, tensor in weights.items():
+        assert torch.equal(loaded.language_model.state_dict()[name][: len(tensor)], tensor), name
+
+
+def test_a_composite_of_gguf_is_planned(language_file):
+    with torch.device("meta"):
+        model, _ = compose(language_file, {"image": image()})
+    assert model.device.type == "meta" and model.config.text_config.num_hidden_layers == 2
+
+
+def test_the_command_takes_a_gguf(language_file, tmp_path):
+    CLIPVisionModel(CLIP).save_pretrained(tmp_path / "tower")
+    tiny.image_processor().save_pretrained(tmp_path / "tower")
+    words = ["compose", "--language-model", str(language_file), "--modality", f"image={tmp_path / 'tower'}"]
+    assert cli.main([*words, "--output", str(tmp_path / "out")]) == 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+def test_a_model_without_its_tokenizer_says_so(language_file, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=language_file.name)
+    with pytest.raises(ValueError, match="No tokenizer was found in .*: pass `tokenizer=`"):
+        compose(model, {"image": image()})
+
+
+def test_folders_and_files_without_a_config_are_refused(language_file, tmp_path):
+    with pytest.raises(ValueError, match=r"no config.json.* is given by its file: .*tiny\.gguf"):
+        compose(str(tmp_path), {"image": image()})
+    torch.save({"a": torch.ones(1)}, tmp_path / "tower.pth")
+    language, tokenizer = tiny.language_model(), tiny.tokenizer()
+    with pytest.raises(ValueError, match="tower.pth is a file. Weights alone do not tell the architecture"):
+        compose(language, {"image": {"tower": str(tmp_path / "tower.pth")}}, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="no config.json.* It holds tiny.gguf, tower.pth"):
+        compose(language, {"image": {"tower": str(tmp_path)}}, tokenizer=tokenizer)
 
 
 # --- llama.cpp itself -------------------------------------------------------------------------------------------------

@@ -36,15 +36,10 @@ def only(folder: Path, pattern: str) -> Path:
 
 
 def language_model(raw: Path, target: Path) -> None:
-    """SmolLM2 from GGUF. Transformers reads the file, and refuses to save the model as it was read: what it read are plain
-    weights, which a fresh model of the same config takes."""
+    """SmolLM2 from GGUF. Transformers unpacks the weights, and would not save them for the mark that it leaves on them."""
     file = only(raw, "*.gguf")
-    read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    config = read.config
-    config.quantization_config = None
-    model = type(read)(config)
-    model.load_state_dict(read.state_dict())
-    model.generation_config = read.generation_config
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    model.hf_quantizer.remove_quantization_config(model)
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).save_pretrained(target)
 
@@ -106,6 +101,7 @@ def convert(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, 
             if raw is None:
                 continue
             started = time.time()
+            output.mkdir(parents=True, exist_ok=True)
             beside = Path(tempfile.mkdtemp(dir=output))
             try:
                 make(raw, beside)

@@ -51,7 +51,9 @@ def load(raw: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Split -> windows of `SECONDS`: `imu`, a CSV with `COLUMNS` in s, m/s^2 (gravity included) and rad/s; `exercise`,
     `subject`, `side`. Each subject is in one split.
 
-    The file has g and rad/s: at rest the acceleration is 1.0 long, and gravity turns as fast as the gyroscope says in rad/s.
+    The file has g and rad/s: where the watch is still, the acceleration is 1.01 long; and where it turns, the direction of
+    gravity turns at 0.4 of the gyroscope's speed (median), which would be 22 times it in degrees. The axes of the two
+    sensors are not of one frame: no exchange of axes and signs lets the one explain the other.
     """
     data = plain(raw, folder / "watch.npz")
     if tuple(data["columns"].tolist()) != ("ax", "ay", "az", "wx", "wy", "wz"):

@@ -24,7 +24,7 @@ from ..model.quantization import adopt_quantization
 from ..processing.chat import extend_template
 from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
-from ..utils.hub import HUB_KWARGS, config_alone
+from ..utils.hub import HUB_KWARGS, check_folder, config_alone, gguf_arguments
 from ..utils.registry import did_you_mean
 from ..utils.upstream import name_special_token, without_deepspeed
 from .limits import TokenLimit
@@ -56,7 +56,8 @@ def compose(
     ids and paths configs alone are read, and what has to run to be known runs on small copies of the same architecture.
 
     Args:
-        language_model: Hub id, local path, config (random weights) or loaded model.
+        language_model: Hub id, local path, config (random weights) or loaded model; of GGUF, the path of the file, also
+            within a repository ("org/name/file.gguf"), whose weights are unpacked.
         modalities: modality -> its tower alone, or a dict with
             - `tower`: Hub id, local path, config, loaded model, or the name of a modality whose tower it borrows;
             - `aligner`: name of a registered aligner (default "perceiver_resampler"), a dict `{"type": name, ...}`
@@ -85,7 +86,8 @@ def compose(
     load = {**hub_kwargs, **({} if dtype is None else {"dtype": dtype})}
     asked = read_settings(modalities)
     language = _language_model(language_model, load)
-    tokenizer = load_tokenizer(tokenizer, language, **hub_kwargs)
+    holder = language_model if gguf_arguments(language_model)[1] else language  # a file in GGUF holds its tokenizer
+    tokenizer = load_tokenizer(tokenizer, holder, **hub_kwargs)
     tokens = {name: one.token for name, one in asked.items()}
     parts = _parts(asked, _add_placeholders(tokenizer, tokens), language, load)
     reads_ids = try_language_model(language)
@@ -123,10 +125,14 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
         raise TypeError(
             f"A language model is a Hub id, a local path, a config or a model, not {type(source).__name__}."
         )
-    config = source if isinstance(source, PreTrainedConfig) else config_alone(source, **load)
-    if config is not None:
+    if isinstance(source, PreTrainedConfig):
+        return AutoModelForCausalLM.from_config(source).eval()
+    source, gguf = gguf_arguments(source)
+    if not gguf:
+        check_folder(source, load.get("subfolder", ""))
+    if (config := config_alone(source, **load, **gguf)) is not None:
         return AutoModelForCausalLM.from_config(config).eval()
-    return AutoModelForCausalLM.from_pretrained(source, **load)
+    return AutoModelForCausalLM.from_pretrained(source, **load, **gguf)
 
 
 def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> PreTrainedTokenizerBase:
@@ -137,7 +143,11 @@ def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> Pr
     source = tokenizer or (config.name_or_path if isinstance(config, PreTrainedConfig) else config)
     if not source:
         raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
-    loaded: Any = AutoTokenizer.from_pretrained(source, **hub_kwargs)
+    source, gguf = gguf_arguments(source)
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(source, **hub_kwargs, **gguf)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"No tokenizer was found in {source}: pass `tokenizer=`. ({error})") from error
     return loaded
 
 

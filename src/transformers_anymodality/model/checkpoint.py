@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ..modalities import MODALITIES
 from ..towers import load_tower
-from ..utils.hub import FETCHING, hub_kwargs
+from ..utils.hub import FETCHING, gguf_arguments, hub_kwargs
 from ..utils.tensors import tensors_hash
 from ..utils.upstream import (
     extract_commit_hash,
@@ -181,8 +181,9 @@ def _some(keys: set[str], limit: int = 5) -> str:
 
 
 def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str, Any] | None:
-    """Where a part is loaded from, pinned to a commit: `{"id", "revision"}`; None for what was not loaded by name."""
-    if not isinstance(source, (str, os.PathLike)):
+    """Where a part is loaded from, pinned to a commit: `{"id", "revision"}`; None for what was not loaded by name,
+    and for a file in GGUF, which is stored unpacked."""
+    if not isinstance(source, (str, os.PathLike)) or gguf_arguments(source)[1]:
         return None
     source = os.fspath(source)
     file = cached_file(source, "config.json", revision=revision, **hub_kwargs(load))

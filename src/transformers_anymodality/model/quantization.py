@@ -65,6 +65,11 @@ def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) 
     quantizer = getattr(language_model, "hf_quantizer", None)
     if quantizer is None:
         return
+    if quantizer.quantization_config.quant_method == "gguf" and not getattr(quantizer, "packed_modules", None):
+        # Weights that were read from GGUF and unpacked are ordinary ones. Transformers marks them all the same, and would
+        # not save them.
+        quantizer.remove_quantization_config(language_model)
+        return
     quantization = copy.deepcopy(quantizer.quantization_config)
     for field in _SKIP_FIELDS:
         if hasattr(quantization, field):

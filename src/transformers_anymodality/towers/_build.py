@@ -16,7 +16,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ..utils.hub import config_alone
+from ..utils.hub import check_folder, config_alone
 from ..utils.registry import config_class_of, models_beside
 from ..utils.upstream import MODEL_MAPPING, build
 from ._run import main_input, match_arguments, read_features
@@ -178,6 +178,7 @@ def load_tower(
     if isinstance(source, PreTrainedConfig):
         return build_tower(tower_config(source, medium, select_layer))
     if isinstance(source, (str, os.PathLike)):
+        check_folder(source, hub_kwargs.get("subfolder", ""))
         if (config := config_alone(source, **hub_kwargs)) is not None:
             own = tower_config(config, medium, select_layer)
             own.dtype = config.dtype

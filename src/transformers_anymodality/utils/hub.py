@@ -1,5 +1,6 @@
 """The names and arguments that say which files are meant, and how they are fetched."""
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ import torch
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
+
+from .imports import require
 
 
 FETCHING = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -27,6 +30,37 @@ def is_hub_id(source: str | None) -> bool:
     except HFValidationError:
         return False
     return True
+
+
+def gguf_arguments(source: Any) -> tuple[Any, dict[str, str]]:
+    """A path or Hub id that ends in the name of a GGUF file, as the Auto classes take it: the folder or repository, and
+    `gguf_file`. Anything else as it is."""
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".gguf"):
+        require("gguf")
+        folder, file = os.path.split(source)
+        return folder or ".", {"gguf_file": file}
+    return source, {}
+
+
+def check_folder(source: str | os.PathLike, subfolder: str = "") -> None:
+    """Raises ValueError for a local path that no model can be loaded from, since no config is there."""
+    path = Path(source)
+    if path.is_file():
+        raise ValueError(
+            f"{source} is a file. Weights alone do not tell the architecture they are for: build the model, load them "
+            "into it (safetensors, or `torch.load(..., weights_only=True)`), and give the model, or the folder that its "
+            "`save_pretrained` writes."
+        )
+    path = path / subfolder
+    if not path.is_dir() or any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return
+    held = sorted(file.name for file in path.iterdir())
+    gguf = [name for name in held if name.endswith(".gguf")]
+    hint = f" A language model in GGUF is given by its file: {path / gguf[0]}." if gguf else ""
+    raise ValueError(
+        f"{path} has no config.json, which every folder that `save_pretrained` writes has. It holds "
+        f"{', '.join(held[:5]) or 'nothing'}{', ...' if held[5:] else ''}.{hint}"
+    )
 
 
 def config_alone(source: Any, dtype: str | torch.dtype | None = None, **kwargs: Any) -> PreTrainedConfig | None:
