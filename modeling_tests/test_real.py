@@ -29,7 +29,7 @@ from transformers import (
 )
 
 from modeling_tests import tiny
-from modeling_tests.test_gguf import write_language_model
+from modeling_tests.gguf_files import write_language_model
 from transformers_anymodality import compose
 from transformers_anymodality.data.records import read_chat
 from transformers_anymodality.modalities import MODALITIES, MediaError
