@@ -103,8 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
             records, counts = chats(name, items), dict[str, int]()
             for record in records:
                 counts[record["task"]] = counts.get(record["task"], 0) + 1
-            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            (folder / f"{name}_{split}.jsonl").write_text(lines, encoding="utf-8")
+            if records:
+                lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+                (folder / f"{name}_{split}.jsonl").write_text(lines, encoding="utf-8")
             shown = ", ".join(f"{task} {count}" for task, count in counts.items()) or "none"
             print(f"| {name} | {split} | {len(items)} | {shown} |", flush=True)
 
