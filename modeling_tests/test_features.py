@@ -496,6 +496,17 @@ def test_the_index_finds_what_shards_hold(tmp_path):
     assert sorted(path.suffix for path in (tmp_path / "s").iterdir()) == [".arrow", ".arrow", ".safetensors"]
 
 
+def test_features_of_any_layout_are_stored(tmp_path):
+    """As a tower of convolutions gives them: (places, channels), a view of (channels, places)."""
+    features = torch.arange(12.0).view(3, 4).T
+    writer = ShardWriter(tmp_path, 2**20, "0")
+    writer.add("a", features, [4], {})
+    writer.flush()
+    (shard,) = tmp_path.glob("*.safetensors")
+    with open_weights(shard) as stored:
+        assert torch.equal(stored.get_tensor("a"), features[None])
+
+
 def test_a_store_that_may_not_be_written_to(tmp_path, monkeypatch):
     written(tmp_path, dict(zip(digests(1, 2), [1, 2], strict=True)))
 

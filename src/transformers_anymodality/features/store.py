@@ -211,7 +211,8 @@ class ShardWriter:
             features = features.unflatten(0, (len(lengths), -1))
         else:
             self.lengths[digest] = lengths
-        self.tensors[digest] = features.cpu().clone()
+        # A tower of convolutions gives (places, channels) as a view of (channels, places), which safetensors refuses.
+        self.tensors[digest] = features.cpu().clone(memory_format=torch.contiguous_format)
         self.files |= files
         self.size += features.nbytes
         if self.size >= self.shard_bytes:
