@@ -42,11 +42,18 @@ def say(digit: int, rng: np.random.Generator) -> np.ndarray:
     return (0.5 * whole / np.abs(whole).max()).astype(np.float32)
 
 
-def say_string(digits: Iterable[int], rng: np.random.Generator, noise: tuple[float, float] = (5, 20)) -> np.ndarray:
+def say_string(
+    digits: Iterable[int],
+    rng: np.random.Generator,
+    noise: tuple[float, float] = (5, 20),
+    buried: int | None = None,
+    depth: float = 12,
+) -> np.ndarray:
     """One speaker saying one digit after another, with short pauses, in noise.
 
     Args:
         noise: how many decibels the voice is above it, at least and at most.
+        buried: place of a digit over which the noise is `depth` decibels above the voice, pauses around it included.
 
     Returns:
         (samples,) float32.
@@ -54,9 +61,14 @@ def say_string(digits: Iterable[int], rng: np.random.Generator, noise: tuple[flo
     speaker, pieces = _speaker(rng), []
     for digit in digits:
         pieces += [np.zeros(int(RATE * rng.uniform(0.02, 0.1))), _word(digit, speaker, rng)[0]]
-    whole = np.concatenate([*pieces, np.zeros(int(RATE * rng.uniform(0.02, 0.1)))])
+    pieces.append(np.zeros(int(RATE * rng.uniform(0.02, 0.1))))
+    whole = np.concatenate(pieces)
     loudness = np.sqrt(np.mean(whole[whole != 0] ** 2))
-    whole += rng.normal(0, loudness * 10 ** (-rng.uniform(*noise) / 20), len(whole))
+    level = np.full(len(whole), 10 ** (-rng.uniform(*noise) / 20))
+    if buried is not None:
+        ends = np.cumsum([0, *map(len, pieces)])
+        level[ends[2 * buried] : ends[2 * buried + 3]] = 10 ** (depth / 20)
+    whole += rng.normal(0, loudness * level)
     return (0.5 * whole / np.abs(whole).max()).astype(np.float32)
 
 

@@ -17,6 +17,7 @@ from digits_world import parts
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, set_seed
 
 from transformers_anymodality import compose, lora_config
+from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.systems.anymal import anymal, chat_template
 
 from .claims import Claim, Replica
@@ -123,14 +124,21 @@ def make_model(language_model, tokenizer, towers: dict[str, dict]):
 def align(lab: Lab, model, processor) -> list[dict]:
     """Stage 1: the aligners alone, on captions."""
     chats = captions(lab.world["train"], 32 * lab.some(400), list(CAPTIONS), lab.rng("align"))
-    return learn(lab, model, processor, chats, "aligners", learning_rate=3e-3)
+    store = features(lab, model, processor, chats)
+    return learn(lab, model, processor, chats, "aligners", learning_rate=3e-3, features=store)
+
+
+def features(lab: Lab, model, processor, chats: list[dict]) -> FeatureStore:
+    """What towers tell of these chats' media: they are frozen, so that once is enough for all stages."""
+    build_features(model, processor, chats, lab.folder / "features", verbose=False)
+    return FeatureStore(lab.folder / "features", model)
 
 
 def caption_claims(lab: Lab, model, processor) -> list[Claim]:
     kinds = {"image": "resampler", "video": "resampler", "audio": "linear", "imu": "linear"}
     claims = []
     for modality, kind in kinds.items():
-        asked = captions(lab.world["test"], lab.some(240), [modality], lab.rng(f"{modality} captions"))
+        asked = captions(lab.world["test"], lab.some(360), [modality], lab.rng(f"{modality} captions"))
         given = answers(model, processor, asked, max_new_tokens=8)
         of_others = given[1:] + given[:1]
         shown = list(zip(asked, given, strict=True))
@@ -157,7 +165,8 @@ def instruct(lab: Lab, model, processor):
     """Stage 2: aligners go on, and LoRA on all linear layers of the language model."""
     chats = instructions(lab.world["train"], 32 * lab.some(300), lab.rng("instruct"))
     lora = lora_config(model, r=64, lora_alpha=16)
-    return adapt(lab, model, processor, chats, lora, learning_rate=2e-3)
+    store = features(lab, model, processor, chats)
+    return adapt(lab, model, processor, chats, lora, learning_rate=2e-3, features=store)
 
 
 def run(lab: Lab) -> Replica:
@@ -174,7 +183,7 @@ def run(lab: Lab) -> Replica:
     asked = captions(lab.world["test"], lab.some(480), list(CAPTIONS), lab.rng("captions"))
     full = right(asked, answers(model, processor, asked, max_new_tokens=8))
 
-    test, count = lab.world["test"], lab.some(300)
+    test, count = lab.world["test"], lab.some(360)
     questions = {
         "reasoning over image + IMU": instructions(test, count, lab.rng("image, imu"), ("image", "imu"), pairs=1.0),
         "reasoning over any two modalities": instructions(test, count, lab.rng("any two"), pairs=1.0),

@@ -229,7 +229,7 @@ def examine(model, processor, chats: list[dict], instead: dict | None = None) ->
 
 def zero_shot(lab: Lab, model, processor, alone: dict, rng: random.Random) -> list[Claim]:
     """What chats about images taught, asked about each other modality, and about an image and a sound."""
-    files, count, claims = lab.world["test"], lab.some(300), []
+    files, count, claims = lab.world["test"], lab.some(360), []
     for modality in alone:
         asked = [ask(files, [modality], [rng.randrange(10)], rng.choice([*QUESTIONS]), rng) for _ in range(count)]
         measured, shown = examine(model, processor, asked)
