@@ -25,7 +25,7 @@ help:  ## print this list
 quickstart: venv  ## run the quickstart example
 	@$(BIN)/python examples/quickstart.py $(ARGS)
 
-replicas: venv  ## try the five papers' claims at small scale, half an hour; ARGS=pandagpt for one
+replicas: venv  ## try the five papers' claims at small scale, hours; ARGS="pandagpt --seeds 1" for one, minutes
 	@PYTHONPATH=examples $(BIN)/python -m replicas $(ARGS)
 
 test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")

@@ -10,6 +10,7 @@ import pytest
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+DOCS = EXAMPLES.parent / "docs"
 SYSTEMS = ("anymal", "macaw_llm", "mplug_owl", "pandagpt", "x_llm")
 
 
@@ -155,3 +156,21 @@ def test_what_a_run_rests_on(replicas, tmp_path, monkeypatch):
     assert results.settings("system", 1.0) == first != results.settings("system", 0.5)
     script.write_text("steps = 2\n")
     assert results.settings("system", 1.0) != first
+
+
+def test_the_documentation_says_what_was_found(replicas, tmp_path):
+    """Its tables are those of the figures beside it, and the command writes both; other systems' figures stay."""
+    results, kept = replicas.results, json.loads((DOCS / "replicas.json").read_text("utf-8"))
+    assert results.TABLE.findall((DOCS / "replicas.md").read_text("utf-8")) == results.tables(kept)
+    assert set(kept) <= set(SYSTEMS)
+
+    for name in ("replicas.json", "replicas.md"):
+        (tmp_path / name).write_text((DOCS / name).read_text("utf-8"), "utf-8")
+    row = replicas.claims.pool({0: claim(replicas, scores(0.4321, 10_000), scores(0.5, 10_000))})
+    new = {"a_system": {"seconds": 1, "claims": {"it": results._rounded(row)}}}
+    (tmp_path / "results.json").write_text(json.dumps(new), "utf-8")
+    results.write_docs(tmp_path, tmp_path)
+    found = json.loads((tmp_path / "replicas.json").read_text("utf-8"))
+    assert set(found) == {"a_system", *kept} and kept.items() <= found.items()
+    text = (tmp_path / "replicas.md").read_text("utf-8")
+    assert results.TABLE.findall(text) == results.tables(found) and "43.2%" in text

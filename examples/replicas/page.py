@@ -33,7 +33,7 @@ def write(file: Path, pooled: dict, runs: dict) -> None:
             if claim.examples
         )
         text += (
-            f"<h2>{system} <small class=q>{len(runs[system])} seeds, {found['seconds']} s each</small></h2>"
+            f"<h2>{system} <small class=q>{len(runs[system])} seeds, {found['seconds']} s of one core each</small></h2>"
             f"<table>{head}{lines}</table><h3>Loss</h3>{losses}{cards}"
         )
     write_html(file, "Five papers at small scale", text, STYLE + OWN_STYLE)

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,7 +19,7 @@ DOCS = HERE.parents[1] / "docs"
 EXAMPLES_KEPT = 8
 COLUMNS = ("system", "claim", "measured", "control", "better by (95%)", "each seed", "chance", "seeds", "answers",
            "holds", "the control")  # fmt: skip
-TABLE = re.compile(r"^\| system .*?(?=\n\n)", re.DOTALL | re.MULTILINE)  # in docs/replicas.md
+TABLE = re.compile(r"^\| system .*?(?=\n\n)", re.DOTALL | re.MULTILINE)  # in docs/replicas.md, both of them
 NUMBERS = {2, 3, 4, 5, 6, 7, 8}  # columns
 
 
@@ -39,7 +40,7 @@ class _Code(ast.NodeTransformer):
 
 
 def save(file: Path, replica: Replica, seconds: float, own: dict) -> None:
-    """`own`: the run's settings."""
+    """`seconds`: of one core; `own`: the run's settings."""
     claims = [
         {**asdict(claim), "examples": claim.examples[:EXAMPLES_KEPT],
          **{name: getattr(claim, name).astype(float).tolist() for name in ("measured", "control", "chance")}}
@@ -125,7 +126,7 @@ def table(pooled: dict) -> str:
         for row in lines
     ]
     text.insert(1, "-" * max(map(len, text)))
-    times = ", ".join(f"{system} {found['seconds']} s a seed" for system, found in pooled.items())
+    times = ", ".join(f"{system} {found['seconds']} s of one core a seed" for system, found in pooled.items())
     return "\n".join([*text, f"({times})"])
 
 
@@ -133,22 +134,31 @@ def table(pooled: dict) -> str:
 
 
 def write_docs(output: Path, docs: Path = DOCS) -> None:
-    """Figures of `results.json` into `replicas.json`, where other systems' stay, and the table of `replicas.md`."""
+    """Figures of `results.json` into `replicas.json`, where other systems' stay, and the tables of `replicas.md`."""
     file = docs / "replicas.json"
     kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
     found = kept | json.loads((output / "results.json").read_text("utf-8"))
     found = {system: found[system] for system in sorted(found)}
     file.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    page_file = docs / "replicas.md"
-    text = TABLE.sub(lambda _: markdown(found), page_file.read_text("utf-8"), count=1)
-    page_file.write_text(text, "utf-8")
+    page_file, new = docs / "replicas.md", iter(tables(found))
+    page_file.write_text(TABLE.sub(lambda _: next(new), page_file.read_text("utf-8"), count=2), "utf-8")
 
 
-def markdown(pooled: dict) -> str:
-    """The table of `docs/replicas.md`."""
-    marks = ["--:" if i in NUMBERS else "---" for i in range(len(COLUMNS))]
-    lines = [COLUMNS, *(_emphasised(row) for row in rows(pooled))]
-    text = ["| " + " | ".join(row) + " |" for row in lines]
+def tables(pooled: dict) -> list[str]:
+    """The tables of `docs/replicas.md`: all claims, and what each system took."""
+    took = [
+        (system, str(len(next(iter(found["claims"].values()))["seeds"])), str(found["seconds"]))
+        for system, found in pooled.items()
+    ]
+    return [
+        _markdown(COLUMNS, map(_emphasised, rows(pooled)), NUMBERS),
+        _markdown(("system", "seeds that were run", "seconds of one core a seed"), took, {1, 2}),
+    ]
+
+
+def _markdown(head: tuple[str, ...], lines: Iterable[tuple[str, ...]], numbers: set[int]) -> str:
+    marks = ["--:" if i in numbers else "---" for i in range(len(head))]
+    text = ["| " + " | ".join(row) + " |" for row in [head, *lines]]
     return "\n".join([text[0], f"|{'|'.join(marks)}|", *text[1:]])
 
 
