@@ -392,10 +392,26 @@ def test_what_the_documentation_runs(tmp_path, monkeypatch):
     pytest.importorskip("pypdfium2")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "report.pdf").write_bytes(document("PDF"))
-    settings = tiny.modalities("image")
+    shift = np.linspace(3, 60, 40 * 30, dtype=np.float32).reshape(40, 30)
+    shift[:4], shift[4, :5] = np.inf, np.nan
+    np.savez("disparity.npz", shift)
+    celsius = np.linspace(18, 37, 40 * 30).reshape(40, 30)
+    Image.fromarray(np.rint((celsius + 273.15) * 100).astype(np.uint16)).save("heat.tiff")
+    settings = tiny.modalities("image", "depth", "thermal")
     compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())[1].save_pretrained("org/anymal")
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.S | re.M)
+    found = []
     for block in blocks:
         (tmp_path / "block.py").write_text(block, encoding="utf-8")
-        namespace = runpy.run_path(str(tmp_path / "block.py"))
-    assert len(namespace["inputs"]["pixel_values"]) == 3
+        found.append(runpy.run_path(str(tmp_path / "block.py"))["inputs"])
+    of_pages, of_maps = found
+    assert len(of_pages["pixel_values"]) == 3
+    in_metres, in_millimetres = of_maps["depth_values"]
+    torch.testing.assert_close(in_metres, in_millimetres, atol=1e-3, rtol=0)
+    assert len(of_maps["thermal_values"]) == 1
+    depth = MODALITIES["depth"].read("room.npy", Raw(), {"value_range": None})
+    assert (depth == 0).sum() == 4 * 30 + 5 and depth.max() == pytest.approx(
+        0.193 * 995 / (shift[4, 5] + 31), rel=1e-2
+    )
+    heat = MODALITIES["thermal"].read({"path": "heat.tiff", "unit": "cK"}, Raw(), {"value_range": None})
+    np.testing.assert_allclose(heat, celsius, atol=0.01)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ import torch
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
     CLIPVisionConfig,
     CLIPVisionModel,
     LlamaConfig,
@@ -21,6 +23,7 @@ from transformers import (
     Wav2Vec2Model,
 )
 
+from anymodality.cli import main
 from modeling_tests import tiny
 from modeling_tests.tiny_systems import TINY, byte_tokenizer
 from transformers_anymodality import AnyModalityForCausalLM, compose
@@ -245,3 +248,44 @@ def test_systems_at_their_published_size(name):
     assert counted.keys() == expected.keys()
     assert [one["tokens"] for one in found["modalities"]] == [one["tokens"] for one in known["modalities"]]
     assert found["peak"] < 1_500_000
+
+
+def test_four_bits_are_planned_as_they_are_loaded(tmp_path, capsys):
+    """To the byte, but for a note of some bytes that bitsandbytes writes beside each weight."""
+    pytest.importorskip("bitsandbytes")
+    language = tiny.language_model()
+    language.to(torch.bfloat16).save_pretrained(tmp_path / "lm")
+    tiny.tokenizer().save_pretrained(tmp_path / "lm")
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "lm", quantization_config=four_bits, dtype=torch.bfloat16)
+    tensors = {name: tensor for name, tensor in loaded.state_dict().items() if "quant_state" not in name}
+    tied = loaded.all_tied_weights_keys
+    CLIPVisionModel(tiny.vision_config()).save_pretrained(tmp_path / "tower")
+    tiny.image_processor().save_pretrained(tmp_path / "tower")
+    words = [
+        "compose",
+        "--language-model",
+        str(tmp_path / "lm"),
+        "--modality",
+        f"image={tmp_path / 'tower'}",
+        "--plan",
+    ]
+    assert main([*words, "--dtype", "bfloat16", "--load-in-4bit", "--json"]) in (0, None)
+    planned = {part["name"]: part for part in json.loads(capsys.readouterr().out)["parts"]}
+    own = planned["language_model"]
+    grown = (
+        (len(tiny.tokenizer()) + 1 - loaded.config.vocab_size) * loaded.config.hidden_size * 2
+    )  # the placeholder's row
+    grown *= 1 if tied else 2
+    assert own["bytes"] == sum(tensor.nbytes for name, tensor in tensors.items() if name not in tied) + max(grown, 0)
+    assert own["parameters"] > language.num_parameters(exclude_embeddings=True) and set(own["memory"]) == {
+        "nf4",
+        "bfloat16",
+    }
+    assert set(planned["image_tower"]["memory"]) == {"bfloat16"}
+    assert main([*words, "--load-in-4bit"]) in (0, None)
+    assert re.search(
+        r"language_model +llama +[\d,]+ +0\.\d +float32 0\.\d, nf4 0\.\d|bfloat16 0\.\d, nf4 0\.\d",
+        capsys.readouterr().out,
+    )
+    assert main([*words[:-1], "--output", str(tmp_path / "no"), "--load-in-4bit"]) not in (0, None)

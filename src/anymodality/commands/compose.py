@@ -32,7 +32,10 @@ def compose(
     tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer; default: the language model's.")] = None,
     dtype: OwnDType = None,
     plan: Annotated[
-        bool, flag("--plan", "Print what would be composed: parts, parameters, tokens; loads and writes no weights.")
+        bool, flag("--plan", "Print what would be composed: parts, memory, tokens; loads and writes no weights.")
+    ] = False,
+    load_in_4bit: Annotated[
+        bool, flag("--load-in-4bit", "With --plan: the language model as `load_in_4bit` would quantise it (NF4).")
     ] = False,
     light: Annotated[
         bool, flag("--light", "Refer to unchanged parts at their source instead of storing them.")
@@ -48,7 +51,7 @@ def compose(
           --modality 'audio={tower: openai/whisper-small, aligner: linear, num_tokens: 100}'
       anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'modalities=[audio]' --output panda
       anymodality compose --config anymal.yaml --output my-anymal --light
-      anymodality compose --system pandagpt --language-model lmsys/vicuna-13b-v1.5 --plan
+      anymodality compose --system pandagpt --language-model lmsys/vicuna-13b-v1.5 --plan --load-in-4bit
 
     Values are YAML. A file may have language_model, modalities (a table), or system and options (a table); tokenizer,
     dtype, chat_template, text and generation. A language model or tower may also be a config (`{model_type: llama,
@@ -58,10 +61,13 @@ def compose(
     import torch
 
     from transformers_anymodality.hub.inspect import inspect_checkpoint, inspect_model
+    from transformers_anymodality.model.quantization import plan_four_bits
     from transformers_anymodality.utils.files import check_new
 
     if plan == (output is not None):
         raise typer.BadParameter("Say where the checkpoint goes, --output, or that there is to be none, --plan.")
+    if load_in_4bit and not plan:
+        raise typer.BadParameter("--load-in-4bit is for a --plan: checkpoints are quantised when they are loaded.")
     if output is not None:
         check_new(output)
     given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}
@@ -73,6 +79,8 @@ def compose(
             settings[name] = {**(settings.get(name) or {}), **dict(map(_pair, words))}
     with torch.device("meta") if plan else nullcontext():
         model, processor = compose_from(settings)
+    if load_in_4bit:
+        plan_four_bits(model.language_model)
     if output is None:
         found = inspect_model(model, processor, "plan")
     else:

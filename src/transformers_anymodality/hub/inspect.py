@@ -14,13 +14,14 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cache
 
 from ..modalities import MODALITIES
 from ..model.configuration import AnyModalityConfig
+from ..model.quantization import four_bit_bytes
 from ..utils.files import open_weights, read_json, shard_names
 from ..utils.tables import columns
 from ..utils.upstream import str_to_torch_dtype
 
 
-# Name, dtype, and how many numbers.
-Tensor = tuple[str, torch.dtype, int]
+# Name, dtype (or its name), how many parameters, how many bytes.
+Tensor = tuple[str, Any, int, int]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class PartInfo:
         referenced: its weights (or most of them) lie at the source, not in the checkpoint.
         parameters, bytes: what the checkpoint itself stores of it.
         dtypes: of its stored weights.
+        memory: dtype -> bytes. A model that would be loaded in 4 bits has "nf4" or "fp4" with what scales it.
         trained: whether it was trained since it was composed; None where no one said.
     """
 
@@ -47,6 +49,7 @@ class PartInfo:
     bytes: int = 0
     dtypes: list[str] = field(default_factory=list)
     trained: bool | None = None
+    memory: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Inspection:
         return {"source": self.source, **totals, **asdict(self)}
 
     def __str__(self) -> str:
-        parts = [("part", "type", "parameters", "dtype", "trained", "from")]
+        parts = [("part", "type", "parameters", "MB", "dtype", "trained", "from")]
         for part in self.parts:
             where = (part.source or "") + (f" @ {part.revision[:12]}" if part.revision else "")
             parts.append(
@@ -97,7 +100,8 @@ class Inspection:
                     part.name,
                     part.type,
                     f"{part.parameters:,}",
-                    ", ".join(part.dtypes),
+                    f"{part.bytes / 1e6:,.1f}",
+                    ", ".join(_dtypes(part)),
                     {True: "yes", False: "no", None: ""}[part.trained],
                     f"{where} (kept there)" if part.referenced else where,
                 )
@@ -111,7 +115,14 @@ class Inspection:
             modalities.append((modality.name, modality.token or "", tokens, *names))
         kind = "light checkpoint, stores" if self.light else "checkpoint of"
         head = f"{self.source}: {kind} {self.parameters:,} parameters, {self.bytes / 1e6:,.1f} MB"
-        return "\n".join([head, "", *columns(parts, right={2}), "", *columns(modalities, right={2})])
+        return "\n".join([head, "", *columns(parts, right={2, 3}), "", *columns(modalities, right={2})])
+
+
+def _dtypes(part: PartInfo) -> list[str]:
+    """Those of a part, with their megabytes where there are several."""
+    if len(part.memory) < 2:
+        return part.dtypes
+    return [f"{dtype} {part.memory[dtype] / 1e6:,.1f}" for dtype in sorted(part.memory)]
 
 
 def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Inspection:
@@ -134,23 +145,36 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
 
 def inspect_model(model: Any, processor: Any = None, source: str | None = None) -> Inspection:
     """The same of a model in memory; its weights may be on the meta device."""
-    weights = (item for item in model.state_dict().items() if item[0] not in model.all_tied_weights_keys)
-    tensors = ((name, tensor.dtype, tensor.numel()) for name, tensor in weights)
+    tensors = (
+        _tensor(*item)
+        for item in model.state_dict(keep_vars=True).items()
+        if item[0] not in model.all_tied_weights_keys
+    )
     rows = {} if processor is None else {name: own.to_dict() for name, own in processor.modalities.items()}
     return _inspection(model.name_or_path if source is None else source, model.config, tensors, rows)
+
+
+def _tensor(name: str, tensor: torch.Tensor) -> Tensor:
+    """A weight in memory; one that waits for bitsandbytes to quantise it, as it will be then."""
+    if type(tensor).__name__ == "Params4bit" and tensor.is_meta:
+        return name, tensor.quant_type, tensor.numel(), four_bit_bytes(tensor)
+    return name, tensor.dtype, tensor.numel(), tensor.nbytes
 
 
 def _inspection(
     source: str, config: AnyModalityConfig, tensors: Iterable[Tensor], rows: dict[str, dict[str, Any]]
 ) -> Inspection:
-    sizes: dict[str, Counter[torch.dtype]] = defaultdict(Counter)
-    for name, dtype, count in tensors:
-        sizes[name.partition(".")[0]][dtype] += count
-    parts = [_part(name, config, sizes[name]) for name in config.part_names]
+    parameters: Counter[str] = Counter()
+    memory: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, dtype, count, size in tensors:
+        part = name.partition(".")[0]
+        parameters[part] += count
+        memory[part][str(dtype).removeprefix("torch.")] += size
+    parts = [_part(name, config, parameters[name], memory[name]) for name in config.part_names]
     return Inspection(source, parts, _modalities(config, rows))
 
 
-def _part(name: str, config: AnyModalityConfig, sizes: Mapping[torch.dtype, int]) -> PartInfo:
+def _part(name: str, config: AnyModalityConfig, parameters: int, memory: Mapping[str, int]) -> PartInfo:
     own = config.text_config if name == "language_model" else getattr(config, f"{name.removesuffix('_tower')}_config")
     reference, is_aligner = (config.references or {}).get(name), name.endswith("_aligner")
     source = own.name_or_path or None if reference is None else reference["id"]
@@ -160,10 +184,11 @@ def _part(name: str, config: AnyModalityConfig, sizes: Mapping[torch.dtype, int]
         source=None if is_aligner else source,
         revision=reference and reference["revision"],
         referenced=reference is not None,
-        parameters=sum(sizes.values()),
-        bytes=sum(count * getattr(dtype, "itemsize", 1) for dtype, count in sizes.items()),
-        dtypes=sorted(str(dtype).removeprefix("torch.") for dtype in sizes),
+        parameters=parameters,
+        bytes=sum(memory.values()),
+        dtypes=sorted(memory),
         trained=None if config.trained is None else name in config.trained,
+        memory=dict(memory),
     )
 
 
@@ -199,17 +224,18 @@ def _stored(source: str, hub: dict[str, Any]) -> Iterator[Tensor]:
     if files is None:
         for found in HfApi().get_safetensors_metadata(source, **hub).files_metadata.values():
             for name, info in found.tensors.items():
-                yield name, _dtype(info.dtype), info.parameter_count
+                yield _stored_tensor(name, info.dtype, info.parameter_count)
     for file in files or ():
         with open_weights(file) as weights:
             for name in weights.keys():
                 found = weights.get_slice(name)
-                yield name, _dtype(found.get_dtype()), math.prod(found.get_shape())
+                yield _stored_tensor(name, found.get_dtype(), math.prod(found.get_shape()))
 
 
-def _dtype(name: str) -> Any:
-    """A dtype by safetensors' name; the name of one that torch lacks."""
-    return str_to_torch_dtype.get(name, name)
+def _stored_tensor(name: str, dtype: str, count: int) -> Tensor:
+    """Of safetensors' name of a dtype, which torch may lack."""
+    known = str_to_torch_dtype.get(dtype, dtype)
+    return name, known, count, count * getattr(known, "itemsize", 1)
 
 
 def _local_files(source: str, revision: str | None) -> list[str] | None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from transformers import PreTrainedModel
-from transformers.quantizers import AutoQuantizationConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 
 from .configuration import AnyModalityConfig
 
@@ -84,3 +84,20 @@ def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) 
             setattr(model, mark, getattr(language_model, mark))
     if hasattr(language_model.config, "quantization_config"):
         del language_model.config.quantization_config  # said once, and removed once by `dequantize`
+
+
+def plan_four_bits(language_model: PreTrainedModel) -> None:
+    """Of a model on the meta device, the layers that `load_in_4bit` quantises (NF4) become those that it makes of them."""
+    quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"))
+    quantizer.validate_environment()
+    quantizer.preprocess_model(language_model, device_map=None)
+
+
+def four_bit_bytes(weight: Any) -> int:
+    """What a weight takes once bitsandbytes has quantised it: half a byte per number; a float32 for each block of them, or a
+    byte where these are quantised too, in blocks of 256; and the tables that say what the codes mean."""
+    blocks = -(-weight.numel() // weight.blocksize)
+    codes = 16 * 4
+    if weight.compress_statistics:
+        return -(-weight.numel() // 2) + blocks + -(-blocks // 256) * 4 + 256 * 4 + codes
+    return -(-weight.numel() // 2) + blocks * 4 + codes
