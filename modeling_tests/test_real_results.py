@@ -1,0 +1,174 @@
+"""`examples/real`: what is asked, how speech is spelt, and how results are counted and shown."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Wav2Vec2FeatureExtractor
+
+from modeling_tests import tiny
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The package's modules by name."""
+    sys.path.insert(0, str(EXAMPLES))
+    names = "answers chats examine learn page results spelling tasks texts".split()
+    yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names})
+    sys.path.remove(str(EXAMPLES))
+
+
+class Heard:
+    """Features of made-up recordings by their paths, in a feature store's place."""
+
+    def get(self, path: str) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(int(path))
+        return torch.randn(12 + int(path), tiny.wav2vec2_config().hidden_size, generator=generator)
+
+    def inputs(self, processor, media):
+        features = [self.get(path) for path in media["audio"]]
+        lengths = torch.tensor([len(one) for one in features])
+        return {"audio_features": torch.cat(features), "audio_feature_lengths": lengths}, {}
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def sets() -> dict:
+    stamp = {
+        "image": "f.png",
+        "caption": "A frog.",
+        "captions": {"es": "Una rana."},
+        "speech": {"es": "f.ogg"},
+        "cluster": 0,
+    }
+    emoji = [
+        {"image": f"{i}.png", "name": "apple", "category": name} for i, name in enumerate(("Flags", "Symbols") * 5)
+    ]
+    voices = [{"audio": f"{text}.wav", "text": text, "kind": "numbers"} for text in ("one", "two")]
+    pair = {"image": "f.png", "audio": "f.ogg", "kind": "es", "same": True}
+    return {
+        "stamps": {"train": [stamp]}, "emoji": {"train": emoji}, "voices": {"train": voices},
+        "same": {"train": [pair, {**pair, "same": False, "image": "g.png"}, {**pair, "kind": "fr"}]},
+        "watch": {"train": [{"imu": "a.csv", "exercise": "pendulum", "subject": 1}]},
+    }  # fmt: skip
+
+
+def test_questions_hold_their_answers(real):
+    kinds = real.tasks.kinds(sets(), "train", seed=0)
+    assert [(q.answer, q.media) for q in kinds["translation"]] == [("A frog.", [("audio", "f.ogg")])]
+    assert [q.answer for q in kinds["speech_foreign"]] == ["Una rana."]
+    assert [q.answer for q in kinds["yes_or_no"]] == ["No.", "Yes."] * 5
+    for question in kinds["yes_or_no"]:
+        assert (question.rest["asked"] == question.rest["category"]) == (question.answer == "Yes.")
+    assert [q.answer for q in kinds["same"]] == ["Yes.", "No."]  # of the language that is spoken alone
+    assert {name for q in kinds["both"] for name, _ in q.media} == {"image", "audio"}
+    assert not any(real.tasks.kinds({}, "train", seed=0).values())
+
+
+def test_exchanged_media_belong_to_another_answer(real):
+    questions = real.tasks.kinds(sets(), "train", seed=0)["categories"]
+    answers = {question.media[0][1]: question.answer for question in questions}
+    for question, other in zip(questions, real.tasks.exchanged(questions, "image"), strict=True):
+        assert (other.text, other.answer) == (question.text, question.answer)
+        assert answers[other.media[0][1]] != question.answer
+
+
+def test_a_mix_goes_through_all_of_a_row_before_any_comes_again(real):
+    questions = {"categories": real.tasks.kinds(sets(), "train", seed=0)["categories"], "text": [{"messages": ["t"]}]}
+    records = real.learn.mixed(questions, 30, seed=0)
+    shown = [r["messages"][0]["content"][0]["path"] for r in records if r["messages"] != ["t"]]
+    assert 0 < len(shown) < 30 and len(set(shown[:10])) == 10
+
+
+def test_short_questions_are_marked_by_whole_words(real):
+    assert real.texts.is_right("It is Paris.", "Paris") and real.texts.is_right("Four legs", "4|four")
+    assert not real.texts.is_right("1000", "100") and len(real.texts.SHORT) == 50
+    train, held_out = real.texts.split(held_out=50)
+    assert len(held_out) == 50 and not {*train} & {*held_out} and len(train) > 50
+
+
+# --- speech is spelt --------------------------------------------------------------------------------------------------
+
+
+def test_an_aligner_learns_to_spell(real, tmp_path):
+    """It alone learns."""
+    settings = {"tower": tiny.wav2vec2_config(), "processor": Wav2Vec2FeatureExtractor(), "aligner": "mlp"}
+    model, processor = tiny.composite(settings={"audio": settings})
+    words = ("what", "this", "and", "what this")
+    questions = [real.tasks.Question("what", text, [("audio", str(i))]) for i, text in enumerate(words)]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    log = real.spelling.train(model, processor, questions, Heard(), tmp_path / "trainer", epochs=300)
+    assert log[-1]["loss"] < 0.1 * log[0]["loss"]
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and all(name.startswith("audio_aligner") for name in changed)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_likeliest_answer_does_not_depend_on_its_company(real):
+    model, processor = tiny.composite()
+    records = [{"messages": tiny.chat("image", "what", answer=answer)} for answer in ("this", "and this", "one")]
+    one_by_one = [
+        real.answers.likeliest(model, processor, [[records[0], record]], batch=1)[0] for record in records[1:]
+    ]
+    together = real.answers.likeliest(model, processor, [[records[0], record] for record in records[1:]], batch=4)
+    assert together == one_by_one
+
+
+def test_answers_stand_in_the_order_of_questions(real):
+    model, processor = tiny.composite()
+    chats = [tiny.chat("image", "what"), tiny.chat("what", "and", "this", "and"), tiny.chat("audio", "what", seed=3)]
+    together = real.answers.answer(model, processor, chats, max_new_tokens=5, batch=2)
+    assert together == [real.answers.answer(model, processor, [chat], max_new_tokens=5)[0] for chat in chats]
+    assert len(set(together)) > 1
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_has_its_rival_its_control_and_its_intervals(real):
+    wanted = ["a b c d", "e f"] * 40
+    said, exchanged = ["a b c d", "e x"] * 40, ["x x x x", "e f"] * 40
+    score = real.results.word_errors
+    row = real.results.row("wer", score(said, wanted), score(exchanged, wanted), score(wanted, wanted), ("r", "c"))
+    assert (row["wer"], row["control"], row["rival"], row["n"]) == (1 / 6, 4 / 6, 0.0, 80)
+    assert row["interval"][0] < 1 / 6 < row["interval"][1] and row["rival_interval"] == [0.0, 0.0]
+    assert row["over_control"] == pytest.approx(-0.5) and row["over_control_interval"][1] < 0
+    same = real.results.row("wer", score(said, wanted), score(said, wanted), None, ("", "c"))
+    assert same["over_control_interval"] == [0, 0] and same["rival"] is None
+
+
+def test_text_that_is_worse_is_told(real):
+    before = {"losses": [(10.0, 10), (22.0, 20)] * 20, "right": [True] * 50}
+    after = {"losses": [(11.0, 10), (22.4, 20)] * 20, "right": [True] * 49 + [False]}
+    kept = real.examine.text_kept(before, after)
+    assert kept["worse_by"] == pytest.approx(np.exp(1.4 / 30) - 1) and 0 < kept["interval"][0] < kept["interval"][1]
+    assert (kept["short_questions_before"], kept["short_questions"]) == (50, 49)
+
+
+def test_the_page_shows_media_answers_and_rivals(real, tmp_path):
+    _, processor = tiny.composite()
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red.png")
+    questions = [real.tasks.Question("Is it <b>?", "Yes.", [("image", str(tmp_path / "red.png"))])] * 3
+    row = real.examine.Row(questions, ["Yes.", "No.", "yes"], ["No."] * 3, ["No."] * 3, "a coin", "another image")
+    row.numbers = real.examine._numbers("yes_or_no", row)
+    kept = real.examine.text_kept(*[{"losses": [(1.0, 1)] * 3, "right": [True]}] * 2)
+    found = {"yes_or_no": row.numbers, "text": kept, "seconds": 60.0}
+    parts = [{"name": "p", "version": "1", "licence": "MIT", "use": "u"}]
+    file = tmp_path / "index.html"
+    real.page.write(
+        file, json.loads(json.dumps(found)), {"yes_or_no": row}, {"align": [{"loss": 1.0}]}, processor, parts
+    )
+    text = file.read_text()
+    assert "0.667" in text and "a coin" in text and "Is it &lt;b&gt;?" in text and "data:image/png" in text
+    assert text.count("class=card>") == 3 and text.count("<b class=right>") == 2
