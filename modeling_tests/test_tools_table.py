@@ -1,6 +1,7 @@
 """`docs/tools.md`: each row of its table names a test that is there."""
 
 import re
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 
@@ -9,7 +10,9 @@ TABLE = (TESTS.parent / "docs" / "tools.md").read_text(encoding="utf-8")
 
 
 def test_each_tool_has_a_test():
-    rows = [line.strip("|").split("|") for line in TABLE.splitlines() if line.startswith("|")][2:]
+    is_row = re.compile(r"\|").match
+    first = takewhile(is_row, dropwhile(lambda line: not is_row(line), TABLE.splitlines()))
+    rows = [line.strip("|").split("|") for line in first][2:]
     assert rows
     for tool, version, _, tests in rows:
         assert version.strip(), tool

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import torch
 from torch import nn
+from transformers.utils import torch_compilable_check
 
 from ..aligners import AlignerConfig
 from ..utils.tensors import row_counts
@@ -74,6 +75,12 @@ class Frames:
         return torch.arange(longest, device=self.lengths.device) < self.lengths[:, None]
 
 
+_NOT_THEIRS = (
+    "The frames and feature lengths that were given are not those of the media: they tell of another number of tokens. Pass "
+    "the processor's whole output to the model, as it is."
+)
+
+
 def tokens_of_items(
     tokens: torch.Tensor, config: AlignerConfig, lengths: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:
@@ -90,14 +97,8 @@ def tokens_of_items(
     if config.reads == "frame" and len(own) == len(tokens):
         kept = torch.arange(tokens.shape[1]) < torch.tensor(own)[:, None]
         tokens = tokens.flatten(0, 1)[None] if kept.all() else tokens[kept.to(tokens.device)][None]
-    # Not an `if`: a compiled graph asserts what depends on data, rather than branching on it. The message is constant, too.
-    torch._check_value(
-        len(tokens) == 1 and tokens.shape[1] == sum(counts),
-        lambda: (
-            "The frames and feature lengths that were given are not those of the media: they tell of another number of "
-            "tokens. Pass the processor's whole output to the model, as it is."
-        ),
-    )
+    # Not an `if`: a compiled graph asserts what depends on data, rather than branching on it.
+    torch_compilable_check(len(tokens) == 1 and tokens.shape[1] == sum(counts), _NOT_THEIRS)
     return list(tokens[0].split(counts))
 
 
