@@ -17,7 +17,7 @@ import transformers_anymodality  # noqa: F401  registers everything with the Aut
 
 @torch.no_grad()
 def answer(
-    model: Any, processor: Any, messages: list[list[dict]], max_new_tokens: int = 24, batch: int = 25
+    model: Any, processor: Any, messages: list[list[dict]], max_new_tokens: int = 20, batch: int = 50
 ) -> list[str]:
     """What the model says, greedily, to each chat. Short ones are asked together, whatever their order."""
     order = sorted(range(len(messages)), key=lambda i: len(str(messages[i])))
