@@ -27,7 +27,7 @@ from . import data, motion_tower, page, tasks, texts
 from .answers import answer
 from .chats import chat
 from .convert import convert
-from .examine import Examination, text_kept
+from .examine import Examination, Row, text_kept
 from .fetch import PARTS
 from .learn import Lesson, compose_parts
 
@@ -52,7 +52,7 @@ def limited(questions: dict[str, list], scale: float) -> dict[str, list]:
     return {name: rng.sample(some, min(counts[name], len(some))) for name, some in questions.items()}
 
 
-def main(arguments: list[str] | None = None) -> None:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="real", description=__doc__.splitlines()[0])
     parser.add_argument("--language-model", metavar="ID", help="Hub id or folder; SmolLM2-135M-Instruct by default")
     parser.add_argument(
@@ -60,27 +60,27 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder for all that is made")
     parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.02 only tries the code")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = parse(arguments)
     given.output.mkdir(parents=True, exist_ok=True)
     set_seed(0)
-
     print("Fetch parts and data", flush=True)
     folders, sets = convert(output=given.parts), data.load(output=given.parts)
     language_model = given.language_model or str(folders.get("language_model", ""))
     if not language_model:
-        parser.error("there is no language model: it could not be fetched; name one by --language-model")
+        raise SystemExit("There is no language model: it could not be fetched. Name one by --language-model.")
     started = time.time()
 
     def say(text: str) -> None:
         print(f"\n[{time.time() - started:5.0f} s] {text}", flush=True)
 
-    available, statistics = set(), {}
-    available |= {"image"} if "efficientnet" in folders and {"emoji", "stamps"} & set(sets) else set()
-    available |= {"audio"} if "whisper" in folders and {"recordings", "stamps", "voices"} & set(sets) else set()
-    if "watch" in sets:
+    available, statistics = _available(folders, sets), {}
+    if "imu" in available:
         say("The motion tower")
         statistics = motion_tower.train(sets["watch"], given.parts / "motion")
-        available.add("imu")
     questions = {split: _seen(tasks.kinds(sets, split, seed=0), available) for split in ("train", "test")}
     train, test = (limited(questions[split], given.scale) for split in ("train", "test"))
 
@@ -104,19 +104,33 @@ def main(arguments: list[str] | None = None) -> None:
 
     say("A new process loads the model and answers; rivals do, too")
     rows = Examination(lesson, test, given.parts, folder).run()
-    found: dict[str, Any] = {name: row.numbers for name, row in rows.items()}
-    found["text"] = text_kept(before, after)
-    found["seconds"] = round(time.time() - started, 1)
-    found["versions"] = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    used = [{"name": name, "version": p.version, "licence": p.licence, "use": p.use} for name, p in PARTS.items()]
-    found["parts"] = used
-    (given.output / "results.json").write_text(json.dumps(found, indent=2))
-    page.write(given.output / "index.html", found, rows, lesson.logs, processor, used)
+    report(given.output, rows, text_kept(before, after), lesson, time.time() - started)
+
+
+def report(output: Path, rows: dict[str, Row], text: dict[str, Any], lesson: Lesson, seconds: float) -> None:
+    """Writes `results.json` and the page, and prints the table."""
+    parts = [{"name": name, "version": p.version, "licence": p.licence, "use": p.use} for name, p in PARTS.items()]
+    found: dict[str, Any] = {
+        **{name: row.numbers for name, row in rows.items()},
+        "text": text,
+        "seconds": round(seconds, 1),
+        "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "parts": parts,
+    }
+    (output / "results.json").write_text(json.dumps(found, indent=2))
+    page.write(output / "index.html", found, rows, lesson.logs, lesson.processor, parts)
+    widths = (52, 22, 9, 16, 6, 9, 4, 40)
     for line in page.table(found):
-        print(
-            "  ".join(f"{cell[:44]:<{width}}" for cell, width in zip(line, (52, 22, 9, 16, 6, 9, 4, 40), strict=True))
-        )
-    print(f"perplexity {found['text']['worse_by']:+.1%}; {os.fspath(given.output / 'index.html')}; model: {folder}")
+        print("  ".join(f"{cell[:52]:<{width}}" for cell, width in zip(line, widths, strict=True)))
+    print(f"Perplexity of held-out English: {text['worse_by']:+.1%}. Look at {output / 'index.html'}; "
+          f"the model is in {output / 'model'}.")  # fmt: skip
+
+
+def _available(folders: dict[str, Path], sets: tasks.Sets) -> set[str]:
+    """Modalities that have both a tower and data."""
+    needed = {"image": ("efficientnet", {"emoji", "stamps"}), "audio": ("whisper", {"recordings", "stamps", "voices"})}
+    found = {name for name, (tower, any_of) in needed.items() if tower in folders and any_of & set(sets)}
+    return found | ({"imu"} if "watch" in sets else set())
 
 
 def _seen(questions: dict[str, list[tasks.Question]], available: set[str]) -> dict[str, list[tasks.Question]]:
