@@ -27,6 +27,7 @@ from transformers import (
 from anymodality.cli import main
 from modeling_tests import tiny
 from modeling_tests.docs import lines
+from modeling_tests.process_runs import processes
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.features._fingerprints import Contents
@@ -604,7 +605,7 @@ def test_ray_fills_the_same_store(checkpoint, tmp_path):
     values = {"chats/*.jsonl": tmp_path / "chats", "my-anymal": checkpoint / "model", "features/": tmp_path / "ray"}
     values |= {"16": 2, "1": 0}  # actors, GPUs
     words = [str(values.get(word, word)) for word in words] + ["--media_root", str(checkpoint)]
-    done = subprocess.run([sys.executable, str(script), *words], env=ENVIRONMENT, capture_output=True, text=True)
+    done = processes([str(script), *words])
     assert done.returncode == 0, done.stderr[-3000:]
     before = set((tmp_path / "ray" / "image").glob("*.safetensors"))
     assert main(command(checkpoint, tmp_path / "ray")) == main(command(checkpoint, tmp_path / "one")) == 0
