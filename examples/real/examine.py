@@ -5,6 +5,7 @@ import math
 import random
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ class Examination:
     test: dict[str, list[Question]]
     parts: Path
     model: Path
+    probes: dict[str, Callable[[list[Question]], list[str]]] = field(default_factory=dict, repr=False)
 
     def run(self) -> dict[str, Row]:
         asked, controls = self._chosen(), {}
@@ -105,13 +107,9 @@ class Examination:
         if name == "speech" and (self.parts / "whisper").is_dir():
             return rivals.whisper(self.parts / "whisper", questions), "Whisper tiny.en itself"
         if name in ("categories", "motion"):
-            train = lesson.questions[name]
-            return rivals.probe(
-                train, questions, lesson.processor, lesson.features
-            ), "logistic regression, same features"
+            return self._probe(name)(questions), "logistic regression, same features"
         if name == "yes_or_no":
-            train = lesson.questions["categories"]
-            seen = rivals.probe(train, questions, lesson.processor, lesson.features)
+            seen = self._probe("categories")(questions)
             said = [
                 "Yes." if one == question.rest["asked"] else "No."
                 for one, question in zip(seen, questions, strict=True)
@@ -125,6 +123,13 @@ class Examination:
             chosen = [several[i] for several, i in zip(choices[name], nearest, strict=True)]
             return chosen, "linear map to MiniLM's caption embedding"
         return None, ""
+
+    def _probe(self, name: str) -> Callable[[list[Question]], list[str]]:
+        """Fitted once, though two rows ask it."""
+        if name not in self.probes:
+            lesson = self.lesson
+            self.probes[name] = rivals.probe(lesson.questions[name], lesson.processor, lesson.features)
+        return self.probes[name]
 
 
 def _numbers(name: str, row: Row) -> dict[str, Any]:

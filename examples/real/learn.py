@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from peft import get_peft_model
-from transformers import Trainer, TrainingArguments
+from quickstart import train
 
-from transformers_anymodality import AnyModalityDataCollator, compose, lora_config, set_trainable
+from transformers_anymodality import compose, lora_config, set_trainable
 from transformers_anymodality.features import FeatureStore, build_features
 
 from . import spelling
@@ -41,7 +41,8 @@ class Lesson:
     """What all stages share.
 
     Attributes:
-        questions: row -> questions of the training split; "text" holds chats as records.
+        questions: row -> questions of the training split.
+        text: records without media, a row of the mix, too.
         scale: share of all steps; 1 for real, 0.01 only tries the code.
     """
 
@@ -82,20 +83,13 @@ class Lesson:
 
     def _train(self, model: Any, steps: int, learning_rate: float, seed: int) -> list[dict]:
         steps = max(2, round(steps * self.scale))
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=str(self.folder / "trainer"), max_steps=steps, per_device_train_batch_size=16,
-                learning_rate=learning_rate, lr_scheduler_type="cosine", warmup_steps=20, logging_steps=10,
-                remove_unused_columns=False, save_strategy="no", report_to="none", use_cpu=True, seed=seed,
-            ),
-            train_dataset=mixed({**self.questions, "text": self.text}, 16 * steps, seed),
-            data_collator=AnyModalityDataCollator(self.processor, features=self.features),
-            processing_class=self.processor,
+        samples = mixed({**self.questions, "text": self.text}, 16 * steps, seed)
+        log = train(
+            model, self.processor, samples, self.folder / "trainer", learning_rate, self.features,
+            per_device_train_batch_size=16, logging_steps=10, dataloader_num_workers=0, seed=seed,
         )  # fmt: skip
-        trainer.train()
         model.eval()
-        return [entry for entry in trainer.state.log_history if "loss" in entry]
+        return log
 
 
 def mixed(questions: dict[str, list], count: int, seed: int) -> list[dict]:

@@ -67,8 +67,8 @@ def row(
     Args:
         names: what the rival and the control are, in a few words.
 
-    Returns: `{metric, rival, control, chance, n, interval, gain, gain_interval, ...}`; `gain` is the difference to the
-    control, paired by items.
+    Returns: `{metric, rival, control, n, interval, over_control, over_control_interval, ...}`; `over_control` is the
+    difference to the control, paired by items.
     """
     both = np.concatenate([measured, control], 1)
     found = {

@@ -1,5 +1,6 @@
 """What else can do each job: Whisper's own decoder, and linear models on the same features."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,11 @@ def pooled(questions: list[Question], processor: Any, features: FeatureStore) ->
     return np.stack(rows)
 
 
-def probe(train: list[Question], test: list[Question], processor: Any, features: FeatureStore) -> list[str]:
-    """Logistic regression from pooled features to the answer."""
+def probe(train: list[Question], processor: Any, features: FeatureStore) -> Callable[[list[Question]], list[str]]:
+    """Logistic regression from pooled features to the answer: questions -> answers."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
     model.fit(pooled(train, processor, features), [question.answer for question in train])
-    return model.predict(pooled(test, processor, features)).tolist()
+    return lambda questions: model.predict(pooled(questions, processor, features)).tolist()
 
 
 @torch.no_grad()

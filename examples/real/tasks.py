@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .chats import EMOJI_CATEGORIES, EXERCISE, chat
+from .chats import DESCRIBE, EMOJI_CATEGORIES, EXERCISE, chat
 
 
 Sets = dict[str, dict[str, list[dict[str, Any]]]]
@@ -14,7 +14,6 @@ LANGUAGE = {"es": "Spanish", "fr": "French", "ca": "Catalan", "ro": "Romanian", 
 HEAR = "Write down what is said."
 HEAR_FOREIGN = f"Write down what is said in {LANGUAGE[SPOKEN]}."
 TRANSLATE = "Translate what is said into English."
-DESCRIBE = "What is in the picture?"
 CATEGORY = "Which category is it?"
 SAME = "Is that what is said? Yes or no?"
 BOTH = "What is said, and which category is it?"
