@@ -105,11 +105,19 @@ def chats(files: dict, count: int, share_of_sums: float, seed: int) -> list[dict
 
 
 def train(
-    model, processor, samples: list[dict], output: Path, learning_rate: float = 5e-3, features=None, **more
+    model,
+    processor,
+    samples: list[dict],
+    output: Path,
+    learning_rate: float = 5e-3,
+    features=None,
+    trainer=None,
+    **more,
 ) -> list[dict]:
-    """One pass over `samples` with the stock Trainer; `more` of its arguments go first. Returns its log.
+    """One pass over `samples` with the stock Trainer; `more` of its `TrainingArguments` go first. Returns its log.
 
-    With `features`, a `FeatureStore`, media that are in it are not read and run through their towers again.
+    With `features`, a `FeatureStore`, media that are in it are not read and run through their towers again. `trainer` has
+    arguments of the Trainer itself, such as callbacks.
     """
     arguments = {
         "num_train_epochs": 1,
@@ -125,15 +133,16 @@ def train(
         "use_cpu": True,
         "seed": 0,
     }
-    trainer = Trainer(
+    run = Trainer(
         model=model,
         args=TrainingArguments(output_dir=str(output), **{**arguments, **more}),
         train_dataset=samples,
         data_collator=AnyModalityDataCollator(processor, features=features),
         processing_class=processor,
+        **trainer or {},
     )
-    trainer.train()
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
+    run.train()
+    return [entry for entry in run.state.log_history if "loss" in entry]
 
 
 def align(model, processor, world: dict, output: Path) -> tuple[list[dict], str]:

@@ -43,7 +43,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def real():
     """The package's modules by name."""
     sys.path.insert(0, str(EXAMPLES))
-    names = "chats convert ctranslate2 data emoji fetch motion recordings sentences splits stamps voices".split()
+    names = "convert ctranslate2 data emoji fetch motion noise recordings sentences splits stamps voices".split()
     yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names})
     sys.path.remove(str(EXAMPLES))
 
@@ -395,6 +395,24 @@ def test_pairs_are_balanced_so_that_neither_medium_tells_alone(real, tmp_path):
         assert all(pair["same"] == (pair["caption"] == pair["heard"]) for pair in pairs)
 
 
+def test_noise_hides_most_and_is_the_same_each_time(real, tmp_path):
+    make_stamps(tmp_path / "raw")
+    splits = real.stamps.load(tmp_path / "raw")
+    first = real.noise.load(splits, tmp_path / "noisy", "es")
+    items = [item for split in first.values() for item in split]
+    assert items and all(Path(item["noisy_image"]).is_file() for item in items)
+    for item in items:
+        shown = np.asarray(Image.open(item["noisy_image"]))
+        hidden = np.all(shown == 128, axis=-1).reshape(4, 32, 4, 32).all((1, 3))
+        assert hidden.sum() >= real.noise.HIDDEN
+    before = Path(items[0]["noisy_audio"]).read_bytes()
+    assert real.noise.load(splits, tmp_path / "noisy", "es") == first
+    assert (
+        real.noise.load(splits, tmp_path / "again", "es")
+        and before == (tmp_path / "again" / Path(items[0]["noisy_audio"]).name).read_bytes()
+    )
+
+
 def test_recordings_have_transcripts_where_their_names_are_exact(real, tmp_path):
     names = "digits/7 digits/mon-0 letters/z letters/zed phonetic/9_p phonetic/x_p goodbye beep silence/1".split()
     for name in names:
@@ -515,17 +533,15 @@ def test_data_sets_are_written_as_chats_and_what_lacks_parts_is_said(real, tmp_p
     said = capsys.readouterr().out
     assert "recordings: left out, for there is no phrases." in said
     assert "voices: left out, for there is nothing that makes it." in said
-    tasks = Counter()
-    for name in ("stamps", "same", "emoji", "watch"):
-        for split in ("train", "validation", "test"):
-            lines = (tmp_path / "data" / f"{name}_{split}.jsonl").read_text().splitlines()
-            assert f"| {name} | {split} | " in said and lines
-            for i, line in enumerate(lines):
-                record = json.loads(line)
-                tasks[record["task"]] += 1
-                chat = read_chat(i, record).checked()
-                assert all(Path(path).is_file() for media in chat.media.values() for path in media)
-    assert set(tasks) == {"describe", "transcribe", "translate", "sound", "same", "name", "category", "exercise"}
-    assert tasks["describe"] == len(THINGS) + 1 and tasks["translate"] == len(THINGS)
+    counts = Counter()
+    for file in (tmp_path / "data").iterdir():
+        for i, line in enumerate(file.read_text().splitlines()):
+            counts[file.stem.rpartition("_")[0]] += 1
+            chat = read_chat(i, json.loads(line)).checked()
+            assert all(Path(path).is_file() for media in chat.media.values() for path in media)
+    assert {"captions", "speech", "translation", "same", "noisy", "senses", "names", "categories", "motion"} <= set(
+        counts
+    )
+    assert counts["captions"] == len(THINGS) + 1 and counts["translation"] == len(THINGS)
     with pytest.raises(ValueError, match="No data set other; there are stamps"):
         real.data.load(["other"])

@@ -25,20 +25,19 @@ import transformers_anymodality
 
 from . import data, motion_tower, page, tasks, texts
 from .answers import answer
-from .chats import chat
 from .convert import convert
 from .examine import Examination, Row, text_kept
 from .fetch import PARTS
 from .learn import Lesson, compose_parts
 
 
-VOICES = 800  # clips of synthetic voices that are used; a tower takes a third of a second each
+VOICES = 1600  # clips of synthetic voices that are used; a tower takes a third of a second each
 LIBRARIES = ("torch", "transformers", "peft", "timm", "transformers-anymodality")
 
 
 def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, Any]:
     """What the language model knows without any medium."""
-    asked = [chat((), question, "")[:1] for question in texts.SHORT]
+    asked = [tasks.chat((), question, "")[:1] for question in texts.SHORT]
     said = answer(model, processor, asked, max_new_tokens=24)
     right = [texts.is_right(one, wanted) for one, wanted in zip(said, texts.SHORT.values(), strict=True)]
     return {"losses": texts.losses(model, processor.tokenizer, held_out), "right": right}
@@ -59,6 +58,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--parts", type=Path, default=data.OUTPUT, help="folder for what is fetched, kept for the next run"
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder for all that is made")
+    parser.add_argument(
+        "--write-docs", type=Path, nargs="*", default=[], metavar="FILE", help="files with a place for the table"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.02 only tries the code")
     return parser.parse_args(arguments)
 
@@ -82,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         say("The motion tower")
         statistics = motion_tower.train(sets["watch"], given.parts / "motion")
     questions = {split: _seen(tasks.kinds(sets, split, seed=0), available) for split in ("train", "test")}
-    train, test = (limited(questions[split], given.scale) for split in ("train", "test"))
+    train, test = limited(tasks.with_parts(questions["train"]), given.scale), limited(questions["test"], given.scale)
 
     say("Compose, and run the towers over all media, once")
     prose, held_out = texts.split()
@@ -91,11 +93,9 @@ def main(arguments: list[str] | None = None) -> None:
     lesson = Lesson(model, processor, train, texts.chats(prose), given.output, given.scale)
     before = text_measured(model, processor, held_out)
     lesson.keep_features([question for row in test.values() for question in row])
-    say("Stage 1: speech is spelt")
-    lesson.spell()
-    say("Stage 2: aligners")
-    lesson.align()
-    say("Stage 3: aligners and LoRA")
+    say("Stage 1: aligners learn words")
+    lesson.learn_words()
+    say("Stage 2: aligners and LoRA")
     lesson.instruct()
     folder = given.output / "model"
     lesson.model.save_pretrained(folder)
@@ -104,10 +104,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     say("A new process loads the model and answers; rivals do, too")
     rows = Examination(lesson, test, given.parts, folder).run()
-    report(given.output, rows, text_kept(before, after), lesson, time.time() - started)
+    found = report(given.output, rows, text_kept(before, after), lesson, time.time() - started)
+    page.write_docs(found, given.write_docs)
 
 
-def report(output: Path, rows: dict[str, Row], text: dict[str, Any], lesson: Lesson, seconds: float) -> None:
+def report(output: Path, rows: dict[str, Row], text: dict[str, Any], lesson: Lesson, seconds: float) -> dict[str, Any]:
     """Writes `results.json` and the page, and prints the table."""
     parts = [{"name": name, "version": p.version, "licence": p.licence, "use": p.use} for name, p in PARTS.items()]
     found: dict[str, Any] = {
@@ -124,6 +125,7 @@ def report(output: Path, rows: dict[str, Row], text: dict[str, Any], lesson: Les
         print("  ".join(f"{cell[:52]:<{width}}" for cell, width in zip(line, widths, strict=True)))
     print(f"Perplexity of held-out English: {text['worse_by']:+.1%}. Look at {output / 'index.html'}; "
           f"the model is in {output / 'model'}.")  # fmt: skip
+    return found
 
 
 def _available(folders: dict[str, Path], sets: tasks.Sets) -> set[str]:

@@ -12,7 +12,13 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoProcessor
 
-import transformers_anymodality  # noqa: F401  registers everything with the Auto classes
+from transformers_anymodality import AnyModalityDataCollator
+
+from .learn import fast_bf16
+
+
+def faster() -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16())
 
 
 @torch.no_grad()
@@ -31,33 +37,38 @@ def answer(
             return_dict=True,
             return_tensors="pt",
         )
-        output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        with faster():
+            output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         texts = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for i, text in zip(chosen, texts, strict=True):
             said[i] = " ".join(text.split())
     return said
 
 
-@torch.no_grad()
 def likeliest(model: Any, processor: Any, choices: list[list[dict]], batch: int = 8) -> list[int]:
-    """For each question, a list of records that differ in their answer: the place of the likeliest answer, by the mean
-    log-likelihood of its words."""
-    from transformers_anymodality import AnyModalityDataCollator
-
-    collate, scores = AnyModalityDataCollator(processor, skip_logits=False), []
-    records = [record for several in choices for record in several]
-    for start in tqdm(range(0, len(records), batch), desc="rank", leave=False):
-        inputs = collate(records[start : start + batch])
-        labels = inputs.pop("labels")[:, 1:]
-        logits = model(**inputs).logits[:, :-1].float()
-        lost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-        scores += (-lost.sum(1) / (labels != -100).sum(1)).tolist()
+    """For each question, a list of records that differ in their answer: the place of the likeliest answer."""
+    collate = AnyModalityDataCollator(processor, skip_logits=False)
+    scores = likelihoods(model, collate, [record for several in choices for record in several], batch)
     result, start = [], 0
     for several in choices:
         own = scores[start : start + len(several)]
         result.append(own.index(max(own)))
         start += len(several)
     return result
+
+
+@torch.no_grad()
+def likelihoods(model: Any, collate: AnyModalityDataCollator, records: list[dict], batch: int) -> list[float]:
+    """The mean log-likelihood of a word of each record's answer."""
+    scores = []
+    for start in tqdm(range(0, len(records), batch), desc="rank", leave=False):
+        inputs = collate(records[start : start + batch])
+        labels = inputs.pop("labels")[:, 1:]
+        with faster():
+            logits = model(**inputs).logits[:, :-1].float()
+        lost = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        scores += (-lost.sum(1) / (labels != -100).sum(1)).tolist()
+    return scores
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     PYTHONPATH=examples python -m real.data [NAME ...] [--output outputs/parts]
 
-Prints how many items each split has, and writes chats to `outputs/parts/data/<name>_<split>.jsonl`. What cannot be fetched
-is said, and its data sets are left out.
+Prints how many items each split has, and writes chats to `outputs/parts/data/<task>_<split>.jsonl`, by the tasks of
+`tasks.kinds`. What cannot be fetched is said, and its data sets are left out.
 """
 
 import argparse
@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import emoji, motion, recordings, stamps, voices
-from .chats import CHATS
+from . import emoji, motion, noise, recordings, stamps, tasks, voices
 from .fetch import OUTPUT, Fetched, fetch
+from .splits import SHARES
 
 
 Splits = dict[str, list[dict[str, Any]]]
@@ -26,6 +26,10 @@ def load_stamps(parts: Fetched, output: Path) -> Splits:
 
 def load_same(parts: Fetched, output: Path) -> Splits:
     return stamps.pairs(stamps.load(parts.folders["stamps"]))
+
+
+def load_noisy(parts: Fetched, output: Path) -> Splits:
+    return noise.load(stamps.load(parts.folders["stamps"]), output / "noisy", tasks.SPOKEN)
 
 
 def load_recordings(parts: Fetched, output: Path) -> Splits:
@@ -54,6 +58,7 @@ def load_watch(parts: Fetched, output: Path) -> Splits:
 DATASETS: dict[str, tuple[Callable[[Fetched, Path], Splits], tuple[str, ...], tuple[str, ...]]] = {
     "stamps": (load_stamps, ("stamps",), ()),
     "same": (load_same, ("stamps",), ()),
+    "noisy": (load_noisy, ("stamps",), ()),
     "recordings": (load_recordings, ("phrases",), ()),
     "voices": (load_voices, (), ("espeak", "flite", "stamps")),
     "emoji": (load_emoji, ("emoji",), ("openmoji",)),
@@ -80,34 +85,21 @@ def load(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Spl
     return result
 
 
-def chats(name: str, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of a data set's items, one for every task that an item is good for: `messages`, and `id`, `task`."""
-    return [
-        {"id": f"{item['id']} {task}", "task": task, "messages": messages}
-        for item in items
-        for task, make in CHATS[name].items()
-        for messages in make(item)
-    ]
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="real.data", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DATASETS)}; all if none is named")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all that is fetched and made")
     given = parser.parse_args(arguments)
-    folder = given.output / "data"
+    folder, sets = given.output / "data", load(given.names, given.output)
     folder.mkdir(parents=True, exist_ok=True)
-    print("| data set | split | items | chats by task |\n|---|---|---|---|")
-    for name, splits in load(given.names, given.output).items():
-        for split, items in splits.items():
-            records, counts = chats(name, items), dict[str, int]()
-            for record in records:
-                counts[record["task"]] = counts.get(record["task"], 0) + 1
-            if records:
-                lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-                (folder / f"{name}_{split}.jsonl").write_text(lines, encoding="utf-8")
-            shown = ", ".join(f"{task} {count}" for task, count in counts.items()) or "none"
-            print(f"| {name} | {split} | {len(items)} | {shown} |", flush=True)
+    for name, splits in sets.items():
+        print(f"{name}: {', '.join(f'{split} {len(items)}' for split, items in splits.items())}")
+    for split in SHARES:
+        for task, questions in tasks.kinds(sets, split, seed=0).items():
+            if questions:
+                lines = "".join(json.dumps(one.record, ensure_ascii=False) + "\n" for one in questions)
+                (folder / f"{task}_{split}.jsonl").write_text(lines, encoding="utf-8")
+                print(f"{folder / f'{task}_{split}.jsonl'}: {len(questions)} chats", flush=True)
 
 
 if __name__ == "__main__":

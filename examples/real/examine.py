@@ -19,6 +19,18 @@ from .tasks import Question
 
 MOST = 100  # questions a row, where a data set has more
 CHOICES = 10  # captions to choose from
+# Row -> what counts; share of right answers by default.
+METRICS = {
+    "speech": (results.word_errors, "wer"),
+    "speech_foreign": (results.word_errors, "wer"),
+    "translation": (results.chrf, "chrf"),
+    "noisy": (results.chrf, "chrf"),
+    "senses": (results.chrf, "chrf"),
+}
+# Row -> places of the media that its control exchanges; the first by default.
+EXCHANGED = {"same": (-1,), "two_pictures": (0, 1)}
+# Row -> modalities each of which is asked about alone, too: the better one is the rival.
+ALONE = {"noisy": ("audio",), "senses": ("image", "audio")}
 
 
 @dataclass
@@ -51,27 +63,25 @@ class Examination:
     probes: dict[str, Callable[[list[Question]], list[str]]] = field(default_factory=dict, repr=False)
 
     def run(self) -> dict[str, Row]:
-        asked, controls = self._chosen(), {}
-        for name, questions in asked.items():
-            modality = questions[0].media[-1 if name == "same" else 0][0]
-            controls[name] = tasks.exchanged(questions, modality)
-        choices = self._choices(asked.get("captions", []), controls.get("captions", []))
+        asked = self._chosen()
+        controls = {name: tasks.exchanged(questions, EXCHANGED.get(name, (0,))) for name, questions in asked.items()}
+        choices = self._choices(asked.get("captions", []))
         said = self._answers(asked, controls, choices)
         rows = {}
         for name, questions in asked.items():
-            if name == "names":
-                continue
-            rival, rival_is = self._rival(name, questions, choices)
-            exchanged = f"another {questions[0].media[-1 if name == 'same' else 0][0]}"
+            rival, rival_is = self._rival(name, questions, choices, said)
+            places = EXCHANGED.get(name, (0,))
+            exchanged = f"another {questions[0].media[places[0]][0]}"
             rows[name] = Row(questions, said[name], said[f"{name} exchanged"], rival, rival_is, exchanged)
             rows[name].numbers = _numbers(name, rows[name])
         return rows
 
     def _chosen(self) -> dict[str, list[Question]]:
         rng = random.Random(5)
-        return {name: rng.sample(all_, min(MOST, len(all_))) for name, all_ in self.test.items() if all_}
+        rows = {name: all_ for name, all_ in self.test.items() if all_ and name != "names"}
+        return {name: rng.sample(all_, min(MOST, len(all_))) for name, all_ in rows.items()}
 
-    def _choices(self, questions: list[Question], controls: list[Question]) -> dict[str, list[list[str]]]:
+    def _choices(self, questions: list[Question]) -> dict[str, list[list[str]]]:
         """Captions of other stamps beside the right one, which stands anywhere among them."""
         rng, several = random.Random(6), []
         for question in questions:
@@ -83,14 +93,20 @@ class Examination:
     def _answers(self, asked: dict, controls: dict, choices: dict) -> dict[str, list]:
         """By the saved model, in a new process. Captions are ranked, others are generated."""
         chats, ranked = {}, {}
-        for suffix, rows in (("", asked), (" exchanged", controls)):
+        alone = {
+            f"{name} {modality}": [tasks.only(question, modality) for question in asked[name]]
+            for name, modalities in ALONE.items()
+            for modality in modalities
+            if name in asked
+        }
+        for suffix, rows in (("", asked | alone), (" exchanged", controls)):
             for name, questions in rows.items():
                 if name == "captions":
                     ranked[name + suffix] = [
                         [Question(one.text, text, one.media).record for text in several]
                         for one, several in zip(questions, choices[name], strict=True)
                     ]
-                elif name != "names":
+                else:
                     chats[name + suffix] = [question.record["messages"][:-1] for question in questions]
         files = [self.model.with_name(name) for name in ("questions.json", "answers.json")]
         files[0].write_text(json.dumps({"chats": chats, "choices": ranked}))
@@ -102,8 +118,14 @@ class Examination:
                 said[name] = [texts[i] for texts, i in zip(choices["captions"], said[name], strict=True)]
         return said
 
-    def _rival(self, name: str, questions: list[Question], choices: dict) -> tuple[list[Any] | None, str]:
+    def _rival(self, name: str, questions: list[Question], choices: dict, said: dict) -> tuple[list[Any] | None, str]:
         lesson = self.lesson
+        if name in ALONE:
+            wanted, (score, metric) = [question.answer for question in questions], METRICS[name]
+            best = max if metric not in results.LESS_IS_BETTER else min
+            own = {modality: said[f"{name} {modality}"] for modality in ALONE[name]}
+            modality = best(own, key=lambda one: results.ratio(*score(own[one], wanted).T))
+            return own[modality], f"itself, by {modality} alone"
         if name == "speech" and (self.parts / "whisper").is_dir():
             return rivals.whisper(self.parts / "whisper", questions), "Whisper tiny.en itself"
         if name in ("categories", "motion"):
@@ -141,12 +163,9 @@ def _numbers(name: str, row: Row) -> dict[str, Any]:
         "motion": 1 / 7,
         "same": 0.5,
         "both": 0.0,
+        "two_pictures": 0.5,
     }
-    score, metric = {
-        "speech": (results.word_errors, "wer"),
-        "speech_foreign": (results.word_errors, "wer"),
-        "translation": (results.chrf, "chrf"),
-    }.get(name, (results.exact, "accuracy"))
+    score, metric = METRICS.get(name, (results.exact, "accuracy"))
     rival = None if row.rival is None else score(row.rival, wanted)
     found = results.row(
         metric, score(row.said, wanted), score(row.exchanged, wanted), rival, (row.rival_is, row.control_is),

@@ -1,6 +1,7 @@
 """The page: results beside rivals and controls, and what was seen, heard and felt with what was said to it."""
 
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from transformers_anymodality.data.figures import curves, figure, write_html
 
 from .examine import Row
+from .results import LESS_IS_BETTER
 
 
 TITLES = {
@@ -21,9 +23,12 @@ TITLES = {
     "motion": "Exercises, by subjects never felt",
     "same": "Does the recording say what is in the picture?",
     "both": "A word and a picture, both told",
+    "two_pictures": "Which of two pictures?",
+    "noisy": "Spanish in noise into English, with its picture",
+    "senses": "A hidden picture and speech in noise",
     "text": "Text not lost",
 }
-LESS_IS_BETTER = ("wer", "cer")
+MARKS = re.compile(r"<!-- real -->.*?<!-- /real -->", re.DOTALL)
 STYLE = """
 table{border-collapse:collapse} td,th{padding:.3rem .9rem;text-align:right;border-bottom:1px solid #e3e5ec}
 td:first-child,th:first-child,td:last-child{text-align:left} .q{color:#5b6275;font-size:.9rem}
@@ -46,6 +51,32 @@ def table(found: dict[str, Any]) -> list[list[str]]:
         lines.append([TITLES[name], label, f"{one[metric]:.3f}", f"{low:.3f} to {high:.3f}", rival,
                       f"{one['control']:.3f}", str(one["n"]), one["rival_is"] or "none"])  # fmt: skip
     return lines
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The table, and what became of text, for docs."""
+    head, *lines = [[cell or " " for cell in line] for line in table(found)]
+    marks = ["---", "---", "--:", "---", "--:", "--:", "--:", "---"]
+    text, low_high = found["text"], "{:+.1%} to {:+.1%}".format(*found["text"]["interval"])
+    kept = (
+        f"Text: perplexity of held-out English {text['perplexity_before']:.2f} before, {text['perplexity']:.2f} after "
+        f"({text['worse_by']:+.1%}, 95 % {low_high}, {text['n']} passages); short questions answered "
+        f"{text['short_questions_before']} of {text['short_questions_n']} before, {text['short_questions']} after."
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
+    took = f"All of it took {found['seconds'] / 60:.0f} minutes of two CPU cores, downloads aside ({versions})."
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in [head, marks, *lines])
+    return f"{rows}\n\n{kept}\n\n{took}"
+
+
+def write_docs(found: dict[str, Any], files: list[Path]) -> None:
+    """Puts the table between the marks of each file."""
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        new, count = MARKS.subn(lambda _: f"<!-- real -->\n\n{markdown(found)}\n\n<!-- /real -->", text)
+        if count != 1:
+            raise ValueError(f"{file} has {count} places between <!-- real --> and <!-- /real -->; one is needed.")
+        file.write_text(new, encoding="utf-8")
 
 
 def write(

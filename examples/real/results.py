@@ -12,6 +12,7 @@ from transformers_anymodality.evaluation import SCORES
 
 # What a score of one item is: numerator and denominator, which are summed over items before they are divided.
 Scores = np.ndarray
+LESS_IS_BETTER = ("wer", "cer")
 
 
 def plain(text: str) -> str:
@@ -77,8 +78,8 @@ def row(
         "control": float(ratio(*control.T)),
         "n": len(measured),
         "interval": interval(measured),
-        "over_control": float(_difference(*both.T)),
-        "over_control_interval": interval(both, _difference),
+        "over_control": float(difference(*both.T)),
+        "over_control_interval": interval(both, difference),
         "rival_is": names[0],
         "control_is": names[1],
     }
@@ -87,5 +88,5 @@ def row(
     return found if chance is None else {**found, "chance": chance}
 
 
-def _difference(a: np.ndarray, n: np.ndarray, b: np.ndarray, m: np.ndarray, axis: int = -1) -> np.ndarray:
+def difference(a: np.ndarray, n: np.ndarray, b: np.ndarray, m: np.ndarray, axis: int = -1) -> np.ndarray:
     return ratio(a, n, axis) - ratio(b, m, axis)

@@ -1,22 +1,39 @@
 """What the model is trained on, and what it is asked: chats out of the data sets' items."""
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-from .chats import DESCRIBE, EMOJI_CATEGORIES, EXERCISE, chat
 
 
 Sets = dict[str, dict[str, list[dict[str, Any]]]]
 SPOKEN = "es"  # the language that is recognised and translated
-LANGUAGE = {"es": "Spanish", "fr": "French", "ca": "Catalan", "ro": "Romanian", "bg": "Bulgarian", "ru": "Russian"}
 HEAR = "Write down what is said."
-HEAR_FOREIGN = f"Write down what is said in {LANGUAGE[SPOKEN]}."
+HEAR_FOREIGN = "Write down what is said in Spanish."
 TRANSLATE = "Translate what is said into English."
+DESCRIBE = "What is in the picture?"
 CATEGORY = "Which category is it?"
+EXERCISE = "Which exercise is it?"
 SAME = "Is that what is said? Yes or no?"
 BOTH = "What is said, and which category is it?"
+WHAT = "What is it?"
+EMOJI_CATEGORIES = (
+    "Activities", "Animals & Nature", "Flags", "Food & Drink", "Objects", "People & Body", "Smileys & Emotion", "Symbols",
+    "Travel & Places",
+)  # fmt: skip
+EXERCISES = (
+    "pendulum", "abduction", "forward elevation", "internal rotation", "external rotation", "trapezius extension",
+    "upright row",
+)  # fmt: skip
+
+
+def chat(media: Iterable[tuple[str, str]], question: str, answer: str) -> list[dict[str, Any]]:
+    """One question about media, pairs of modality and path, and its answer."""
+    parts = [{"type": modality, "path": path} for modality, path in media]
+    return [
+        {"role": "user", "content": [*parts, {"type": "text", "text": question}]},
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
 
 
 @dataclass
@@ -40,6 +57,10 @@ class Question:
 
 def yes_no(category: str) -> str:
     return f"Is it of the category {category}? Yes or no?"
+
+
+def which(category: str) -> str:
+    return f"Which picture is of the category {category}, the first or the second?"
 
 
 # --- questions of each kind, about the items of one split ----------------------------------------------------------------
@@ -78,6 +99,18 @@ def yes_or_no(sets: Sets, split: str, rng: random.Random) -> Iterable[Question]:
         )
 
 
+def two_pictures(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Question]:
+    """Two emoji of two categories, one of which is asked for."""
+    items = sets.get("emoji", {}).get(split, ())
+    for _ in range(count if len({item["category"] for item in items}) > 1 else 0):
+        one = rng.choice(items)
+        other = rng.choice([item for item in items if item["category"] != one["category"]])
+        place = rng.randrange(2)
+        pair = (one, other) if place == 0 else (other, one)
+        media = [("image", item["image"]) for item in pair]
+        yield Question(which(one["category"]), ("The first.", "The second.")[place], media, {"asked": one["category"]})
+
+
 def captions(sets: Sets, split: str) -> Iterable[Question]:
     for stamp in sets.get("stamps", {}).get(split, ()):
         if stamp["image"]:
@@ -110,6 +143,18 @@ def both(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Que
         yield Question(BOTH, f"{word.answer}, {picture.answer}", [*word.media, *picture.media], picture.rest)
 
 
+def noisy(sets: Sets, split: str) -> Iterable[Question]:
+    """A caption spoken in noise, to be translated, and the picture that it is of."""
+    for item in sets.get("noisy", {}).get(split, ()):
+        yield Question(TRANSLATE, item["caption"], [("image", item["image"]), ("audio", item["noisy_audio"])])
+
+
+def senses(sets: Sets, split: str) -> Iterable[Question]:
+    """A picture of which most is hidden, and its caption spoken in noise."""
+    for item in sets.get("noisy", {}).get(split, ()):
+        yield Question(WHAT, item["caption"], [("image", item["noisy_image"]), ("audio", item["noisy_audio"])])
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------------
 
 
@@ -127,16 +172,32 @@ def kinds(sets: Sets, split: str, seed: int) -> dict[str, list[Question]]:
         "motion": motion(sets, split),
         "same": same(sets, split),
         "both": both(sets, split, rng, 200 if split == "test" else 600),
+        "two_pictures": two_pictures(sets, split, rng, 200 if split == "test" else 600),
+        "noisy": noisy(sets, split),
+        "senses": senses(sets, split),
     }
     return {name: list(questions) for name, questions in found.items()}
 
 
-def exchanged(questions: list[Question], modality: str, seed: int = 0) -> list[Question]:
-    """The same questions, each with the medium of a question that has another answer: the control."""
+def with_parts(questions: dict[str, list[Question]]) -> dict[str, list[Question]]:
+    """For training: what is asked about a noisy recording and its picture is asked as often about one of them alone."""
+    return questions | {
+        "noisy": [one for q in questions["noisy"] for one in (q, only(q, "audio"))],
+        "senses": [one for q in questions["senses"] for one in (q, only(q, "audio"), only(q, "image"))],
+    }
+
+
+def only(question: Question, modality: str) -> Question:
+    return replace(question, media=[(name, path) for name, path in question.media if name == modality])
+
+
+def exchanged(questions: list[Question], places: Sequence[int] = (0,), seed: int = 0) -> list[Question]:
+    """The same questions, each with media of a question that has another answer, at these places: the control."""
     rng, result = random.Random(seed), []
     for question in questions:
         others = [one for one in questions if one.answer != question.answer] or questions
-        paths = dict(rng.choice(others).media)
-        media = [(name, paths[name] if name == modality else path) for name, path in question.media]
-        result.append(Question(question.text, question.answer, media, question.rest))
+        media, foreign_media = list(question.media), rng.choice(others).media
+        for place in places:
+            media[place] = foreign_media[place]
+        result.append(replace(question, media=media))
     return result

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .chats import chat
+from .tasks import chat
 
 
 # Question -> what a right answer holds, any of those divided by a bar.

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from transformers_anymodality import set_trainable
+from transformers_anymodality.training.parts import parameter_groups
 
 
 @dataclass
@@ -99,9 +100,17 @@ def teach_text(lab: Lab, model, processor, chats: list[dict], **more) -> list[di
 # --- learning and answering ----------------------------------------------------------------------------------------------
 
 
-def learn(lab: Lab, model, processor, chats: list[dict], *parts: str, **more) -> list[dict]:
-    """One pass over `chats` in which `parts` alone learn (names for `set_trainable`). Returns the Trainer's log."""
-    set_trainable(model, list(parts), verbose=False)
+def learn(
+    lab: Lab, model, processor, chats: list[dict], *parts: str, rates: dict[str, float] | None = None, **more
+) -> list[dict]:
+    """One pass over `chats` in which `parts` alone learn (names for `set_trainable`). Returns the Trainer's log.
+
+    With `rates`, part -> its learning rate, it is those parts, each at its own.
+    """
+    set_trainable(model, list(parts or rates or ()), verbose=False)
+    if rates:
+        optimizer = (torch.optim.AdamW, {"params": parameter_groups(model, rates)})
+        more["trainer"] = {"optimizer_cls_and_kwargs": optimizer}
     log = train(model, processor, chats, lab.folder / "trainer", seed=lab.seed, **more)
     model.eval()
     return log

@@ -5,8 +5,10 @@ What is claimed, and what could have refuted it:
 - Section 3.2, stage 1: tower and abstractor are trained in front of the frozen language model. Control: the abstractor
   alone, behind the tower as it was drawn at random.
 - Section 3.2, stage 2: LoRA on the language model, on text and multimodal chats together, with all that sees frozen,
-  keeps what was known in text. Controls: the same before stage 2, which must be no better by more than two points; and
-  stage 2 without text.
+  keeps what was known in text. The text is opposites of two words, which no chat about images needs; chats of stage 2
+  hold half of the words. Controls: the same before stage 2, which must be no better by more than two points; and stage 2
+  without text, about words that text in the mix rehearses, and about the others. Stage 2 is longer, and its LoRA larger,
+  than learning to converse needs: the control must have something to forget.
 - Section 5: several images are related to each other ("which image shows the larger number ?"), though no chat of either
   stage has two images in one turn. Controls: one of the two images exchanged; stage 1 alone.
 - Section 5: what was seen in the first turn is known in the third, after another image. Controls: the first image
@@ -17,7 +19,7 @@ import copy
 import random
 
 from digits_world import parts
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from transformers_anymodality import compose, lora_config
 from transformers_anymodality.systems.mplug_owl import chat_template, mplug_owl
@@ -31,14 +33,19 @@ NUMBERS = parts.NUMBERS
 OPPOSITES = dict(
     pair.split("/")
     for pair in "hot/cold big/small day/night old/young wet/dry up/down left/right black/white open/closed fast/slow "
-    "high/low rich/poor full/empty hard/soft early/late light/heavy sweet/sour loud/quiet near/far sharp/blunt".split()
+    "high/low rich/poor full/empty hard/soft early/late light/heavy sweet/sour loud/quiet near/far sharp/blunt good/bad "
+    "happy/sad long/short wide/narrow thick/thin strong/weak clean/dirty true/false first/last north/south east/west "
+    "front/back inside/outside summer/winter push/pull buy/sell win/lose love/hate begin/end rough/smooth".split()
 )
+REHEARSED = [word for pair in list(OPPOSITES.items())[::2] for word in pair]  # in chats of stage 2
+UNREHEARSED = [word for pair in list(OPPOSITES.items())[1::2] for word in pair]
 OPPOSITES |= {second: first for first, second in OPPOSITES.items()}
 WORDS = (
     "which digit is this ? what is it plus look at . i see it now another one too did the first image show larger number "
-    "second opposite of"
+    "second are opposites of and"
 )
 IMAGE_TOKENS = 5  # four queries and the end token
+RATE = 3e-3  # of learning, in stage 2
 
 
 # --- data: chats whose lines are images, or words in their place ---------------------------------------------------------
@@ -103,12 +110,18 @@ def remembering(show, rng: random.Random) -> dict:
     return dialogue(look, then, ("which digit did the first image show ?", NUMBERS[first]))
 
 
-def text_only(show, rng: random.Random) -> dict:
-    if rng.random() < 0.5:
-        first, second = rng.randrange(10), rng.randrange(9)
-        return dialogue((f"what is {NUMBERS[first]} plus {NUMBERS[second]} ?", NUMBERS[first + second]))
-    word = rng.choice(list(OPPOSITES))
-    return dialogue((f"what is the opposite of {word} ?", OPPOSITES[word]))
+def rehearsed(show, rng: random.Random) -> dict:
+    return opposites(REHEARSED, rng)
+
+
+def unrehearsed(show, rng: random.Random) -> dict:
+    return opposites(UNREHEARSED, rng)
+
+
+def opposites(words: list[str], rng: random.Random) -> dict:
+    """In text alone."""
+    one, other = rng.sample(words, 2)
+    return dialogue((f"what are opposites of {one} and {other} ?", f"{OPPOSITES[one]} {OPPOSITES[other]}"))
 
 
 def chats(count: int, rng: random.Random, kinds: tuple, files: dict | None = None) -> list[dict]:
@@ -128,20 +141,34 @@ def exchanged(asked: list[dict]) -> list[dict]:
 # --- the stages ------------------------------------------------------------------------------------------------------------
 
 
-def see(lab: Lab, model, processor, *learning: str) -> list[dict]:
+def see(lab: Lab, model, processor, rates: dict[str, float]) -> list[dict]:
     """Stage 1: images and their names."""
     samples = chats(32 * lab.some(700), lab.rng("see"), (naming,), lab.world["train"]["image"])
-    return learn(lab, model, processor, samples, *learning, learning_rate=1.5e-3, max_grad_norm=1.0)
+    return learn(lab, model, processor, samples, rates=rates, max_grad_norm=1.0)
+
+
+class Forgetting(TrainerCallback):
+    """Asks about text along the training: a curve of the share of wrong answers."""
+
+    def __init__(self, processor, asked: list[dict], every: int):
+        self.processor, self.asked, self.every, self.curve = processor, asked, every, []
+
+    def on_step_end(self, arguments, state, control, model, **_) -> None:
+        if state.global_step % self.every == 0 or state.global_step == 1:
+            marks = right(self.asked, answers(model, self.processor, self.asked))
+            self.curve.append({"loss": 1 - sum(marks) / len(marks)})
+            model.train()
 
 
 def converse(lab: Lab, folder, processor, *kinds):
-    """Stage 2, from a saved stage 1: LoRA on queries and values, all else frozen. Returns the merged model and log."""
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    lora = lora_config(
-        model, r=8, lora_alpha=32, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], modules_to_save=None
-    )
-    samples = chats(32 * lab.some(200), lab.rng("converse"), kinds, lab.world["train"]["image"])
-    return adapt(lab, model, processor, samples, lora, learning_rate=2e-3)
+    """Stage 2, from a saved stage 1: LoRA, all else frozen. Returns the merged model, its log, and what was forgotten."""
+    model, steps = AutoModelForCausalLM.from_pretrained(folder), lab.some(200)
+    lora = lora_config(model, r=16, lora_alpha=32, lora_dropout=0.05, modules_to_save=None)
+    samples = chats(32 * steps, lab.rng("converse"), kinds, lab.world["train"]["image"])
+    asked = chats(lab.some(200), lab.rng("watch"), (unrehearsed,))
+    watch = Forgetting(processor, asked, max(1, steps // 10))
+    model, log = adapt(lab, model, processor, samples, lora, learning_rate=RATE, trainer={"callbacks": [watch]})
+    return model, log, watch.curve
 
 
 def run(lab: Lab) -> Replica:
@@ -153,27 +180,30 @@ def run(lab: Lab) -> Replica:
     model, processor = compose(
         **mplug_owl(small_llama(tokenizer), tokenizer, towers={"image": tower}, aligners=abstractor)
     )
-    everything = (naming, adding, comparing, remembering, text_only)
+    everything = (naming, naming, adding, adding, comparing, remembering, rehearsed, unrehearsed)
     samples = chats(64 * lab.some(450), lab.rng("words"), everything)
     logs = {"text": teach_text(lab, model, processor, samples)}
     blind = copy.deepcopy(model)
 
-    logs["see"] = see(lab, model, processor, "image_tower", "image_aligner")
-    see(lab, blind, processor, "image_aligner")
+    rates = {"image_tower": 5e-4, "image_aligner": 1.5e-3}
+    logs["see"] = see(lab, model, processor, rates)
+    see(lab, blind, processor, {"image_aligner": rates["image_aligner"]})
 
     test = lab.world["test"]["image"]
-    asked = {kind: chats(lab.some(360), lab.rng(kind.__name__), (kind,), test) for kind in everything}
+    asked = {kind: chats(lab.some(360), lab.rng(kind.__name__), (kind,), test) for kind in dict.fromkeys(everything)}
     before = {kind: answers(model, processor, chats) for kind, chats in asked.items()}
     unseeing = answers(blind, processor, asked[naming])
     model.save_pretrained(lab.folder / "stage1")
     multimodal = (naming, adding, remembering)
-    forgetful, _ = converse(lab, lab.folder / "stage1", processor, *multimodal)
-    model, logs["converse"] = converse(lab, lab.folder / "stage1", processor, *multimodal, *[text_only] * 3)
+    forgetful, _, logs["forgotten without text"] = converse(lab, lab.folder / "stage1", processor, *multimodal)
+    model, logs["converse"], logs["forgotten with text"] = converse(
+        lab, lab.folder / "stage1", processor, *multimodal, *[rehearsed] * 3
+    )
     lab.keep(model, processor)
 
     after = {kind: answers(model, processor, chats) for kind, chats in asked.items()}
     mixed = {kind: answers(model, processor, exchanged(asked[kind])) for kind in (comparing, remembering)}
-    without_text = answers(forgetful, processor, asked[text_only])
+    without = {kind: answers(forgetful, processor, asked[kind]) for kind in (rehearsed, unrehearsed)}
 
     def claim(name: str, kind, given: list[str], control: list[str], chance: float, without: str, **more) -> Claim:
         shown = list(zip(asked[kind], given, strict=True))
@@ -190,9 +220,14 @@ def run(lab: Lab) -> Replica:
                   "first image exchanged"),
             claim("first turn's image remembered, after stage 2", remembering, after[remembering],
                   before[remembering], 0.1, "stage 1 alone"),
-            claim("text not lost", text_only, after[text_only], before[text_only], 0.05, "before stage 2", margin=-0.02),
-            claim("text kept by text in the mix", text_only, after[text_only], without_text, 0.05,
-                  "stage 2 without text"),
+            claim("text not lost: rehearsed words", rehearsed, after[rehearsed], before[rehearsed], 0.02,
+                  "before stage 2", margin=-0.02),
+            claim("text not lost: other words", unrehearsed, after[unrehearsed], before[unrehearsed], 0.02,
+                  "before stage 2", margin=-0.02),
+            claim("text kept by text in the mix: rehearsed words", rehearsed, after[rehearsed], without[rehearsed],
+                  0.02, "stage 2 without text"),
+            claim("text kept by text in the mix: other words", unrehearsed, after[unrehearsed],
+                  without[unrehearsed], 0.02, "stage 2 without text"),
         ],
         logs,
     )  # fmt: skip

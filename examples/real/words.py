@@ -1,9 +1,10 @@
-"""Stage 1: the speech aligner learns to spell, before a language model listens.
+"""Stage 1: aligners learn the language model's words, before it listens.
 
-A recogniser that is trained in front of a language model alone learns slowly: its tokens mean nothing at first. X-LLM
-(arXiv 2305.04160, section 3.2) trains the interface as a recogniser first. Here CTC does it (Graves et al. 2006), and the
-classes are the language model's own words: a token's score for a word falls with its squared distance to the word's
-embedding. So what the aligner says lies where the language model has learnt to read.
+An aligner that is trained in front of a language model alone learns slowly: its tokens mean nothing at first, and each step
+costs a run of the language model. X-LLM (arXiv 2305.04160, section 3.2) trains the interface as a recogniser first. Here
+each aligner learns to say the words of the answer, and the classes are the language model's own words: a token's score for
+a word falls with its squared distance to the word's embedding. So what the aligner says lies where the language model has
+learnt to read. Speech says words in their order, by CTC (Graves et al. 2006); of others each word is said by some token.
 """
 
 from pathlib import Path
@@ -20,16 +21,17 @@ from transformers_anymodality.features import FeatureStore
 from .tasks import Question
 
 
-class Spelling(nn.Module):
-    """The composite's audio path with a CTC loss over those words that the texts hold, and a blank.
+class Words(nn.Module):
+    """The composite's path of one modality, with a loss over those words that the texts hold, and a blank.
 
     Args:
         words: `(words,)` int64, their ids in the language model's vocabulary.
+        ordered: whether tokens say the words one after another.
     """
 
-    def __init__(self, model: nn.Module, words: torch.Tensor, drop: float = 0.1):
+    def __init__(self, model: nn.Module, modality: str, words: torch.Tensor, ordered: bool, drop: float = 0.1):
         super().__init__()
-        self.model, self.drop = model, drop
+        self.model, self.modality, self.ordered, self.drop = model, modality, ordered, drop
         self.register_buffer("table", model.get_input_embeddings().weight.detach()[words].clone())
         self.register_buffer("unit", self.table.var(0).sum())  # of distances: that of words to their mean
         self.blank = nn.Parameter(torch.randn(self.table.shape[1]) * self.table.std())
@@ -42,23 +44,27 @@ class Spelling(nn.Module):
             label_lengths: `(items,)`.
             media: arguments of `get_modality_features`.
         """
-        if self.training:  # frames that were not heard
+        if self.training:  # features that were not perceived
             features = media["features"]
-            media["features"] = features * (
-                torch.rand(features.shape[:-1], device=features.device) > self.drop
-            ).unsqueeze(-1)
-        spoken = self.model.get_modality_features("audio", **media, return_dict=True).pooler_output
-        lengths = torch.tensor([len(tokens) for tokens in spoken])
+            kept = torch.rand(features.shape[:-1], device=features.device) > self.drop
+            media["features"] = features * kept.unsqueeze(-1)
+        said = self.model.get_modality_features(self.modality, **media, return_dict=True).pooler_output
+        lengths = torch.tensor([len(tokens) for tokens in said])
         classes = torch.cat([self.blank[None], self.table])
-        tokens = pad_sequence(list(spoken), batch_first=True)
+        tokens = pad_sequence(list(said), batch_first=True)
         # The squared distance, by products of matrices.
         distances = tokens.square().sum(-1, keepdim=True) - 2 * tokens @ classes.T + classes.square().sum(-1)
         scores = (-self.sharpness.exp() * distances / self.unit).log_softmax(-1)
-        loss = nn.functional.ctc_loss(scores.transpose(0, 1), labels, lengths, label_lengths, zero_infinity=True)
+        if self.ordered:
+            loss = nn.functional.ctc_loss(scores.transpose(0, 1), labels, lengths, label_lengths, zero_infinity=True)
+        else:
+            items = torch.repeat_interleave(torch.arange(len(said)), label_lengths)
+            by_any = scores.logsumexp(1) - lengths[:, None].log()  # the mean probability of a word over tokens
+            loss = -by_any[items, labels].mean()
         return {"loss": loss, "scores": scores}
 
 
-class SpellingCollator:
+class WordsCollator:
     """Questions -> features out of the store, and their answers' words."""
 
     def __init__(self, processor: Any, features: FeatureStore, words: torch.Tensor):
@@ -66,11 +72,11 @@ class SpellingCollator:
         self.place = {word: i + 1 for i, word in enumerate(words.tolist())}
 
     def __call__(self, questions: list[Question]) -> dict[str, torch.Tensor]:
-        paths = [question.media[0][1] for question in questions]
-        inputs, _ = self.features.inputs(self.processor, {"audio": paths})
+        ((modality, _),) = questions[0].media
+        inputs, _ = self.features.inputs(self.processor, {modality: [question.media[0][1] for question in questions]})
         spelt = [[self.place[word] for word in spell(self.processor, question)] for question in questions]
         return {
-            **{name.removeprefix("audio_"): value for name, value in inputs.items()},
+            **{name.removeprefix(f"{modality}_"): value for name, value in inputs.items()},
             "labels": torch.tensor([word for words in spelt for word in words]),
             "label_lengths": torch.tensor([len(words) for words in spelt]),
         }
@@ -82,20 +88,26 @@ def spell(processor: Any, question: Question) -> list[int]:
 
 
 def train(
-    model: nn.Module, processor: Any, questions: list[Question], features: FeatureStore, folder: Path, epochs: float
+    model: nn.Module,
+    processor: Any,
+    questions: list[Question],
+    features: FeatureStore,
+    folder: Path,
+    epochs: float,
 ) -> list[dict]:
-    """The stock Trainer over questions about one recording each. Returns its log."""
+    """The stock Trainer over questions about one medium each, all of one modality. Returns its log."""
     words = torch.tensor(sorted({word for question in questions for word in spell(processor, question)}))
-    set_trainable(model, ["audio_aligner"], verbose=False)
+    ((modality, _),) = questions[0].media
+    set_trainable(model, [f"{modality}_aligner"], verbose=False)
     trainer = Trainer(
-        model=Spelling(model, words),
+        model=Words(model, modality, words, ordered=modality == "audio"),
         args=TrainingArguments(
             output_dir=str(folder), num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=2e-3,
             lr_scheduler_type="cosine", warmup_steps=50, weight_decay=0.05, logging_steps=50, save_strategy="no",
             report_to="none", remove_unused_columns=False, use_cpu=True, seed=0,
         ),
         train_dataset=questions,
-        data_collator=SpellingCollator(processor, features, words),
+        data_collator=WordsCollator(processor, features, words),
     )  # fmt: skip
     trainer.train()
     return [entry for entry in trainer.state.log_history if "loss" in entry]

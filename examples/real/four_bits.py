@@ -1,0 +1,84 @@
+"""Stage 1 in front of a language model in 4 bits, beside the same in full precision (AnyMAL, arXiv 2309.16058, section 3.1).
+
+    PYTHONPATH=examples python -m real.four_bits
+
+After `make real`, whose parts and features it reads. Both learn from the same samples, from the same weights. How well they
+know the right answers of held-out questions is told by the mean loss of a word, by which both are compared, question by
+question; the control has learnt nothing.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
+
+from transformers_anymodality import AnyModalityDataCollator
+from transformers_anymodality.features import FeatureStore
+
+from . import data, motion_tower, results, tasks
+from .answers import likelihoods
+from .learn import Lesson, compose_parts
+
+
+ROWS = ("categories", "names", "captions", "motion")  # without speech, which a stage of its own prepares
+
+
+def composed(language_model: Path, parts: Path, statistics: dict, four_bits: bool) -> tuple[Any, Any]:
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4") if four_bits else None
+    loaded = AutoModelForCausalLM.from_pretrained(language_model, quantization_config=settings)
+    set_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(language_model)
+    return compose_parts(loaded, parts, statistics, {"image", "imu"}, tokenizer)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="real.four_bits", description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", type=Path, default=data.OUTPUT, help="folder of what `make real` fetched")
+    parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder of what `make real` made")
+    parser.add_argument("--steps", type=int, default=80, help="steps of training, of 16 samples")
+    given = parser.parse_args(arguments)
+    sets = data.load(["stamps", "emoji", "watch"], given.parts)
+    statistics = motion_tower.train(sets["watch"], given.parts / "motion")
+    train, test = (tasks.kinds(sets, split, seed=0) for split in ("train", "test"))
+    asked = [
+        question.record for row in ROWS for question in random.Random(5).sample(test[row], min(60, len(test[row])))
+    ]
+    losses = {}
+    for name, four_bits in (("full precision", False), ("4 bits", True)):
+        print(f"Stage 1, language model in {name}", flush=True)
+        model, processor = composed(given.parts / "language_model", given.parts, statistics, four_bits)
+        questions = {row: train[row] for row in ROWS}
+        lesson = Lesson(model, processor, questions, [], given.output / "four_bits", given.steps / 160)
+        lesson.features = FeatureStore(given.output / "features", model)
+        collate = AnyModalityDataCollator(processor, features=lesson.features, skip_logits=False)
+        untaught = likelihoods(model, collate, asked, batch=16)
+        lesson.align()
+        losses[name] = [-one for one in likelihoods(model, collate, asked, batch=16)]
+        losses.setdefault("untaught", [-one for one in untaught])
+    found = compared(losses)
+    (given.output / "four_bits.json").write_text(json.dumps(found, indent=2))
+    print(f"Loss of a word: {found['loss']:.3f} in 4 bits, {found['full_precision']:.3f} in full precision, "
+          f"{found['control']:.3f} untaught; {found['worse_by']:+.3f} ({found['interval'][0]:+.3f} to "
+          f"{found['interval'][1]:+.3f}), {found['n']} questions.")  # fmt: skip
+
+
+def compared(losses: dict[str, list[float]]) -> dict[str, Any]:
+    """`{loss, full_precision, control, worse_by, interval, n}`; the interval is of the difference, paired by questions."""
+    rows = {name: np.stack([values, np.ones(len(values))], 1) for name, values in losses.items()}
+    both = np.concatenate([rows["4 bits"], rows["full precision"]], 1)
+    return {
+        "loss": float(results.ratio(*rows["4 bits"].T)),
+        "full_precision": float(results.ratio(*rows["full precision"].T)),
+        "control": float(results.ratio(*rows["untaught"].T)),
+        "worse_by": float(results.difference(*both.T)),
+        "interval": results.interval(both, results.difference),
+        "n": len(both),
+    }
+
+
+if __name__ == "__main__":
+    main()
