@@ -109,6 +109,17 @@ def test_in_batches_of_the_same_media_they_are_the_same_bits(tmp_path, dtype):
     assert torch.equal(loss, own) and all(torch.equal(gradients[name], ours[name]) for name in gradients)
 
 
+def test_another_dtype_leaves_the_model_as_it_was(tmp_path):
+    model, processor = tiny.composite()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rows = [{"messages": tiny.chat("image", "audio", "what ?", seed=i, answer="yes")} for i in range(2)]
+    build_features(model, processor, rows, tmp_path, dtype=torch.bfloat16, verbose=False)
+    store = FeatureStore(tmp_path, model)
+    assert {store.get("image", digest).dtype for digest in store.indexes["image"]} == {torch.bfloat16}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.float32}
+
+
 def test_recordings_of_any_length_are_stored_without_padding(tmp_path):
     config = Wav2Vec2Config(
         hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, feat_extract_norm="layer",

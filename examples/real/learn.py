@@ -1,7 +1,6 @@
 """The parts composed into one model, and its training: aligners learn words, LoRA is instructed."""
 
 import random
-from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,8 @@ class Lesson:
         records = [question.record for question in [*questions, *others]]
         place = self.folder / "features"
         for name in self.model.config.modalities:
-            faster = name == "audio" and fast_bf16()
-            model, dtype = (deepcopy(self.model), torch.bfloat16) if faster else (self.model, None)
-            build_features(model, self.processor, records, place, modalities=[name], workers=1, dtype=dtype)
+            dtype = torch.bfloat16 if name == "audio" and fast_bf16() else None
+            build_features(self.model, self.processor, records, place, modalities=[name], workers=1, dtype=dtype)
         self.features = FeatureStore(self.folder / "features", self.model)
 
     def learn_words(self, epochs: float = 12) -> None:

@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from ..towers import compute_dtype
 from ..utils.files import read_json, write_json
 from ..utils.imports import require
 from ..utils.processes import place_among, read_ahead
-from ..utils.tensors import in_eval
+from ..utils.tensors import in_dtype, in_eval
 from ._fingerprints import DTYPES, MOST_REMEMBERED, Contents, difference, preprocessing_fingerprint, tower_fingerprint
 from ._index import Index
 from .store import FORMAT, ShardWriter
@@ -65,7 +65,7 @@ def build_features(
         folder: new, or of an earlier build by the same towers.
         modalities: those whose media are encoded; all of the model's by default.
         batch_size: media per run of a tower.
-        dtype: that the towers compute in and features are kept in; the model's own by default.
+        dtype: that the towers compute in and features are kept in; the model's own by default. The model stays as it is.
         workers: processes that read and prepare media.
         shard_bytes: features per file, which a killed build loses at most.
         media_root: folder that relative paths are in.
@@ -85,13 +85,13 @@ def build_features(
     rank, world_size = place_among(rank, world_size)
     for name in names:
         _open_store(Path(folder, name), model, processor, name, dtype)
-    for name in names if dtype is not None else ():
-        model.tower(name).to(dtype)
     writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
     media = _Media(records, processor, folder, names, media_root, on_error)
     places = _share(records, rank, world_size)
     bar = tqdm(read_ahead(places, media, workers), desc="features", unit="sample", disable=not verbose or rank > 0)
-    with in_eval(model):
+    with in_eval(model), ExitStack() as stack:
+        for tower in {model.tower(name) for name in names if dtype is not None}:
+            stack.enter_context(in_dtype(tower, dtype))
         skipped = _run(model, bar, writers, batch_size)
     if skipped:
         logger.warning(f"{skipped} samples or media could not be read and are not in {folder}.")

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,6 +19,19 @@ def in_eval(module: nn.Module) -> Iterator[None]:
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+@contextmanager
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Computes in `dtype` for a while. Afterwards the very tensors are back: nothing is rounded."""
+    kept = [(one, one.data) for one in chain(module.parameters(), module.buffers()) if one.is_floating_point()]
+    for one, data in kept:
+        one.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for one, data in kept:
+            one.data = data
 
 
 def padded_together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
