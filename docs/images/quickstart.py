@@ -1,6 +1,6 @@
 """Draws `quickstart.png` from what `make quickstart` left: one test item of each modality, and what the model answered.
 
-    python docs/images/quickstart.py outputs/quickstart
+python docs/images/quickstart.py outputs/quickstart
 """
 
 import csv
