@@ -30,7 +30,7 @@ def serve(
     device: options.Device = None,
     module: options.Import = None,
 ) -> None:
-    """Serve a model to OpenAI's clients: chat completions and responses, with every modality.
+    """Serve a model to OpenAI's clients, with every modality.
 
     \b
       anymodality serve my-model
