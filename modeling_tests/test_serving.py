@@ -421,9 +421,12 @@ def test_the_block_of_the_docs_runs(served, tmp_path, monkeypatch):
     Image.fromarray(tiny.medium("image")).save("photo.jpg")
     (tmp_path / "speech.wav").write_bytes(wav(0.5))
     code = block("serving.md", "OpenAI")
-    for ours, here in {"http://127.0.0.1:8000/v1": served[0], "my-model": "tiny"}.items():
-        assert ours in code
-        code = code.replace(ours, here)
+    for name, here in {"http://127.0.0.1:8000/v1": served[0], "my-model": "tiny"}.items():
+        assert name in code
+        code = code.replace(name, here)
     (tmp_path / "block.py").write_text(code)
-    answer = runpy.run_path("block.py")["answer"]
-    assert answer.choices[0].message.content is not None and answer.usage.prompt_tokens > 20
+    scope = runpy.run_path("block.py")
+    walk, question = scope["content"][2]["input_imu"], scope["content"][3]
+    media = ours(image=Path("photo.jpg").read_bytes(), audio=wav(0.5), imu=walk)[0]["content"][:3]
+    said = expected(served, [{"role": "user", "content": [*media, question]}])
+    assert scope["answer"].choices[0].message.content == said
