@@ -17,7 +17,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real replicas test test-slow test-tools test-oldest test-newest test-vllm style quality venv
+.PHONY: help quickstart real replicas test test-slow test-tools test-oldest test-newest test-vllm docs docs-serve style quality venv
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,12 @@ test-vllm: .venv-vllm/.installed  ## run composites in vLLM for CPUs, in an envi
 	        || .venv-vllm/bin/python -m pip --quiet uninstall --yes $$library; \
 	done
 	@touch $@
+
+docs: venv  ## build the documentation into outputs/site, without network; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+docs-serve: venv  ## show the documentation at http://127.0.0.1:8000 while you write
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 style: venv  ## format the code and apply the linter's fixes
 	@$(BIN)/ruff format .

@@ -1,7 +1,7 @@
 """A feature store, filled by Ray Data: on one machine, or on all of a Ray cluster that share a file system.
 
     pip install "ray[data]"
-    python examples/features_on_ray.py chats/*.jsonl --model my-anymal --output features/ --actors 16 --gpus 1
+    python examples/features_on_ray.py chats/*.jsonl --model my-model --output features/ --actors 16 --gpus 1
 
 Ray reads the files in blocks, hands each actor the next one when it is ready, and so keeps fast and slow machines busy.
 The store is that of `anymodality features build`: either goes on where the other ended, and training reads it as ever.

@@ -47,7 +47,7 @@ def test_pipelines_take_every_modality(folder, task):
 
 def test_a_pipeline_takes_batches_with_sound(folder):
     """Transformers pads a batch of a pipeline by the feature extractor's side, and refuses one that is not the tokenizer's;
-    that side is of sounds. `docs/tools.md` says what to do."""
+    that side is of sounds. `docs/compose.md` says what to do."""
     pipe = pipeline("any-to-any", model=str(folder), device="cpu")
     items = [
         {"text": "<audio> this", "audio": tiny.medium("audio", 1)},

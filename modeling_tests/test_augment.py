@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import re
 import runpy
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from peft import get_peft_model
 from transformers import ASTConfig, ASTFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from modeling_tests import tiny
+from modeling_tests.docs import block
 from transformers_anymodality import AnyModalityDataCollator, MediaError, lora_config
 from transformers_anymodality.data import at_speeds, load, read_chat
 from transformers_anymodality.features import FeatureStore, build_features
@@ -172,16 +172,14 @@ def test_recipes_augment_training_data_alone(tmp_path, monkeypatch):
 
 
 def test_the_block_of_the_docs_runs(tmp_path, monkeypatch, tone):
-    page = (ROOT / "docs" / "tools.md").read_text(encoding="utf-8")
-    (block,) = (one for one in re.findall(r"^```python\n(.*?)^```", page, re.S | re.M) if "spec_augment" in one)
     monkeypatch.chdir(tmp_path)
     model, processor = tiny.composite(settings=tiny.modalities("audio"))
-    model.save_pretrained("my-anymal", processor=processor)
+    model.save_pretrained("my-model", processor=processor)
     messages = [
         {"role": "user", "content": [{"type": "audio", "path": str(tone)}, {"type": "text", "text": "what ?"}]},
         {"role": "assistant", "content": "yes"},
     ]
     Path("mine.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-    Path("block.py").write_text(block)
+    Path("block.py").write_text(block("train.md", "spec_augment"))
     runpy.run_path("block.py")
     assert Path("tuned").is_dir()

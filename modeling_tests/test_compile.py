@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import re
 import runpy
 import subprocess
 import sys
@@ -27,13 +26,13 @@ from transformers.exporters.utils import decompose_for_generation
 
 from modeling_tests import any_size, tiny
 from modeling_tests.checks import TIGHT
+from modeling_tests.docs import block
 from modeling_tests.host_waits import host_waits
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityForCausalLM, set_trainable
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.towers.imu2clip import Imu2ClipConfig
 
 
-DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 # As LLaVA reads its tower: the last layer's own output of one that was cut, patches only.
 LLAVA = {
     "tower": tiny.vision_config(),
@@ -177,13 +176,10 @@ def test_transformers_exporter(names):
 
 @SLOW
 def test_the_export_of_the_documentation(tmp_path, monkeypatch):
-    (block,) = re.findall(
-        r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8").split("## torch.compile")[1].split("\n## ")[0], re.S
-    )
     for part in tiny.composite(settings={"image": LLAVA}):
-        part.save_pretrained(tmp_path / "org" / "anymal")
+        part.save_pretrained(tmp_path / "my-model")
     monkeypatch.chdir(tmp_path)
-    Path("export.py").write_text(block)
+    Path("export.py").write_text(block("compile.md", "torch.export"))
     scope = runpy.run_path("export.py")
     model, inputs = scope["model"], scope["inputs"]
     program = torch.export.load("model.pt2").module()

@@ -1,8 +1,7 @@
-"""`docs/evaluation.md`: its block and its lines run on files that are laid out as the benchmarks' own."""
+"""`docs/evaluation.md`: its block of benchmarks and their lines run on files that are laid out as the benchmarks' own."""
 
 import csv
 import json
-import re
 import runpy
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import soundfile
 
 from anymodality.cli import main
 from modeling_tests import tiny
-from modeling_tests.docs import ROOT, lines
+from modeling_tests.docs import block, lines
 from transformers_anymodality.evaluation import read_answers, read_results
 
 
@@ -46,16 +45,14 @@ def lay_out(folder: Path) -> None:
 
 
 def test_benchmarks_of_sound_from_their_own_files(tmp_path, monkeypatch, shared, capsys):
-    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.S | re.M)
     monkeypatch.chdir(tmp_path)
     lay_out(tmp_path)
-    Path("block.py").write_text(block, encoding="utf-8")
+    Path("block.py").write_text(block("evaluation.md", "AISHELL"), encoding="utf-8")
     runpy.run_path("block.py")
     assert capsys.readouterr().out == "AISHELL-1: 3 of 7176 sentences\nAudioCaps: 2 of 3 clips\n"
     for name, count in (("aishell", 3), ("audiocaps", 2)):
         assert len([json.loads(row) for row in Path(f"{name}.jsonl").read_text("utf-8").splitlines()]) == count
-    shared[0].save_pretrained("my-anymal", processor=shared[1])
+    shared[0].save_pretrained("my-model", processor=shared[1])
     ours = [row[1:] for row in lines("anymodality") if row[-1] in ("aishell.json", "audiocaps.json")]
     assert len(ours) == 2
     for words in ours:

@@ -107,7 +107,7 @@ def test_its_own_command(task, tmp_path):
     if not entry_points(group="lmms_eval.models", name="anymodality"):
         pytest.skip("this package is not installed")
     ((_, *words),) = lines("lmms-eval")  # of the documentation
-    values = {"pretrained=my-anymal": f"pretrained={tmp_path / 'model'}", "mme": "tiny_vqa", "8": "3"}
+    values = {"pretrained=my-model": f"pretrained={tmp_path / 'model'}", "mme": "tiny_vqa", "8": "3"}
     assert values.keys() <= {*words}
     command = [
         *(sys.executable, "-m", "lmms_eval", *(values.get(word, word) for word in words), "--device", "cpu"),

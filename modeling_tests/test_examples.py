@@ -193,7 +193,7 @@ LAUNCHES = re.compile(r"accelerate launch --config_file (\S+)\s+(examples/\w+\.p
 def launches() -> list[tuple[str, str]]:
     """The config and the script of each line that README, documentation and examples launch by."""
     root = EXAMPLES.parent
-    files = [root / "README.md", *root.glob("docs/*.md"), *EXAMPLES.rglob("*.py"), *EXAMPLES.rglob("*.yaml")]
+    files = [root / "README.md", *root.glob("docs/**/*.md"), *EXAMPLES.rglob("*.py"), *EXAMPLES.rglob("*.yaml")]
     return sorted({pair for file in files for pair in LAUNCHES.findall(file.read_text(encoding="utf-8"))})
 
 

@@ -613,7 +613,7 @@ def test_ray_fills_the_same_store(checkpoint, tmp_path):
         (tmp_path / "chats" / f"{part}.jsonl").write_text("\n".join(rows[part::4]))
     script = Path(__file__).parents[1] / "examples" / "features_on_ray.py"
     ((_, _, *words),) = [row for row in lines("python") if script.name in row[1]]  # of the documentation
-    values = {"chats/*.jsonl": tmp_path / "chats", "my-anymal": checkpoint / "model", "features/": tmp_path / "ray"}
+    values = {"chats/*.jsonl": tmp_path / "chats", "my-model": checkpoint / "model", "features/": tmp_path / "ray"}
     values |= {"16": 2, "1": 0}  # actors, GPUs
     words = [str(values.get(word, word)) for word in words] + ["--media_root", str(checkpoint)]
     done = processes([str(script), *words])

@@ -3,16 +3,15 @@
 import copy
 import io
 import pickle
-import re
 import runpy
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from modeling_tests import tiny
+from modeling_tests.docs import blocks
 from modeling_tests.media_files import encoded
 from transformers_anymodality import MediaError, SignalSpec, compose
 from transformers_anymodality.data.records import read_chat
@@ -23,7 +22,6 @@ from transformers_anymodality.modalities import MODALITIES, Limits, MapSpec, pag
 Image = pytest.importorskip("PIL.Image")
 writer = pytest.importorskip("PIL.TiffImagePlugin")
 
-DOCS = Path(__file__).parents[1] / "docs" / "media.md"
 COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250)]
 KINDS = {"PDF": {"resolution": 72.0}, "TIFF": {}, "GIF": {}, "WEBP": {"lossless": True}, "PNG": {}}
 
@@ -398,10 +396,9 @@ def test_what_the_documentation_runs(tmp_path, monkeypatch):
     celsius = np.linspace(18, 37, 40 * 30).reshape(40, 30)
     Image.fromarray(np.rint((celsius + 273.15) * 100).astype(np.uint16)).save("heat.tiff")
     settings = tiny.modalities("image", "depth", "thermal")
-    compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())[1].save_pretrained("org/anymal")
-    blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.S | re.M)
+    compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())[1].save_pretrained("my-model")
     found = []
-    for block in blocks:
+    for block in blocks("media.md"):
         (tmp_path / "block.py").write_text(block, encoding="utf-8")
         found.append(runpy.run_path(str(tmp_path / "block.py"))["inputs"])
     of_pages, of_maps = found

@@ -1,18 +1,14 @@
 """One model over several processes, as Transformers itself spreads it: everything equals the model in one process."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
 
 from modeling_tests import tiny
-from modeling_tests.hub_cache import publish
+from modeling_tests.docs import block, lines
 from modeling_tests.process_runs import run_one, saved_weights, torchrun
-
-
-DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 
 
 def save(folder: Path, language_model: str = "llama") -> None:
@@ -74,12 +70,10 @@ def test_context_parallel_is_not_promised(shared):
 @pytest.mark.slow
 def test_what_the_documentation_runs(tmp_path):
     """Its script, by its command, in two processes."""
-    text = DOCS.read_text(encoding="utf-8").split("### Tensor parallel")[1]
-    (script,) = re.findall(r"^```python\n(.*?)^```", re.split(r"\n##+ ", text)[0], re.S | re.M)
-    command, count, file = re.search(r"^(torchrun) --nproc_per_node (\d) (\S+)$", text, re.M).groups()
-    hub = tmp_path / "hub"
-    publish(hub, "org/anymal", *tiny.composite())
-    (tmp_path / file).write_text(script)
-    done = torchrun(int(count), file, cwd=tmp_path, HF_HUB_CACHE=str(hub))
-    assert command == "torchrun" and done.stdout.strip()
+    ((_, option, count, file),) = (row for row in lines("torchrun") if row[-1] == "spread.py")
+    for part in tiny.composite():
+        part.save_pretrained(tmp_path / "my-model")
+    (tmp_path / file).write_text(block("gpus.md", "DistributedConfig"))
+    done = torchrun(int(count), file, cwd=tmp_path)
+    assert option == "--nproc_per_node" and done.stdout.strip()
     assert (tmp_path / "tuned" / "model.safetensors").exists()

@@ -1,6 +1,5 @@
 """`predict_with_generate` of Seq2SeqTrainer: answers are generated from training batches."""
 
-import re
 import runpy
 from pathlib import Path
 
@@ -8,11 +7,9 @@ import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from modeling_tests import tiny
+from modeling_tests.docs import block
 from modeling_tests.training_runs import samples
 from transformers_anymodality import AnyModalityDataCollator
-
-
-DOCS = Path(__file__).parents[1] / "docs" / "tools.md"
 
 
 def test_predictions_are_the_answers_to_the_questions(tmp_path):
@@ -66,9 +63,7 @@ def test_the_last_answer_of_several_is_generated():
 def test_the_block_of_the_docs_runs(tmp_path, monkeypatch, capsys):
     model, processor = tiny.composite(settings=tiny.modalities("image"))
     model.save_pretrained(tmp_path / "aligned", processor=processor)
-    blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.S | re.M)
-    (block,) = (block for block in blocks if "predict_with_generate" in block)
     monkeypatch.chdir(tmp_path)
-    Path("block.py").write_text(block)
+    Path("block.py").write_text(block("train.md", "predict_with_generate"))
     runpy.run_path("block.py")
     assert capsys.readouterr().out.strip().splitlines()[-1] in ("0.0", "1.0")

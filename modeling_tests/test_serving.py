@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import runpy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from PIL import Image
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from modeling_tests import chat_templates, tiny
+from modeling_tests.docs import block
 from transformers_anymodality import MediaError
 from transformers_anymodality.inference.conversation import GrowingAnswer
 
@@ -411,3 +413,20 @@ def test_raw_requests(served):
         assert http.get(served[0].removesuffix("/v1") + "/health").json() == {"status": "ok"}
         answer = post(json.dumps({"messages": user(), "max_tokens": 1}))
         assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 1
+
+
+def test_the_block_of_the_docs_runs(served, tmp_path, monkeypatch):
+    """With this server's address and name for those of the page."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(tiny.medium("image")).save("photo.jpg")
+    (tmp_path / "speech.wav").write_bytes(wav(0.5))
+    code = block("serving.md", "OpenAI")
+    for name, here in {"http://127.0.0.1:8000/v1": served[0], "my-model": "tiny"}.items():
+        assert name in code
+        code = code.replace(name, here)
+    (tmp_path / "block.py").write_text(code)
+    scope = runpy.run_path("block.py")
+    walk, question = scope["content"][2]["input_imu"], scope["content"][3]
+    media = ours(image=Path("photo.jpg").read_bytes(), audio=wav(0.5), imu=walk)[0]["content"][:3]
+    said = expected(served, [{"role": "user", "content": [*media, question]}])
+    assert scope["answer"].choices[0].message.content == said

@@ -14,11 +14,11 @@ from PIL import Image
 from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLModel
 
 from modeling_tests import any_size
+from modeling_tests.docs import blocks
 from modeling_tests.hub_cache import publish, publish_documented
 from modeling_tests.process_runs import processes
 
 
-DOCS = Path(__file__).parents[1] / "docs" / "sizes.md"
 TRAIN = """
 import json
 import document
@@ -84,7 +84,7 @@ def test_the_documented_call_from_parts_to_a_server(tmp_path):
     fill(tmp_path / "hub")
     media(tmp_path)
     settings = {"cwd": tmp_path, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text("utf-8"), re.S)
+    (block,) = blocks("sizes.md")
     (tmp_path / "document.py").write_text(block[: block.index("model, processor")])
 
     def run(*words: str) -> str:

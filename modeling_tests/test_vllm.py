@@ -27,7 +27,7 @@ from transformers import Wav2Vec2FeatureExtractor  # noqa: E402
 from vllm.distributed import cleanup_dist_env_and_memory  # noqa: E402
 
 from modeling_tests import tiny  # noqa: E402
-from modeling_tests.docs import ROOT, lines  # noqa: E402
+from modeling_tests.docs import block, lines  # noqa: E402
 from modeling_tests.tiny_causal_lms import tiny_causal_lm  # noqa: E402
 
 
@@ -116,15 +116,15 @@ def recording(wave) -> dict:
 
 def test_the_block_of_the_docs_runs(tmp_path):
     """In a process of its own: vLLM takes over the classes of language models, which are built no more afterwards."""
-    model, processor = save(tmp_path / "my-anymal", settings=tiny.modalities("imu"))
+    model, processor = save(tmp_path / "my-model", settings=tiny.modalities("imu"))
     walk = np.column_stack([np.arange(40) / 32, tiny.medium("imu")])
     np.savetxt(tmp_path / "walk.csv", walk, delimiter=",", comments="", header="time,ax,ay,az,gx,gy,gz")
-    section = (ROOT / "docs" / "serving.md").read_text("utf-8").split("\n## vLLM\n")[1]
-    block = section.split("```python\n")[1].split("```")[0]
     # A CPU, and a model of 256 places.
     settings = dict(dtype="float32", max_model_len=256, max_num_seqs=4, enforce_eager=True)
     before = f"import functools, json, vllm\nvllm.LLM = functools.partial(vllm.LLM, **{settings})\n"
-    (tmp_path / "block.py").write_text(f"{before}{block}\nprint('SAID', json.dumps([chat, answer]))")
+    (tmp_path / "block.py").write_text(
+        f"{before}{block('serving.md', 'vllm')}\nprint('SAID', json.dumps([chat, answer]))"
+    )
     run = subprocess.run([sys.executable, "block.py"], cwd=tmp_path, capture_output=True, text=True, timeout=400)
     assert run.returncode == 0, run.stderr[-3000:]
     chat, answer = json.loads(run.stdout.split("SAID")[1])
@@ -152,7 +152,7 @@ def test_the_server_answers_openais_client(tmp_path):
         port = free.getsockname()[1]
     flags = f"--host 127.0.0.1 --port {port} --dtype float32 --enforce-eager --max-num-seqs 4"
     ((_, serve, *words),) = lines("vllm")  # of the documentation
-    values = {"my-anymal": str(tmp_path), "4096": "256"}
+    values = {"my-model": str(tmp_path), "4096": "256"}
     assert serve == "serve" and values.keys() <= {*words}
     told = [values.get(word, word) for word in words]
     # What `vllm serve` runs: in builds for CPUs, the command itself misses the name of its package.

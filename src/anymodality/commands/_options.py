@@ -21,30 +21,30 @@ def argument(metavar: str, help: str) -> Any:
 
 
 Import = Annotated[
-    str | None, option("MODULE", "Module that registers modalities and towers of your own.", "--import")
+    str | None, option("MODULE", "Python module that registers your own modalities and towers.", "--import")
 ]
 DType = Annotated[
-    Literal["auto", "float32", "bfloat16", "float16"], option(None, "Dtype of the weights; auto: as they were saved.")
+    Literal["auto", "float32", "bfloat16", "float16"], option(None, "Dtype of the weights; auto: as saved.")
 ]
 OwnDType = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    option(None, "Dtype of the weights; default: as they were saved."),
+    option(None, "Dtype of the weights; default: as saved."),
 ]
 Device = Annotated[str | None, option("NAME", "Device: cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
-Source = Annotated[str, argument("DIR", "The model: a folder or Hub id.")]
-MaxPixels = Annotated[int, option("N", "Most pixels of an image or a frame.", min=1)]
-MaxSeconds = Annotated[float, option("N", "Longest audio, video or signal, in seconds.", min=0.001)]
-SystemPrompt = Annotated[str | None, option("TEXT", "Text that the model is told first.")]
+Source = Annotated[str, argument("DIR", "Model: a folder or Hub id.")]
+MaxPixels = Annotated[int, option("N", "Maximum pixels of an image or frame.", min=1)]
+MaxSeconds = Annotated[float, option("N", "Maximum seconds of audio, video or a signal.", min=0.001)]
+SystemPrompt = Annotated[str | None, option("TEXT", "System message, which comes first in each chat.")]
 MaxNewTokens = Annotated[
-    int | None, option("N", "Most tokens of an answer; default: the checkpoint's, or 256.", min=1)
+    int | None, option("N", "Maximum number of tokens in an answer; default: the checkpoint's, or 256.", min=1)
 ]
 Temperature = Annotated[
-    float | None, option("T", "Temperature, 0 = greedy decoding; default: the checkpoint's.", min=0)
+    float | None, option("T", "Temperature; 0 = greedy decoding; default: the checkpoint's.", min=0)
 ]
-Seed = Annotated[int | None, option("N", "Seed of sampling.")]
-AllowUrls = Annotated[bool, flag("--allow-urls", "Fetch media that are given by URL.")]
-MediaRoot = Annotated[str | None, option("DIR", "Folder that relative paths are in; default: here.")]
+Seed = Annotated[int | None, option("N", "Random seed for sampling.")]
+AllowUrls = Annotated[bool, flag("--allow-urls", "Allow media from URLs.")]
+MediaRoot = Annotated[str | None, option("DIR", "Folder for relative paths; default: the current one.")]
 Split = Annotated[str, option("NAME", "Split of a Hub data set.")]
-Workers = Annotated[int, option("N", "Processes that read media; 0: the command's own.", min=0)]
-Json = Annotated[bool, flag("--json", "Print one JSON document instead, for scripts.")]
-NumProcesses = Annotated[int, option("N", "Number of processes on this machine, by torchrun.", min=1)]
+Workers = Annotated[int, option("N", "Number of processes that read media; 0: only the main process.", min=0)]
+Json = Annotated[bool, flag("--json", "JSON output, for scripts.")]
+NumProcesses = Annotated[int, option("N", "Number of processes on this machine, started by torchrun.", min=1)]

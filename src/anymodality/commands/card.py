@@ -12,35 +12,34 @@ Words = list[str] | None
 
 
 def card(
-    folder: Annotated[str, argument("DIR", "The checkpoint.")],
+    folder: Annotated[str, argument("DIR", "Folder of the checkpoint.")],
     name: Annotated[str | None, option("ORG/NAME", "Hub id; default: the folder's name.")] = None,
     licence: Annotated[
         Words,
         option(
-            "[PART=]NAME", "Licence of a part (image_tower=mit) or the whole; default: the parts' own; repeatable."
+            "[PART=]NAME",
+            "Licence of a part (image_tower=mit) or of the whole; default: as the parts say; repeatable.",
         ),
     ] = None,
-    base_model: Annotated[
-        Words, option("ID", "Model it was made from; default: those of its parts; repeatable.")
-    ] = None,
-    language: Annotated[Words, option("CODE", "Language, ISO 639, such as en; repeatable.")] = None,
-    dataset: Annotated[Words, option("ID", "Data set that it was trained on; repeatable.")] = None,
-    recipe: Annotated[str | None, option("FILE", "YAML file that it was trained by.")] = None,
-    results: Annotated[str | None, option("FILE", "Results of an evaluation; default: results.json in DIR.")] = None,
-    limit: Annotated[Words, option("TEXT", "Limit, something it cannot do; repeatable.")] = None,
-    stdout: Annotated[bool, flag("--stdout", "Print it instead of writing DIR/README.md.")] = False,
-    force: Annotated[bool, flag("--force", "Replace a card that is there.")] = False,
+    base_model: Annotated[Words, option("ID", "Base model; default: those of the parts; repeatable.")] = None,
+    language: Annotated[Words, option("CODE", "Language code (ISO 639), such as en; repeatable.")] = None,
+    dataset: Annotated[Words, option("ID", "Training data set; repeatable.")] = None,
+    recipe: Annotated[str | None, option("FILE", "YAML file of the training.")] = None,
+    results: Annotated[str | None, option("FILE", "File of evaluation results; default: results.json in DIR.")] = None,
+    limit: Annotated[Words, option("TEXT", "Limitation of the model; repeatable.")] = None,
+    stdout: Annotated[bool, flag("--stdout", "Print the card instead of writing DIR/README.md.")] = False,
+    force: Annotated[bool, flag("--force", "Replace an existing card.")] = False,
     module: Import = None,
 ) -> None:
-    """Write the model card of a checkpoint, from the checkpoint.
+    """Write the model card of a checkpoint.
 
     \b
-      anymodality card my-anymal --name org/anymal --language en --licence image_tower=apache-2.0
-      anymodality card my-anymal --recipe recipe.yaml --results results.json --limit "Photographs only." --force
+      anymodality card my-model --name my-name/my-model --language en --licence image_tower=apache-2.0
+      anymodality card my-model --recipe recipe.yaml --results results.json --limit "Photographs only." --force
 
-    Parts, tokens, sources and what was trained are read from the checkpoint, the recipe and the loss from
-    trainer_state.json, results from results.json, where these are. The licence is the strictest of the parts', each of
-    which is named. Metadata are checked offline.
+    The card takes parts, tokens, sources and trained parts from the checkpoint, the loss from trainer_state.json, and
+    results from results.json. Its licence is the strictest of all parts, and each part is named. Metadata are checked
+    offline.
     """
     from transformers_anymodality.hub import make_card
 

@@ -29,12 +29,11 @@ def chat(
     """Chat in the terminal, with media.
 
     \b
-      anymodality chat my-anymal
-      printf '/image photo.jpg\\nWhat is this?\\nAnd what colour?\\n' | anymodality chat my-anymal --temperature 0
+      anymodality chat my-model
+      printf '/image photo.jpg\\nWhat is this?\\nAnd what colour?\\n' | anymodality chat my-model --temperature 0
 
-    In the chat, /image PATH, /imu PATH, ... attach files to what is said next, as many as you like; /help lists all
-    commands. Ctrl-C ends an answer, Ctrl-D the chat. Each turn encodes what it adds: media are encoded once. Answers
-    go to stdout, all else to stderr.
+    /image PATH, /imu PATH, ... attach files to your next message, any number of them; /help lists all commands. Ctrl-C
+    stops an answer, Ctrl-D ends the chat. Each file is encoded once. Answers go to stdout, everything else to stderr.
     """
     from transformers_anymodality.inference.conversation import Conversation
 

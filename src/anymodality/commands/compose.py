@@ -22,41 +22,39 @@ class CLASS(ListingCommand):
 
 def compose(
     output: Annotated[str | None, option("DIR", "Folder of the checkpoint; must not exist.")] = None,
-    config: Annotated[str | None, option("FILE.yaml", "Settings, see below.")] = None,
-    language_model: Annotated[str | None, option("ID_OR_DIR", "Any causal language model.")] = None,
+    config: Annotated[str | None, option("FILE.yaml", "YAML file of settings, as described above.")] = None,
+    language_model: Annotated[str | None, option("ID_OR_DIR", "Language model: Hub id, folder or GGUF file.")] = None,
     modality: Annotated[
         list[str] | None, option("NAME=TOWER", "Modality and its tower, or {tower: ..., ...}; repeatable.")
     ] = None,
-    system: Annotated[str | None, option("NAME", "A published system, instead of --modality.")] = None,
+    system: Annotated[str | None, option("NAME", "Published system, instead of --modality.")] = None,
     option: Annotated[list[str] | None, option("NAME=VALUE", "Option of the system's preset; repeatable.")] = None,
     tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer; default: the language model's.")] = None,
     dtype: OwnDType = None,
     plan: Annotated[
-        bool, flag("--plan", "Print what would be composed: parts, memory, tokens; loads and writes no weights.")
+        bool, flag("--plan", "Plan only: print parts, memory and tokens; no weights are loaded or written.")
     ] = False,
     load_in_4bit: Annotated[
-        bool, flag("--load-in-4bit", "With --plan: the language model as `load_in_4bit` would quantise it (NF4).")
+        bool, flag("--load-in-4bit", "With --plan: count the language model in 4 bits (NF4).")
     ] = False,
-    light: Annotated[
-        bool, flag("--light", "Refer to unchanged parts at their source instead of storing them.")
-    ] = False,
+    light: Annotated[bool, flag("--light", "Light checkpoint: unchanged parts are referred to, not stored.")] = False,
     json: Json = False,
     module: Import = None,
 ) -> None:
-    """Put together a checkpoint: a language model that also reads images, audio, ...
+    """Compose a checkpoint: a language model that also reads images, audio, ...
 
     \b
-      anymodality compose --language-model Qwen/Qwen3-0.6B --output my-anymal \\
+      anymodality compose --language-model Qwen/Qwen3-0.6B --output my-model \\
           --modality image=google/siglip2-base-patch16-224 \\
           --modality 'audio={tower: openai/whisper-small, aligner: linear, num_tokens: 100}'
       anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'modalities=[audio]' --output panda
-      anymodality compose --config anymal.yaml --output my-anymal --light
+      anymodality compose --config anymal.yaml --output my-model --light
       anymodality compose --system pandagpt --language-model lmsys/vicuna-13b-v1.5 --plan --load-in-4bit
 
-    Values are YAML. A file may have language_model, modalities (a table), or system and options (a table); tokenizer,
-    dtype, chat_template, text and generation. A language model or tower may also be a config (`{model_type: llama,
-    hidden_size: 64}`), which starts with random weights. What the command line says goes first. A plan needs configs,
-    tokenizer and preprocessors, and little memory, whatever the size.
+    Values are YAML. A --config file may have language_model and modalities (a table), or system and options (a table); also
+    tokenizer, dtype, chat_template, text and generation. The command line wins over the file. A language model or tower may
+    also be a config (`{model_type: llama, hidden_size: 64}`), which starts with random weights. A plan of any size loads
+    only configs, tokenizer and preprocessors.
     """
     import torch
 

@@ -15,28 +15,27 @@ class CLASS(ListingCommand):
 
 
 def convert(
-    system: Annotated[str, argument("CONVERSION", "One of those below.")],
-    source: Annotated[str, option("DIR", "The released files.", "--from")],
+    system: Annotated[str, argument("CONVERSION", "Name of a conversion, listed below.")],
+    source: Annotated[str, option("DIR", "Folder of the released files.", "--from")],
     output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
     language_model: Annotated[
-        str | None, option("ID_OR_DIR", "Language model of the same width instead of the release's.")
+        str | None, option("ID_OR_DIR", "Language model to use instead of the release's; same width.")
     ] = None,
-    tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer, where none lies beside the release.")] = None,
-    light: Annotated[bool, flag("--light", "Refer to --language-model instead of storing it.")] = False,
-    merge: Annotated[bool, flag("--merge", "Merge LoRA weights; else they become an adapter beside.")] = False,
-    faithful: Annotated[bool, flag("--faithful", "Reproduce the release's known bugs, too.")] = False,
+    tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer, if the release has none.")] = None,
+    light: Annotated[bool, flag("--light", "Light checkpoint: --language-model is referred to, not stored.")] = False,
+    merge: Annotated[bool, flag("--merge", "Merge LoRA weights; otherwise they become an adapter.")] = False,
+    faithful: Annotated[bool, flag("--faithful", "Reproduce the known bugs of the release.")] = False,
     dtype: OwnDType = None,
-    max_shard_size: Annotated[float, option("GB", "Size of a file of weights.")] = 1.0,
+    max_shard_size: Annotated[float, option("GB", "Maximum size of a weight file.")] = 1.0,
 ) -> None:
-    """Write a released checkpoint as one that the Auto classes load.
+    """Convert a released checkpoint into one that the Auto classes load.
 
     \b
       anymodality convert pandagpt --from release/ --output panda/
       anymodality convert x_llm --from release/ --output x_llm/ --language-model THUDM/chatglm-6b
 
-    The folder holds the files as they were released; a missing one is named. Tensors are streamed: memory holds one
-    shard. Every tensor of the release is used or listed with the reason why not, every parameter is filled or nothing
-    is written.
+    The folder holds the released files; a missing one is an error that names it. Memory holds one shard at a time. Every
+    tensor of the release is used, or listed with the reason why not. If a parameter is not filled, nothing is written.
     """
     from transformers_anymodality import conversion
 

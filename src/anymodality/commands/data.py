@@ -12,8 +12,8 @@ from anymodality.commands._options import Import, MediaRoot, Workers, argument, 
 
 app = group("Convert, check and look at training data.")
 
-File = Annotated[str, argument("FILE", "The data.")]
-Processor = Annotated[str, option("ID_OR_DIR", "The model that is to learn from it.")]
+File = Annotated[str, argument("FILE", "File of training data.")]
+Processor = Annotated[str, option("ID_OR_DIR", "Model that will be trained on it.")]
 
 
 class ConvertCommand(ListingCommand):
@@ -25,18 +25,18 @@ class ConvertCommand(ListingCommand):
 
 @app.command(cls=ConvertCommand)
 def convert(
-    format: Annotated[str, argument("FORMAT", "One of those below.")],
-    source: Annotated[str, option("FILE", "JSON or JSONL.", "--from")],
-    output: Annotated[str, option("FILE", "JSONL; must not exist.")],
-    media_root: Annotated[str | None, option("DIR", "Folder to put in front of relative paths.")] = None,
+    format: Annotated[str, argument("FORMAT", "Name of a format, listed below.")],
+    source: Annotated[str, option("FILE", "File to read, JSON or JSONL.", "--from")],
+    output: Annotated[str, option("FILE", "JSONL file to write; must not exist.")],
+    media_root: Annotated[str | None, option("DIR", "Folder to put before relative paths.")] = None,
 ) -> None:
-    """Write data of a published format as JSONL of chats.
+    """Convert data of a published format into JSONL of chats.
 
     \b
       anymodality data convert llava --from llava_instruct_150k.json --output train.jsonl --media-root coco/train2017
 
-    Chats are `messages`, whose parts {"type": "image"} are the places of media, and columns `images`, `videos`,
-    `audio`, ... with their paths.
+    Each line has `messages`, with a part {"type": "image"} where an image stands, and columns `images`, `videos`,
+    `audio`, ... with the paths.
     """
     from transformers_anymodality.data import FORMATS, convert_file
 
@@ -51,21 +51,21 @@ def check_file(
     file: File,
     processor: Processor,
     media_root: MediaRoot = None,
-    max_length: Annotated[int | None, option("N", "Tokens per sample, media included.")] = None,
+    max_length: Annotated[int | None, option("N", "Maximum tokens per sample, with media.")] = None,
     workers: Workers = 0,
-    report: Annotated[str | None, option("FILE", "File for every problem, one JSON object per line.")] = None,
+    report: Annotated[str | None, option("FILE", "JSONL file for the problems, one per line.")] = None,
     module: Import = None,
 ) -> None:
-    """Find what is wrong with a file before training does.
+    """Check a file of training data.
 
     \b
-      anymodality data check train.jsonl --processor my-anymal --max-length 2048 --workers 8 --report wrong.jsonl
+      anymodality data check train.jsonl --processor my-model --max-length 2048 --workers 8 --report wrong.jsonl
 
-    Reads every sample and every medium of a file as training would, and tells what would go wrong: missing files, media
-    and placeholders that differ in number, media that cannot be read, samples that are too long or have nothing to
-    learn from. The exit status is 1 if anything is wrong.
+    Reads every sample and all media as training would, and reports what would fail: missing files, more or fewer media than
+    placeholders, media that cannot be read, samples that are too long or have no assistant text. The exit status is 1 if
+    anything is wrong.
 
-    The file is JSON, JSONL, Parquet, or WebDataset shards (.tar), of `messages` or `conversations`.
+    The file is JSON, JSONL, Parquet or WebDataset shards (.tar), with `messages` or `conversations`.
     """
     from transformers_anymodality.data import check
 
@@ -90,15 +90,15 @@ def show(
     processor: Processor,
     media_root: MediaRoot = None,
     index: Annotated[list[int], option("N", "Index of a sample, from 0; repeatable.")] = [0],  # noqa: B006
-    html: Annotated[str | None, option("FILE", "HTML page to write, with the media in it.")] = None,
+    html: Annotated[str | None, option("FILE", "HTML page to write, with the media.")] = None,
     module: Import = None,
 ) -> None:
-    """Print a sample as the model gets it, and its media as a page.
+    """Show a sample as the model gets it; with --html, also its media.
 
     \b
-      anymodality data show train.jsonl --processor my-anymal --index 3 --html sample.html
+      anymodality data show train.jsonl --processor my-model --index 3 --html sample.html
 
-    Tokens that are learned are green (between ⟦ and ⟧ where there are no colours).
+    Trained tokens are green, or between ⟦ and ⟧ without colours.
     """
     from transformers_anymodality.data.datasets import open_records
     from transformers_anymodality.data.showing import as_text, look, write_page

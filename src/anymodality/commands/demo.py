@@ -11,35 +11,35 @@ from anymodality.commands._options import option
 
 def demo(
     source: options.Source,
-    host: Annotated[str | None, option("ADDRESS", "Address to listen on; default: this machine alone.")] = None,
-    port: Annotated[int | None, option("N", "Port; default: the first free one from 7860.", min=1, max=65535)] = None,
-    name: Annotated[str | None, option("NAME", "Name on the page; default: the folder's name or the Hub id.")] = None,
+    host: Annotated[str | None, option("ADDRESS", "Address to listen on; default: only this machine.")] = None,
+    port: Annotated[int | None, option("N", "Port; default: first free one from 7860.", min=1, max=65535)] = None,
+    name: Annotated[str | None, option("NAME", "Title of the page; default: folder name or Hub id.")] = None,
     examples: Annotated[
-        Path | None, option("FILE", "JSONL of chats to offer the first messages of; default: dummy inputs.")
+        Path | None,
+        option("FILE", "JSONL file of chats, whose first messages become examples; default: dummy inputs."),
     ] = None,
     export: Annotated[
-        Path | None, option("FOLDER", "Write a Space that runs the page, instead of running it.")
+        Path | None, option("FOLDER", "Folder for a Space that runs the page; nothing is started.")
     ] = None,
     system_prompt: options.SystemPrompt = None,
-    max_megabytes: Annotated[int, option("N", "Most megabytes of a file, also decoded.", min=1)] = 64,
+    max_megabytes: Annotated[int, option("N", "Maximum size of a file in MB, also decoded.", min=1)] = 64,
     max_pixels: options.MaxPixels = 25_000_000,
     max_seconds: options.MaxSeconds = 120.0,
-    max_media: Annotated[int, option("N", "Most media in one message.", min=1)] = 8,
-    max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
+    max_media: Annotated[int, option("N", "Maximum number of media in one message.", min=1)] = 8,
+    max_new_tokens: Annotated[int, option("N", "Maximum number of tokens in an answer.", min=1)] = 1024,
     dtype: options.DType = "auto",
     device: options.Device = None,
     module: options.Import = None,
 ) -> None:
-    """Chat in the browser, with media of every modality that the model reads.
+    """Chat in the browser, with media of every modality of the model.
 
     \b
-      anymodality demo my-anymal
-      anymodality demo my-anymal --examples chats.jsonl --port 7861
-      anymodality demo org/anymal --export space/ && hf upload --repo-type space org/anymal-demo space/
+      anymodality demo my-model
+      anymodality demo my-model --examples chats.jsonl --port 7861
+      anymodality demo my-name/my-model --export space/ && hf upload --repo-type space my-name/my-demo space/
 
-    A chat is {"messages": [...]} as data sets have it; /save in `anymodality chat` writes such files. Each visitor has
-    a conversation of their own; answers come one after another. Nothing is loaded from the web, and no file but what
-    visitors upload can be read.
+    Examples are chats, {"messages": [...]}; /save in `anymodality chat` writes such files. Each visitor has their own
+    conversation; answers come one after another. The page loads nothing from the web, and reads only uploaded files.
     """
     from transformers_anymodality.utils.imports import require
 

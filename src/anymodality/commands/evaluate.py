@@ -28,7 +28,7 @@ class CLASS(ListingCommand):
     def listing(self) -> str:
         from transformers_anymodality.evaluation import SUITES, TASKS
 
-        lines = ["Tasks, and the columns that may hold their right answers (the first that is there does):"]
+        lines = ["Tasks, and the columns that may hold the right answer (the first one found is used):"]
         for name, task in TASKS.items():
             columns = ", ".join(dict.fromkeys(task.references))
             needed = f"answers: {columns}" if task.needs_references else "no answers needed"
@@ -43,52 +43,59 @@ Tasks = Annotated[
 ]
 Data = Annotated[list[str] | None, option("FILES", "One file or Hub id per task, in order, or one for all.")]
 Prompt = Annotated[str | None, option("TEXT", "Prompt instead of the task's, with {question} and {choices}.")]
-Compare = Annotated[
-    tuple[str, str] | None, option("A.json B.json", "Results to compare instead, by paired bootstrap.")
-]
+Compare = Annotated[tuple[str, str] | None, option("A.json B.json", "Two results to compare, by paired bootstrap.")]
 
 
 def evaluate(
     ctx: typer.Context,
-    directory: Annotated[str | None, argument("DIR", "Folder or Hub id of the model.")] = None,
+    directory: Annotated[str | None, argument("DIR", "Model: a folder or Hub id.")] = None,
     tasks: Tasks = None,
     data: Data = None,
-    output: Annotated[str | None, option("FILE", "Results, JSON; answers go beside it.")] = None,
+    output: Annotated[str | None, option("FILE", "JSON file of results; answers are saved next to it.")] = None,
     batch_size: Annotated[int, option("N", "Batch size.", min=1)] = 8,
     num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
     limit: Annotated[int | None, option("N", "Number of samples; default: all.", min=1)] = None,
-    max_new_tokens: Annotated[int | None, option("N", "Most tokens of an answer; default: the task's.", min=1)] = None,
-    num_beams: Annotated[int, option("N", "Beams; 1 = greedy decoding.", min=1)] = 1,
+    max_new_tokens: Annotated[
+        int | None, option("N", "Maximum number of tokens in an answer; default: the task's.", min=1)
+    ] = None,
+    num_beams: Annotated[int, option("N", "Number of beams; 1 = greedy decoding.", min=1)] = 1,
     prompt: Prompt = None,
-    labels: Annotated[str | None, option("NAMES", "Choices of samples that have none, separated by commas.")] = None,
+    labels: Annotated[
+        str | None, option("NAMES", "Choices for samples without their own, separated by commas.")
+    ] = None,
     media_root: options.MediaRoot = None,
     split: options.Split = "test",
     dtype: options.DType = "auto",
-    page: Annotated[int, option("N", "Samples on the HTML page of each task, with their media.", min=0)] = 50,
-    ratings: Annotated[list[str] | None, option("FILE", "Ratings of a rated task, as FILE or TASK=FILE.")] = None,
-    judge: Annotated[str | None, option("URL", "OpenAI-compatible endpoint, with /v1; key: OPENAI_API_KEY.")] = None,
-    judge_model: Annotated[str, option("NAME", "The judge's name at its endpoint.")] = "default",
+    page: Annotated[int, option("N", "Number of samples on the HTML page of each task.", min=0)] = 50,
+    ratings: Annotated[
+        list[str] | None, option("FILE", "File of ratings for a rated task: FILE or TASK=FILE.")
+    ] = None,
+    judge: Annotated[
+        str | None, option("URL", "URL of a judge, OpenAI-compatible, with /v1; key: OPENAI_API_KEY.")
+    ] = None,
+    judge_model: Annotated[str, option("NAME", "Name of the judge's model.")] = "default",
     compare: Compare = None,
     as_json: options.Json = False,
     module: options.Import = None,
     only_answer: Annotated[bool, typer.Option("--only-answer", hidden=True)] = False,
 ) -> None:
-    """Ask a model, score its answers, and keep both.
+    """Evaluate a model: ask, keep the answers, and score them.
 
     \b
-      anymodality evaluate my-anymal --tasks vqa --data vqa.jsonl --output results.json --media-root coco/val2014
-      anymodality evaluate my-anymal --tasks captioning,asr --data coco.jsonl,librispeech.jsonl --output results.json
-      anymodality evaluate my-anymal --tasks dogs:classification --data dogs.jsonl --labels "poodle,beagle" --output r.json
-      torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli evaluate my-anymal ...    # on several machines
+      anymodality evaluate my-model --tasks vqa --data vqa.jsonl --output results.json --media-root coco/val2014
+      anymodality evaluate my-model --tasks captioning,asr --data coco.jsonl,librispeech.jsonl --output results.json
+      anymodality evaluate my-model --tasks dogs:classification --data dogs.jsonl --labels "poodle,beagle" --output r.json
+      torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli evaluate my-model ...    # on several machines
       anymodality evaluate --compare before.json after.json
 
     A record is a chat (`messages`; the last answer is the reference), or flat: {"id": 7, "image": "7.jpg", "question":
-    "What is it?", "answers": ["dog", "a dog"]}, with any media by name. Killed, the same command goes on where it was.
-    Beside results.json, results.samples has every answer, and a page of samples with their media.
+    "What is it?", "answers": ["dog", "a dog"]}, with any media by name. If it is killed, run the
+    same command again: it continues. results.samples has every answer, and a page of samples with their media.
 
-    --data of a suite is a folder with a file of each of its benchmarks that you have. Tasks that people rate get a page to
-    rate answers on; run it again with --ratings ratings.jsonl. Others want --judge URL --judge-model NAME, or --ratings.
+    For a suite, --data is a folder with the files of its benchmarks; missing ones are left out. For tasks that people rate,
+    it writes a page to rate answers on; then run it again with --ratings ratings.jsonl. Judged tasks need --judge URL
+    --judge-model NAME, or --ratings.
     """
     if compare is not None:
         return _compare(compare, as_json)

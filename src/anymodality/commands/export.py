@@ -7,25 +7,25 @@ from anymodality.commands._base import Command, group, load_model, load_processo
 from anymodality.commands._options import option
 
 
-app = group("A checkpoint for other programs.")
+app = group("Export a checkpoint for other programs.")
 
 
 @app.command(cls=Command)
 def gguf(
     source: options.Source,
     output: Annotated[str, option("DIR", "Folder to write; must not exist.")],
-    dtype: Annotated[Literal["float16", "float32"], option(None, "Dtype of matrices.")] = "float16",
-    converter: Annotated[str | None, option("FILE", "Script convert_hf_to_gguf.py of llama.cpp.")] = None,
+    dtype: Annotated[Literal["float16", "float32"], option(None, "Dtype of the matrices.")] = "float16",
+    converter: Annotated[str | None, option("FILE", "Path of llama.cpp's convert_hf_to_gguf.py.")] = None,
     module: options.Import = None,
 ) -> None:
-    """Write a model of images for llama.cpp: mmproj.gguf, and the language model.
+    """Export an image model for llama.cpp: mmproj.gguf and the language model.
 
     \b
       anymodality export gguf my-llava --output my-llava-gguf --converter llama.cpp/convert_hf_to_gguf.py
       llama-server -m my-llava-gguf/language_model.gguf --mmproj my-llava-gguf/mmproj.gguf
 
-    Without --converter, the language model is a folder for it. A CLIP or SigLIP tower, its patches, and a linear or mlp
-    aligner that gives a token for each: what is not that is refused.
+    Without --converter, the language model is written as a folder for that script. It needs a CLIP or SigLIP tower, all its
+    patches, and a linear or mlp aligner with one token per patch. Everything else is refused.
     """
     import torch
 

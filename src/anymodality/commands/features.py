@@ -17,25 +17,21 @@ app = group("Features of frozen towers, computed once and read in training.")
 def build(
     ctx: typer.Context,
     data: Annotated[str, argument("DATA", "JSON, JSONL, Parquet, WebDataset shards, a folder, or a Hub id.")],
-    model: Annotated[str, option("DIR", "The composite; its language model is not loaded.")],
-    output: Annotated[str, option("DIR", "The store, new or of an earlier build.")],
+    model: Annotated[str, option("DIR", "Model; its language model is not loaded.")],
+    output: Annotated[str, option("DIR", "Folder of the store, new or from an earlier build.")],
     modalities: Annotated[str | None, option("NAMES", "Modalities, separated by commas; default: all.")] = None,
-    batch_size: Annotated[int, option("N", "Batch size of a tower.")] = 16,
+    batch_size: Annotated[int, option("N", "Batch size of the towers.")] = 16,
     dtype: options.OwnDType = None,
     num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
-    shard_size: Annotated[int, option("MB", "Size of a file of features.")] = 256,
+    shard_size: Annotated[int, option("MB", "Maximum size of a feature file.")] = 256,
     media_root: options.MediaRoot = None,
     split: options.Split = "train",
-    stream: Annotated[
-        bool, flag("--stream", "Read shards and Parquet as they come, instead of copying them first.")
-    ] = False,
-    on_error: Annotated[
-        Literal["error", "skip"], option(None, "What happens to media that cannot be read.")
-    ] = "error",
+    stream: Annotated[bool, flag("--stream", "Stream shards and Parquet instead of copying them first.")] = False,
+    on_error: Annotated[Literal["error", "skip"], option(None, "Action for media that cannot be read.")] = "error",
     module: options.Import = None,
 ) -> None:
-    """Run the frozen towers once over the media of a data set, so that training reads features instead.
+    """Compute the features of a data set once, so that training does not run the towers.
 
     \b
       anymodality features build chats.jsonl --model panda/ --output features/
@@ -43,11 +39,11 @@ def build(
       anymodality features build "shards/*.tar" --model panda/ --output features/ --stream --workers 8
       torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli features build ...    # on several machines
 
-    Then, in training: AnyModalityDataCollator(processor, features=FeatureStore("features/", model))
+    In training: AnyModalityDataCollator(processor, features=FeatureStore("features/", model))
 
-    Killed, it goes on where it was when it is run again. Files are known by their content: they may be renamed, and new
-    ones are added by running it again. A store belongs to its towers and to the preparation of its media: changed ones
-    are refused. Media that are prepared at random (augmentation) cannot be stored.
+    If it is killed, run it again: it continues. Features are keyed by file hash: files may be renamed, and a second run adds
+    new files. A store belongs to its towers and to the preparation of its media. If these change, it is refused. Media that
+    are prepared at random (augmentation) cannot be stored.
     """
     if num_processes > 1 and is_alone():
         run_in_processes(ctx)
@@ -80,7 +76,7 @@ def check(
     model: Annotated[str | None, option("DIR", "Composite to compare with the store.")] = None,
     module: options.Import = None,
 ) -> None:
-    """Say what is in a feature store; and with --model, whether it is that model's.
+    """Describe a feature store; with --model, check that it fits this model.
 
     \b
       anymodality features check features/ --model panda/

@@ -23,7 +23,7 @@ def generate(
     ctx: typer.Context,
     words: Annotated[
         list[str],
-        argument("WORDS", "The model, a folder or Hub id; the prompt; and media: --image photo.jpg --imu walk.csv."),
+        argument("WORDS", "Model (folder or Hub id), prompt, and media: --image photo.jpg --imu walk.csv."),
     ],
     system_prompt: options.SystemPrompt = None,
     max_new_tokens: options.MaxNewTokens = None,
@@ -38,11 +38,11 @@ def generate(
     """Answer one prompt with any media.
 
     \b
-      anymodality generate my-anymal "What is this?" --image photo.jpg
-      anymodality generate my-anymal "What is going on?" --image a.jpg --image b.jpg --audio speech.wav --imu walk.csv
-      anymodality generate my-anymal "What is this?" --image photo.jpg --temperature 0 --json
+      anymodality generate my-model "What is this?" --image photo.jpg
+      anymodality generate my-model "What is going on?" --image a.jpg --image b.jpg --audio speech.wav --imu walk.csv
+      anymodality generate my-model "What is this?" --image photo.jpg --temperature 0 --json
 
-    Media stand in front of the prompt in the order they are given, under any name of a modality that the model has.
+    Media come before the prompt, in the given order. The option of each modality has its name: --image, --imu, ...
     """
     (source, prompt), media = _split(words)
     processor = load_processor(source)

@@ -7,7 +7,7 @@ from anymodality.commands._options import Import, Json, argument, option
 
 
 def inspect(
-    source: Annotated[str, argument("DIR", "A checkpoint: a folder or Hub id.")],
+    source: Annotated[str, argument("DIR", "Checkpoint: a folder or Hub id.")],
     revision: Annotated[str | None, option("NAME", "Branch, tag or commit of a repository on the Hub.")] = None,
     json: Json = False,
     module: Import = None,
@@ -15,12 +15,11 @@ def inspect(
     """Print parts and modalities of a checkpoint; loads no weights.
 
     \b
-      anymodality inspect my-anymal
-      anymodality inspect org/anymal --revision v1.0
-      anymodality inspect my-anymal --json | jq '.parts[] | {name, parameters}'
+      anymodality inspect my-model
+      anymodality inspect my-name/my-model --revision v1.0
+      anymodality inspect my-model --json | jq '.parts[] | {name, parameters}'
 
-    Of a repository on the Hub, the config and the headers of the weight files are fetched, and no more. Tokens are
-    those that one medium takes in the prompt.
+    From the Hub, it fetches only the config and the headers of the weight files. Tokens are counted per item.
     """
     from transformers_anymodality.hub.inspect import inspect_checkpoint
 

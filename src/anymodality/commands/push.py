@@ -7,15 +7,16 @@ from anymodality.commands._options import Import, Json, argument, flag, option
 
 
 def push(
-    folder: Annotated[str, argument("DIR", "Model and processor.")],
-    repo_id: Annotated[str, argument("ORG/NAME", "Repository; made if need be.")],
-    dry_run: Annotated[bool, flag("--dry-run", "Do everything but upload.")] = False,
+    folder: Annotated[str, argument("DIR", "Folder of model and processor.")],
+    repo_id: Annotated[str, argument("ORG/NAME", "Repository on the Hub; created if missing.")],
+    dry_run: Annotated[bool, flag("--dry-run", "Dry run: everything except the upload.")] = False,
     private: Annotated[bool, flag("--private", "Make a new repository private.")] = False,
-    revision: Annotated[str | None, option("BRANCH", "Branch; default: main.")] = None,
+    revision: Annotated[str | None, option("BRANCH", "Branch to push to; default: main.")] = None,
     create_pr: Annotated[bool, flag("--create-pr", "Open a pull request instead.")] = False,
-    message: Annotated[str | None, option("TEXT", "Message of the commit.")] = None,
+    message: Annotated[str | None, option("TEXT", "Commit message.")] = None,
     token: Annotated[
-        str | None, option("TOKEN", "Token; default: `hf auth login`'s.", envvar="HF_TOKEN", show_envvar=True)
+        str | None,
+        option("TOKEN", "Token of the Hub; default: that of `hf auth login`.", envvar="HF_TOKEN", show_envvar=True),
     ] = None,
     json: Json = False,
     module: Import = None,
@@ -23,13 +24,12 @@ def push(
     """Publish a checkpoint: model, processor and card in one commit.
 
     \b
-      anymodality push my-anymal org/anymal --dry-run
-      anymodality push my-anymal org/anymal --private
+      anymodality push my-model my-name/my-model --dry-run
+      anymodality push my-model my-name/my-model --private
 
-    First a process that does not import the package loads what is to be uploaded, and compares logits on a dummy item of
-    every modality: if anything is missing, nothing is uploaded. A card is made where there is none; write your own by
-    `anymodality card`. Optimizer states, checkpoints within and logs stay here. A light checkpoint uploads what was
-    trained, and refers to the rest.
+    First, a new process loads the files and compares logits on a dummy item of every modality. If anything is missing,
+    nothing is uploaded. If there is no card, one is written (see `anymodality card`). Optimizer states, inner checkpoints
+    and logs are not uploaded. A light checkpoint uploads what was trained, and refers to the rest.
     """
     from transformers_anymodality.hub.publish import publish
 

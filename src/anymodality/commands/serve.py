@@ -10,40 +10,38 @@ from anymodality.commands._options import flag, option
 
 def serve(
     source: options.Source,
-    host: Annotated[
-        str, option("ADDRESS", "Address to listen on; only trusted nets beside this machine.")
-    ] = "127.0.0.1",
-    port: Annotated[int, option("N", "Port; 0 takes a free one.", min=0, max=65535)] = 8000,
-    name: Annotated[
-        str | None, option("NAME", "Name of the model in requests; default: its folder's or Hub id.")
+    host: Annotated[str, option("ADDRESS", "Address to listen on; use only trusted networks.")] = "127.0.0.1",
+    port: Annotated[int, option("N", "Port; 0 = a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[str | None, option("NAME", "Model name in requests; default: folder name or Hub id.")] = None,
+    allow_urls: Annotated[bool, flag("--allow-urls", "Allow media from http(s) URLs at public addresses.")] = False,
+    media_root: Annotated[
+        Path | None, option("FOLDER", "Folder whose files requests may name; default: none.")
     ] = None,
-    allow_urls: Annotated[bool, flag("--allow-urls", "Fetch media by http(s), from public addresses.")] = False,
-    media_root: Annotated[Path | None, option("FOLDER", "Let requests name files in it; default: none.")] = None,
     max_megabytes: Annotated[
-        int, option("N", "Most megabytes of a medium, also decoded; 1.5 times that of a request.", min=1)
+        int, option("N", "Maximum size of a file in MB, also decoded; a request may hold 1.5x.", min=1)
     ] = 64,
     max_pixels: options.MaxPixels = 25_000_000,
     max_seconds: options.MaxSeconds = 120.0,
-    max_frames: Annotated[int, option("N", "Most frames of a video.", min=1)] = 4000,
-    max_media: Annotated[int, option("N", "Most media in a request.", min=0)] = 16,
-    max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
-    max_requests: Annotated[int, option("N", "Most requests at once; more are told to come again.", min=1)] = 64,
+    max_frames: Annotated[int, option("N", "Maximum frames of a video.", min=1)] = 4000,
+    max_media: Annotated[int, option("N", "Maximum number of media in a request.", min=0)] = 16,
+    max_new_tokens: Annotated[int, option("N", "Maximum number of tokens in an answer.", min=1)] = 1024,
+    max_requests: Annotated[int, option("N", "Maximum number of requests at once; more get status 503.", min=1)] = 64,
     dtype: options.DType = "auto",
     device: options.Device = None,
     module: options.Import = None,
 ) -> None:
-    """Serve a model to OpenAI's clients: chat completions and responses, with every modality.
+    """Serve a model to OpenAI's clients, with every modality.
 
     \b
-      anymodality serve my-anymal
-      anymodality serve my-anymal --port 9000 --name anymal --max-seconds 30
+      anymodality serve my-model
+      anymodality serve my-model --port 9000 --name anymal --max-seconds 30
       curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{"messages": [{"role": "user",
         "content": [{"type": "input_imu", "input_imu": {"values": [[0, 0, 9.8, 0, 0, 0]], "sampling_rate": 100}},
                     {"type": "text", "text": "What is going on?"}]}]}'
 
-    Media come as data: URLs or in base64, under their modality's name: image_url, input_audio as OpenAI has them;
-    video_url, imu_url, input_depth, ... alike; of sensors also as numbers. Only this machine is listened to, no URL is
-    fetched and no file read, unless you say so. It is Transformers' server; requests are answered one after another.
+    Media come as data: URLs or base64: image_url and input_audio as in OpenAI's API, and in the same way video_url, imu_url,
+    input_depth, ... Sensors may also send numbers. By default it listens only on this machine, fetches no URLs and reads no
+    files. It is Transformers' server; requests are answered one after another.
     """
     from transformers_anymodality.inference import LOOPBACK
     from transformers_anymodality.utils.imports import require

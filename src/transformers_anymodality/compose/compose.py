@@ -77,7 +77,7 @@ def compose(
         text: how the processor deals with text, see `AnyModalityProcessor`.
         dtype: for the language model and towers loaded here; as their checkpoints say if left out.
         hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
-            A part that is loaded with more (`device_map`, `quantization_config`), load yourself, and give the model.
+            For other loading options (`device_map`, `quantization_config`), load the part yourself and pass the model.
 
     Returns the model, in eval mode, with everything as trainable as it was, and its processor. Raises ValueError or
     TypeError for parts that do not fit together and for impossible settings; nothing was changed then.

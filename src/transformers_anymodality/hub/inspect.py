@@ -54,7 +54,7 @@ class PartInfo:
 
 @dataclass(frozen=True)
 class ModalityInfo:
-    """A modality: its placeholder, which parts it goes through, its tokens per medium (None: as many as it needs), and where
+    """A modality: its placeholder, which parts it goes through, its tokens per item (None: it varies), and where
     these follow the content, the least and the most (None where only the medium bounds them)."""
 
     name: str

@@ -98,7 +98,7 @@ class SignalSpec(ModalitySpec):
         aliases: of each channel, a pattern of other names that columns may have; see `_columns.plain`.
         seconds: the longest recording; a tower whose config tells a `context_length` overrides it. One that tells
             `channels_first` gets its recordings so. With the option `windows`, this is the length of a window, and longer
-        recordings are cut into that many at most, each `overlap` seconds into the one before.
+            recordings are cut into that many at most, each `overlap` seconds into the one before.
     """
 
     channels: tuple[str, ...]

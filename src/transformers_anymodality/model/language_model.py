@@ -16,7 +16,7 @@ from .configuration import AnyModalityConfig
 
 
 def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """The causal language model of a config, also where Auto knows it by the config of a whole that it is half of."""
+    """The causal language model of a config, including text sub-configs of multimodal models."""
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]  # ty: ignore[invalid-explicit-return]  no pair, as of tokenizers
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())

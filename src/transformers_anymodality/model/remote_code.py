@@ -50,7 +50,7 @@ def write_module(folder: str | os.PathLike) -> None:
 
 
 class RemoteCodeMixin(PushToHubMixin):
-    """Of what says `auto_map`: the module that it names is saved beside it."""
+    """Saves the module that `auto_map` names next to the config."""
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs) -> Any:
         write_module(save_directory)
