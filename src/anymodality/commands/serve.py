@@ -28,6 +28,13 @@ def serve(
     max_media: Annotated[int, option("N", "Most media in a request.", min=0)] = 16,
     max_new_tokens: Annotated[int, option("N", "Most tokens of an answer.", min=1)] = 1024,
     max_requests: Annotated[int, option("N", "Most requests at once; more are told to come again.", min=1)] = 64,
+    api_key: Annotated[
+        str | None,
+        option("KEY", "Key that requests must bring; default: none.", "--api-key", envvar="ANYMODALITY_API_KEY"),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, option("URL", "Web pages whose scripts may reach the server; *: all; default: none.")
+    ] = None,
     dtype: options.DType = "auto",
     device: options.Device = None,
     module: options.Import = None,
@@ -43,7 +50,7 @@ def serve(
 
     Media come as data: URLs or in base64, under their modality's name: image_url, input_audio as OpenAI has them;
     video_url, imu_url, input_depth, ... alike; of sensors also as numbers. Only this machine is listened to, no URL is
-    fetched and no file read, unless you say so. It is Transformers' server; requests are answered one after another.
+    fetched and no file read, unless you say so. It is Transformers' server; requests that wait are answered together.
     """
     from transformers_anymodality.inference import LOOPBACK
     from transformers_anymodality.utils.imports import require
@@ -58,8 +65,9 @@ def serve(
     limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)
     processor = load_processor(source)
     name = name or name_of(source)
-    policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, allow_urls=allow_urls, media_root=media_root)
+    access = {"allow_urls": allow_urls, "media_root": media_root, "max_requests": max_requests}
+    policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, **access)
     hosts = None if host in LOOPBACK else ["*"]
-    app = build_app(load_model(source, dtype, device), processor, name, policy, hosts)
+    app = build_app(load_model(source, dtype, device), processor, name, policy, hosts, api_key, allow_origin or ())
     modalities = ", ".join(processor.modalities) or "text alone"
-    run_app(app, host, port, max_requests, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))
+    run_app(app, host, port, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))
