@@ -62,7 +62,8 @@ def serve(
 
     if media_root is not None and not media_root.is_dir():
         raise NotADirectoryError(f"{media_root} is not a folder.")
-    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)
+    most = Policy.limits.max_total_pixels
+    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames, most)
     processor = load_processor(source)
     name = name or name_of(source)
     access = {"allow_urls": allow_urls, "media_root": media_root, "max_requests": max_requests}

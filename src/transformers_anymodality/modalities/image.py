@@ -204,7 +204,10 @@ def turn_to_page(image: "Image.Image", source: Any, name: str, limits: Limits) -
     if image is source and (not hasattr(image, "fp") or image.tell() > 0):
         return
     numbers = _image_numbers(image)
-    image.seek(numbers[_page_index(source, len(numbers), name)])
+    page = numbers[_page_index(source, len(numbers), name)]
+    if image.format != "TIFF":  # all frames up to this one are decoded
+        limits.check_area(page + 1, image.width, image.height, name)
+    image.seek(page)
     limits.check_pixels(image.width, image.height, name)
 
 

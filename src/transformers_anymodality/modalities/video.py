@@ -223,6 +223,7 @@ def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: L
     with open_image(source, name, limits) as image:
         count = int(getattr(image, "n_frames", 1))
         limits.check_frames(count, name)
+        limits.check_area(count, image.width, image.height, name)
         check_output(1, image.width, image.height, name, limits)
         bounds = [0.0]
         for index in range(count):

@@ -48,7 +48,7 @@ class Policy:
         max_requests: at once.
     """
 
-    limits: Limits = Limits(max_bytes=64 * 1024**2, max_pixels=25_000_000, max_seconds=120.0, max_frames=4000)
+    limits: Limits = Limits(64 * 1024**2, 25_000_000, max_seconds=120.0, max_frames=4000, max_total_pixels=4 * 10**9)
     max_media: int = 16
     max_prompt_tokens: int = 32_768
     max_new_tokens: int = 1024
