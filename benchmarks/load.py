@@ -45,6 +45,7 @@ from transformers_anymodality import compose
 
 WORDS, SIDE, TIMEOUT = 500, 32, 120
 MANY = 16
+HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer key"}
 
 
 def save_model(folder: Path) -> None:
@@ -98,7 +99,7 @@ def post(port: int, body: Any, cut: bool = False) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         data = body if isinstance(body, bytes) else json.dumps(body)
-        connection.request("POST", "/v1/chat/completions", data, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", data, HEADERS)
         response = connection.getresponse()
         if cut:
             response.read(1)

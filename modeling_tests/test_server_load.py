@@ -22,22 +22,37 @@ pytest.importorskip("openai")
 from benchmarks import load  # noqa: E402
 
 
-KEY = "a key"
+ORIGIN = "https://example.org"
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n" + "".join(
+    f"{k}: {v}\r\n" for k, v in load.HEADERS.items()
+)
+HALF = (HEAD + "Content-Length: 999\r\n\r\n{").encode()
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def server(tmp_path_factory):
+    """A server's port and process; in the end it finishes what it is saying, and leaves nothing behind."""
     folder = tmp_path_factory.mktemp("load") / "model"
     load.save_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(folder):
-    options = ["--max-megabytes", "1", "--max-new-tokens", "2000", "--max-requests", "32"]
-    with load.served(folder, *options) as (port, process):
+    limits = ["--max-megabytes", "1", "--max-new-tokens", "2000", "--max-requests", "32"]
+    with load.served(folder, *limits, "--api-key", "key", "--allow-origin", ORIGIN) as (port, process):
         yield port, process
+        below = children(process)
+        connection = HTTPConnection("127.0.0.1", port, timeout=load.TIMEOUT)
+        body = json.dumps({"messages": load.chat(0), "max_tokens": 40})
+        connection.request("POST", "/v1/chat/completions", body, load.HEADERS)
+        time.sleep(0.3)
+        started = time.perf_counter()
+        os.kill(process, signal.SIGTERM)
+        assert connection.getresponse().status == 200
+    assert time.perf_counter() - started < 20
+    assert below and not [one for one in below if is_running(one)]
+
+
+def is_running(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
 
 
 def text(port: int, **options) -> int:
@@ -67,9 +82,7 @@ def test_silent_connections_keep_nobody_out(server):
             elif i % 3 == 1:
                 connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Le")
             else:
-                connection.sendall(
-                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n\r\n{"
-                )
+                connection.sendall(HALF)
         started = time.perf_counter()
         assert text(port) == 200
         assert time.perf_counter() - started < 20
@@ -81,7 +94,7 @@ def test_more_than_may_be_answered_are_told_to_come_again(server):
     def slow(seed: int) -> tuple[int, str | None, float]:
         connection, started = HTTPConnection("127.0.0.1", port, timeout=load.TIMEOUT), time.perf_counter()
         body = json.dumps({"messages": load.chat(seed), "max_tokens": 60})
-        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        connection.request("POST", "/v1/chat/completions", body, load.HEADERS)
         response = connection.getresponse()
         response.read()
         return response.status, response.headers["Retry-After"], time.perf_counter() - started
@@ -116,7 +129,7 @@ def test_stops_end_each_row_by_itself(server):
 def test_answers_that_nobody_waits_for_end(server):
     port, process = server
     body = json.dumps({"messages": load.chat(2), "max_tokens": 1900})
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = f"{HEAD}Content-Length: {len(body)}\r\n\r\n"
     for _ in range(5):
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall((head + body).encode())
@@ -143,9 +156,7 @@ def faults(port: int, seed: int) -> int:
             )[0]
         case 7:  # a connection that breaks in the middle of a body
             with socket.create_connection(("127.0.0.1", port)) as connection:
-                connection.sendall(
-                    b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 999\r\n\r\n{"
-                )
+                connection.sendall(HALF)
             return 0
     return load.post(port, random.randbytes(200))[0]
 
@@ -187,33 +198,19 @@ def test_two_minutes_of_faults_under_16_clients(server):
     soak(*server, seconds=120, clients=16, most=50_000)
 
 
-def test_key_pages_and_the_end(folder):
-    with load.served(folder, "--api-key", KEY, "--allow-origin", "https://example.org") as (port, process):
+def test_keys_and_origins(server):
+    port, _ = server
 
-        def get(path: str, method: str = "GET", **headers) -> tuple[int, str | None]:
-            connection = HTTPConnection("127.0.0.1", port, timeout=load.TIMEOUT)
-            connection.request(
-                method, path, headers={name.replace("_", "-"): value for name, value in headers.items()}
-            )
-            response = connection.getresponse()
-            return response.status, response.headers["Access-Control-Allow-Origin"]
-
-        assert get("/health")[0] == 200
-        assert text(port) == get("/v1/models")[0] == get("/v1/models", Authorization="Bearer no")[0] == 401
-        assert get("/v1/models", Authorization=f"Bearer {KEY}")[0] == 200
-        origin = "https://example.org"
-        asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization"}
-        assert get("/v1/chat/completions", "OPTIONS", Origin=origin, **asked) == (200, origin)
-        assert get("/health", Origin="https://evil.example") == (200, None)
-
-        below = children(process)
+    def get(path: str, method: str = "GET", **headers: str) -> tuple[int, str | None]:
         connection = HTTPConnection("127.0.0.1", port, timeout=load.TIMEOUT)
-        body = json.dumps({"messages": load.chat(0), "max_tokens": 40})
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
-        connection.request("POST", "/v1/chat/completions", body, headers)
-        time.sleep(0.3)
-        started = time.perf_counter()
-        os.kill(process, signal.SIGTERM)
-        assert connection.getresponse().status == 200  # it finishes what it is saying
-    assert time.perf_counter() - started < 20
-    assert below and not [one for one in below if Path(f"/proc/{one}").exists()]
+        connection.request(method, path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return response.status, response.headers["Access-Control-Allow-Origin"]
+
+    assert get("/health") == (200, None)
+    for wrong in ({}, {"Authorization": "Bearer no"}, {"Authorization": "key"}):
+        assert get("/v1/models", **wrong)[0] == get("/v1/chat/completions", "POST", **wrong)[0] == 401
+    assert get("/v1/models", Authorization="Bearer key")[0] == 200
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "authorization"}
+    assert get("/v1/chat/completions", "OPTIONS", Origin=ORIGIN, **asked) == (200, ORIGIN)
+    assert get("/health", Origin="https://evil.example") == (200, None)

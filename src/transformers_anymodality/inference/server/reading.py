@@ -99,6 +99,7 @@ class Reader:
         for child in self.idle:
             child.end()
         self.process.terminate()
+        self.process.join()
         self.control.close()
 
 
