@@ -54,10 +54,11 @@ class Limits:
     def check_frames(self, count: int, name: str) -> None:
         self.check("max_frames", count, f"{name} has {count} frames or more")
 
-    def check_area(self, count: int, width: int, height: int, name: str) -> None:
-        """Of `count` frames."""
-        what = f"{name} has {count} frames or more of {width} x {height} pixels, {count * width * height} together"
-        self.check("max_total_pixels", count * width * height, what)
+    def check_area(self, count: int, width: int, height: int, name: str, times: int = 1) -> None:
+        """Of `count` frames, each counted so many times as its decoder is slower than that of a video."""
+        counted = f", each counted {times} times in an animation" if times > 1 else ""
+        what = f"{name} has {count} frames or more of {width} x {height} pixels, {count * width * height} together{counted}"
+        self.check("max_total_pixels", count * width * height * times, what)
 
     def check(self, limit: str, value: float, what: str, remedy: str | None = None) -> None:
         """Raises MediaError for a value beyond the limit of that name; `what` says what has it."""
