@@ -82,10 +82,15 @@ def served(folder: Path, *options: str) -> Iterator[tuple[int, int]]:
             server.terminate()
 
 
+def encoded(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
 def picture(seed: int) -> str:
-    pixels, buffer = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8), io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    pixels = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    return base64.b64encode(encoded(Image.fromarray(pixels))).decode()
 
 
 def chat(seed: int, data: str | None = None) -> list[dict[str, Any]]:
