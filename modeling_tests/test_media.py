@@ -496,7 +496,10 @@ class TestAudio:
         samples = np.stack([tone(0.1, 8000), -tone(0.1, 8000)])
         decoder = types.SimpleNamespace(
             metadata=types.SimpleNamespace(
-                duration_seconds_from_header=None, begin_stream_seconds_from_header=None, num_channels=2
+                duration_seconds_from_header=None,
+                begin_stream_seconds_from_header=None,
+                num_channels=2,
+                sample_rate=8000,
             ),
             get_samples_played_in_range=lambda begin, end: types.SimpleNamespace(
                 data=torch.from_numpy(samples + 0.25), sample_rate=8000

@@ -128,6 +128,16 @@ def flac(seconds: int) -> bytes:
     return buffer.getvalue()
 
 
+def parquet_of_text(rows: int, length: int) -> bytes:
+    """One long word that is written once and meant many times."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    buffer = io.BytesIO()
+    words = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * rows, "int32"), ["9" * length])
+    parquet.write_table(pyarrow.table({"x": words.dictionary_decode()}), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
 def npy(shape: tuple[int, ...]) -> bytes:
     """The header alone."""
     buffer = io.BytesIO()
@@ -155,6 +165,31 @@ def npy(shape: tuple[int, ...]) -> bytes:
             "limit of 3600",
         ),
         (read_map, lambda: npy((10**6, 10**6)), Limits(), "more than the limit"),
+        (
+            lambda source, limits: read_video(source, 4, limits=limits),
+            lambda: gif(60),
+            Limits(max_total_pixels=599 * 64),
+            "together, each counted 10 times in an animation, more than the limit",
+        ),
+        (
+            lambda source, limits: read_image({"bytes": source, "page": 60}, limits=limits),
+            lambda: gif(60),
+            Limits(max_total_pixels=599 * 64),
+            "together",
+        ),
+        (
+            lambda source, limits: read_audio(source, 100, limits=limits),
+            lambda: flac(4000),
+            Limits(max_seconds=10**6, max_bytes=1_599_999),
+            "400000 samples, 1600000 bytes once decoded",
+        ),
+        (
+            lambda source, limits: read_signal(source, ["x"], 100, limits=limits),
+            lambda: parquet_of_text(1_000, 100_000),
+            Limits(),
+            "column x holds string, expected numbers",
+        ),
+        (read_map, lambda: png(1000, 1000, 1), Limits(max_bytes=3_999_999), "4000000 bytes once decoded"),
     ],
 )
 def test_small_files_that_claim_much_are_refused_early(read, make, limits, message):

@@ -27,7 +27,7 @@ openai = pytest.importorskip("openai")
 from huggingface_hub.utils import httpx  # noqa: E402
 from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
-from transformers_anymodality.inference.server.app import _CutQueue  # noqa: E402
+from transformers_anymodality.inference.server.cutting import CutQueue  # noqa: E402
 from transformers_anymodality.inference.server.requests import Policy, check_options, check_variables, read_messages  # noqa: E402
 
 
@@ -216,7 +216,7 @@ def test_growing_answers_hand_on_nothing_that_may_end_them():
 def test_stops_are_no_part_of_a_stream():
     async def read(pieces: list) -> list:
         queue: asyncio.Queue = asyncio.Queue()
-        cut = _CutQueue(queue, ["###"])
+        cut = CutQueue(queue, ["###"])
         for piece in pieces:
             queue.put_nowait(piece)
         given = [await cut.get()]

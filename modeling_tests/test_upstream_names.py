@@ -15,7 +15,7 @@ SOURCE = Path(transformers_anymodality.__file__).parents[1]
 ROOM = sorted((SOURCE / "transformers_anymodality" / "utils").glob("upstream*.py"))
 OTHERS = ("accelerate", "evaluate", "gradio", "huggingface_hub", "peft", "transformers", "trl")
 # Of torch and of the standard library.
-KNOWN = {"_buffers", "_parameters", "_modules"}
+KNOWN = {"_buffers", "_parameters", "_modules", "_exit"}
 
 
 def trees(files: list[Path]) -> Iterator[tuple[str, ast.Module]]:

@@ -51,7 +51,8 @@ def demo(
         for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
             print(file)
         return
-    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, Policy.limits.max_frames)
+    most = {"max_frames": Policy.limits.max_frames, "max_total_pixels": Policy.limits.max_total_pixels}
+    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, **most)
     processor = load_processor(source)
     page = build_page(
         load_model(source, dtype, device),

@@ -26,6 +26,13 @@ def serve(
     max_media: Annotated[int, option("N", "Maximum number of media in a request.", min=0)] = 16,
     max_new_tokens: Annotated[int, option("N", "Maximum number of tokens in an answer.", min=1)] = 1024,
     max_requests: Annotated[int, option("N", "Maximum number of requests at once; more get status 503.", min=1)] = 64,
+    api_key: Annotated[
+        str | None,
+        option("KEY", "Key that requests must bring; default: none.", "--api-key", envvar="ANYMODALITY_API_KEY"),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None, option("URL", "Web pages whose scripts may reach the server; *: all; default: none.")
+    ] = None,
     dtype: options.DType = "auto",
     device: options.Device = None,
     module: options.Import = None,
@@ -41,7 +48,7 @@ def serve(
 
     Media come as data: URLs or base64: image_url and input_audio as in OpenAI's API, and in the same way video_url, imu_url,
     input_depth, ... Sensors may also send numbers. By default it listens only on this machine, fetches no URLs and reads no
-    files. It is Transformers' server; requests are answered one after another.
+    files. It is Transformers' server; requests that wait are answered together.
     """
     from transformers_anymodality.inference import LOOPBACK
     from transformers_anymodality.utils.imports import require
@@ -53,11 +60,13 @@ def serve(
 
     if media_root is not None and not media_root.is_dir():
         raise NotADirectoryError(f"{media_root} is not a folder.")
-    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames)
+    most = Policy.limits.max_total_pixels
+    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames, most)
     processor = load_processor(source)
     name = name or name_of(source)
-    policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, allow_urls=allow_urls, media_root=media_root)
+    access = {"allow_urls": allow_urls, "media_root": media_root, "max_requests": max_requests}
+    policy = Policy(limits, max_media, max_new_tokens=max_new_tokens, **access)
     hosts = None if host in LOOPBACK else ["*"]
-    app = build_app(load_model(source, dtype, device), processor, name, policy, hosts)
+    app = build_app(load_model(source, dtype, device), processor, name, policy, hosts, api_key, allow_origin or ())
     modalities = ", ".join(processor.modalities) or "text alone"
-    run_app(app, host, port, max_requests, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))
+    run_app(app, host, port, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))

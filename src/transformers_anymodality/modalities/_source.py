@@ -34,12 +34,14 @@ class Limits:
         max_pixels: pixels of one image or video frame. The default is the figure beyond which Pillow refuses an
             image by itself; to go further, raise `PIL.Image.MAX_IMAGE_PIXELS` too.
         max_seconds, max_frames: of a recording, video or animation.
+        max_total_pixels: of all frames of a video or animation, as all up to the last one chosen must be decoded.
     """
 
     max_bytes: int = 2 * 1024**3
     max_pixels: int = 178_956_970
     max_seconds: float = 3600.0
     max_frames: int = 100_000
+    max_total_pixels: int = 10**12
 
     def check_pixels(self, width: int, height: int, name: str) -> None:
         if width < 1 or height < 1:
@@ -51,6 +53,12 @@ class Limits:
 
     def check_frames(self, count: int, name: str) -> None:
         self.check("max_frames", count, f"{name} has {count} frames or more")
+
+    def check_area(self, count: int, width: int, height: int, name: str, times: int = 1) -> None:
+        """Of `count` frames, each counted so many times as its decoder is slower than that of a video."""
+        counted = f", each counted {times} times in an animation" if times > 1 else ""
+        what = f"{name} has {count} frames or more of {width} x {height} pixels, {count * width * height} together{counted}"
+        self.check("max_total_pixels", count * width * height * times, what)
 
     def check(self, limit: str, value: float, what: str, remedy: str | None = None) -> None:
         """Raises MediaError for a value beyond the limit of that name; `what` says what has it."""
@@ -64,6 +72,7 @@ class Limits:
 
 
 _REMEDIES = {"max_bytes": "split it", "max_pixels": "scale it down", "max_seconds": "cut it", "max_frames": "cut it"}
+_REMEDIES["max_total_pixels"] = "cut it, or scale it down"
 DEFAULT_LIMITS = Limits()
 
 

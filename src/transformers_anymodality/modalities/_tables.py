@@ -253,9 +253,12 @@ def read_parquet(
             spare = [] if times else [title for title in counted if title not in wanted]
             read = [*wanted, *times, *spare]
             limits.check("max_bytes", rows * 8 * len(read), f"{name} has {rows} rows")
+            # A cell of text may be of any length, however short the file.
+            for title in read:
+                _check_numbers(table.schema_arrow.field(title).type, title, name)
             if rows == 0:
                 raise MediaError(f"{name} holds no rows.")
-            data = table.read(columns=read)
+            data = table.read(columns=read, use_threads=False)
     except (MediaError, ImportError):
         raise
     except Exception as error:  # pyarrow raises ArrowInvalid, OSError, ArrowNotImplementedError and others
@@ -271,6 +274,11 @@ def read_parquet(
     _check_spans({title: float(seconds[-1]) for title, (seconds, *_) in moments.items()}, rows, name)
     seconds, start, guessed = next(iter(moments.values()), (None, 0.0, False))
     return Table(values * columns.factors, seconds, start, columns.unsaid, _names(columns), guessed)
+
+
+def _check_numbers(kind: Any, title: str, name: str) -> None:
+    if not (_is_counted(kind) or require("pyarrow").types.is_boolean(kind)):
+        raise MediaError(f"{name}, column {title} holds {kind}, expected numbers.")
 
 
 def _is_counted(kind: Any) -> bool:

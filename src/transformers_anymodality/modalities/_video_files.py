@@ -136,6 +136,7 @@ def from_decoder(decoder: Any, choice: Choice, name: str, limits: Limits) -> np.
         information = decoder.metadata
         count, size = int(information.num_frames or 0), (int(information.width), int(information.height))
         limits.check_frames(count, name)
+        limits.check_area(count, *size, name)
         if isinstance(choice, Spread):
             begin, end = float(information.begin_stream_seconds or 0.0), float(information.end_stream_seconds)
             limits.check_seconds(end - begin, name)
@@ -202,6 +203,7 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
             continue
         stamps.append(_stamp(packet, name))
         limits.check_frames(len(stamps), name)
+        limits.check_area(len(stamps), stream.codec_context.width, stream.codec_context.height, name)
         begin, end = min(begin, stamps[-1]), max(end, stamps[-1] + (packet.duration or 0))
         limits.check_seconds((end - begin) * tick, name)
     if not stamps:

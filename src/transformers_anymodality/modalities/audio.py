@@ -201,6 +201,13 @@ def _check_channels(count: int, name: str) -> None:
         raise MediaError(f"{name} has {count} channels, expected 1 to {MAX_CHANNELS}: mix it down first.")
 
 
+def _check_samples(count: int, channels: int, mix: bool, name: str, limits: Limits) -> None:
+    """Raises `MediaError` for samples that would not fit `limits.max_bytes` once decoded, to floats and, with `mix`, one
+    channel."""
+    size = 4 * count * (1 if mix else channels)
+    limits.check("max_bytes", size, f"{name} has {count} samples, {size} bytes once decoded")
+
+
 def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
     """float32 (channels, samples) from (samples,), (channels, samples) or (samples, channels)."""
     if values.ndim == 2:
@@ -247,6 +254,8 @@ def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[n
         information = decoder.metadata
         limits.check_seconds(information.duration_seconds_from_header or 0.0, name)
         _check_channels(information.num_channels or 1, name)
+        promised = float(information.duration_seconds_from_header or 0.0) * float(information.sample_rate or 0)
+        _check_samples(round(promised), information.num_channels or 1, mix, name, limits)
         # One second beyond the limit suffices to see that it is passed, however long the rest.
         begin = information.begin_stream_seconds_from_header or 0.0
         decoded = decoder.get_samples_played_in_range(begin, begin + limits.max_seconds + 1.0)
@@ -264,10 +273,12 @@ def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) 
             rate, promised = file.samplerate, file.frames
             _check_channels(file.channels, name)
             limits.check_seconds(promised / rate, name)
+            _check_samples(promised, file.channels, mix, name, limits)
             # Not `file.blocks`: it fills a block that comes short with what the buffer held before.
             blocks: list[np.ndarray] = []
             while len(block := file.read(1 << 18, dtype="float32", always_2d=True)):
                 blocks.append(_fold(block.T, mix).astype(np.float32))
+                _check_samples(file.tell(), file.channels, mix, name, limits)  # whatever the header says
     except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
         if recognised or getattr(error, "code", None) == _MALFORMED:
             # Another decoder might play what is left of a broken file, so that the loss would never show.
@@ -303,6 +314,7 @@ def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tupl
                 block = planar.to_ndarray()
                 count += block.shape[1]
                 limits.check_seconds(count / rate, name)
+                _check_samples(count, len(block), mix, name, limits)
                 blocks.append(_fold(block, mix).astype(np.float32))
         return _joined(blocks), float(rate)
 

@@ -28,6 +28,7 @@ _OF_TILES = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_f
 _FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
 _TIFF_TYPE = 254  # the tag that says of what kind a page is
 _TIFF_ASIDE = 0b101  # its bits for a smaller version of another page, and for a mask
+SLOWER = 10  # how many times longer a frame of an animation takes than one of a video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +205,10 @@ def turn_to_page(image: "Image.Image", source: Any, name: str, limits: Limits) -
     if image is source and (not hasattr(image, "fp") or image.tell() > 0):
         return
     numbers = _image_numbers(image)
-    image.seek(numbers[_page_index(source, len(numbers), name)])
+    page = numbers[_page_index(source, len(numbers), name)]
+    if image.format != "TIFF":  # all frames up to this one are decoded
+        limits.check_area(page + 1, image.width, image.height, name, SLOWER)
+    image.seek(page)
     limits.check_pixels(image.width, image.height, name)
 
 

@@ -18,7 +18,7 @@ from ._limits import PIXELS, with_pixels
 from ._recordings import check_recording, first_decoded
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._video_files import Choice, Numbered, Paced, Spread, Timeline, check_output, from_decoder, from_file, taken
-from .image import open_image, pixels_to_uint8, read_image, to_rgb
+from .image import SLOWER, open_image, pixels_to_uint8, read_image, to_rgb
 
 
 if TYPE_CHECKING:
@@ -223,6 +223,7 @@ def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: L
     with open_image(source, name, limits) as image:
         count = int(getattr(image, "n_frames", 1))
         limits.check_frames(count, name)
+        limits.check_area(count, image.width, image.height, name, SLOWER)
         check_output(1, image.width, image.height, name, limits)
         bounds = [0.0]
         for index in range(count):

@@ -5,7 +5,9 @@ import inspect
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.response import ResponseHandler
 from transformers.cli.serving.server import build_server
-from transformers.cli.serving.utils import BaseHandler, GenerateManager, GenerationState
+from transformers.cli.serving.utils import BaseHandler, DirectStreamer, GenerateManager, GenerationState
+from transformers.cli.serving.utils import _GenerationCancelled as GenerationCancelled
+from transformers.cli.serving.utils import _StreamError as StreamError
 
 
 HOOKS: dict[str, dict[str, str]] = {
@@ -19,8 +21,9 @@ HOOKS: dict[str, dict[str, str]] = {
         "_streaming": "answers piece by piece",
     },
     "transformers.cli.serving.utils.GenerationState": {
-        "_generate_managers": "the model's manager is one that cuts answers"
+        "_generate_managers": "the model's manager is one that answers several requests at once, and cuts answers"
     },
+    "transformers.cli.serving.utils.DirectStreamer": {"_enqueue": "an error ends a stream"},
     "transformers.cli.serving.response.ResponseHandler": {
         "_non_streaming": "answers at once",
         "_normalize_input": "messages of the Responses API",

@@ -36,7 +36,7 @@ class Policy:
         max_new_tokens: of one answer.
     """
 
-    limits: Limits = Limits(64 * 1024**2, 25_000_000, 120.0, 4000)
+    limits: Limits = Limits(64 * 1024**2, 25_000_000, 120.0, 4000, 4 * 10**9)
     max_media: int = 8
     max_new_tokens: int = 1024
 

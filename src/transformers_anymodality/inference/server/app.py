@@ -3,45 +3,51 @@
 import asyncio
 import inspect
 import logging
+import math
 import socket
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+import torch
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from transformers import ProcessorMixin
 
-from ...processing.processor import until_stop
+from ...processing.chat import text_of
 from ...utils.upstream import template_variables
 from ...utils.upstream_serving import (
     NO_HANDLERS,
     TAKES_TOOLS,
     BaseHandler,
     ChatCompletionHandler,
-    GenerateManager,
     GenerationState,
     ResponseHandler,
     build_server,
 )
 from .. import LOOPBACK_HOSTS
-from ..conversation import GrowingAnswer, context_length
-from .requests import Policy, check_options, check_variables, read_messages
+from ..conversation import context_length
+from .batching import BatchManager
+from .gate import Gate, TimedProtocol, error_response
+from .reading import Reader
+from .requests import Policy, check_options, check_variables, is_short_text, read_messages
 
 
 logger = logging.getLogger(__name__)
 
 # Of the stock routes, those that need nothing but this model; others load any model, or unload this one.
 ROUTES = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/health")
-PREPARE_SECONDS = 120.0
-_THROWN_AWAY = 8  # times the size of the largest request
+PREPARE_SECONDS = 120.0  # in which a request must have been read, its wait for others included
+READ_SECONDS = 20.0  # that reading may take
+_SPARE_BYTES = 512 * 1024**2  # of memory beside media themselves: code, tokens
+_GRACE_SECONDS = 10  # in which answers are finished when the server is told to end
 
 
 class _Served:
@@ -51,18 +57,30 @@ class _Served:
         self.model, self.processor, self.name, self.policy = model, processor, name, policy
         self.created = int(time.time())
         self.longest_prompt = context_length(model.config) or policy.max_prompt_tokens
-        # One at a time: media being decoded take the memory of one request, and no tokenizer is in two threads.
-        self.preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        # No token stands for more of a text, so a long one is refused before it is read.
+        self.longest_token = max(map(len, processor.tokenizer.get_vocab()))
+        self.short = ThreadPoolExecutor(1, thread_name_prefix="read")  # no tokenizer is in two threads
         # What the chat template reads besides the chat: `enable_thinking` and the like.
         arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
         own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
         self.variables = template_variables(processor.resolve_chat_template()) - arguments - own
+        # Numbers as they are decoded, as floats, and as the model's inputs.
+        self.reader = Reader(self.read, READ_SECONDS, _SPARE_BYTES + 4 * policy.limits.max_bytes)
 
-    def prepare(self, messages: Any, tools: Any, variables: Any) -> dict[str, Any]:
+    async def prepare(self, *request: Any) -> dict[str, Any]:
+        """As `read`, for the model's device, where nothing that the request holds can keep others waiting."""
+        if is_short_text(*request):
+            inputs = await asyncio.get_running_loop().run_in_executor(self.short, self.read, *request)
+        else:
+            inputs = await self.reader.read(*request)
+        return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+    def read(self, messages: Any, tools: Any, variables: Any) -> dict[str, Any]:
         """Model inputs; ValueError for a chat or a medium that cannot be read."""
-        policy = self.policy
+        policy, chat = self.policy, read_messages(messages, self.processor.modalities, self.policy)
+        self._check_length("at least ", math.ceil(sum(len(text_of(message)) for message in chat) / self.longest_token))
         inputs = self.processor.apply_chat_template(
-            read_messages(messages, self.processor.modalities, policy),
+            chat,
             add_generation_prompt=True,
             tools=tools,
             tokenize=True,
@@ -71,10 +89,14 @@ class _Served:
             processor_kwargs={"limits": policy.limits, "allow_urls": policy.allow_urls},
             **check_variables(variables, self.variables),
         )
-        length, longest = inputs["input_ids"].shape[1], self.longest_prompt
-        if length >= longest:
-            raise ValueError(f"The prompt has {length} tokens; the model reads fewer than {longest} beside an answer.")
-        return inputs.to(self.model.device)
+        self._check_length("", inputs["input_ids"].shape[1])
+        return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+    def _check_length(self, how: str, length: int) -> None:
+        if length >= (longest := self.longest_prompt):
+            raise ValueError(
+                f"The prompt has {how}{length} tokens; the model reads fewer than {longest} beside an answer."
+            )
 
     def list_models(self) -> list[dict[str, Any]]:
         return [{"id": self.name, "object": "model", "created": self.created, "owned_by": "anymodality"}]
@@ -82,7 +104,8 @@ class _Served:
     get_gen_models = list_models  # its name before 5.24
 
     def shutdown(self) -> None:
-        self.preparing.shutdown(wait=False, cancel_futures=True)
+        self.short.shutdown(wait=False, cancel_futures=True)
+        self.reader.close()
 
 
 class _CheckedHandler(BaseHandler):
@@ -110,13 +133,11 @@ class _CheckedHandler(BaseHandler):
         return await self._non_streaming(*arguments, **known)
 
     async def _prepare(self, *request: Any) -> dict[str, Any]:
-        loop, served = asyncio.get_running_loop(), self.model_manager
         try:
-            return await asyncio.wait_for(
-                loop.run_in_executor(served.preparing, served.prepare, *request), PREPARE_SECONDS
-            )
+            async with asyncio.timeout(PREPARE_SECONDS):
+                return await self.model_manager.prepare(*request)
         except TimeoutError as error:
-            raise HTTPException(503, "Reading the request took too long; try again later, or send less.") from error
+            raise HTTPException(503, "Others have kept the server busy; come again in a moment.") from error
         except Exception as error:  # all that was run read the request, so it is the request's fault
             logger.info("A request cannot be read.", exc_info=True)
             raise HTTPException(400, str(error) or type(error).__name__) from error
@@ -129,7 +150,8 @@ class _CheckedHandler(BaseHandler):
 
     def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False):
         check_options(body, self.model_manager.model.config.get_text_config().vocab_size)
-        config = super()._build_generation_config(body, model_generation_config, use_cb=use_cb)
+        config = super()._build_generation_config({**body, "seed": None}, model_generation_config, use_cb=use_cb)
+        config.seed = body.get("seed")  # which is set when the answer's turn has come
         config.do_sample = body["temperature"] > 0 if body.get("temperature") is not None else config.do_sample
         config.num_beams = 1
         own, asked = model_generation_config.stop_strings or [], body.get("stop") or []
@@ -152,101 +174,29 @@ class _ResponseHandler(_CheckedHandler, ResponseHandler):
             raise HTTPException(400, f"`input` is neither text nor a list of messages ({error!r:.100}).") from error
 
 
-# --- answers without the strings that end them, as OpenAI's API has it -----------------------------------------------
-
-
-class _CutManager(GenerateManager):
-    """Generates as the stock one does, and hands answers on up to what ends them: for the system, or for the request."""
-
-    def generate_streaming(self, model, processor, inputs, gen_config, request_id, response_parser=None):
-        queue, streamer = super().generate_streaming(model, processor, inputs, gen_config, request_id, response_parser)
-        return _CutQueue(queue, _stops(processor, gen_config)), streamer
-
-    async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
-        text, *rest = await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
-        return until_stop(text, _stops(processor, gen_config)), *rest
-
-
-def _stops(processor: Any, gen_config: Any) -> list[str]:
-    return [*processor.text_settings.get("stop", ()), *(gen_config.stop_strings or ())]
-
-
-class _CutQueue:
-    """What the stock handlers read of a queue: pieces of text, None at the end, and whatever else a stream has."""
-
-    def __init__(self, queue: asyncio.Queue, stops: Iterable[str]):
-        self.queue, self.answer, self.ready = queue, GrowingAnswer(stops), deque()
-
-    async def get(self) -> Any:
-        while not self.ready:
-            self._take(await self.queue.get())
-        return self.ready.popleft()
-
-    def get_nowait(self) -> Any:
-        while not self.ready:
-            self._take(self.queue.get_nowait())
-        return self.ready.popleft()
-
-    def _take(self, item: Any) -> None:
-        if type(item) is str:  # reasoning is a string, too, but of a kind of its own
-            self.ready += filter(None, [self.answer.add(item)])
-        else:  # the end, a call, an error: nothing is to come behind it that was said before
-            self.ready += [*filter(None, [self.answer.add("", last=True)]), item]
-
-
 # --- the application -------------------------------------------------------------------------------------------------
-
-
-class _BodyLimit:
-    """Refuses bodies of more than `max_bytes`."""
-
-    def __init__(self, app: Any, max_bytes: int):
-        self.app, self.max_bytes = app, max_bytes
-
-    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        seen = 0
-
-        async def counted() -> dict:
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen <= self.max_bytes:
-                return message
-            # A client reads no answer while it sends: what still comes is thrown away, up to a point.
-            while message.get("more_body") and seen < _THROWN_AWAY * self.max_bytes:
-                message = await receive()
-                seen += len(message.get("body", b""))
-            raise ValueError("too large")
-
-        async def answered(message: dict) -> None:
-            if seen <= self.max_bytes:
-                await send(message)
-
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        await self.app(scope, counted, answered)
-        if seen > self.max_bytes:  # whatever the application made of a body that broke off
-            await _error(413, f"The request is larger than the limit of {self.max_bytes} bytes.")(scope, receive, send)
-
-
-def _error(status: int, message: str) -> JSONResponse:
-    """An error in the form that OpenAI's clients read."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status)
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     match error:
         case StarletteHTTPException():
-            return _error(error.status_code, str(error.detail))
+            return error_response(error.status_code, str(error.detail))
         case RequestValidationError():
-            return _error(400, "The body must be a JSON object, sent as application/json.")
+            return error_response(400, "The body must be a JSON object, sent as application/json.")
         case ValueError():
-            return _error(400, str(error))
-    return _error(500, "The server failed to answer; its log says why.")
+            return error_response(400, str(error))
+    return error_response(500, "The server failed to answer; its log says why.")
 
 
-def build_app(model: Any, processor: Any, name: str, policy: Policy | None = None, hosts: list[str] | None = None):
+def build_app(
+    model: Any,
+    processor: Any,
+    name: str,
+    policy: Policy | None = None,
+    hosts: list[str] | None = None,
+    api_key: str | None = None,
+    origins: Sequence[str] = (),
+) -> FastAPI:
     """The ASGI application.
 
     Args:
@@ -255,27 +205,31 @@ def build_app(model: Any, processor: Any, name: str, policy: Policy | None = Non
         policy: what requests may ask for.
         hosts: names under which clients reach the server; those of the machine itself if left out, so that no web page
             reaches it by a name of its own. `["*"]`: any.
+        api_key: that requests must bring; none if left out.
+        origins: of web pages whose scripts may reach the server (`https://example.org`); `["*"]`: any.
     """
     served = _Served(model, processor, name, policy or Policy())
     state = GenerationState()
-    state._generate_managers[name] = _CutManager()
+    state._generate_managers[name] = BatchManager(served.longest_prompt)
     handlers = {"chat_handler": _ChatHandler(served, state), "response_handler": _ResponseHandler(served, state)}
     app: FastAPI = build_server(served, generation_state=state, **{**NO_HANDLERS, **handlers})  # type: ignore[arg-type]
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
-    app.add_middleware(_BodyLimit, max_bytes=served.policy.limits.max_bytes * 3 // 2)
+    most = {"max_bytes": served.policy.limits.max_bytes * 3 // 2, "max_requests": served.policy.max_requests}
+    app.add_middleware(Gate, **most, api_key=api_key)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(LOOPBACK_HOSTS))
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
     for kind in (StarletteHTTPException, RequestValidationError, ValueError, Exception):
         app.add_exception_handler(kind, _refused)
     return app
 
 
-def run_app(app: FastAPI, host: str, port: int, max_requests: int, started: Any = None) -> None:
-    """Serves until interrupted.
+def run_app(app: FastAPI, host: str, port: int, started: Any = None) -> None:
+    """Serves until interrupted, or told to end by SIGTERM; answers that are being given are finished, for some seconds.
 
     Args:
         port: 0 takes a free one.
-        max_requests: at once; more are answered by 503.
         started: is called with the address when the port is there.
 
     Raises:
@@ -286,6 +240,12 @@ def run_app(app: FastAPI, host: str, port: int, max_requests: int, started: Any 
     port = listener.getsockname()[1]
     if started is not None:
         started(f"http://{f'[{host}]' if family == socket.AF_INET6 else host}:{port}/v1")
-    config = uvicorn.Config(app, log_level="warning", limit_concurrency=max_requests, timeout_keep_alive=30)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        http=TimedProtocol,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
     with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])

@@ -30,6 +30,7 @@ _URL = re.compile(r"(https?)://", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _WORD = re.compile(r"[\w .:-]{0,64}")  # what a template's variable may say: nothing that a control token is made of
 _RANGES = {"temperature": (0, 2), "top_p": (1e-6, 1), "frequency_penalty": (-0.9, 2)}
+_SHORT = 50_000  # characters
 _MOST_STOPS, _LONGEST_STOP, _MOST_BIASES = 4, 64, 300
 
 
@@ -44,14 +45,16 @@ class Policy:
         max_new_tokens: of an answer.
         allow_urls: fetch http(s) URLs, from public addresses.
         media_root: folder whose files requests may name (`"path": "walk.csv"`); None: none.
+        max_requests: at once.
     """
 
-    limits: Limits = Limits(max_bytes=64 * 1024**2, max_pixels=25_000_000, max_seconds=120.0, max_frames=4000)
+    limits: Limits = Limits(64 * 1024**2, 25_000_000, max_seconds=120.0, max_frames=4000, max_total_pixels=4 * 10**9)
     max_media: int = 16
     max_prompt_tokens: int = 32_768
     max_new_tokens: int = 1024
     allow_urls: bool = False
     media_root: Path | None = None
+    max_requests: int = 64
 
 
 def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) -> list[dict[str, Any]]:
@@ -67,6 +70,28 @@ def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) 
     if (media := sum(part["type"] != "text" for part in parts)) > policy.max_media:
         raise ValueError(f"The request has {media} media, more than the limit of {policy.max_media}.")
     return read
+
+
+def is_short_text(messages: Any, *more: Any) -> bool:
+    """Whether a request is soon read: text alone, and little of it."""
+    contents = (
+        [message.get("content") for message in messages if isinstance(message, dict)]
+        if isinstance(messages, list)
+        else []
+    )
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    if not all(isinstance(part, dict) and part.get("type") in _TEXT for part in parts):
+        return False
+    return _characters([messages, *more]) <= _SHORT
+
+
+def _characters(value: Any) -> int:
+    """Of all the text in what JSON can hold."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list) else 0
 
 
 def _message(index: int, message: Any, modalities: Mapping[str, Any], policy: Policy) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""Requests that wait are answered together: rows of one `generate`, padded on the left.
+
+Each row ends by itself, at its own length or stop, and is answered then; rows whose client is gone end, too.
+"""
+
+import asyncio
+import copy
+import threading
+import time
+from collections import deque
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from ...processing.processor import until_stop
+from ...utils.upstream_serving import DirectStreamer, GenerateManager, GenerationCancelled, StreamError
+from .cutting import CutQueue, stops_of
+
+
+# Set when nobody waits any more for the request that is being handled.
+GONE: ContextVar[threading.Event] = ContextVar("gone")
+
+_MOST_ROWS = 32
+_MOST_TOKENS = 65_536  # of all rows, padding and what is to come included: what their cache may grow to
+_GATHER_SECONDS = 0.01  # requests that were sent together arrive one after another
+_TAIL = 96  # tokens among whose text a stop that has just been written is looked for
+# What else looks at the whole row, padding included: such rows are answered with others of their length alone.
+_LOOK_BACK = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "min_length",
+)
+_UNSET = (None, 0, 1.0)
+
+
+class Row:
+    """A request that waits or is being answered.
+
+    Args:
+        inputs: of the model, for one prompt.
+        config: its generation config; `seed` among them, where one is given.
+        stops: strings that end the answer.
+        streamer: is given each token as it comes.
+    """
+
+    def __init__(self, inputs: dict[str, Any], config: Any, stops: list[str], tokenizer: Any, streamer: Any = None):
+        self.inputs, self.stops, self.tokenizer, self.streamer = inputs, stops, tokenizer, streamer
+        self.gone = GONE.get(None) or threading.Event()
+        self.ids: list[int] = []
+        self.length, self.most = inputs["input_ids"].shape[1], config.max_new_tokens
+        self.config, self.seed = config, config.__dict__.pop("seed", None)
+        self.config.stop_strings = None  # stock ones know some tokenizers only, and are of all rows
+        eos = config.eos_token_id
+        self.ends = {*eos} if isinstance(eos, (list, tuple)) else {eos}
+        self.loop = asyncio.get_running_loop()
+        self.answered: asyncio.Future[list[int]] = self.loop.create_future()
+        settings = {name: value for name, value in config.to_dict().items() if name != "max_new_tokens"}
+        looks_back = any(settings.get(name) not in _UNSET for name in _LOOK_BACK)
+        alone = id(self) if config.do_sample and self.seed is not None else None
+        # Rows of one kind can be answered together.
+        self.kind = (repr(sorted(settings.items())), self.length if looks_back else None, alone)
+
+    def begin(self) -> bool:
+        """Whether anybody waits for it."""
+        try:
+            if self.streamer is not None:
+                self.streamer.put(None)  # it takes the prompt first
+        except GenerationCancelled:
+            return False
+        return not self.gone.is_set()
+
+    def take(self, token: int) -> bool:
+        """A token of the answer; whether it was the last one."""
+        self.ids.append(token)
+        try:
+            if self.streamer is not None:
+                self.streamer.put(torch.tensor([token]))
+        except GenerationCancelled:
+            return True
+        return token in self.ends or len(self.ids) >= self.most or self.gone.is_set() or self._stops()
+
+    def _stops(self) -> bool:
+        if not self.stops:
+            return False
+        tail = self.tokenizer.decode(self.ids[-_TAIL:], skip_special_tokens=False)
+        return any(stop in tail for stop in self.stops)
+
+    def end(self, error: Exception | None = None) -> None:
+        """Hands on the answer, or what went wrong."""
+        if self.streamer is None:
+            self.loop.call_soon_threadsafe(self._answer, error)
+        elif error is None:
+            self.streamer.end()
+        else:
+            self.streamer._enqueue(StreamError(str(error)))
+
+    def _answer(self, error: Exception | None) -> None:
+        if not self.answered.done():
+            self.answered.set_result(self.ids) if error is None else self.answered.set_exception(error)
+
+
+class _Ends(StoppingCriteria):
+    """Gives each row its token, and ends rows by themselves."""
+
+    def __init__(self, rows: list[Row]):
+        self.rows, self.ended = rows, [False] * len(rows)
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs) -> torch.Tensor:
+        for i, (row, token) in enumerate(zip(self.rows, input_ids[:, -1].tolist(), strict=True)):
+            if not self.ended[i] and row.take(token):
+                self.ended[i] = True
+                row.end()
+        return torch.tensor(self.ended, device=input_ids.device)
+
+
+class BatchManager(GenerateManager):
+    """Generates on one thread, as the stock manager does, what waits at that moment.
+
+    Args:
+        most_tokens: that the model reads, answer included.
+    """
+
+    def __init__(self, most_tokens: int):
+        super().__init__()
+        self.most_tokens, self.waiting = most_tokens, deque[Row]()
+
+    def generate_streaming(self, model, processor, inputs, gen_config, request_id, response_parser=None):
+        queue: asyncio.Queue = asyncio.Queue()
+        loop, stops = asyncio.get_running_loop(), stops_of(processor, gen_config)
+        streamer = DirectStreamer(processor.tokenizer._tokenizer, loop, queue, response_parser=response_parser)
+        self._add(model, Row(inputs, gen_config, stops, processor.tokenizer, streamer))
+        return CutQueue(queue, stops), streamer
+
+    async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
+        stops = stops_of(processor, gen_config)
+        row = Row(inputs, gen_config, stops, processor.tokenizer)
+        self._add(model, row)
+        try:
+            ids = await row.answered
+        finally:
+            row.gone.set()
+        text = until_stop(processor.decode(ids, skip_special_tokens=True), stops)
+        return text, row.length, torch.tensor(ids)
+
+    def _add(self, model: Any, row: Row) -> None:
+        self.waiting.append(row)
+        self.submit(self._generate, model)
+
+    def _generate(self, model: Any) -> None:
+        """One batch of what waits; nothing where an earlier one took all."""
+        if not self.waiting:
+            return
+        time.sleep(_GATHER_SECONDS)
+        rows = []
+        for row in self._next():
+            rows.append(row) if row.begin() else row.end()
+        if not rows:
+            return
+        config = copy.deepcopy(rows[0].config)
+        config.max_new_tokens = max(row.most for row in rows)
+        if config.do_sample and rows[0].seed is not None:
+            torch.manual_seed(rows[0].seed)
+        ends = _Ends(rows)
+        try:
+            model.generate(
+                **together([row.inputs for row in rows]),
+                generation_config=config,
+                stopping_criteria=StoppingCriteriaList([ends]),
+            )
+        except Exception as error:
+            for row, ended in zip(rows, ends.ended, strict=True):
+                if not ended:
+                    row.end(error)
+
+    def _next(self) -> list[Row]:
+        """The row that has waited longest, and others that can be answered with it."""
+        rows = [self.waiting.popleft()]
+        for row in [*self.waiting]:
+            length, most = (max(getattr(one, name) for one in (*rows, row)) for name in ("length", "most"))
+            fits = length + most <= self.most_tokens and (len(rows) + 1) * (length + most) <= _MOST_TOKENS
+            if len(rows) < _MOST_ROWS and fits and row.kind == rows[0].kind and _alike(row.inputs, rows):
+                self.waiting.remove(row)
+                rows.append(row)
+        return rows
+
+
+def _alike(inputs: dict[str, Any], rows: list[Row]) -> bool:
+    """Whether media have the size of those of rows; rows need not have the same ones."""
+    shapes = {name: value.shape[1:] for row in rows for name, value in row.inputs.items() if name not in _TEXT}
+    return all(
+        shapes.get(name, value.shape[1:]) == value.shape[1:] for name, value in inputs.items() if name not in _TEXT
+    )
+
+
+_TEXT = ("input_ids", "attention_mask")
+
+
+def together(inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Model inputs of several prompts as those of one batch: text padded on the left, media in the order of rows."""
+    longest = max(one["input_ids"].shape[1] for one in inputs)
+    joined = {}
+    for name in dict.fromkeys(name for one in inputs for name in one):
+        values = [one[name] for one in inputs if name in one]
+        if name in _TEXT:  # whatever the id of padding is, it is masked
+            values = [torch.nn.functional.pad(value, (longest - value.shape[1], 0)) for value in values]
+        joined[name] = torch.cat(values)
+    return joined
