@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def real():
     """The package's modules by name."""
     sys.path.insert(0, str(EXAMPLES))
-    names = "answers examine learn page results tasks texts words".split()
+    names = "answers examine four_bits learn page results tasks texts words".split()
     yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names})
     sys.path.remove(str(EXAMPLES))
 
@@ -182,6 +182,29 @@ def test_text_that_is_worse_is_told(real):
     kept = real.examine.text_kept(before, after)
     assert kept["worse_by"] == pytest.approx(np.exp(1.4 / 30) - 1) and 0 < kept["interval"][0] < kept["interval"][1]
     assert (kept["short_questions_before"], kept["short_questions"]) == (50, 49)
+
+
+def test_four_bits_are_compared_question_by_question(real):
+    full = list(np.linspace(1, 2, 50))
+    losses = {"4 bits": [one + 0.1 for one in full], "full precision": full, "untaught": [3.0] * 50}
+    found = real.four_bits.compared(losses)
+    assert found["worse_by"] == pytest.approx(0.1) and found["interval"] == pytest.approx([0.1, 0.1])
+    assert (found["control"], found["n"]) == (3.0, 50)
+
+
+def test_the_table_is_written_where_docs_have_a_place_for_it(real, tmp_path):
+    row = real.results.row("accuracy", *[np.array([(1.0, 1)] * 3)] * 3, ("a coin", "another image"))
+    kept = real.examine.text_kept(*[{"losses": [(1.0, 1)] * 3, "right": [True]}] * 2)
+    found = {"motion": row, "text": kept, "seconds": 60.0, "versions": {"torch": "2"}}
+    file = tmp_path / "page.md"
+    file.write_text("before\n<!-- real -->old<!-- /real -->\nafter\n")
+    real.page.write_docs(found, [file])
+    text = file.read_text()
+    assert text.startswith("before\n<!-- real -->") and text.endswith("<!-- /real -->\nafter\n") and "old" not in text
+    assert "| Exercises, by subjects never felt | accuracy | 1.000 | 1.000 to 1.000 | 1.000 |" in text
+    with pytest.raises(ValueError, match="0 places"):
+        (tmp_path / "none.md").write_text("text")
+        real.page.write_docs(found, [tmp_path / "none.md"])
 
 
 def test_the_page_shows_media_answers_and_rivals(real, tmp_path):

@@ -23,7 +23,7 @@ from transformers import set_seed
 
 import transformers_anymodality
 
-from . import data, motion_tower, page, tasks, texts
+from . import data, four_bits, motion_tower, page, tasks, texts
 from .answers import answer
 from .convert import convert
 from .examine import Examination, Row, text_kept
@@ -61,12 +61,18 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--write-docs", type=Path, nargs="*", default=[], metavar="FILE", help="files with a place for the table"
     )
+    parser.add_argument(
+        "--four-bits", action="store_true", help="stage 1 alone, in 4 bits and in full precision; after a whole run"
+    )
     parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.02 only tries the code")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     given = parse(arguments)
+    if given.four_bits:
+        four_bits.run(given.parts, given.output)
+        return
     given.output.mkdir(parents=True, exist_ok=True)
     set_seed(0)
     print("Fetch parts and data", flush=True)

@@ -1,13 +1,12 @@
 """Stage 1 in front of a language model in 4 bits, beside the same in full precision (AnyMAL, arXiv 2309.16058, section 3.1).
 
-    PYTHONPATH=examples python -m real.four_bits
+    make real ARGS=--four-bits
 
 After `make real`, whose parts and features it reads. Both learn from the same samples, from the same weights. How well they
 know the right answers of held-out questions is told by the mean loss of a word, by which both are compared, question by
 question; the control has learnt nothing.
 """
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, set_seed
 
-from transformers_anymodality import AnyModalityDataCollator
+from transformers_anymodality import AnyModalityDataCollator, set_trainable
 from transformers_anymodality.features import FeatureStore
 
 from . import data, motion_tower, results, tasks
@@ -35,14 +34,16 @@ def composed(language_model: Path, parts: Path, statistics: dict, four_bits: boo
     return compose_parts(loaded, parts, statistics, {"image", "imu"}, tokenizer)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="real.four_bits", description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", type=Path, default=data.OUTPUT, help="folder of what `make real` fetched")
-    parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder of what `make real` made")
-    parser.add_argument("--steps", type=int, default=80, help="steps of training, of 16 samples")
-    given = parser.parse_args(arguments)
-    sets = data.load(["stamps", "emoji", "watch"], given.parts)
-    statistics = motion_tower.train(sets["watch"], given.parts / "motion")
+def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
+    """Writes `four_bits.json` and prints what is in it.
+
+    Args:
+        parts: what `make real` fetched.
+        output: what `make real` made; its features are read.
+        steps: of training, of 8 samples each.
+    """
+    sets = data.load(["stamps", "emoji", "watch"], parts)
+    statistics = motion_tower.train(sets["watch"], parts / "motion")
     train, test = (tasks.kinds(sets, split, seed=0) for split in ("train", "test"))
     asked = [
         question.record for row in ROWS for question in random.Random(5).sample(test[row], min(60, len(test[row])))
@@ -50,20 +51,22 @@ def main(arguments: list[str] | None = None) -> None:
     losses = {}
     for name, four_bits in (("full precision", False), ("4 bits", True)):
         print(f"Stage 1, language model in {name}", flush=True)
-        model, processor = composed(given.parts / "language_model", given.parts, statistics, four_bits)
+        model, processor = composed(parts / "language_model", parts, statistics, four_bits)
         questions = {row: train[row] for row in ROWS}
-        lesson = Lesson(model, processor, questions, [], given.output / "four_bits", given.steps / 160)
-        lesson.features = FeatureStore(given.output / "features", model)
+        lesson = Lesson(model, processor, questions, [], output / "four_bits")
+        lesson.features = FeatureStore(output / "features", model)
         collate = AnyModalityDataCollator(processor, features=lesson.features, skip_logits=False)
         untaught = likelihoods(model, collate, asked, batch=16)
-        lesson.align()
+        set_trainable(model, "aligners", verbose=False)
+        lesson.train_on_mix(model, steps, 1e-3, seed=1)
         losses[name] = [-one for one in likelihoods(model, collate, asked, batch=16)]
         losses.setdefault("untaught", [-one for one in untaught])
     found = compared(losses)
-    (given.output / "four_bits.json").write_text(json.dumps(found, indent=2))
+    (output / "four_bits.json").write_text(json.dumps(found, indent=2))
     print(f"Loss of a word: {found['loss']:.3f} in 4 bits, {found['full_precision']:.3f} in full precision, "
           f"{found['control']:.3f} untaught; {found['worse_by']:+.3f} ({found['interval'][0]:+.3f} to "
           f"{found['interval'][1]:+.3f}), {found['n']} questions.")  # fmt: skip
+    return found
 
 
 def compared(losses: dict[str, list[float]]) -> dict[str, Any]:
@@ -78,7 +81,3 @@ def compared(losses: dict[str, list[float]]) -> dict[str, Any]:
         "interval": results.interval(both, results.difference),
         "n": len(both),
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -95,10 +95,11 @@ class Lesson:
     def instruct(self, steps: int = 460) -> None:
         """Stage 2: aligners go on, and LoRA lets the language model come to meet them."""
         adapted = get_peft_model(self.model, lora_config(self.model, r=16))
-        self.logs["instruct"] = self._train(adapted, steps, 5e-4, seed=2)
+        self.logs["instruct"] = self.train_on_mix(adapted, steps, 5e-4, seed=2)
         self.model = adapted.merge_and_unload()
 
-    def _train(self, model: Any, steps: int, learning_rate: float, seed: int) -> list[dict]:
+    def train_on_mix(self, model: Any, steps: int, learning_rate: float, seed: int) -> list[dict]:
+        """What can be trained of `model` learns from all rows and text, by the stock Trainer. Returns its log."""
         steps = max(2, round(steps * self.scale))
         samples = mixed({**self.questions, "text": self.text}, 8 * steps, seed)
         log = train(
