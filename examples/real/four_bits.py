@@ -48,7 +48,7 @@ def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
     asked = [
         question.record for row in ROWS for question in random.Random(5).sample(test[row], min(60, len(test[row])))
     ]
-    losses = {}
+    known = {}
     for name, four_bits in (("full precision", False), ("4 bits", True)):
         print(f"Stage 1, language model in {name}", flush=True)
         model, processor = composed(parts / "language_model", parts, statistics, four_bits)
@@ -56,12 +56,12 @@ def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
         lesson = Lesson(model, processor, questions, [], output / "four_bits")
         lesson.features = FeatureStore(output / "features", model)
         collate = AnyModalityDataCollator(processor, features=lesson.features, skip_logits=False)
-        untaught = likelihoods(model, collate, asked, batch=16)
+        if not known:
+            known["untaught"] = likelihoods(model, collate, asked, batch=16)
         set_trainable(model, "aligners", verbose=False)
         lesson.train_on_mix(model, steps, 1e-3, seed=1)
-        losses[name] = [-one for one in likelihoods(model, collate, asked, batch=16)]
-        losses.setdefault("untaught", [-one for one in untaught])
-    found = compared(losses)
+        known[name] = likelihoods(model, collate, asked, batch=16)
+    found = compared({name: [-one for one in own] for name, own in known.items()})
     (output / "four_bits.json").write_text(json.dumps(found, indent=2))
     print(f"Loss of a word: {found['loss']:.3f} in 4 bits, {found['full_precision']:.3f} in full precision, "
           f"{found['control']:.3f} untaught; {found['worse_by']:+.3f} ({found['interval'][0]:+.3f} to "
@@ -72,12 +72,12 @@ def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
 def compared(losses: dict[str, list[float]]) -> dict[str, Any]:
     """`{loss, full_precision, control, worse_by, interval, n}`; the interval is of the difference, paired by questions."""
     rows = {name: np.stack([values, np.ones(len(values))], 1) for name, values in losses.items()}
-    both = np.concatenate([rows["4 bits"], rows["full precision"]], 1)
+    row = results.row("loss", rows["4 bits"], rows["full precision"], rows["untaught"], ("untaught", "full precision"))
     return {
-        "loss": float(results.ratio(*rows["4 bits"].T)),
-        "full_precision": float(results.ratio(*rows["full precision"].T)),
-        "control": float(results.ratio(*rows["untaught"].T)),
-        "worse_by": float(results.difference(*both.T)),
-        "interval": results.interval(both, results.difference),
-        "n": len(both),
+        "loss": row["loss"],
+        "full_precision": row["control"],
+        "control": row["rival"],
+        "worse_by": row["over_control"],
+        "interval": row["over_control_interval"],
+        "n": row["n"],
     }

@@ -54,8 +54,8 @@ def hide(source: Path, file: Path, rng: np.random.Generator) -> None:
         Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB").resize((128, 128))
     )
     side = 128 // GRID
+    grey = Image.new("RGB", (side, side), (128, 128, 128))
     for place in rng.permutation(GRID * GRID)[:HIDDEN].tolist():
-        picture.paste((128, 128, 128), (place % GRID * side, place // GRID * side, *[
-            (one + 1) * side for one in (place % GRID, place // GRID)
-        ]))  # fmt: skip
+        row, column = divmod(place, GRID)
+        picture.paste(grey, (column * side, row * side))
     picture.save(file)

@@ -78,8 +78,8 @@ def row(
         "control": float(ratio(*control.T)),
         "n": len(measured),
         "interval": interval(measured),
-        "over_control": float(difference(*both.T)),
-        "over_control_interval": interval(both, difference),
+        "over_control": float(_difference(*both.T)),
+        "over_control_interval": interval(both, _difference),
         "rival_is": names[0],
         "control_is": names[1],
     }
@@ -88,5 +88,5 @@ def row(
     return found if chance is None else {**found, "chance": chance}
 
 
-def difference(a: np.ndarray, n: np.ndarray, b: np.ndarray, m: np.ndarray, axis: int = -1) -> np.ndarray:
+def _difference(a: np.ndarray, n: np.ndarray, b: np.ndarray, m: np.ndarray, axis: int = -1) -> np.ndarray:
     return ratio(a, n, axis) - ratio(b, m, axis)

@@ -105,7 +105,7 @@ def learn(
 ) -> list[dict]:
     """One pass over `chats` in which `parts` alone learn (names for `set_trainable`). Returns the Trainer's log.
 
-    With `rates`, part -> its learning rate, it is those parts, each at its own.
+    `rates` names them instead, each with its own learning rate.
     """
     set_trainable(model, list(parts or rates or ()), verbose=False)
     if rates:

@@ -1,8 +1,8 @@
 """Macaw-LLM (arXiv 2306.09093): images, videos and sound at once, in one stage of training.
 
 Towers and language model are trained beforehand, each for itself; then all learns from one mix of chats (section 3.3),
-about any of the modalities together, and text. The paper trains the towers, too, its code freezes them; here they learn,
-at a tenth of the others' rate, as they know their job. Each aligner turns what its tower saw into blends of the language
+about any of the modalities together, and text. The paper trains the towers; its code freezes them. Here they learn, at a
+tenth of the others' rate, as they know their job. Each aligner turns what its tower saw into blends of the language
 model's words (section 3.2). Much of each file is noise, in other places of each, so that no modality alone tells enough.
 What is claimed, and what could have refuted it:
 

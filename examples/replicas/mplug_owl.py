@@ -7,8 +7,8 @@ What is claimed, and what could have refuted it:
 - Section 3.2, stage 2: LoRA on the language model, on text and multimodal chats together, with all that sees frozen,
   keeps what was known in text. The text is opposites of two words, which no chat about images needs; chats of stage 2
   hold half of the words. Controls: the same before stage 2, which must be no better by more than two points; and stage 2
-  without text, about words that text in the mix rehearses, and about the others. Stage 2 is longer, and its LoRA larger,
-  than learning to converse needs: the control must have something to forget.
+  without text, about words that text in the mix rehearses, and about the others. LoRA is larger here, and learns faster,
+  than in the paper: otherwise the control forgets nothing, and there is nothing to keep.
 - Section 5: several images are related to each other ("which image shows the larger number ?"), though no chat of either
   stage has two images in one turn. Controls: one of the two images exchanged; stage 1 alone.
 - Section 5: what was seen in the first turn is known in the third, after another image. Controls: the first image

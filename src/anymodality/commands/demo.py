@@ -1,6 +1,7 @@
 """`anymodality demo`."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,14 +46,14 @@ def demo(
 
     require("gradio", "demo")
     from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch
-    from transformers_anymodality.modalities import Limits
+    from transformers_anymodality.modalities import UPLOAD_LIMITS
 
     if export is not None:
         for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
             print(file)
         return
-    most = {"max_frames": Policy.limits.max_frames, "max_total_pixels": Policy.limits.max_total_pixels}
-    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, **most)
+    most = {"max_bytes": max_megabytes * 1024**2, "max_pixels": max_pixels, "max_seconds": max_seconds}
+    limits = replace(UPLOAD_LIMITS, **most)
     processor = load_processor(source)
     page = build_page(
         load_model(source, dtype, device),

@@ -1,5 +1,6 @@
 """`anymodality serve`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -56,12 +57,12 @@ def serve(
     for package in ("fastapi", "uvicorn", "openai"):
         require(package, "serve")
     from transformers_anymodality.inference.server import Policy, build_app, run_app
-    from transformers_anymodality.modalities import Limits
+    from transformers_anymodality.modalities import UPLOAD_LIMITS
 
     if media_root is not None and not media_root.is_dir():
         raise NotADirectoryError(f"{media_root} is not a folder.")
-    most = Policy.limits.max_total_pixels
-    limits = Limits(max_megabytes * 1024**2, max_pixels, max_seconds, max_frames, most)
+    most = {"max_pixels": max_pixels, "max_seconds": max_seconds, "max_frames": max_frames}
+    limits = replace(UPLOAD_LIMITS, max_bytes=max_megabytes * 1024**2, **most)
     processor = load_processor(source)
     name = name or name_of(source)
     access = {"allow_urls": allow_urls, "media_root": media_root, "max_requests": max_requests}

@@ -5,7 +5,7 @@ Decoders are imported when first needed.
 
 from ._base import MODALITIES, ModalitySpec, UnknownModalityError, register_modality
 from ._columns import Channel, three_axes
-from ._source import DEFAULT_LIMITS, Limits, MediaError, open_source
+from ._source import DEFAULT_LIMITS, UPLOAD_LIMITS, Limits, MediaError, open_source
 from ._video_files import frame_times
 from .audio import AudioSpec, read_audio, read_waveform
 from .image import ImageSpec, pages, read_image
@@ -40,6 +40,7 @@ register_modality(MapSpec(name="thermal", unit="C"))
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "UPLOAD_LIMITS",
     "MODALITIES",
     "AudioSpec",
     "Channel",

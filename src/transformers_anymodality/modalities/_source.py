@@ -71,9 +71,16 @@ class Limits:
             )
 
 
-_REMEDIES = {"max_bytes": "split it", "max_pixels": "scale it down", "max_seconds": "cut it", "max_frames": "cut it"}
-_REMEDIES["max_total_pixels"] = "cut it, or scale it down"
+_REMEDIES = {
+    "max_bytes": "split it",
+    "max_pixels": "scale it down",
+    "max_seconds": "cut it",
+    "max_frames": "cut it",
+    "max_total_pixels": "cut it, or scale it down",
+}
 DEFAULT_LIMITS = Limits()
+# Of files that come from strangers: to the server, to the chat page.
+UPLOAD_LIMITS = Limits(64 * 1024**2, 25_000_000, max_seconds=120.0, max_frames=4000, max_total_pixels=4 * 10**9)
 
 
 def describe(source: Any) -> str:

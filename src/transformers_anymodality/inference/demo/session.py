@@ -13,7 +13,7 @@ from typing import Any
 
 from ...data.figures import figure
 from ...data.showing import counted
-from ...modalities import Limits
+from ...modalities import UPLOAD_LIMITS, Limits
 from ...modalities._source import describe
 from ...processing.chat import part_source
 from ..conversation import Conversation
@@ -36,7 +36,7 @@ class Policy:
         max_new_tokens: of one answer.
     """
 
-    limits: Limits = Limits(64 * 1024**2, 25_000_000, 120.0, 4000, 4 * 10**9)
+    limits: Limits = UPLOAD_LIMITS
     max_media: int = 8
     max_new_tokens: int = 1024
 

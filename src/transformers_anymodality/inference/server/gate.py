@@ -46,9 +46,7 @@ class Gate:
         self.running = self.held = 0
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if scope["path"] in _OPEN:
+        if scope["type"] != "http" or scope["path"] in _OPEN:
             return await self.app(scope, receive, send)
         held = [0]
         try:

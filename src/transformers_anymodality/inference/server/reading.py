@@ -1,8 +1,8 @@
 """Requests with media are read by processes of their own: each may take so much time and memory, and is then given up.
 
 A decoder cannot be stopped in a thread, and one file of a kilobyte can ask for an hour. So one process is forked when the
-server starts, before it has threads, and forks itself for each request: that costs milliseconds, and nothing of what a
-request took stays.
+server starts, before it has threads. It forks readers, which costs milliseconds. A reader takes one request after another,
+until it has grown, or has to be given up: then it ends, and nothing of what its requests took stays.
 """
 
 import asyncio

@@ -19,7 +19,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from ...modalities import MODALITIES, Limits
+from ...modalities import MODALITIES, UPLOAD_LIMITS, Limits
 from ...modalities._arrays import to_numpy
 from ...utils.registry import did_you_mean
 
@@ -48,7 +48,7 @@ class Policy:
         max_requests: at once.
     """
 
-    limits: Limits = Limits(64 * 1024**2, 25_000_000, max_seconds=120.0, max_frames=4000, max_total_pixels=4 * 10**9)
+    limits: Limits = UPLOAD_LIMITS
     max_media: int = 16
     max_prompt_tokens: int = 32_768
     max_new_tokens: int = 1024
