@@ -181,7 +181,7 @@ def run(lab: Lab) -> Replica:
         **mplug_owl(small_llama(tokenizer), tokenizer, towers={"image": tower}, aligners=abstractor)
     )
     everything = (naming, naming, adding, adding, comparing, remembering, rehearsed, unrehearsed)
-    samples = chats(64 * lab.some(450), lab.rng("words"), everything)
+    samples = chats(64 * lab.some(700), lab.rng("words"), everything)
     logs = {"text": teach_text(lab, model, processor, samples)}
     blind = copy.deepcopy(model)
 
