@@ -31,7 +31,7 @@ from .fetch import PARTS
 from .learn import Lesson, compose_parts
 
 
-VOICES = 1600  # clips of synthetic voices that are used; the tower takes 0.2 s for each, or 0.35 s without bfloat16
+VOICES = 1200  # clips of synthetic voices that are used; the tower takes 0.2 s for each, or 0.35 s without bfloat16
 LIBRARIES = ("torch", "transformers", "peft", "timm", "transformers-anymodality")
 
 
@@ -96,7 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     prose, held_out = texts.split()
     held_out = held_out[: max(4, round(len(held_out) * min(1, 5 * given.scale)))]
     model, processor = compose_parts(language_model, given.parts, statistics, available)
-    lesson = Lesson(model, processor, train, texts.chats(prose), given.output, given.scale)
+    own = texts.own_chats(model, processor, max(20, round(600 * min(1, 5 * given.scale))))
+    lesson = Lesson(model, processor, train, {"prose": texts.chats(prose), "own": own}, given.output, given.scale)
     before = text_measured(model, processor, held_out)
     lesson.keep_features([question for row in test.values() for question in row])
     say("Stage 1: aligners learn words")

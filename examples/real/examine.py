@@ -26,6 +26,8 @@ METRICS = {
     "translation": (results.chrf, "chrf"),
     "noisy": (results.chrf, "chrf"),
     "senses": (results.chrf, "chrf"),
+    "yes_or_no": (results.verdict, "accuracy"),
+    "two_pictures": (results.verdict, "accuracy"),
 }
 # Row -> places of the media that its control exchanges; the first by default.
 EXCHANGED = {"same": (-1,), "two_pictures": (0, 1)}

@@ -53,7 +53,7 @@ def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
         print(f"Stage 1, language model in {name}", flush=True)
         model, processor = composed(parts / "language_model", parts, statistics, four_bits)
         questions = {row: train[row] for row in ROWS}
-        lesson = Lesson(model, processor, questions, [], output / "four_bits")
+        lesson = Lesson(model, processor, questions, {}, output / "four_bits")
         lesson.features = FeatureStore(output / "features", model)
         collate = AnyModalityDataCollator(processor, features=lesson.features, skip_logits=False)
         if not known:

@@ -17,10 +17,10 @@ from .motion import RATE
 from .tasks import Question
 
 
-# Row -> weight in the mix of stages 2 and 3.
+# Row -> weight in the mix of stage 2.
 MIX = {
-    "speech": 3, "speech_foreign": 3, "translation": 3, "categories": 2, "yes_or_no": 2, "captions": 2, "names": 1,
-    "motion": 1, "same": 2, "both": 2, "two_pictures": 2, "noisy": 2, "senses": 2, "text": 2,
+    "speech": 4, "speech_foreign": 2, "translation": 2, "categories": 2, "yes_or_no": 2, "captions": 2, "names": 1,
+    "motion": 1, "same": 1, "both": 2, "two_pictures": 2, "noisy": 1, "senses": 1, "prose": 1, "own": 4,
 }  # fmt: skip
 
 
@@ -49,14 +49,14 @@ class Lesson:
 
     Attributes:
         questions: row -> questions of the training split.
-        text: records without media, a row of the mix, too.
+        text: row of the mix -> records without media.
         scale: share of all steps; 1 for real, 0.01 only tries the code.
     """
 
     model: Any
     processor: Any
     questions: dict[str, list[Question]]
-    text: list[dict]
+    text: dict[str, list[dict]]
     folder: Path
     scale: float = 1.0
     features: FeatureStore | None = None
@@ -95,13 +95,13 @@ class Lesson:
     def instruct(self, steps: int = 460) -> None:
         """Stage 2: aligners go on, and LoRA lets the language model come to meet them."""
         adapted = get_peft_model(self.model, lora_config(self.model, r=16))
-        self.logs["instruct"] = self.train_on_mix(adapted, steps, 5e-4, seed=2)
+        self.logs["instruct"] = self.train_on_mix(adapted, steps, 3e-4, seed=2)
         self.model = adapted.merge_and_unload()
 
     def train_on_mix(self, model: Any, steps: int, learning_rate: float, seed: int) -> list[dict]:
         """What can be trained of `model` learns from all rows and text, by the stock Trainer. Returns its log."""
         steps = max(2, round(steps * self.scale))
-        samples = mixed({**self.questions, "text": self.text}, 8 * steps, seed)
+        samples = mixed({**self.questions, **self.text}, 8 * steps, seed)
         log = train(
             model, self.processor, samples, self.folder / "trainer", learning_rate, self.features,
             per_device_train_batch_size=8, logging_steps=20, dataloader_num_workers=0, seed=seed, bf16=fast_bf16(),

@@ -41,6 +41,11 @@ def exact(said: Sequence[Any], wanted: Sequence[Any]) -> Scores:
     return np.array([(float(one), 1.0) for one in same])
 
 
+def verdict(said: Sequence[str], wanted: Sequence[str]) -> Scores:
+    """Of answers that give their reasons first: 1 where the last sentences are the same; and 1 each."""
+    return exact([plain(one).split(". ")[-1] for one in said], [plain(one).split(". ")[-1] for one in wanted])
+
+
 def ratio(numerators: np.ndarray, denominators: np.ndarray, axis: int = -1) -> np.ndarray:
     return numerators.sum(axis) / denominators.sum(axis)
 

@@ -89,18 +89,16 @@ def categories(sets: Sets, split: str) -> Iterable[Question]:
 
 
 def yes_or_no(sets: Sets, split: str, rng: random.Random) -> Iterable[Question]:
-    """Half of each: the right category, or another."""
+    """Half of each: the right category, or another. The answer says what is seen first, and then decides."""
     for i, item in enumerate(sets.get("emoji", {}).get(split, ())):
         others = [name for name in EMOJI_CATEGORIES if name != item["category"]]
         asked = item["category"] if i % 2 else rng.choice(others)
-        answer = "Yes." if i % 2 else "No."
-        yield Question(
-            yes_no(asked), answer, [("image", item["image"])], {"category": item["category"], "asked": asked}
-        )
+        answer = f"{item['category']}. {'Yes' if i % 2 else 'No'}."
+        yield Question(yes_no(asked), answer, [("image", item["image"])], {"asked": asked})
 
 
 def two_pictures(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Question]:
-    """Two emoji of two categories, one of which is asked for."""
+    """Two emoji of two categories, one of which is asked for. The answer says both first, and then decides."""
     items = sets.get("emoji", {}).get(split, ())
     for _ in range(count if len({item["category"] for item in items}) > 1 else 0):
         one = rng.choice(items)
@@ -108,7 +106,8 @@ def two_pictures(sets: Sets, split: str, rng: random.Random, count: int) -> Iter
         place = rng.randrange(2)
         pair = (one, other) if place == 0 else (other, one)
         media = [("image", item["image"]) for item in pair]
-        yield Question(which(one["category"]), ("The first.", "The second.")[place], media, {"asked": one["category"]})
+        answer = f"{pair[0]['category']}, {pair[1]['category']}. The {('first', 'second')[place]}."
+        yield Question(which(one["category"]), answer, media)
 
 
 def captions(sets: Sets, split: str) -> Iterable[Question]:

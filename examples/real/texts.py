@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .answers import answer, faster
 from .tasks import chat
 
 
 # Question -> what a right answer holds, any of those divided by a bar.
 SHORT = json.loads(Path(__file__).with_name("short_questions.json").read_text())
+OPENERS = ("What is", "What", "Which", "Who", "How many", "How", "Where", "Why", "When", "What colour")
 _PROSE = re.compile(r"\n\n(?=[A-Z])(?P<text>[A-Z](?:.|\n(?! ))+?[.:])(?=\n\n)")
 
 
@@ -39,6 +41,33 @@ def chats(texts: list[str], words: int = 36) -> list[dict[str, Any]]:
         head, tail = text.split()[:8], text.split()[8:words]
         records.append({"messages": chat((), f"Continue: {' '.join(head)}", " ".join(tail))})
     return records
+
+
+@torch.no_grad()
+def own_chats(model: Any, processor: Any, count: int = 600, batch: int = 50) -> list[dict[str, Any]]:
+    """Short questions that the language model asks itself, and its own answers: who trains on them stays as it is.
+
+    It writes on where a user's turn begins (Magpie, arXiv 2406.08464), here after a word that questions begin with. None of
+    `SHORT` is among them.
+    """
+    mark = "\N{WHITE SQUARE}"  # no template has it
+    before, _ = processor.apply_chat_template(chat((), mark, "")[:1], tokenize=False).split(mark)
+    tested, asked = {question.lower() for question in SHORT}, {}
+    for start in tqdm(range(0, count, batch), desc="ask itself", leave=False):
+        begun = [OPENERS[i % len(OPENERS)] for i in range(start, min(start + batch, count))]
+        inputs = processor.tokenizer(
+            [before + one for one in begun], padding=True, padding_side="left", add_special_tokens=False,
+            return_tensors="pt",
+        )  # fmt: skip
+        with faster():
+            output = model.generate(**inputs, max_new_tokens=24, do_sample=True, top_p=0.95, top_k=0)
+        written = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for opener, rest in zip(begun, written, strict=True):
+            question, mark_found, _ = (opener + rest).partition("?")
+            if mark_found and "\n" not in question and f"{question}?".lower() not in tested:
+                asked[f"{question}?"] = None
+    said = answer(model, processor, [chat((), question, "")[:1] for question in asked], max_new_tokens=32)
+    return [{"messages": chat((), *pair)} for pair in zip(asked, said, strict=True) if pair[1]]
 
 
 @torch.no_grad()
