@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     prose, held_out = texts.split()
     held_out = held_out[: max(4, round(len(held_out) * min(1, 5 * given.scale)))]
     model, processor = compose_parts(language_model, given.parts, statistics, available)
-    own = texts.own_chats(model, processor, max(20, round(600 * min(1, 5 * given.scale))))
+    own = texts.own_chats(model, processor, max(20, round(320 * min(1, 5 * given.scale))))
     lesson = Lesson(model, processor, train, {"prose": texts.chats(prose), "own": own}, given.output, given.scale)
     before = text_measured(model, processor, held_out)
     lesson.keep_features([question for row in test.values() for question in row])

@@ -16,6 +16,7 @@ from .tasks import chat
 # Question -> what a right answer holds, any of those divided by a bar.
 SHORT = json.loads(Path(__file__).with_name("short_questions.json").read_text())
 OPENERS = ("What is", "What", "Which", "Who", "How many", "How", "Where", "Why", "When", "What colour")
+_SENTENCES = re.compile(r".*[.!?](?=\s|$)")
 _PROSE = re.compile(r"\n\n(?=[A-Z])(?P<text>[A-Z](?:.|\n(?! ))+?[.:])(?=\n\n)")
 
 
@@ -44,7 +45,7 @@ def chats(texts: list[str], words: int = 36) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def own_chats(model: Any, processor: Any, count: int = 600, batch: int = 50) -> list[dict[str, Any]]:
+def own_chats(model: Any, processor: Any, count: int = 320, batch: int = 50) -> list[dict[str, Any]]:
     """Short questions that the language model asks itself, and its own answers: who trains on them stays as it is.
 
     It writes on where a user's turn begins (Magpie, arXiv 2406.08464), here after a word that questions begin with. None of
@@ -60,14 +61,15 @@ def own_chats(model: Any, processor: Any, count: int = 600, batch: int = 50) -> 
             return_tensors="pt",
         )  # fmt: skip
         with faster():
-            output = model.generate(**inputs, max_new_tokens=24, do_sample=True, top_p=0.95, top_k=0)
+            output = model.generate(**inputs, max_new_tokens=24, do_sample=True, temperature=0.7)
         written = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         for opener, rest in zip(begun, written, strict=True):
             question, mark_found, _ = (opener + rest).partition("?")
             if mark_found and "\n" not in question and f"{question}?".lower() not in tested:
                 asked[f"{question}?"] = None
     said = answer(model, processor, [chat((), question, "")[:1] for question in asked], max_new_tokens=32)
-    return [{"messages": chat((), *pair)} for pair in zip(asked, said, strict=True) if pair[1]]
+    whole = [_SENTENCES.match(text) for text in said]  # without a sentence that ran out of tokens
+    return [{"messages": chat((), question, text[0])} for question, text in zip(asked, whole, strict=True) if text]
 
 
 @torch.no_grad()
