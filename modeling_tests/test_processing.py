@@ -289,13 +289,15 @@ def test_training_and_generation_read_the_same_tokens(style, kind, adds_bos):
         assert rows(inputs) == [processor.encode_chat(chat)[0]]
 
 
-def test_typed_placeholders_beside_assistant_masks_are_an_error(processor):
-    """Transformers makes such masks only of chats that are not sanitized; `encode_chat` and the collator can do both."""
+def test_typed_placeholders_are_text_beside_assistant_masks_and_tokens_if_asked_for(processor):
     chat = [*words("what is <image> ?"), {"role": "assistant", "content": "yes"}]
-    with pytest.raises(ValueError, match="1 <image> placeholders, but 0 media.*typed into the text"):
-        processor.apply_chat_template(chat, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+    options = {"tokenize": True, "return_dict": True, "return_assistant_tokens_mask": True}
+    inputs = processor.apply_chat_template(chat, **options)
     ids, said = processor.encode_chat(chat)
     assert processor.image_token_id not in ids and sum(said) == 2
+    assert inputs["input_ids"] == [ids] and inputs["assistant_masks"] == [[int(one) for one in said]]
+    with pytest.raises(ValueError, match="1 <image> placeholders, but 0 media.*typed into the text"):
+        processor.apply_chat_template(chat, **options, sanitize_control_tokens=False)
 
 
 def test_text_that_is_no_chat_holds_placeholders(processor):

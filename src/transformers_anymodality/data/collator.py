@@ -10,8 +10,9 @@ import torch
 from transformers.utils import logging
 
 from ..modalities import MediaError
+from ..processing.layout import pad
 from ..processing.processor import AnyModalityProcessor
-from ..processing.tokenization import Prompt, pad
+from ..processing.tokenization import Prompt
 from .records import located, name_of, read_chat
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from ..modalities import MODALITIES, UnknownModalityError
 from ..modalities._source import is_array, told
 from ..utils.registry import did_you_mean
-from ..utils.upstream import mark_chat, render_jinja_template
+from ..utils.upstream import render_jinja_template
 from .tokenization import PromptTokenizer, Span, Text
 
 
@@ -203,7 +203,7 @@ class ChatWriter:
         tokenizer: knows control tokens.
         messages: as `read_chats` gives them.
         tools, documents, variables: what else the template is given.
-        sanitize: mark control tokens that were typed; by default if there are any.
+        sanitize: whether control tokens that were typed are text.
         options: `add_generation_prompt`, `continue_final_message`.
     """
 
@@ -215,17 +215,20 @@ class ChatWriter:
         tools: list | None = None,
         documents: list[dict] | None = None,
         variables: dict[str, Any] | None = None,
-        sanitize: bool | None = None,
+        sanitize: bool = True,
         **options: Any,
     ):
-        given: tuple[Any, ...] = (without_media(messages), tools, documents, variables or {})
-        self.marked = tokenizer.types_control_tokens(given[:3]) if sanitize is None else sanitize
-        if self.marked:
-            given = mark_chat(tokenizer.tokenizer, template, *given)
-        self.messages, tools, documents, variables = given
-        self.template, self.tokenizer = template, tokenizer
-        special = tokenizer.tokenizer.special_tokens_map
-        self.given = {"tools": tools, "documents": documents, **options, **special, **variables}
+        self.template, self.tokenizer, self.marked = template, tokenizer, sanitize
+        self.options = {**options, **tokenizer.tokenizer.special_tokens_map}
+        given = (without_media(messages), tools, documents, variables or {})
+        if sanitize:
+            given = tokenizer.typed.mark(given, template, lambda given: self._take(*given)._render(self.messages))
+        self._take(*given)
+
+    def _take(self, messages: list[dict], tools: Any, documents: Any, variables: dict[str, Any]) -> "ChatWriter":
+        self.messages = messages
+        self.given = {"tools": tools, "documents": documents, **self.options, **variables}
+        return self
 
     def write(self, said: bool = False) -> Text:
         """
@@ -286,7 +289,7 @@ class ChatWriter:
             through = [self._render(self.messages[: turn + 1], add_generation_prompt=add) for add in (False, True)]
             shared = os.path.commonprefix([text, *through])
             if shared.startswith(before):
-                tokens = [*self.tokenizer.control_tokens.finditer(shared, len(before))]
+                tokens = [*self.tokenizer.typed.control_tokens.finditer(shared, len(before))]
                 return len(before), tokens[-1].end() if tokens else len(shared)
         raise ValueError(
             f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be placed. "
@@ -304,7 +307,7 @@ class ChatWriter:
 
     @cached_property
     def _stops(self) -> tuple[re.Pattern, re.Pattern]:
-        control_tokens = self.tokenizer.control_tokens.pattern
+        control_tokens = self.tokenizer.typed.control_tokens.pattern
         return re.compile(rf"({control_tokens})\s*$"), re.compile(rf"\s*?(?:{control_tokens})")
 
 

@@ -13,8 +13,9 @@ from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
 from .chat import ChatWriter, media_of, read_chats
+from .layout import lay_out
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
-from .tokenization import Prompt, PromptTokenizer, Text, lay_out
+from .tokenization import Prompt, PromptTokenizer, Text
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
@@ -135,8 +136,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         """As Transformers' own, for parts of every modality: `{"type": "imu", "path": "walk.csv"}` (or `"url"`,
         `"base64"`, or the medium itself under the modality's name).
 
-        Control tokens that a user typed, placeholders among them, are text (`sanitize_control_tokens`, by default
-        whenever there are any; not together with `return_assistant_tokens_mask`). The sound of a video is a medium of its
+        Control tokens that a user typed, placeholders among them, are text, however they are cut into parts, names or
+        arguments; `sanitize_control_tokens=False` reads them as control tokens. Without `tokenize` the text is as the
+        template writes it, and its reader cannot tell who wrote what. The sound of a video is a medium of its
         own: `load_audio_from_video` is what Transformers' server says, and is not read.
 
         Returns:
@@ -150,16 +152,14 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         mask = return_assistant_tokens_mask
         if continue_final_message and (add_generation_prompt or mask):
             raise ValueError("`continue_final_message` goes with neither a generation prompt nor an assistant's mask.")
-        if sanitize_control_tokens and (mask or not tokenize):
-            raise ValueError("`sanitize_control_tokens` needs `tokenize`, and no assistant's mask.")
-        if mask or not tokenize:
-            sanitize_control_tokens = False
+        if sanitize_control_tokens and not tokenize:
+            raise ValueError("`sanitize_control_tokens` needs `tokenize`: a text does not tell what of it was typed.")
         source = self.resolve_chat_template(chat_template)
         # What the template does not read is the processor's, as in Transformers, where it once stood here.
         others = {key: variables.pop(key) for key in variables.keys() - template_variables(source)}
         chats, several = read_chats(conversation)
         media = [self.media_of(chat) for chat in chats] if tokenize else []
-        given = (tools, documents, variables, sanitize_control_tokens)
+        given = (tools, documents, variables, tokenize and sanitize_control_tokens is not False)
         options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
         writers = [ChatWriter(source, self.prompt_tokenizer, chat, *given, **options) for chat in chats]
         texts = [writer.write(said=mask) for writer in writers]

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import PaddingStrategy
 
-from ..utils.upstream import encode_chat_piece, mark_pattern
+from ..utils.upstream import encode_chat_piece
+from .typed import TypedText
 
 
 # Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
@@ -23,10 +23,6 @@ PIECE_END = "\ufdd2"
 _Encoded = tuple[np.ndarray, np.ndarray]
 # First character, and the one behind the last.
 Span = tuple[int, int]
-# What Transformers takes instead of a strategy's name.
-_PADDING = {True: "longest", False: "do_not_pad"}
-# A tokenizer that knows no limit has a larger one.
-_NO_LIMIT = 10**9
 
 
 class Text(NamedTuple):
@@ -35,7 +31,7 @@ class Text(NamedTuple):
     Attributes:
         text: with one placeholder token for each medium.
         said: what of it the assistant said.
-        marked: whether control tokens that somebody typed are marked in it; they are read as plain text.
+        marked: whether what people typed may be marked in it; no control tokens are read out of that.
         complete: whether it brings the tokens that a tokenizer puts in front of a text and behind it.
     """
 
@@ -123,11 +119,12 @@ class Spelled(int):
 
 class _Stretch(NamedTuple):
     """What is tokenised by itself. `lead` is put in front of it, and its tokens are taken away again; None for a typed
-    control token, which is read as plain text."""
+    control token, which is read as plain text. In a `guarded` one, control tokens are those that are written in it."""
 
     text: str
     start: int
     lead: str | None
+    guarded: bool
 
 
 class PromptTokenizer:
@@ -216,17 +213,15 @@ class PromptTokenizer:
     # --- control tokens ------------------------------------------------------------------------------------------
 
     @cached_property
-    def control_tokens(self) -> re.Pattern:
-        """Finds special tokens, placeholders among them."""
-        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
-        return re.compile("|".join(map(re.escape, sorted(special, key=len, reverse=True))) or "(?!)")
+    def typed(self) -> TypedText:
+        """Knows special tokens, placeholders among them, that were typed."""
+        return TypedText([one.content for one in self.tokenizer.added_tokens_decoder.values() if one.special])
 
-    def types_control_tokens(self, given: Any) -> bool:
-        """Whether a text in messages, tools or documents holds a special token."""
-        if isinstance(given, str):
-            return self.control_tokens.search(given) is not None
-        values = given.values() if isinstance(given, Mapping) else given
-        return isinstance(given, (Mapping, list, tuple)) and any(map(self.types_control_tokens, values))
+    @cached_property
+    def _control_ids(self) -> np.ndarray:
+        """Without that of words which the tokenizer does not know."""
+        ids = {key for key, one in self.tokenizer.added_tokens_decoder.items() if one.special}
+        return np.array(sorted(ids - {self.tokenizer.unk_token_id}), dtype=np.int64)
 
     def begins(self, text: str) -> bool:
         """Whether a text brings its begin token itself."""
@@ -252,16 +247,16 @@ class PromptTokenizer:
         characters its tokens stand for, at the ends of what was said."""
         text, start = whole.text, 0
         edges = [] if self.tokenizer.is_fast else sorted(chain.from_iterable(whole.said))
-        for match in [*(mark_pattern(self.tokenizer).finditer(text) if whole.marked else ()), None]:
+        for match in [*(self.typed.marked.finditer(text) if whole.marked else ()), None]:
             end = len(text) if match is None else match.start()
             for a, b in pairwise([start, *(edge for edge in edges if start < edge < end), end]):
                 for first, last in self._pieces(text, a, b):
                     # Behind a line end, a tokenizer does not put the space that it puts in front of a text.
-                    yield _Stretch(text[first:last], first, "" if self.piecewise or first == 0 else "\n")
+                    yield _Stretch(text[first:last], first, "" if self.piecewise or first == 0 else "\n", whole.marked)
             if match is not None:
                 start = match.end()
                 if match.group(1) is not None:
-                    yield _Stretch(match.group(1), match.start(1), None)
+                    yield _Stretch(match.group(1), match.start(1), None, True)
 
     def _pieces(self, text: str, start: int, end: int) -> Iterator[Span]:
         """Special tokens and what is between them, if text is tokenised piecewise; else the whole."""
@@ -276,13 +271,13 @@ class PromptTokenizer:
 
     @cached_property
     def _piece_ends(self) -> re.Pattern:
-        return re.compile(f"{PIECE_END}|{self.control_tokens.pattern}")
+        return re.compile(f"{PIECE_END}|{self.typed.control_tokens.pattern}")
 
     def _encode(self, stretches: list[_Stretch]) -> list[_Encoded]:
         """Ids `(tokens,)` of each, and their characters in the whole text `(tokens, 2)`."""
         plain = iter(self._read([one.lead + one.text for one in stretches if one.lead is not None]))
         encoded = []
-        for text, start, lead in stretches:
+        for text, start, lead, guarded in stretches:
             ids, places = self._read_typed(text) if lead is None else next(plain)
             if lead:
                 skip = len(self._line_end)
@@ -290,6 +285,8 @@ class PromptTokenizer:
                     ids, places = ids[skip:], np.maximum(places[skip:] - len(lead), 0)
                 else:
                     ((ids, places),) = self._read([text])
+            if guarded and lead is not None and self._reads_more_than_is_written(ids, text):
+                ids, places = self._read_apart(text)
             encoded.append((ids, places + start))
         return encoded
 
@@ -310,11 +307,37 @@ class PromptTokenizer:
 
     def _read_typed(self, text: str) -> _Encoded:
         if text not in self._typed:
-            ids = encode_chat_piece(self.tokenizer, text, True, self._line_end.tolist())
-            if self.tokenizer.convert_tokens_to_ids(text) in ids:
-                raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
-            self._typed[text] = _arrays(ids, (0, len(text)) * len(ids))
+            self._typed[text] = self._as_text(text, 0)
         return self._typed[text]
+
+    def _reads_more_than_is_written(self, ids: np.ndarray, text: str) -> bool:
+        """Whether the tokenizer finds control tokens where others were typed that it takes for the same: wide letters."""
+        found = int(np.isin(ids, self._control_ids).sum())
+        return found > 0 and found > len(self.typed.control_tokens.findall(text))
+
+    def _read_apart(self, text: str) -> _Encoded:
+        """Control tokens that are written, and what is between them as plain text."""
+        parts, start = [_arrays((), ())], 0
+        for match in [*self.typed.control_tokens.finditer(text), None]:
+            parts.append(self._as_text(text[start : match.start() if match else len(text)], start))
+            if match is not None:
+                ((ids, places),) = self._read([match.group()])
+                parts.append((ids, places + match.start()))
+                start = match.end()
+        ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return ids, places
+
+    def _as_text(self, text: str, start: int) -> _Encoded:
+        """Without control tokens: what the tokenizer takes for one is cut until it does not."""
+        ids = encode_chat_piece(self.tokenizer, text, True, self._line_end.tolist()) if text else []
+        if not np.isin(ids, self._control_ids).any():
+            return _arrays(ids, (start, start + len(text)) * len(ids))
+        if len(text) == 1:
+            raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
+        half = len(text) // 2
+        halves = zip(self._as_text(text[:half], start), self._as_text(text[half:], start + half), strict=True)
+        ids, places = (np.concatenate(pair) for pair in halves)
+        return ids, places
 
 
 def _arrays(ids: Iterable[int], places: Iterable[int]) -> _Encoded:
@@ -326,62 +349,6 @@ def _overlap(places: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
     starts, ends = np.array([(-1, -1), *sorted(spans)]).T
     last = np.searchsorted(starts, places[:, 1]) - 1  # of the spans that begin in front of the token's end
     return np.maximum.accumulate(ends)[last] > places[:, 0]
-
-
-def lay_out(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], mask: bool = False
-) -> dict[str, list]:
-    """Prompts truncated, with a token for each of a medium's, and padded.
-
-    Args:
-        settings: the tokenizer's keyword arguments for truncation, padding, and what is returned.
-        mask: whether `assistant_masks` are asked for.
-
-    Returns:
-        `input_ids` and what is asked for beside them: arrays if `return_tensors` asks for tensors, else lists.
-    """
-    if settings.get("truncation") not in (None, False, "do_not_truncate"):
-        limit, side = settings.get("max_length") or tokenizer.model_max_length, tokenizer.truncation_side
-        prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
-    prompts = [prompt.expanded() for prompt in prompts]
-    columns = {"input_ids": [prompt.ids for prompt in prompts]}
-    if settings.get("return_attention_mask") is not False:
-        columns["attention_mask"] = [np.ones_like(prompt.ids) for prompt in prompts]
-    if settings.get("return_offsets_mapping"):
-        if not tokenizer.is_fast:
-            raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
-        columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
-    if mask:
-        columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
-    padding, limit = PaddingStrategy(_PADDING.get(settings.get("padding"), settings.get("padding"))), None
-    if padding == PaddingStrategy.MAX_LENGTH:
-        limit = settings.get("max_length") or tokenizer.model_max_length
-    if padding != PaddingStrategy.DO_NOT_PAD and (limit or 0) < _NO_LIMIT:
-        if tokenizer.pad_token_id is None:
-            raise ValueError("The tokenizer has no padding token: set `tokenizer.pad_token`, or pass padding=False.")
-        side = settings.get("padding_side") or tokenizer.padding_side
-        for name, rows in columns.items():
-            value = tokenizer.pad_token_id if name == "input_ids" else 0
-            columns[name] = pad(rows, value, limit, settings.get("pad_to_multiple_of"), side)
-    if settings.get("return_tensors") is None:
-        columns = {name: [row.tolist() for row in rows] for name, rows in columns.items()}
-    if settings.get("return_text_replacement_offsets"):
-        columns["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
-    return columns
-
-
-def pad(
-    rows: Sequence[np.ndarray], value: int, length: int | None = None, multiple: int | None = None, side: str = "right"
-) -> list[np.ndarray]:
-    """Rows `(tokens, ...)`, filled with `value` on one side up to `length` (the longest row's if left out), or the next
-    multiple of `multiple`. Longer ones are left as they are."""
-    length = max(map(len, rows), default=0) if length is None else length
-    length = -(-length // (multiple or 1)) * (multiple or 1)
-    filled = []
-    for row in rows:
-        padding = np.full((max(length - len(row), 0), *row.shape[1:]), value, dtype=row.dtype)
-        filled.append(np.concatenate([padding, row] if side == "left" else [row, padding]))
-    return filled
 
 
 def count_error(modality: str, token: str, places: int, given: int) -> str:

@@ -67,14 +67,10 @@ try:  # since 5.23: whether torchcodec loads, and finds FFmpeg
     from transformers.utils.import_utils import is_torchcodec_usable
 except ImportError:
     from .upstream_older import is_torchcodec_usable
-try:  # since 5.20: how typed control tokens of a chat are told from its template's own
-    from transformers.utils.chat_template_utils import (
-        _encode_chat_piece,
-        _get_control_token_patterns,
-        mark_control_tokens,
-    )
+try:  # since 5.20: text of a chat that holds typed control tokens
+    from transformers.utils.chat_template_utils import _encode_chat_piece
 except ImportError:
-    from .upstream_older import _encode_chat_piece, _get_control_token_patterns, mark_control_tokens
+    from .upstream_older import _encode_chat_piece
 
 
 # Private names of classes: which we override, read of ourselves, or pass on to the language model. Class -> name -> why.
@@ -251,16 +247,3 @@ encode_chat_piece = _encode_chat_piece
 def name_special_token(tokenizer: PreTrainedTokenizerBase, name: str, token: str) -> None:
     """Makes `token` the tokenizer's attribute `name`, which is saved with it."""
     tokenizer._set_model_specific_special_tokens({name: token})
-
-
-def mark_chat(tokenizer: PreTrainedTokenizerBase, template: str, *given: Any) -> tuple[Any, ...]:
-    """What a template is given (messages, tools, ...), with marks around the control tokens in its texts."""
-    own = hasattr(tokenizer, "_get_control_tokens")  # since 5.20
-    tokens = tokenizer._get_control_tokens(template) if own else upstream_older.control_tokens(tokenizer, template)
-    pattern, _ = _get_control_token_patterns(tokens)
-    return tuple(mark_control_tokens(one, pattern) for one in given)
-
-
-def mark_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern:
-    """Finds what `mark_chat` marked in a rendered chat: group 1 is the control token, None for a mark alone."""
-    return _get_control_token_patterns(tuple(tokenizer.added_tokens_encoder))[1]

@@ -1,0 +1,72 @@
+"""Prompts as rows of one batch: truncated, with a token for each of a medium's, padded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import PaddingStrategy
+
+from .tokenization import Prompt
+
+
+# What Transformers takes instead of a strategy's name.
+_PADDING = {True: "longest", False: "do_not_pad"}
+# A tokenizer that knows no limit has a larger one.
+_NO_LIMIT = 10**9
+
+
+def lay_out(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], mask: bool = False
+) -> dict[str, list]:
+    """Prompts truncated, with a token for each of a medium's, and padded.
+
+    Args:
+        settings: the tokenizer's keyword arguments for truncation, padding, and what is returned.
+        mask: whether `assistant_masks` are asked for.
+
+    Returns:
+        `input_ids` and what is asked for beside them: arrays if `return_tensors` asks for tensors, else lists.
+    """
+    if settings.get("truncation") not in (None, False, "do_not_truncate"):
+        limit, side = settings.get("max_length") or tokenizer.model_max_length, tokenizer.truncation_side
+        prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
+    prompts = [prompt.expanded() for prompt in prompts]
+    columns = {"input_ids": [prompt.ids for prompt in prompts]}
+    if settings.get("return_attention_mask") is not False:
+        columns["attention_mask"] = [np.ones_like(prompt.ids) for prompt in prompts]
+    if settings.get("return_offsets_mapping"):
+        if not tokenizer.is_fast:
+            raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
+        columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
+    if mask:
+        columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
+    padding, limit = PaddingStrategy(_PADDING.get(settings.get("padding"), settings.get("padding"))), None
+    if padding == PaddingStrategy.MAX_LENGTH:
+        limit = settings.get("max_length") or tokenizer.model_max_length
+    if padding != PaddingStrategy.DO_NOT_PAD and (limit or 0) < _NO_LIMIT:
+        if tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no padding token: set `tokenizer.pad_token`, or pass padding=False.")
+        side = settings.get("padding_side") or tokenizer.padding_side
+        for name, rows in columns.items():
+            value = tokenizer.pad_token_id if name == "input_ids" else 0
+            columns[name] = pad(rows, value, limit, settings.get("pad_to_multiple_of"), side)
+    if settings.get("return_tensors") is None:
+        columns = {name: [row.tolist() for row in rows] for name, rows in columns.items()}
+    if settings.get("return_text_replacement_offsets"):
+        columns["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
+    return columns
+
+
+def pad(
+    rows: Sequence[np.ndarray], value: int, length: int | None = None, multiple: int | None = None, side: str = "right"
+) -> list[np.ndarray]:
+    """Rows `(tokens, ...)`, filled with `value` on one side up to `length` (the longest row's if left out), or the next
+    multiple of `multiple`. Longer ones are left as they are."""
+    length = max(map(len, rows), default=0) if length is None else length
+    length = -(-length // (multiple or 1)) * (multiple or 1)
+    filled = []
+    for row in rows:
+        padding = np.full((max(length - len(row), 0), *row.shape[1:]), value, dtype=row.dtype)
+        filled.append(np.concatenate([padding, row] if side == "left" else [row, padding]))
+    return filled
