@@ -10,9 +10,8 @@ import torch
 from transformers.utils import logging
 
 from ..modalities import MediaError
-from ..processing.layout import pad
 from ..processing.processor import AnyModalityProcessor
-from ..processing.tokenization import Prompt
+from ..processing.tokenization import Prompt, pad
 from .records import located, name_of, read_chat
 
 

@@ -13,9 +13,8 @@ from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
 from .chat import ChatWriter, media_of, read_chats
-from .layout import lay_out
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
-from .tokenization import Prompt, PromptTokenizer, Text
+from .tokenization import Prompt, PromptTokenizer, Text, lay_out
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.

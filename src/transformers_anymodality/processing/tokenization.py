@@ -5,7 +5,7 @@ the tokens that the medium needs: media never lengthen what the tokenizer sees, 
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, pairwise
@@ -13,16 +13,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import PaddingStrategy
 
-from ..utils.upstream import encode_chat_piece
-from .typed import TypedText
+from .typed import Encoded, TypedText, arrays
 
 
 # Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
 PIECE_END = "\ufdd2"
-_Encoded = tuple[np.ndarray, np.ndarray]
 # First character, and the one behind the last.
 Span = tuple[int, int]
+# What Transformers takes instead of a strategy's name.
+_PADDING = {True: "longest", False: "do_not_pad"}
+# A tokenizer that knows no limit has a larger one.
+_NO_LIMIT = 10**9
 
 
 class Text(NamedTuple):
@@ -146,7 +149,6 @@ class PromptTokenizer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str], piecewise: bool = False):
         self.tokenizer, self.tokens, self.piecewise = tokenizer, dict(tokens), piecewise
         self.placeholders = {name: self._token_id(name, token) for name, token in tokens.items()}
-        self._typed: dict[str, _Encoded] = {}
 
     def _token_id(self, modality: str, token: str) -> int:
         token_id: Any = self.tokenizer.convert_tokens_to_ids(token)  # of one token, one id
@@ -166,7 +168,7 @@ class PromptTokenizer:
         encoded = iter(self._encode([*chain.from_iterable(stretches)]))
         prompts = []
         for text, own in zip(texts, stretches, strict=True):
-            parts = [_arrays((), ()), *(next(encoded) for _ in own)]
+            parts = [arrays((), ()), *(next(encoded) for _ in own)]
             if add_special_tokens and not text.complete and not (self.piecewise and self.begins(text.text)):
                 parts = [self._added[0], *parts, self._added[1]]
             ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -215,13 +217,7 @@ class PromptTokenizer:
     @cached_property
     def typed(self) -> TypedText:
         """Knows special tokens, placeholders among them, that were typed."""
-        return TypedText([one.content for one in self.tokenizer.added_tokens_decoder.values() if one.special])
-
-    @cached_property
-    def _control_ids(self) -> np.ndarray:
-        """Without that of words which the tokenizer does not know."""
-        ids = {key for key, one in self.tokenizer.added_tokens_decoder.items() if one.special}
-        return np.array(sorted(ids - {self.tokenizer.unk_token_id}), dtype=np.int64)
+        return TypedText(self.tokenizer)
 
     def begins(self, text: str) -> bool:
         """Whether a text brings its begin token itself."""
@@ -229,7 +225,7 @@ class PromptTokenizer:
         return bos is not None and text.startswith(bos)
 
     @cached_property
-    def _added(self) -> list[_Encoded]:
+    def _added(self) -> list[Encoded]:
         """What the tokenizer puts in front of and behind every text; in front of pieces always stands its begin token."""
         if self.piecewise:
             first, last = [token for token in [self.tokenizer.bos_token_id] if token is not None], []
@@ -238,7 +234,7 @@ class PromptTokenizer:
             places = range(len(ids) - len(plain) + 1)
             start = next((i for i in places if ids[i : i + len(plain)] == plain), 0)
             first, last = ids[:start], ids[start + len(plain) :]
-        return [_arrays(ids, (0, 0) * len(ids)) for ids in (first, last)]
+        return [arrays(ids, (0, 0) * len(ids)) for ids in (first, last)]
 
     # --- stretches -----------------------------------------------------------------------------------------------
 
@@ -273,28 +269,24 @@ class PromptTokenizer:
     def _piece_ends(self) -> re.Pattern:
         return re.compile(f"{PIECE_END}|{self.typed.control_tokens.pattern}")
 
-    def _encode(self, stretches: list[_Stretch]) -> list[_Encoded]:
+    def _encode(self, stretches: list[_Stretch]) -> list[Encoded]:
         """Ids `(tokens,)` of each, and their characters in the whole text `(tokens, 2)`."""
         plain = iter(self._read([one.lead + one.text for one in stretches if one.lead is not None]))
         encoded = []
         for text, start, lead, guarded in stretches:
-            ids, places = self._read_typed(text) if lead is None else next(plain)
+            ids, places = self.typed.as_text(text) if lead is None else next(plain)
             if lead:
-                skip = len(self._line_end)
-                if np.array_equal(ids[:skip], self._line_end):
+                skip = len(self.typed.line_end)
+                if ids[:skip].tolist() == self.typed.line_end:
                     ids, places = ids[skip:], np.maximum(places[skip:] - len(lead), 0)
                 else:
                     ((ids, places),) = self._read([text])
-            if guarded and lead is not None and self._reads_more_than_is_written(ids, text):
-                ids, places = self._read_apart(text)
+            if guarded and lead is not None and self.typed.is_more_than_written(ids, text):
+                ids, places = self.typed.apart(text)
             encoded.append((ids, places + start))
         return encoded
 
-    @cached_property
-    def _line_end(self) -> np.ndarray:
-        return self._read(["\n"])[0][0]
-
-    def _read(self, texts: list[str]) -> list[_Encoded]:
+    def _read(self, texts: list[str]) -> list[Encoded]:
         """Texts as they are, all in one call. A tokenizer that does not tell characters gives each token those of all."""
         if not texts:
             return []
@@ -303,45 +295,7 @@ class PromptTokenizer:
         encoding = self.tokenizer(texts, **silent, return_token_type_ids=False, return_offsets_mapping=told)
         rows, whole = encoding["input_ids"], [[(0, len(text))] for text in texts]
         places = encoding["offset_mapping"] if told else [w * len(row) for w, row in zip(whole, rows, strict=True)]
-        return [_arrays(row, chain.from_iterable(own)) for row, own in zip(rows, places, strict=True)]
-
-    def _read_typed(self, text: str) -> _Encoded:
-        if text not in self._typed:
-            self._typed[text] = self._as_text(text, 0)
-        return self._typed[text]
-
-    def _reads_more_than_is_written(self, ids: np.ndarray, text: str) -> bool:
-        """Whether the tokenizer finds control tokens where others were typed that it takes for the same: wide letters."""
-        found = int(np.isin(ids, self._control_ids).sum())
-        return found > 0 and found > len(self.typed.control_tokens.findall(text))
-
-    def _read_apart(self, text: str) -> _Encoded:
-        """Control tokens that are written, and what is between them as plain text."""
-        parts, start = [_arrays((), ())], 0
-        for match in [*self.typed.control_tokens.finditer(text), None]:
-            parts.append(self._as_text(text[start : match.start() if match else len(text)], start))
-            if match is not None:
-                ((ids, places),) = self._read([match.group()])
-                parts.append((ids, places + match.start()))
-                start = match.end()
-        ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return ids, places
-
-    def _as_text(self, text: str, start: int) -> _Encoded:
-        """Without control tokens: what the tokenizer takes for one is cut until it does not."""
-        ids = encode_chat_piece(self.tokenizer, text, True, self._line_end.tolist()) if text else []
-        if not np.isin(ids, self._control_ids).any():
-            return _arrays(ids, (start, start + len(text)) * len(ids))
-        if len(text) == 1:
-            raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
-        half = len(text) // 2
-        halves = zip(self._as_text(text[:half], start), self._as_text(text[half:], start + half), strict=True)
-        ids, places = (np.concatenate(pair) for pair in halves)
-        return ids, places
-
-
-def _arrays(ids: Iterable[int], places: Iterable[int]) -> _Encoded:
-    return np.fromiter(ids, dtype=np.int64), np.fromiter(places, dtype=np.int64).reshape(-1, 2)
+        return [arrays(row, chain.from_iterable(own)) for row, own in zip(rows, places, strict=True)]
 
 
 def _overlap(places: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
@@ -349,6 +303,62 @@ def _overlap(places: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
     starts, ends = np.array([(-1, -1), *sorted(spans)]).T
     last = np.searchsorted(starts, places[:, 1]) - 1  # of the spans that begin in front of the token's end
     return np.maximum.accumulate(ends)[last] > places[:, 0]
+
+
+def lay_out(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], mask: bool = False
+) -> dict[str, list]:
+    """Prompts truncated, with a token for each of a medium's, and padded.
+
+    Args:
+        settings: the tokenizer's keyword arguments for truncation, padding, and what is returned.
+        mask: whether `assistant_masks` are asked for.
+
+    Returns:
+        `input_ids` and what is asked for beside them: arrays if `return_tensors` asks for tensors, else lists.
+    """
+    if settings.get("truncation") not in (None, False, "do_not_truncate"):
+        limit, side = settings.get("max_length") or tokenizer.model_max_length, tokenizer.truncation_side
+        prompts = [prompt.truncated(limit, side, f"Prompt {i}") for i, prompt in enumerate(prompts)]
+    prompts = [prompt.expanded() for prompt in prompts]
+    columns = {"input_ids": [prompt.ids for prompt in prompts]}
+    if settings.get("return_attention_mask") is not False:
+        columns["attention_mask"] = [np.ones_like(prompt.ids) for prompt in prompts]
+    if settings.get("return_offsets_mapping"):
+        if not tokenizer.is_fast:
+            raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
+        columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
+    if mask:
+        columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
+    padding, limit = PaddingStrategy(_PADDING.get(settings.get("padding"), settings.get("padding"))), None
+    if padding == PaddingStrategy.MAX_LENGTH:
+        limit = settings.get("max_length") or tokenizer.model_max_length
+    if padding != PaddingStrategy.DO_NOT_PAD and (limit or 0) < _NO_LIMIT:
+        if tokenizer.pad_token_id is None:
+            raise ValueError("The tokenizer has no padding token: set `tokenizer.pad_token`, or pass padding=False.")
+        side = settings.get("padding_side") or tokenizer.padding_side
+        for name, rows in columns.items():
+            value = tokenizer.pad_token_id if name == "input_ids" else 0
+            columns[name] = pad(rows, value, limit, settings.get("pad_to_multiple_of"), side)
+    if settings.get("return_tensors") is None:
+        columns = {name: [row.tolist() for row in rows] for name, rows in columns.items()}
+    if settings.get("return_text_replacement_offsets"):
+        columns["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
+    return columns
+
+
+def pad(
+    rows: Sequence[np.ndarray], value: int, length: int | None = None, multiple: int | None = None, side: str = "right"
+) -> list[np.ndarray]:
+    """Rows `(tokens, ...)`, filled with `value` on one side up to `length` (the longest row's if left out), or the next
+    multiple of `multiple`. Longer ones are left as they are."""
+    length = max(map(len, rows), default=0) if length is None else length
+    length = -(-length // (multiple or 1)) * (multiple or 1)
+    filled = []
+    for row in rows:
+        padding = np.full((max(length - len(row), 0), *row.shape[1:]), value, dtype=row.dtype)
+        filled.append(np.concatenate([padding, row] if side == "left" else [row, padding]))
+    return filled
 
 
 def count_error(modality: str, token: str, places: int, given: int) -> str:

@@ -7,13 +7,19 @@ fewer control tokens are written then, the others were nobody's to write, and th
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment
+from transformers import PreTrainedTokenizerBase
+
+from ..utils.upstream import encode_chat_piece
 
 
+# Ids `(tokens,)` int64, and the characters that each stands for `(tokens, 2)` int64.
+Encoded = tuple[np.ndarray, np.ndarray]
 # Noncharacters, of which texts are rid before they are marked: nobody can forge a mark, these or others of this package.
 _START, _END, _EDGE = "\ufdd3", "\ufdd4", "\ufdd5"
 _MARKS = re.compile("[\ufdd0-\ufdd5]")
@@ -22,15 +28,22 @@ _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "functio
 
 
 class TypedText:
-    """Marks what was typed, so that it can be told from what a template writes.
+    """Marks what was typed, so that it can be told from what a template writes, and reads it as text.
 
     Args:
-        tokens: control tokens, placeholders among them.
+        tokenizer: its special tokens are the control tokens, placeholders among them.
+
+    Attributes:
+        line_end: ids of a line's end. Behind it, a tokenizer does not put the space that it puts in front of a text.
     """
 
-    def __init__(self, tokens: Collection[str]):
-        self.tokens = tokens
-        one = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer = tokenizer
+        special = {key: one.content for key, one in tokenizer.added_tokens_decoder.items() if one.special}
+        self.tokens = [*special.values()]
+        # A word that the tokenizer does not know may be anybody's.
+        self._ids = np.array(sorted(special.keys() - {tokenizer.unk_token_id}), dtype=np.int64)
+        one = "|".join(map(re.escape, sorted(self.tokens, key=len, reverse=True))) or "(?!)"
         self.control_tokens = re.compile(one)
         # A control token that was typed is group 1. The template may have cut off the mark behind it.
         self.marked = re.compile(f"{_START}({one}){_END}?|[{_START}{_END}{_EDGE}]")
@@ -82,6 +95,48 @@ class TypedText:
     @cached_property
     def _lasts(self) -> frozenset[str]:
         return frozenset(token[n:] for token in self.tokens for n in range(1, len(token)))
+
+    # --- from text to ids -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def line_end(self) -> list[int]:
+        return self._read("\n")
+
+    def is_more_than_written(self, ids: np.ndarray, text: str) -> bool:
+        """Whether the tokenizer read control tokens where the text has others that it takes for the same: wide letters."""
+        found = int(np.isin(ids, self._ids).sum())
+        return found > 0 and found > len(self.control_tokens.findall(text))
+
+    def apart(self, text: str) -> Encoded:
+        """Control tokens that are written, and what is between them as text."""
+        parts, start = [], 0
+        for match in self.control_tokens.finditer(text):
+            ids = self._read(match.group())
+            parts += [self.as_text(text[start : match.start()], start), arrays(ids, match.span() * len(ids))]
+            start = match.end()
+        return _joined(*parts, self.as_text(text[start:], start))
+
+    def as_text(self, text: str, start: int = 0) -> Encoded:
+        """Without control tokens: what the tokenizer takes for one is cut until it does not."""
+        ids = encode_chat_piece(self.tokenizer, text, True, self.line_end) if text else []
+        if not np.isin(ids, self._ids).any():
+            return arrays(ids, (start, start + len(text)) * len(ids))
+        if len(text) == 1:
+            raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
+        half = len(text) // 2
+        return _joined(self.as_text(text[:half], start), self.as_text(text[half:], start + half))
+
+    def _read(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+
+def arrays(ids: Iterable[int], places: Iterable[int]) -> Encoded:
+    return np.fromiter(ids, dtype=np.int64), np.fromiter(places, dtype=np.int64).reshape(-1, 2)
+
+
+def _joined(*parts: Encoded) -> Encoded:
+    ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return ids, places
 
 
 @lru_cache

@@ -17,9 +17,8 @@ from ..data.records import Chat, items_of, media_columns, read_chat
 from ..model.configuration import AnyModalityConfig
 from ..model.frames import take_media
 from ..model.modeling import AnyModalityPreTrainedModel
-from ..processing.layout import pad
 from ..processing.processor import AnyModalityProcessor
-from ..processing.tokenization import Prompt
+from ..processing.tokenization import Prompt, pad
 from ..utils.imports import require
 
 
