@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSpeechSeq2Seq,
@@ -242,6 +244,18 @@ def test_a_whisper_of_ctranslate2_is_transformers_own(real, released, tmp_path):
     assert isinstance(processor.batch_decode(said, skip_special_tokens=True)[0], str)
     assert processor.tokenizer.decode(processor.tokenizer("ab")["input_ids"], skip_special_tokens=True) == "ab"
     compose(tiny.language_model(), {"audio": {"tower": str(tmp_path), "aligner": "mlp"}}, tokenizer=tiny.tokenizer())
+
+
+def test_hearing_is_whisper_for_ten_seconds(real, released, tmp_path):
+    folder, model = released
+    real.convert.hearing(folder, tmp_path)
+    encoder, whole = AutoModel.from_pretrained(tmp_path).encoder.eval(), model.model.encoder
+    sound = AutoFeatureExtractor.from_pretrained(tmp_path)(np.ones(8000), sampling_rate=16000, return_tensors="pt")
+    assert sound.input_features.shape == (1, 80, 1000)
+    hidden = encoder(sound.input_features).last_hidden_state
+    positions = whole.embed_positions.weight[:500]
+    assert torch.equal(encoder.embed_positions.weight, positions) and hidden.shape == (1, 500, 64)
+    assert {name for name, _ in encoder.named_parameters()} == {name for name, _ in whole.named_parameters()}
 
 
 def test_eight_bit_weights_are_scaled_and_other_files_refused(real, released, tmp_path):

@@ -137,7 +137,7 @@ def report(output: Path, rows: dict[str, Row], text: dict[str, Any], lesson: Les
 
 def _available(folders: dict[str, Path], sets: tasks.Sets) -> set[str]:
     """Modalities that have both a tower and data."""
-    needed = {"image": ("efficientnet", {"emoji", "stamps"}), "audio": ("whisper", {"recordings", "stamps", "voices"})}
+    needed = {"image": ("efficientnet", {"emoji", "stamps"}), "audio": ("hearing", {"recordings", "stamps", "voices"})}
     found = {name for name, (tower, any_of) in needed.items() if tower in folders and any_of & set(sets)}
     return found | ({"imu"} if "watch" in sets else set())
 

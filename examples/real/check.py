@@ -70,6 +70,10 @@ def whisper(folder: Path, output: Path, count: int = 16) -> dict[str, Any]:
     return report
 
 
+def hearing(folder: Path, output: Path) -> dict[str, Any]:
+    return _loaded(AutoModel, folder)[1]
+
+
 @torch.no_grad()
 def efficientnet(folder: Path, output: Path) -> dict[str, Any]:
     """Beside keys, the class of two photographs that scikit-learn carries: a Chinese palace and a dahlia."""
@@ -94,7 +98,10 @@ def minilm(folder: Path, output: Path) -> dict[str, Any]:
     return {**report, f"{SENTENCES[0]} {SENTENCES[1]}": near, f"{SENTENCES[0]} {SENTENCES[2]}": far}
 
 
-CHECKS = {"language_model": language_model, "whisper": whisper, "efficientnet": efficientnet, "minilm": minilm}
+CHECKS = {
+    "language_model": language_model, "whisper": whisper, "hearing": hearing, "efficientnet": efficientnet,
+    "minilm": minilm,
+}  # fmt: skip
 
 
 def check(folders: dict[str, Path], output: Path) -> dict[str, dict[str, Any]]:

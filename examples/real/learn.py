@@ -30,8 +30,8 @@ def compose_parts(
     """Whisper's encoder for sound, cut to what was recorded; EfficientNet for pictures; the IMU tower of this run."""
     modalities = {
         "image": {"tower": str(parts / "efficientnet"), "aligner": "mlp", "num_tokens": 4},
-        "audio": {"tower": str(parts / "whisper"), "aligner": {"type": "mlp", "stride": 4, "intermediate_size": 1024},
-                  "windows": 1},
+        "audio": {"tower": str(parts / "hearing"), "aligner": {"type": "mlp", "stride": 4, "intermediate_size": 1024},
+                  "windows": 3},
         "imu": {"tower": str(parts / "motion"), "aligner": "mlp", "num_tokens": 2, "sampling_rate": RATE, **statistics},
     }  # fmt: skip
     return compose(language_model, {name: one for name, one in modalities.items() if name in available}, tokenizer)
