@@ -73,9 +73,9 @@ def test_questions_hold_their_answers(real):
     kinds = real.tasks.kinds(sets(), "train", seed=0)
     assert [(q.answer, q.media) for q in kinds["translation"]] == [("A frog.", [("audio", "f.ogg")])]
     assert [q.answer for q in kinds["speech_foreign"]] == ["Una rana."]
-    assert [q.answer for q in kinds["yes_or_no"]] == ["No.", "Yes."] * 5
+    assert [q.answer for q in kinds["yes_or_no"]] == ["Flags. No.", "Symbols. Yes."] * 5
     for question in kinds["yes_or_no"]:
-        assert (question.rest["asked"] == question.rest["category"]) == (question.answer == "Yes.")
+        assert (question.rest["asked"] == question.answer.split(".")[0]) == question.answer.endswith("Yes.")
     assert [q.answer for q in kinds["same"]] == ["Yes.", "No."]  # of the language that is spoken alone
     assert {name for q in kinds["both"] for name, _ in q.media} == {"image", "audio"}
     assert not any(real.tasks.kinds({}, "train", seed=0).values())
@@ -94,9 +94,10 @@ def test_two_pictures_are_of_two_categories_and_exchanged_together(real):
     category = {f"{i}.png": name for i, name in enumerate(("Flags", "Symbols") * 5)}
     for question in questions:
         seen = [category[path] for _, path in question.media]
-        assert len(set(seen)) == 2 and question.text == real.tasks.which(question.rest["asked"])
-        assert question.answer == ("The first.", "The second.")[seen.index(question.rest["asked"])]
-    assert len({question.answer for question in questions}) == 2
+        (asked,) = (name for name in seen if question.text == real.tasks.which(name))
+        assert len(set(seen)) == 2
+        assert question.answer == f"{', '.join(seen)}. The {('first', 'second')[seen.index(asked)]}."
+    assert len({question.answer for question in questions}) == 4
     for question, other in zip(questions, real.tasks.exchanged(questions, (0, 1)), strict=True):
         assert any(one.media == other.media and one.answer != question.answer for one in questions)
 
@@ -109,7 +110,7 @@ def test_noisy_senses_are_asked_about_alone_as_often(real):
 
 
 def test_a_mix_goes_through_all_of_a_row_before_any_comes_again(real):
-    questions = {"categories": real.tasks.kinds(sets(), "train", seed=0)["categories"], "text": [{"messages": ["t"]}]}
+    questions = {"categories": real.tasks.kinds(sets(), "train", seed=0)["categories"], "prose": [{"messages": ["t"]}]}
     records = real.learn.mixed(questions, 30, seed=0)
     shown = [r["messages"][0]["content"][0]["path"] for r in records if r["messages"] != ["t"]]
     assert 0 < len(shown) < 30 and len(set(shown[:10])) == 10
@@ -174,6 +175,25 @@ def test_a_row_has_its_rival_its_control_and_its_intervals(real):
     assert row["over_control"] == pytest.approx(-0.5) and row["over_control_interval"][1] < 0
     same = real.results.row("wer", score(said, wanted), score(said, wanted), None, ("", "c"))
     assert same["over_control_interval"] == [0, 0] and same["rival"] is None
+
+
+def test_reasons_are_not_marked_but_what_they_lead_to(real):
+    said, wanted = ["Food. Yes.", "yes", "Flags. No.", "Flags."], ["Flags. Yes."] * 4
+    assert real.results.verdict(said, wanted).tolist() == [[1, 1], [1, 1], [0, 1], [0, 1]]
+
+
+def test_the_language_model_rehearses_what_it_says_itself(real, monkeypatch):
+    model, processor = tiny.composite()
+    monkeypatch.setattr(real.texts, "OPENERS", ("what is this ?", "what and"))  # one is a question at once
+    monkeypatch.setattr(
+        real.texts, "answer", lambda model, processor, chats, **_: ["This is it. And", "no end"][: len(chats)]
+    )
+    records = real.texts.own_chats(model, processor, count=8, batch=4)
+    assert records[0]["messages"] == real.tasks.chat(
+        (), records[0]["messages"][0]["content"][0]["text"], "This is it."
+    )
+    assert all(record["messages"][0]["content"][0]["text"].endswith("?") for record in records)
+    assert len(records) == 1  # an answer that was cut off within its first sentence is left out
 
 
 def test_text_that_is_worse_is_told(real):
