@@ -173,7 +173,7 @@ class PromptTokenizer:
             if add_special_tokens and not text.complete and not (self.piecewise and self.begins(text.text)):
                 parts = [self._added[0], *parts, self._added[1]]
             ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
-            is_medium = np.isin(ids, list(self.placeholders.values()))
+            is_medium = (ids[:, None] == [*self.placeholders.values()]).any(1)
             nothing = np.full(len(ids), None)
             prompts.append(Prompt(ids, is_medium, np.ones_like(ids), places, _overlap(places, text.said), nothing))
         return prompts
@@ -225,8 +225,8 @@ class PromptTokenizer:
         """Whether a text in messages, tools or documents holds a special token."""
         if isinstance(given, str):
             return self.control_tokens.search(given) is not None
-        values = given.values() if isinstance(given, Mapping) else given
-        return isinstance(given, (Mapping, list, tuple)) and any(map(self.types_control_tokens, values))
+        values = given.values() if isinstance(given, (dict, Mapping)) else given
+        return isinstance(given, (dict, list, tuple, Mapping)) and any(map(self.types_control_tokens, values))
 
     def begins(self, text: str) -> bool:
         """Whether a text brings its begin token itself."""
