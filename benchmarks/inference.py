@@ -79,11 +79,15 @@ def waits() -> Iterator[Result]:
     bare = steps(ours.language_model, **text)
     yield Result(5, "host waits, decoding step", "language model alone", [steps(ours, **inputs)], bare)
     with torch.no_grad():
-        own, other = (host_waits(model, **inputs) for model in (ours, theirs))
-    yield Result(5, "host waits, prefill", "LLaVA", [own], other)
+        own, other, alone = (
+            host_waits(model, **given)
+            for model, given in ((ours, inputs), (theirs, inputs), (ours.language_model, text))
+        )
+    yield Result(5, "host waits, prefill", "LLaVA", [own], other, note=f"language model alone {alone}")
     own = host_waits(ours.train(), **inputs, labels=labels, skip_logits=True)
     other = host_waits(theirs.train(), **inputs, labels=labels)
-    yield Result(5, "host waits, forward of training", "LLaVA", [own], other)
+    alone = host_waits(ours.language_model, **text, labels=labels)
+    yield Result(5, "host waits, forward of training", "LLaVA", [own], other, note=f"language model alone {alone}")
 
 
 def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:

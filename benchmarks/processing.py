@@ -49,7 +49,7 @@ def _rows() -> dict[str, Any]:
 def media(processor: AnyModalityProcessor, folder: Path, effort: Effort) -> Iterator[Result]:
     most = 2 if effort.tiny else 16
     files = {"image": _photos(folder, most), "audio": _sounds(folder, most)}
-    videos = _videos(folder, 2, 16 if effort.tiny else 100)
+    videos = _videos(folder, 2, 16 if effort.tiny else 250)
     bare, whisper = processor.sub_processor("image"), processor.sub_processor("audio")
     read = {"image": load_image, "audio": lambda file: soundfile.read(file, dtype="float32")[0]}
     prepare = {

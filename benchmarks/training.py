@@ -42,7 +42,7 @@ def text_only(effort: Effort) -> Iterator[Result]:
 def with_images(effort: Effort) -> Iterator[Result]:
     """Stage 2: the tower is frozen, the rest is trained."""
     sizes = models.TINY if effort.tiny else models.LARGE if DEVICE == "cuda" else models.MIDDLE
-    rows, text = (16, 1024) if DEVICE == "cuda" else (4, 255)
+    rows, text = (16, 1024) if DEVICE == "cuda" else (2, 255)
     ours, _ = models.composite(sizes)
     theirs, batch = models.llava(ours, sizes), models.batch(ours, sizes, rows, text)
     batch["labels"] = models.labels_for(batch, 60)
