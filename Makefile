@@ -17,7 +17,7 @@ TEST_ENV := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED
             TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart real replicas test test-slow test-tools test-oldest test-newest test-vllm docs docs-serve style quality venv
+.PHONY: help quickstart real replicas bench test test-slow test-tools test-oldest test-newest test-vllm docs docs-serve style quality venv
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -30,6 +30,9 @@ real: venv  ## teach a real language model to hear, see and feel; fetches parts 
 
 replicas: venv  ## try the five papers' claims at small scale, hours; ARGS="pandagpt --seeds 1" for one, minutes
 	@PYTHONPATH=examples $(BIN)/python -m replicas $(ARGS)
+
+bench: venv  ## measure speed against rivals, 15 minutes, into docs/performance.md; ARGS=--quick for a first impression
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")
 	@$(TEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)

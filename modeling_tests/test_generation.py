@@ -53,6 +53,19 @@ def test_each_medium_is_encoded_once(shared):
             call.handle.remove()
 
 
+def test_a_decoding_step_goes_straight_to_the_language_model(shared, monkeypatch):
+    model, _ = shared
+    given, placed, place = [], [], type(model).place_media
+    monkeypatch.setattr(type(model), "place_media", lambda *arguments: placed.append(1) or place(*arguments))
+    handle = model.language_model.register_forward_pre_hook(
+        lambda _, __, arguments: given.append("input_ids" in arguments), with_kwargs=True
+    )
+    model.generate(torch.tensor([[4, 5, 6]]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    handle.remove()
+    assert len(placed) == 1
+    assert given == [False, True, True, True]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

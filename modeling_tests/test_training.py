@@ -9,6 +9,7 @@ from modeling_tests import tiny, tiny_systems
 from modeling_tests.checks import last_logits
 from modeling_tests.training_runs import samples, trainer
 from transformers_anymodality import lora_config, parts_table, set_trainable
+from transformers_anymodality.model import dummy_items
 from transformers_anymodality.training.parts import parameter_groups
 from transformers_anymodality.utils.upstream import CHECKPOINTING
 
@@ -197,3 +198,32 @@ def test_no_senses_is_still_a_language_model(tmp_path):
     inputs = tiny.inputs(processor, tiny.chat("what is this ?"))
     expected = model.language_model(**inputs).logits
     assert torch.equal(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("trained", [["aligners"], ["aligners", "image_tower", "language_model"]])
+def test_a_batch_without_media_runs_the_language_model_alone(trained):
+    """In one process, where nobody waits for the other parts, which get the gradients of a dummy item: zeros."""
+    model, _ = tiny.composite("llama", tiny.modalities("image", "video"))
+    set_trainable(model, trained, verbose=False)
+    ran, ids = [], torch.tensor([[4, 5, 6, 7]])
+    for name, part in model.named_children():
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    assert ran == ["language_model"]
+    assert all(weight.grad is not None for weight in model.parameters() if weight.requires_grad)
+    assert not any(weight.grad.any() for weight in model.image_aligner.parameters())
+
+
+def test_beside_other_processes_all_that_is_trained_gets_a_gradient(monkeypatch):
+    """Of the smallest item: of a video, one frame."""
+    monkeypatch.setattr(dummy_items, "is_among_others", lambda: True)
+    model, _ = tiny.composite("llama", tiny.modalities("image", "video"))
+    set_trainable(model, ["aligners", "image_tower"], verbose=False)
+    frames, ids = [], torch.tensor([[4, 5, 6, 7]])
+    model.image_tower.register_forward_pre_hook(
+        lambda _, __, given: frames.append(len(given["pixel_values"])), with_kwargs=True
+    )
+    model.train()(input_ids=ids, labels=ids).loss.backward()
+    assert frames == [1, 1]
+    lacking = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    assert not lacking

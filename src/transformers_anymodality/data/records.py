@@ -3,6 +3,7 @@ with it."""
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,12 +136,13 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
         raise UnknownModalityError(f"has media of {lacking[0]!r}, a modality that this model lacks.")
     chat.messages, chat.tools = [_filled(message, columns) for message in messages], sample.get("tools")
     chat.media = media_of(chat.messages, modalities)
+    places = Counter(part.get("type") for part in parts_of(messages))
     for name in modalities:
         if (left := columns.get(name)) and name in own:
             chat.add(f"has media of {name!r} both in its messages and in a column.", "wrong_count", name)
         elif left:
             chat.media[name] = [*chat.media.get(name, []), *left]
-        chat.count(name, modalities[name].token, sum(part.get("type") == name for part in parts_of(messages)))
+        chat.count(name, modalities[name].token, places[name])
 
 
 def _filled(message: dict[str, Any], columns: dict[str, list[Any]]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from itertools import chain
 from numbers import Number, Real
@@ -98,7 +98,7 @@ class AudioSpec(ModalitySpec):
         free = self.window(processor) is None
         if "padding" not in kwargs:
             kwargs |= {"padding": True} if free else {}
-            accepted = "return_attention_mask" in inspect.signature(processor.__call__).parameters
+            accepted = _can_give_masks(type(processor))
             # Asked for in the call, the mask is one of frames; given unasked, it may be one of samples.
             if accepted and (free or getattr(processor, "return_attention_mask", False)):
                 kwargs["return_attention_mask"] = True
@@ -110,6 +110,11 @@ class AudioSpec(ModalitySpec):
         # No round number: some towers read whole frames only.
         time = np.arange(min(rate // 2 * (1 + size) + 13, window)) / rate
         return (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
+
+
+@lru_cache
+def _can_give_masks(feature_extractor: type) -> bool:
+    return "return_attention_mask" in inspect.signature(feature_extractor.__call__).parameters
 
 
 def read_audio(

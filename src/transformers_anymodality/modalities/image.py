@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _OF_TILES = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "resample", "do_convert_rgb")
 # Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
 _FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
+_ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _TIFF_TYPE = 254  # the tag that says of what kind a page is
 _TIFF_ASIDE = 0b101  # its bits for a smaller version of another page, and for a mask
 SLOWER = 10  # how many times longer a frame of an animation takes than one of a video
@@ -114,7 +115,8 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
         allow_urls, limits: as `open_source` takes them.
 
     Returns:
-        RGB image, turned upright by its EXIF orientation, transparency laid on white, 16-bit grey scaled to 8 bits.
+        RGB image, turned upright by its EXIF orientation, transparency laid on white, 16-bit grey scaled to 8 bits. A PIL
+        image that is all this is given back itself.
 
     Raises:
         MediaError: unreadable, truncated, too large, several pages and none chosen, or an array of another shape, type
@@ -130,7 +132,9 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
             return pdf.draw(_page_index(source, len(pdf), name), told(source).get("dpi"), limits)
     with open_image(given, name, limits) as image:
         turn_to_page(image, source, name, limits)
-        return to_rgb(upright(image), name)
+        turned = upright(image)
+        is_plain = turned.mode == "RGB" and "transparency" not in turned.info
+        return source if turned is source and is_plain else to_rgb(turned, name)
 
 
 def pages(
@@ -215,6 +219,8 @@ def turn_to_page(image: "Image.Image", source: Any, name: str, limits: Limits) -
 def upright(image: "Image.Image") -> "Image.Image":
     image.load()
     try:
+        if image.getexif().get(_ORIENTATION, 1) == 1:  # Pillow would copy it
+            return image
         return require("PIL.ImageOps").exif_transpose(image)
     except Exception:  # a broken EXIF block says nothing about orientation, and the pixels are sound
         return image

@@ -16,26 +16,51 @@ def learns(module: nn.Module) -> bool:
     return module.training and torch.is_grad_enabled() and is_trained(module)
 
 
+def is_among_others() -> bool:
+    """Whether there are other processes, which may wait for this one."""
+    return _is_distributed() and torch.distributed.get_world_size() > 1
+
+
+def _is_distributed() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def must_take_part(module: nn.Module) -> bool:
     """Whether `module` runs at every step, also where a batch holds none of its modality.
 
-    Parts that learn do: other processes wait for their gradients, and a batch without any media still has a loss that
-    can be differentiated. So do parts whose weights are spread over processes: others wait for their shards.
+    Beside other processes, parts that learn do: others wait for their gradients. So do parts whose weights are spread over
+    processes: others wait for their shards, and what spreads them wants their gradients, even of one process.
     """
-    return learns(module) or is_shared_out(module)
+    if learns(module):
+        return is_among_others() or (_is_distributed() and is_sharded(module))
+    return is_shared_out(module)
+
+
+class _Nothing(torch.autograd.Function):
+    """Zero, of which each weight gets zeros for its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, *weights: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*weights)
+        return weights[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(torch.zeros_like(weight) for weight in ctx.saved_tensors)
 
 
 def is_shared_out(module: nn.Module) -> bool:
     """Whether its weights are spread over several processes."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return distributed and torch.distributed.get_world_size() > 1 and is_sharded(module)
+    return is_among_others() and is_sharded(module)
 
 
 def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
     """What the parts of a composite give that must take part but have nothing to run on, as one tensor; none if no part
     must.
 
-    Beside features that were computed before, the aligner runs, and the tower has nothing.
+    Beside features that were computed before, the aligner runs, and the tower has nothing. Parts that nobody waits for need
+    not run to get the gradients that a dummy item would give them: by these, several processes and one learn the same, and
+    a batch without any media still has a loss that can be differentiated.
     """
     settings, tower, aligner = model.config.modalities[modality], model.tower(modality), model.aligner(modality)
     if beside_features and learns(tower):
@@ -44,12 +69,22 @@ def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> l
             "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
         )
     runs = must_take_part(tower)
-    if not runs and (beside_features or not must_take_part(aligner)):
+    if not runs and beside_features:
         return []
+    if not runs and not must_take_part(aligner):
+        own = [part for part, owner in ((tower, settings.tower), (aligner, settings.aligner)) if owner == modality]
+        weights = [weight for part in own if learns(part) for weight in part.parameters() if weight.requires_grad]
+        return [_Nothing.apply(*weights)] if weights else []
     device = next(aligner.parameters()).device
     if runs:
-        features, _ = model.encode(modality, dummy_inputs(settings, device))
+        inputs = dummy_inputs(settings, device)
+        one_is_enough = settings.per_frame and settings.num_frames is not None and not settings.packed
+        if one_is_enough:  # the aligner, which is small, gets that frame as often as it wants frames
+            inputs = {name: value[:, :1] for name, value in inputs.items()}
+        features, _ = model.encode(modality, inputs)
         features = features.reshape(1, -1, *features.shape[-2:])
+        if one_is_enough:
+            features = features.expand(-1, settings.num_frames, -1, -1)
     else:
         shape = (1, settings.num_frames or 1, settings.feature_length or 1, aligner.config.feature_size)
         features = torch.ones(shape, device=device)

@@ -64,9 +64,10 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         input_ids = inputs.get("input_ids")
         if input_ids is None or not encoded:
             return not kwargs.get("use_cache", True)
-        # One token is never a placeholder; not looking at it saves a synchronisation at each step.
+        if input_ids.shape[1] == 1:  # never a placeholder; not looking at it saves a synchronisation at each step
+            return False
         ids = [self.config.modalities[modality].token_id for modality in encoded]
-        return input_ids.shape[1] > 1 and bool(torch.isin(input_ids, torch.tensor(ids, device=input_ids.device)).any())
+        return bool(torch.isin(input_ids, torch.tensor(ids, device=input_ids.device)).any())
 
     def _prepare_cache_for_generation(self, *args, **kwargs):
         return self.language_model._prepare_cache_for_generation(*args, **kwargs)
@@ -169,7 +170,29 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         placeholders = self.config.placeholder_ids
         if not placeholders:
             return processors
-        return LogitsProcessorList([SuppressTokensLogitsProcessor(placeholders, device=device), *processors])
+        return _Processors([_SuppressPlaceholders(placeholders, device=device), *processors])
+
+
+class _Processors(LogitsProcessorList):
+    """Transformers' own asks for the signature of each at each step, which takes longer than what a small one does."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        if len(self) == 1 and isinstance(self[0], _SuppressPlaceholders):
+            return self[0](input_ids, scores)
+        return super().__call__(input_ids, scores, **kwargs)
+
+
+class _SuppressPlaceholders(SuppressTokensLogitsProcessor):
+    """As Transformers' own, which looks for each word of the vocabulary among them at each step."""
+
+    def __init__(self, suppress_tokens: list[int], device: Any = None):
+        super().__init__(suppress_tokens, device)
+        self._most = max(suppress_tokens)
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._most >= scores.shape[-1]:  # some heads have fewer rows than the embeddings
+            return super().__call__(input_ids, scores)
+        return scores.index_fill(-1, self.suppress_tokens, -torch.inf)
 
 
 def _repeated(output: EncodedMedia, mask: torch.Tensor, times: int) -> EncodedMedia:

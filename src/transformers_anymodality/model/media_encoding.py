@@ -209,8 +209,8 @@ class MediaEncodingMixin(PreTrainedModel):
     ) -> tuple[dict[str, Any], list[torch.Tensor]]:
         """Encodes each modality of a batch once, in the order of the table.
 
-        The order is the same in every process and at every step, and so is which trained or sharded parts run: for a
-        modality that the batch lacks, they run on a dummy item. Otherwise collectives would wait for each other for ever.
+        The order is the same in every process and at every step, and so is which trained or sharded parts run: beside other
+        processes, they run on a dummy item for a modality that the batch lacks. Collectives would else wait for ever.
 
         Args:
             media: see `split_media`.

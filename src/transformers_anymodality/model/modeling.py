@@ -194,17 +194,23 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
 
         Returns:
             The language model's own output, with `modality_hidden_states`: modality -> the tokens that replaced its
-            placeholders, `(items, tokens, hidden)`.
+            placeholders, `(items, tokens, hidden)`. A decoding step (one id and a cache) does not have these.
         """
         media, arguments = split_media(self._media_arguments, kwargs)
         cache = cache_of(arguments)
-        # While tokens are generated one by one, there is nothing to encode.
         given = inputs_embeds if input_ids is None else input_ids
-        decoding = cache is not None and given is not None and given.shape[1] == 1
-        encoded, dummies = self.encode_media(media, {} if decoding else mm_encoder_outputs, given)
-        placed = self.place_media(input_ids, inputs_embeds, encoded)
-        inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
-        attention_mask = hide(placed.unseen, attention_mask, cache)
+        # While tokens are generated one by one, there is nothing to encode, nor to place: they go straight on.
+        new = 0 if given is None else given.shape[1]
+        decoding = cache is not None and new == 1
+        placing = media or mm_encoder_outputs or inputs_embeds is not None or self.config.reads_input_ids
+        straight = decoding and not placing
+        unseen = tokens = None
+        if not straight:
+            encoded, dummies = self.encode_media(media, {} if decoding else mm_encoder_outputs, given)
+            placed = self.place_media(input_ids, inputs_embeds, encoded)
+            inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
+            unseen, tokens = placed.unseen, placed.tokens or None
+        attention_mask = hide(unseen, attention_mask, cache)
         if cache is None:
             # A cache is of no use to a loss, and hides from Transformers' masks where packed samples begin.
             packed = "labels" in arguments and position_ids is not None and attention_mask is None
@@ -215,16 +221,19 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
             name = next((name for name in CACHE_NAMES if name in self._takes), CACHE_NAME)
             arguments = {name if key in CACHE_NAMES else key: value for key, value in arguments.items()}
         if position_ids is None and "position_ids" in self._takes:
-            position_ids = _positions(attention_mask, inputs_embeds, cache)
+            position_ids = _positions(attention_mask, new, cache)
         if position_ids is not None:
             arguments["position_ids"] = position_ids
         output = self._run_language_model(input_ids, inputs_embeds, attention_mask=attention_mask, **arguments)
-        return OUTPUTS[type(output)](**output, modality_hidden_states=placed.tokens or None)
+        # Filling one more output takes as long as a small layer.
+        return output if straight else OUTPUTS[type(output)](**output, modality_hidden_states=tokens)
 
     def _run_language_model(
-        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor, **arguments: Any
+        self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, **arguments: Any
     ) -> ModelOutput:
-        """The language model on embeddings; on ids instead, if it reads ids for more than their embeddings."""
+        """The language model on embeddings; on ids instead, if there are none or it reads ids for more than that."""
+        if inputs_embeds is None:
+            return self.language_model(input_ids=input_ids, **arguments, return_dict=True)
         if not self.config.reads_input_ids:
             return self.language_model(inputs_embeds=inputs_embeds, **arguments, return_dict=True)
         if input_ids is None:
@@ -352,13 +361,11 @@ def _shapes(module: nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
-def _positions(
-    attention_mask: torch.Tensor | None, inputs_embeds: torch.Tensor, cache: Any | None
-) -> torch.Tensor | None:
-    """`position_ids` that skip padding on either side; None, the language model's own, without a mask of all places."""
+def _positions(attention_mask: torch.Tensor | None, new: int, cache: Any | None) -> torch.Tensor | None:
+    """`position_ids` of `new` tokens that skip padding on either side; None, the language model's own, without a mask of all
+    places."""
     if attention_mask is None or attention_mask.ndim != 2:
         return None
-    new = inputs_embeds.shape[1]
     if attention_mask.shape[1] != new + cache_length(cache):
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -new:]

@@ -66,11 +66,12 @@ def _plain(value: Any) -> Any:
     """Dicts for dataclasses and pydantic models, wherever they are but in media; an OpenAI `image_url` as an image."""
     if isinstance(value, str):
         return value
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    elif callable(dump := getattr(value, "model_dump", None)):
-        value = dump()
-    if isinstance(value, Mapping):
+    if type(value) not in (dict, list):  # as JSON has them
+        if is_dataclass(value) and not isinstance(value, type):
+            value = {field.name: getattr(value, field.name) for field in fields(value)}
+        elif callable(dump := getattr(value, "model_dump", None)):
+            value = dump()
+    if isinstance(value, (dict, Mapping)):  # abstract classes take long to ask
         if value.get("type") == "image_url" and (image := value.get("image_url")) is not None:
             return {"type": "image", "url": image.get("url", "") if isinstance(image, Mapping) else image}
         return dict(value) if _is_medium(value) else {key: _plain(entry) for key, entry in value.items()}
@@ -78,7 +79,7 @@ def _plain(value: Any) -> Any:
 
 
 def _is_medium(part: Any) -> bool:
-    return isinstance(part, Mapping) and part.get("type") in MODALITIES
+    return isinstance(part, (dict, Mapping)) and part.get("type") in MODALITIES
 
 
 def media_of(messages: Iterable[Any], modalities: Collection[str]) -> dict[str, list[Any]]:

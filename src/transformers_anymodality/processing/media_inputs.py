@@ -191,6 +191,8 @@ class MediaMixin:
 
     def check_media_kwargs(self, kwargs: Mapping[str, Any]) -> None:
         """Raises TypeError for keyword arguments that nothing reads."""
+        if not kwargs:
+            return
         nested = {f"{MODALITIES[name].argument}_kwargs": own.processor for name, own in self.modalities.items()}
         flat = {key for name in self.sub_processor_names for key in _valid_kwargs(getattr(self, name))}
         if unknown := [key for key in kwargs if key not in {*nested, *flat, *_OUR_KWARGS, *_STOCK_KWARGS}]:

@@ -172,7 +172,7 @@ class PromptTokenizer:
             if add_special_tokens and not text.complete and not (self.piecewise and self.begins(text.text)):
                 parts = [self._added[0], *parts, self._added[1]]
             ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
-            is_medium = np.isin(ids, list(self.placeholders.values()))
+            is_medium = (ids[:, None] == [*self.placeholders.values()]).any(1)
             nothing = np.full(len(ids), None)
             prompts.append(Prompt(ids, is_medium, np.ones_like(ids), places, _overlap(places, text.said), nothing))
         return prompts

@@ -68,7 +68,7 @@ class TypedText:
         if isinstance(given, str):
             text = self.control_tokens.sub(rf"{_START}\g<0>{_END}", _MARKS.sub("", given))
             return self._with_edges(text) if ends and text not in own else text
-        if isinstance(given, Mapping):
+        if isinstance(given, (dict, Mapping)):
             return {self._marked(key, own, ends): self._marked(value, own, ends) for key, value in given.items()}
         return [self._marked(one, own, ends) for one in given] if isinstance(given, (list, tuple)) else given
 

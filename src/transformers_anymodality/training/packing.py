@@ -81,12 +81,12 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
     """Indices of what stands together: from the longest on, each goes where there is room first. In order within a row."""
     packs: list[list[int]] = []
-    room: list[int] = []
+    room = np.full(len(lengths), capacity, dtype=np.int32)
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = next((p for p, free in enumerate(room) if free >= lengths[i]), len(packs))
+        fits = room[: len(packs)] >= lengths[i]  # all at once: there may be as many rows as samples
+        place = int(fits.argmax()) if fits.any() else len(packs)
         if place == len(packs):
             packs.append([])
-            room.append(capacity)
         packs[place].append(i)
         room[place] -= lengths[i]
     return [sorted(pack) for pack in packs]

@@ -1,0 +1,105 @@
+"""Peak memory of a training step with a large vocabulary, against Transformers' LLaVA class with the same weights; and of
+loading a checkpoint, against its weights.
+
+Each takes its step in a process of its own, whose largest resident size is read before and after.
+
+    python -m benchmarks.memory [--quick]
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlavaForConditionalGeneration
+
+from . import _models as models
+from ._ratio import Effort, Result, main
+
+
+def measure(effort: Effort) -> Iterator[Result]:
+    for words, limit in ((32_000, 0.5), (128_000, 0.1)):
+        with tempfile.TemporaryDirectory() as name:
+            _prepare(Path(name), models.Sizes(words=1000 if effort.tiny else words), rows=2 if effort.tiny else 8)
+            found = {side: _in_process("step", name, side) for side in ("ours", "theirs")}
+        if abs(found["ours"]["told"] - found["theirs"]["told"]) > 1e-3:
+            raise ValueError("Both sides must have the same loss before their memory is compared.")
+        ratio = _grown(found["ours"]) / max(_grown(found["theirs"]), 1)
+        note = f"{_grown(found['ours']):,.0f} MB against {_grown(found['theirs']):,.0f} MB"
+        yield Result(4, f"memory of a training step, {words:,} words", "LLaVA", [ratio], limit, note=note)
+    sizes = models.TINY if effort.tiny else models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14)
+    with tempfile.TemporaryDirectory() as name:
+        model, _ = models.composite(sizes)
+        model.save_pretrained(Path(name) / "ours")
+        del model
+        found = _in_process("load", name, "ours")
+    note = f"{found['told']:,.0f} MB of weights"
+    yield Result(12, "peak memory of loading", "weights", [_grown(found) / found["told"]], 1.05, note=note)
+
+
+def _grown(found: dict[str, float]) -> float:
+    return found["peak"] - found["before"]
+
+
+def _in_process(what: str, *words: str) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.memory", what, *words]
+    root = Path(__file__).parents[1]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def _prepare(folder: Path, sizes: models.Sizes, rows: int, length: int = 512, answer: int = 32) -> None:
+    """Both models, and a batch of prompts with an image and answers of other lengths, in files."""
+    ours, _ = models.composite(sizes)
+    models.llava(ours, sizes).save_pretrained(folder / "theirs")
+    ours.save_pretrained(folder / "ours")
+    batch = models.batch(ours, sizes, rows, text=length - sizes.image_tokens - 1)
+    labels = torch.full_like(batch["input_ids"], -100)
+    for row in range(rows):  # answers end where the rows' own padding would begin
+        end = length - 7 * row
+        labels[row, end - answer : end] = batch["input_ids"][row, end - answer : end]
+    save_file({**batch, "labels": labels}, folder / "batch.safetensors")
+
+
+def _step(folder: str, side: str) -> tuple[float, float]:
+    """Only the aligner is trained. The largest size before the step, and the loss."""
+    cls: Any = AutoModelForCausalLM if side == "ours" else LlavaForConditionalGeneration
+    model = cls.from_pretrained(Path(folder) / side, dtype=torch.float32).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("image_aligner.", "model.multi_modal_projector.")))
+    batch = load_file(Path(folder) / "batch.safetensors")
+    before = _largest()
+    as_trainer = {"skip_logits": True} if side == "ours" else {}  # as the collator and the Trainer ask
+    loss = model(**batch, **as_trainer).loss
+    loss.backward()
+    return before, float(loss)
+
+
+def _load(folder: str, side: str) -> tuple[float, float]:
+    """The largest size before loading, and the megabytes of the weights, each of which is looked at."""
+    before = _largest()
+    model = AutoModelForCausalLM.from_pretrained(Path(folder) / side)
+    sizes = [weight.nbytes for weight in model.parameters() if weight.sum().isfinite()]
+    return before, sum(sizes) / 2**20
+
+
+def _largest() -> float:
+    """Resident so far, in megabytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] in (["step"], ["load"]):
+        torch.set_num_threads(1)
+        import transformers_anymodality  # noqa: F401 (registers the composite)
+
+        before, told = {"step": _step, "load": _load}[sys.argv[1]](*sys.argv[2:])
+        print(json.dumps({"before": before, "peak": _largest(), "told": told}))
+    else:
+        main(__doc__ or "", measure)

@@ -1,0 +1,81 @@
+"""What must be imported, and read and written, before anything runs.
+
+python -m benchmarks.starting [--quick]
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from . import _models as models
+from ._ratio import Effort, Result, compare, compare_commands, main
+
+
+# What the package subclasses and registers with, each from its own module of Transformers.
+_STOCK = (
+    "import torch; from transformers import PreTrainedModel, GenerationMixin, PreTrainedConfig, ProcessorMixin, "
+    "AutoModelForCausalLM, AutoProcessor, FeatureExtractionMixin, LogitsProcessorList, SuppressTokensLogitsProcessor, "
+    "LlavaForConditionalGeneration, TrainerCallback"
+)
+
+
+def measure(effort: Effort) -> Iterator[Result]:
+    rounds = 1 if effort.tiny else min(5, effort.least)
+    with tempfile.TemporaryDirectory() as name:
+        model, processor = models.composite(models.TINY)
+        model.save_pretrained(name)
+        processor.save_pretrained(name)
+        anymodality = [sys.executable, "-m", "anymodality.cli"]
+        found = compare_commands([*anymodality, "inspect", name], [*anymodality, "--help"], rounds)
+    yield Result(8, "anymodality inspect", "anymodality --help", found, 1.5)
+    python = [sys.executable, "-c"]
+    found = compare_commands([*python, "import transformers_anymodality"], [*python, _STOCK], rounds)
+    yield Result(8, "import of the package", "classes of Transformers that it subclasses", found, 1.02)
+    yield from loading(effort)
+
+
+def loading(effort: Effort) -> Iterator[Result]:
+    sizes = models.TINY if effort.tiny else models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14)
+    model, _ = models.composite(sizes)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model.save_pretrained(folder)
+        files = [str(file) for file in folder.glob("*.safetensors")]
+
+        def forget() -> None:
+            for file in files:
+                with open(file, "rb") as opened:
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+        def load() -> None:
+            _touch(AutoModelForCausalLM.from_pretrained(folder).state_dict().values())
+
+        def read() -> None:
+            for file in files:
+                _touch(load_file(file).values())
+
+        yield Result(12, "load, warm", "safetensors, mapped", compare(load, read, effort), 1.2)
+        found = compare(lambda: (forget(), load()), lambda: (forget(), read()), effort)
+        yield Result(12, "load, cold", "safetensors, mapped", found, 1.2)
+        state = {name: weight.clone() for name, weight in model.state_dict().items()}
+        found = compare(
+            lambda: model.save_pretrained(folder / "again"),
+            lambda: save_file(state, folder / "one.safetensors"),
+            effort,
+        )
+        yield Result(12, "save", "safetensors", found, 1.2)
+
+
+def _touch(weights) -> float:
+    """Reads every weight, as mapped files are not read before."""
+    return float(sum(weight.sum() for weight in weights if isinstance(weight, torch.Tensor)))
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", measure)
