@@ -11,7 +11,11 @@ from safetensors import SafetensorError, safe_open
 
 
 def read_json(file: str | Path) -> Any:
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    """Raises ValueError, which names the file, for one that is not JSON."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
 
 
 def check_new(output: str | Path) -> None:
@@ -36,6 +40,9 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
     """A file beside `path` to write to, which takes its place at the end; nothing of it is left if that fails.
 
     Its name holds `writer` (the process's id by default), so that a killed one leaves one file behind at most.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full; the message names `path`.
     """
     temporary = path.with_name(f".{os.getpid() if writer is None else writer}.{path.suffix[1:]}.tmp")
     try:
@@ -43,6 +50,12 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "filename", None) not in (None, str(temporary)):  # of something that was read for it
+            raise
+        message = f"{path} could not be written: {error}. Nothing of it was kept, and what was there before still is."
+        number = getattr(error, "errno", None)
+        raise (OSError(message) if number is None else OSError(number, message)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
