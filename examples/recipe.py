@@ -28,6 +28,7 @@ from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.systems import SYSTEMS
 from transformers_anymodality.training.augment import spec_augment
 from transformers_anymodality.training.callbacks import AnswersCallback, ThroughputCallback, by_modality
+from transformers_anymodality.training.checkpoints import last_checkpoint
 from transformers_anymodality.training.packing import AnyModalityPackingCollator
 from transformers_anymodality.training.parts import parameter_groups
 
@@ -214,17 +215,11 @@ def make_trainer(model: Any, processor: Any, data: DataArguments, training: Trai
     return trainer
 
 
-def last_checkpoint(folder: str) -> str | None:
-    """The newest checkpoint that was written to its end, which is where its state is; None if there is none."""
-    whole = [state.parent for state in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda place: int(place.name.rpartition("-")[2]))) if whole else None
-
-
 def train(trainer: Trainer) -> None:
     """Trains, saves, publishes if told, and leaves the group of processes.
 
-    With `--resume_from_checkpoint last`, it goes on from the newest checkpoint in the output folder, if there is one. With
-    as many processes and the same batch sizes as before, log and weights are then those of a run that was never
+    With `--resume_from_checkpoint last`, it goes on from the newest whole checkpoint in the output folder, if there is one.
+    With as many processes and the same batch sizes as before, log and weights are then those of a run that was never
     interrupted, bit for bit on a CPU: a checkpoint holds the states of optimizer, schedule and random numbers of each
     process, samples come in the order that the seed gives, and those that were seen are skipped.
     """

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import pickle
-import shutil
 import signal
 import socket
 import subprocess
@@ -31,11 +30,10 @@ from modeling_tests.process_runs import processes
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.features._fingerprints import Contents
-from transformers_anymodality.features._index import Index
+from transformers_anymodality.features._index import Index, mend_index
+from transformers_anymodality.features._shards import DamagedStoreError, Shard, ShardWriter
 from transformers_anymodality.features.build import _Seen, _share, load_towers
-from transformers_anymodality.features.store import ShardWriter
 from transformers_anymodality.modalities import MODALITIES
-from transformers_anymodality.utils.files import open_weights
 from transformers_anymodality.utils.processes import read_ahead
 
 
@@ -419,7 +417,7 @@ def test_the_command_in_processes_of_its_own(checkpoint, tmp_path):
 SLOW = """
 import sys, time
 from anymodality.cli import main
-from transformers_anymodality.features.store import ShardWriter
+from transformers_anymodality.features._shards import ShardWriter
 
 init, flush = ShardWriter.__init__, ShardWriter.flush
 ShardWriter.__init__ = lambda self, folder, shard_bytes, name: init(self, folder, 1, name)
@@ -495,28 +493,20 @@ def test_the_index_finds_what_shards_hold(tmp_path):
         for index in (Index(tmp_path / "s"), pickle.loads(pickle.dumps(Index(tmp_path / "s")))):
             assert len(index) == count == len(set(index)) and set(shard) <= set(index)
             for digest, number in shard.items():
-                with open_weights(index.shard(digest)) as file:
-                    assert digest in index and int(file.get_tensor(digest)) == number
+                place, checksum = index.place(digest)
+                assert digest in index and int(Shard(index.path(place)).get(digest, checksum)) == number
                 assert index.file(f"/media/{number}.png") == [number, 2 * number, digest]
-            assert digests(99)[0] not in index and index.shard("0" * 32) is None and index.file("/x") is None
+            assert digests(99)[0] not in index and index.place("0" * 32) is None and index.file("/x") is None
     before = sorted(index)
     for lost in ("digests.arrow", "files.arrow"):
         (tmp_path / "s" / lost).unlink()
         assert sorted(Index(tmp_path / "s")) == before and (tmp_path / "s" / lost).exists()
-    index.shard(digests(0)[0]).unlink()
+    index.path(index.place(digests(0)[0])[0]).unlink()
+    with pytest.raises(DamagedStoreError, match="is missing. Run `anymodality features build`"):
+        Index(tmp_path / "s")
+    mend_index(tmp_path / "s")
     assert set(Index(tmp_path / "s")) == set(two)
     assert sorted(path.suffix for path in (tmp_path / "s").iterdir()) == [".arrow", ".arrow", ".safetensors"]
-
-
-def test_features_of_any_layout_are_stored(tmp_path):
-    """As a tower of convolutions gives them: (places, channels), a view of (channels, places)."""
-    features = torch.arange(12.0).view(3, 4).T
-    writer = ShardWriter(tmp_path, 2**20, "0")
-    writer.add("a", features, [4], {})
-    writer.flush()
-    (shard,) = tmp_path.glob("*.safetensors")
-    with open_weights(shard) as stored:
-        assert torch.equal(stored.get_tensor("a"), features[None])
 
 
 def test_a_store_that_may_not_be_written_to(tmp_path, monkeypatch):
@@ -529,23 +519,6 @@ def test_a_store_that_may_not_be_written_to(tmp_path, monkeypatch):
     index = Index(tmp_path)
     assert set(index) == set(digests(1, 2)) and index.file("/media/2.png")
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
-
-
-def test_a_damaged_shard_is_named(built, tmp_path):
-    """Cut off, it is seen when the store is opened; where its header is wrong, when it is read."""
-    model, _, folder = built
-    shutil.copytree(folder / "imu", tmp_path / "imu")
-    store = FeatureStore(tmp_path, model)
-    (digest, *_), (shard,) = store.indexes["imu"], (tmp_path / "imu").glob("*.safetensors")
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:8] + b"?" + whole[9:])
-    with pytest.raises(ValueError, match=f"{shard.name} is damaged.*Delete it"):
-        FeatureStore(tmp_path, model).get("imu", digest)
-    shard.write_bytes(whole[:-4])
-    with pytest.raises(ValueError, match=f"{shard.name} is damaged"):
-        FeatureStore(tmp_path, model)
-    shard.unlink()
-    assert len(FeatureStore(tmp_path, model)) == 0
 
 
 def test_processes_map_the_index_instead_of_holding_it(tmp_path):

@@ -29,6 +29,7 @@ def build(
     split: options.Split = "train",
     stream: Annotated[bool, flag("--stream", "Stream shards and Parquet instead of copying them first.")] = False,
     on_error: Annotated[Literal["error", "skip"], option(None, "Action for media that cannot be read.")] = "error",
+    no_verify: Annotated[bool, flag("--no-verify", "Trust in features that are there already: no check.")] = False,
     module: options.Import = None,
 ) -> None:
     """Compute the features of a data set once, so that training does not run the towers.
@@ -41,9 +42,9 @@ def build(
 
     In training: AnyModalityDataCollator(processor, features=FeatureStore("features/", model))
 
-    If it is killed, run it again: it continues. Features are keyed by file hash: files may be renamed, and a second run adds
-    new files. A store belongs to its towers and to the preparation of its media. If these change, it is refused. Media that
-    are prepared at random (augmentation) cannot be stored.
+    If it is killed, run it again: it continues. Files that are damaged are set aside, and built again. Features are keyed
+    by file hash: files may be renamed, and a second run adds new files. A store belongs to its towers and to the preparation
+    of its media. If these change, it is refused. Media that are prepared at random (augmentation) cannot be stored.
     """
     if num_processes > 1 and is_alone():
         run_in_processes(ctx)
@@ -65,6 +66,7 @@ def build(
         shard_bytes=shard_size * 2**20,
         media_root=media_root,
         on_error=on_error,
+        verify=not no_verify,
     )
     if is_alone():
         print(_table(output, counts))
@@ -74,17 +76,21 @@ def build(
 def check(
     store: Annotated[str, argument("DIR", "The store.")],
     model: Annotated[str | None, option("DIR", "Composite to compare with the store.")] = None,
+    verify: Annotated[bool, flag("--verify", "Check of every feature against its checksum.")] = False,
     module: options.Import = None,
 ) -> None:
     """Describe a feature store; with --model, check that it fits this model.
 
     \b
       anymodality features check features/ --model panda/
+      anymodality features check features/ --verify
     """
     from transformers_anymodality.features.build import load_towers
     from transformers_anymodality.features.store import FeatureStore
 
     found = FeatureStore(store, None if model is None else load_towers(model))
+    if verify:
+        found.verify()
     if model is not None:
         found.check_processor(load_processor(model))
     print(_table(store, {name: len(index) for name, index in found.indexes.items()}))

@@ -6,16 +6,21 @@ tower's width, `tokens` per item, `hidden` the language model's width.
 """
 
 from collections.abc import Sequence
+from inspect import get_annotations
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from ..utils.checked import ConfigError, check_fields
 from ..utils.part_model import PartModel
 from ..utils.registry import Registry, config_class_of
 
 
+# Of the numbers in configs, the smallest that makes sense; all others are 0 or more.
+_LEAST = {"num_tokens": 1, "num_frames": 1, "feature_length": 1, "feature_size": 1, "hidden_size": 1}
+_MOST_TOKENS = 2**17
 ALIGNERS: "Registry[type[Aligner]]" = Registry("aligner")
 
 
@@ -51,7 +56,15 @@ class AlignerConfig(PreTrainedConfig):
     hidden_act = "gelu"
 
     def __post_init__(self, **kwargs):
+        kinds = [kind for kind in reversed(type(self).__mro__) if issubclass(kind, AlignerConfig)]
+        hints = {name: hint for kind in kinds for name, hint in get_annotations(kind, eval_str=True).items()}
+        values = {name: getattr(self, name) for name in hints.keys() & self.__dict__.keys()}
+        check_fields(self.model_type, values, hints, {**dict.fromkeys(hints, 0), **_LEAST})
         super().__post_init__(**kwargs)
+        if (self.num_tokens or 0) > _MOST_TOKENS:
+            raise ConfigError(
+                f"`{self.model_type}.num_tokens` is {self.num_tokens}, more than {_MOST_TOKENS} for one item."
+            )
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act {self.hidden_act!r} is not one of {', '.join(ACT2FN)}.")
 

@@ -20,7 +20,7 @@ from transformers import (
 
 from ..aligners import ALIGNERS, Aligner, AlignerConfig
 from ..modalities import MODALITIES, ModalitySpec
-from ..model.configuration import ModalityConfig
+from ..model.configuration import SELECT_FEATURES, ModalityConfig
 from ..towers import load_tower
 from ..towers.timm import stock_image_processor
 from ..utils.registry import did_you_mean
@@ -33,7 +33,6 @@ _AUTO_PROCESSORS = {
     "feature_extractor": (AutoFeatureExtractor,),
     "tokenizer": (AutoTokenizer,),
 }
-_FEATURES = ("all", "patches", "pooled", "merged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +87,10 @@ def _read(name: str, value: Any) -> Asked:
         )
     given = {"token": spec.token, **{key: one for key, one in given.items() if one is not None}}
     asked = Asked(**given, options=options)
-    if asked.select_feature not in (None, *_FEATURES):
-        raise ValueError(f"select_feature of {name!r} is {asked.select_feature!r}; it can be {', '.join(_FEATURES)}.")
+    if asked.select_feature not in (None, *SELECT_FEATURES):
+        raise ValueError(
+            f"select_feature of {name!r} is {asked.select_feature!r}; it can be {', '.join(SELECT_FEATURES)}."
+        )
     count = asked.num_tokens
     if count is not None and (not isinstance(count, int) or count < 1):
         raise ValueError(f"num_tokens of {name!r} is {count!r}; it must be a whole number from 1 on.")

@@ -1,32 +1,37 @@
 """Which shard holds which features, and what files were hashed: Arrow tables in order, which processes map and share.
 
-store/image/digests.arrow   digest (16 bytes), shard (its place in the table's metadata); in the order of digests
+store/image/digests.arrow   digest (16 bytes), shard (its place in the table's metadata), checksum of the features; in the
+                            order of digests
 store/image/files.arrow     path (16 bytes: a hash of it), mtime (ns), size, digest; in the order of paths
 
 They repeat what the headers of shards say. Whoever opens a store adds shards that are new since, so that a killed build
-loses nothing, and either file may be deleted.
+loses nothing, and either file may be deleted. A table holds a checksum of itself; one that is damaged is made anew.
 """
 
 import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..utils.files import open_weights, written_whole
+from ..utils.files import written_whole
 from ..utils.imports import require
+from ._shards import Shard, store_of
 
 
-_HASH, _INT, _LONG = "S16", "<i4", "<i8"
+_HASH, _INT, _CRC, _LONG = "S16", "<i4", "<u4", "<i8"
 _TABLES = {
-    "digests": {"digest": _HASH, "shard": _INT},
+    "digests": {"digest": _HASH, "shard": _INT, "checksum": _CRC},
     "files": {"path": _HASH, "mtime": _LONG, "size": _LONG, "digest": _HASH},
 }
+# Bytes of a table up to which its checksum is compared whenever it is opened, which takes 0.1 s at most.
+_CHECKED = 2**26
 _Columns = dict[str, np.ndarray]
 _Shard = tuple[str, int]  # name, bytes
 
@@ -34,17 +39,21 @@ _Shard = tuple[str, int]  # name, bytes
 class Index:
     """Features of one modality by their digests, and digests by files. Pickled by its folder alone.
 
-    A medium takes 68 bytes of files, of which a process reads what it looks up.
+    A medium takes 72 bytes of files, of which a process reads what it looks up.
 
     Args:
         folder: with shards, or none yet.
+
+    Raises:
+        DamagedStoreError: a shard that is new is damaged or of another store, or one is missing that was there.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         there = {(path.name, path.stat().st_size) for path in folder.glob("*.safetensors")}
         self.shards, self.tables = self._read()
-        if not there.issuperset(self.shards):  # one was deleted, and with it what it held; or is cut off
+        if lost := sorted(set(self.shards) - there):
+            Shard(folder / lost[0][0])  # which says what is wrong
             self.shards, self.tables = _nothing()
         if new := sorted(there.difference(self.shards)):
             self._add(new)
@@ -61,24 +70,35 @@ class Index:
         return (bytes(digest).hex() for digest in self.tables["digests"]["digest"].view("V16"))
 
     def __contains__(self, digest: str) -> bool:
-        return self.shard(digest) is not None
+        return self.place(digest) is not None
 
-    def shard(self, digest: str) -> Path | None:
-        """The file that holds these features."""
-        found = _find(self.tables["digests"], bytes.fromhex(digest))
-        return None if found is None else self.folder / self.shards[found["shard"]][0]
+    def place(self, digest: str) -> tuple[int, int] | None:
+        """The number of the shard that holds these features, and their checksum."""
+        columns = self.tables["digests"]
+        row = _find(columns["digest"], bytes.fromhex(digest))
+        return None if row is None else (int(columns["shard"][row]), int(columns["checksum"][row]))
+
+    def path(self, shard: int) -> Path:
+        return self.folder / self.shards[shard][0]
 
     def file(self, path: str) -> list[Any] | None:
         """`[mtime in ns, size, digest]` of a file that was hashed before, by its absolute path."""
-        found = _find(self.tables["files"], _of_path(path))
-        return found and [int(found["mtime"]), int(found["size"]), found["digest"].ljust(16, b"\0").hex()]
+        columns = self.tables["files"]
+        row = _find(columns["path"], _of_path(path))
+        if row is None:
+            return None
+        return [
+            int(columns["mtime"][row]),
+            int(columns["size"][row]),
+            bytes(columns["digest"][row]).ljust(16, b"\0").hex(),
+        ]
 
     # --- files -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> tuple[list[_Shard], dict[str, _Columns]]:
         read = {}
         for name in _TABLES:
-            with suppress(FileNotFoundError):
+            with suppress(OSError, _Unreadable):  # the headers of shards say it again
                 read[name] = _mapped(self.folder / f"{name}.arrow", name)
         listed = [shards for shards, _ in read.values()]
         # Two processes that wrote at once may each have left one of the two.
@@ -87,32 +107,28 @@ class Index:
         return listed[0], {name: columns for name, (_, columns) in read.items()}
 
     def _add(self, new: list[_Shard]) -> None:
-        digests, codes, files = bytearray(), [self.tables["digests"]["shard"]], [self.tables["files"]]
+        store, digests, files = store_of(self.folder), [self.tables["digests"]], [self.tables["files"]]
         for code, (name, _) in enumerate(new, len(self.shards)):
-            with open_weights(self.folder / name) as shard:
-                keys, known = shard.keys(), json.loads((shard.metadata() or {}).get("files", "{}"))
-            digests += bytes.fromhex("".join(keys))
-            codes.append(np.full(len(keys), code, _INT))
-            rows = [(_of_path(path), mtime, size, bytes.fromhex(of)) for path, (mtime, size, of) in known.items()]
-            rows = np.array(rows, list(_TABLES["files"].items()))
-            files.append({column: rows[column] for column in _TABLES["files"]})
+            shard = Shard(self.folder / name)
+            shard.check_store(store)
+            digests.append(_rows("digests", ((bytes.fromhex(one), code, of) for one, of in shard.checksums.items())))
+            known = shard.files.items()
+            files.append(_rows("files", ((_of_path(path), *how, bytes.fromhex(of)) for path, (*how, of) in known)))
         files.reverse()  # of a file that has changed, the newest row counts
         self.shards = [*self.shards, *new]
-        digest = np.concatenate([self.tables["digests"]["digest"], np.frombuffer(bytes(digests), _HASH)])
-        self.tables = {
-            "digests": _in_order({"digest": digest, "shard": np.concatenate(codes)}),
-            "files": _in_order({name: np.concatenate([rows[name] for rows in files]) for name in _TABLES["files"]}),
-        }
+        self.tables = {"digests": _in_order("digests", digests), "files": _in_order("files", files)}
 
     def _write(self, name: str) -> _Columns:
         """Writes a table, and gives it as it lies in its file."""
         pyarrow = require("pyarrow", "train")
-        types = {_HASH: pyarrow.binary(16), _INT: pyarrow.int32(), _LONG: pyarrow.int64()}
+        types = {_HASH: pyarrow.binary(16), _INT: pyarrow.int32(), _CRC: pyarrow.uint32(), _LONG: pyarrow.int64()}
         arrays = {
             column: pyarrow.Array.from_buffers(types[kind], len(values), [None, pyarrow.py_buffer(values)])
             for (column, kind), values in zip(_TABLES[name].items(), self.tables[name].values(), strict=True)
         }
-        table = pyarrow.table(arrays).replace_schema_metadata({"shards": json.dumps(self.shards)})
+        shards = json.dumps(self.shards)
+        said = {"shards": shards, "checksum": str(_checksum(shards.encode(), self.tables[name]))}
+        table = pyarrow.table(arrays).replace_schema_metadata(said)
         # Its name among those of other processes, also of other machines.
         with written_whole(self.folder / f"{name}.arrow", f"{platform.node()}.{os.getpid()}") as file:
             with require("pyarrow.ipc", "train").new_file(str(file), table.schema) as writer:
@@ -125,30 +141,72 @@ def _nothing() -> tuple[list[_Shard], dict[str, _Columns]]:
     return [], empty
 
 
-def _mapped(file: Path, name: str) -> tuple[list[_Shard], _Columns]:
+class _Unreadable(ValueError):
+    """A table that is damaged."""
+
+
+def _mapped(file: Path, name: str, always_check: bool = False) -> tuple[list[_Shard], _Columns]:
     pyarrow = require("pyarrow", "train")
-    table = require("pyarrow.ipc", "train").open_file(pyarrow.memory_map(str(file))).read_all()
-    columns = {}
-    for column, kind in _TABLES[name].items():
-        values = table.column(column).chunk(0).buffers()[1] if len(table) else b""
-        columns[column] = np.frombuffer(values, kind)[: len(table)]
-    return [(file, size) for file, size in json.loads(table.schema.metadata[b"shards"])], columns
+    try:
+        table = require("pyarrow.ipc", "train").open_file(pyarrow.memory_map(str(file))).read_all()
+        columns, said = {}, table.schema.metadata
+        for column, kind in _TABLES[name].items():
+            values = table.column(column).chunk(0).buffers()[1] if len(table) else b""
+            columns[column] = np.frombuffer(values, kind)[: len(table)]
+        # A damaged description of the file may say anything.
+        whole = {len(values) for values in columns.values()} == {len(table)} and table.num_columns == len(columns)
+        if not whole or (
+            (always_check or table.nbytes <= _CHECKED)
+            and int(said[b"checksum"]) != _checksum(said[b"shards"], columns)
+        ):
+            raise _Unreadable(f"{file} is damaged.")
+        return [(shard, size) for shard, size in json.loads(said[b"shards"])], columns
+    except FileNotFoundError:
+        raise
+    except (pyarrow.ArrowException, OSError, LookupError, TypeError, ValueError) as error:
+        raise _Unreadable(f"{file} is damaged ({error}).") from error
 
 
-def _in_order(columns: _Columns) -> _Columns:
+def _checksum(shards: bytes, columns: _Columns) -> int:
+    found = zlib.crc32(shards)
+    for values in columns.values():
+        found = zlib.crc32(np.ascontiguousarray(values).view("u1"), found)
+    return found
+
+
+def _rows(name: str, rows: Iterable[tuple]) -> _Columns:
+    table = np.array([*rows], list(_TABLES[name].items()))
+    return {column: table[column] for column in _TABLES[name]}
+
+
+def _in_order(name: str, pieces: list[_Columns]) -> _Columns:
     """Rows in the order of their first column, of equal ones the first."""
+    columns = {column: np.concatenate([piece[column] for piece in pieces]) for column in _TABLES[name]}
     ordered, first = np.unique(next(iter(columns.values())), return_index=True)
-    return {name: values[first] if i else ordered for i, (name, values) in enumerate(columns.items())}
+    return {column: values[first] if i else ordered for i, (column, values) in enumerate(columns.items())}
 
 
-def _find(columns: _Columns, key: bytes) -> dict[str, Any] | None:
-    """The row whose first column is `key`."""
-    ordered, wanted = next(iter(columns.values())), np.array(key, _HASH)
+def _find(ordered: np.ndarray, key: bytes) -> int | None:
+    """The place of `key`."""
+    wanted = np.array(key, _HASH)
     place = int(np.searchsorted(ordered, wanted))
-    if place == len(ordered) or ordered[place] != wanted:
-        return None
-    return {name: values[place] for name, values in columns.items()}
+    return place if place < len(ordered) and ordered[place] == wanted else None
 
 
 def _of_path(path: str) -> bytes:
     return hashlib.blake2b(os.fsencode(path), digest_size=16).digest()
+
+
+def mend_index(folder: Path) -> None:
+    """Deletes tables that are damaged, or that list shards which are not there: whoever opens the store makes them anew."""
+    there = {path.name for path in folder.glob("*.safetensors")}
+    for name in _TABLES:
+        file = folder / f"{name}.arrow"
+        try:
+            if there.issuperset(shard for shard, _ in _mapped(file, name, always_check=True)[0]):
+                continue
+        except FileNotFoundError:
+            continue
+        except _Unreadable:
+            pass
+        file.unlink(missing_ok=True)

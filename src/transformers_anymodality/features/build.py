@@ -3,13 +3,14 @@
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, set_seed
@@ -21,13 +22,12 @@ from ..model.configuration import SIZES, AnyModalityConfig, item_lengths
 from ..model.frames import Frames
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import compute_dtype
-from ..utils.files import read_json, write_json
 from ..utils.imports import require
 from ..utils.processes import place_among, read_ahead
 from ..utils.tensors import in_dtype, in_eval
 from ._fingerprints import DTYPES, MOST_REMEMBERED, Contents, difference, preprocessing_fingerprint, tower_fingerprint
-from ._index import Index
-from .store import FORMAT, ShardWriter
+from ._index import Index, mend_index
+from ._shards import FORMAT, DamagedStoreError, ShardWriter, damaged_shards, read_description, write_description
 
 
 logger = logging.get_logger(__name__)
@@ -49,6 +49,7 @@ def build_features(
     shard_bytes: int = 256 * 2**20,
     media_root: str | os.PathLike | None = None,
     on_error: str = "error",
+    verify: bool = True,
     rank: int | None = None,
     world_size: int | None = None,
     verbose: bool = True,
@@ -56,6 +57,7 @@ def build_features(
     """Runs the towers over the media of a data set, and keeps their features for `FeatureStore`.
 
     What is in the folder already is not computed again: a build that was killed goes on where its last whole shard ends.
+    Files that are damaged or of another store are set aside first (`*.damaged`), and what they held is computed again.
     Each medium is prepared by itself, so that its features do not depend on padding. Several processes may build one store
     at once, each from its share of the records: keep samples of one medium together, as two shares compute it twice.
 
@@ -70,6 +72,8 @@ def build_features(
         shard_bytes: features per file, which a killed build loses at most.
         media_root: folder that relative paths are in.
         on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count in the end.
+        verify: whether to read all features that are there already, and compare checksums. Large stores take a while: each
+            process reads all.
         rank, world_size: from `accelerate launch` or `torchrun` by default; where something else shares out the records, a
             rank of this process's own and a `world_size` of 1.
 
@@ -77,19 +81,21 @@ def build_features(
         Modality -> features in the store now.
 
     Raises:
-        ValueError: the folder holds features of another tower or preparation, or media are prepared at random.
+        ValueError: the folder holds features of another tower or preparation, another process builds as the same rank, or
+            media are prepared at random.
     """
     names = list(model.config.modalities if modalities is None else modalities)
     if unknown := sorted(set(names) - set(model.config.modalities)):
         raise ValueError(f"This model has no {', '.join(unknown)}; it has {', '.join(model.config.modalities)}.")
     rank, world_size = place_among(rank, world_size)
-    for name in names:
-        _open_store(Path(folder, name), model, processor, name, dtype)
-    writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
-    media = _Media(records, processor, folder, names, media_root, on_error)
-    places = _share(records, rank, world_size)
-    bar = tqdm(read_ahead(places, media, workers), desc="features", unit="sample", disable=not verbose or rank > 0)
     with in_eval(model), ExitStack() as stack:
+        for name in names:
+            stack.enter_context(_alone(Path(folder, name), rank))
+            _open_store(Path(folder, name), model, processor, name, dtype, verify)
+        writers = {name: ShardWriter(Path(folder, name), shard_bytes, f"{rank}") for name in names}
+        media = _Media(records, processor, folder, names, media_root, on_error)
+        places = _share(records, rank, world_size)
+        bar = tqdm(read_ahead(places, media, workers), desc="features", unit="sample", disable=not verbose or rank > 0)
         for tower in {model.tower(name) for name in names if dtype is not None}:
             stack.enter_context(in_dtype(tower, dtype))
         skipped = _run(model, bar, writers, batch_size)
@@ -98,21 +104,50 @@ def build_features(
     return {name: len(Index(Path(folder, name))) for name in names}
 
 
-def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None) -> None:
-    """Writes down what features depend on, or raises ValueError if those that are there depend on something else."""
-    index = place / "index.json"
+@contextmanager
+def _alone(place: Path, rank: int) -> Iterator[None]:
+    """Raises ValueError if another process builds these features as the same rank. The lock of a killed one is free."""
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(place / f".{rank}.lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise ValueError(
+            f"Another process builds {place} as rank {rank}: wait until it has ended, or give each process a rank of its "
+            "own (`--num-processes`, torchrun)."
+        ) from error
+
+
+def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None, verify: bool) -> None:
+    """Writes down what features depend on, or raises ValueError if those that are there depend on something else. Sets
+    aside what is damaged."""
     now = {
         "format": FORMAT,
         "dtype": str(dtype or compute_dtype(model.tower(name))).removeprefix("torch."),
         "tower": tower_fingerprint(model, name, DTYPES),
         "preprocessing": preprocessing_fingerprint(processor, name),
     }
-    if not index.exists():
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(index, now, sort_keys=True)
-    if found := difference(read_json(index), now):
+    try:
+        stored = read_description(place)
+    except DamagedStoreError as error:
+        if error.path.exists():
+            _set_aside(error)
+        write_description(place, stored := now)
+    if found := difference(stored, now):
         raise ValueError(
             f"{place} holds features that would not be the same: {found}. Choose another folder, or delete it."
+        )
+    for error in damaged_shards(place) if verify else ():
+        _set_aside(error)
+    mend_index(place)
+
+
+def _set_aside(error: DamagedStoreError) -> None:
+    aside = error.path.with_name(f"{error.path.name}.damaged")
+    with suppress(FileNotFoundError):  # another process was faster
+        error.path.rename(aside)
+        logger.warning(
+            f"{error.what} It is now {aside.name}, which may be deleted, and what it held is computed again."
         )
 
 
@@ -260,6 +295,12 @@ def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[st
     flat, _ = Frames(features, sizes.get("feature_lengths")).by("feature")
     items = flat[0, 0].split([sum(item) for item in lengths])
     for (digest, _, files), own, frames in zip(batch, items, lengths, strict=True):
+        if not torch.isfinite(own).all():
+            where = next(iter(files), f"with the hash {digest}")
+            raise ValueError(
+                f"The tower of {modality!r} gives NaN or infinity for the medium {where}. Compute in another dtype "
+                "(float32), or leave the medium out."
+            )
         writer.add(digest, own, frames, files)
 
 

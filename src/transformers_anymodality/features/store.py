@@ -1,13 +1,5 @@
-"""The feature store: shards of safetensors, and what the features in them were computed by.
+"""The feature store: what was computed once is read instead of media. Its files are described in `_shards` and `_index`."""
 
-store/image/index.json            the tower, how it is read, the preparation of media: all that features depend on
-store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content, or (features, dim) of one whose
-                                  frames differ; finished when it is there
-store/image/*.arrow               what is in which shard (`_index`)
-"""
-
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from itertools import chain
@@ -15,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..modalities import MODALITIES, MediaError
 from ..modalities._source import describe
 from ..training.parts import composite_of
-from ..utils.files import read_json, written_whole
 from ._fingerprints import Contents, difference, preprocessing_fingerprint, tower_fingerprint
 from ._index import Index
+from ._shards import DamagedStoreError, Shard, damaged_shards, read_description
 
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 1
 _MOST_OPEN = 4096  # shards; a process may map some 65 thousand files
 
 
@@ -46,6 +35,7 @@ class FeatureStore:
         missing: for a medium that is not in the store: "error", or "read" the batch's media of that modality.
 
     Raises:
+        DamagedStoreError: a file is damaged, missing or of another store; also where features are read. It names the file.
         ValueError: the model has other towers; the message names which, and what differs.
     """
 
@@ -53,19 +43,13 @@ class FeatureStore:
         if missing not in ("error", "read"):
             raise ValueError(f'missing must be "error" or "read", not {missing!r}.')
         self.folder, self.missing = Path(folder), missing
-        self.modalities = {index.parent.name: read_json(index) for index in sorted(self.folder.glob("*/index.json"))}
+        files = {*self.folder.glob("*/index.json"), *self.folder.glob("*/*.safetensors")}
+        self.modalities = {place.name: read_description(place) for place in sorted({file.parent for file in files})}
         if not self.modalities:
             raise FileNotFoundError(f"{self.folder} holds no features; `anymodality features build` makes them.")
-        self.indexes: dict[str, Index] = {}
-        for name, index in self.modalities.items():
-            if index["format"] != FORMAT:
-                raise ValueError(
-                    f"The features of {name!r} in {self.folder} are of format {index['format']}: rebuild them."
-                )
-            self.indexes[name] = Index(self.folder / name)
+        self.indexes = {name: Index(self.folder / name) for name in self.modalities}
         self._contents = Contents(*self.indexes.values())
-        self._open: dict[Path, Any] = {}  # shards, which cost address space alone
-        self._told: dict[Path, dict[str, list[int]]] = {}  # features of each frame, of media whose frames differ
+        self._open: dict[tuple[str, int], Shard] = {}  # which cost little but address space
         self._checked: Any = None
         if model is None:
             logger.warning_once(
@@ -79,7 +63,7 @@ class FeatureStore:
 
     def __getstate__(self) -> dict[str, Any]:
         """For worker processes, which open files of their own."""
-        return {**self.__dict__, "_open": {}, "_told": {}, "_checked": None}
+        return {**self.__dict__, "_open": {}, "_checked": None}
 
     # --- what features were computed by --------------------------------------------------------------------------
 
@@ -102,6 +86,12 @@ class FeatureStore:
                 f"The features of {name!r} in {self.folder} are not this model's: {found}. Build them anew into another "
                 "folder, or train with the parts that they were built by."
             )
+
+    def verify(self) -> None:
+        """Reads every feature. Raises DamagedStoreError for the first file in which something is not as it was written."""
+        for name in self.modalities:
+            for error in damaged_shards(self.folder / name):
+                raise error
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -138,33 +128,30 @@ class FeatureStore:
 
     def get(self, modality: str, digest: str) -> torch.Tensor:
         """Of a medium by its content's hash, `(frames, length, dim)`, or `(features, dim)` where frames differ."""
-        return self._shard(modality, digest).get_tensor(digest)
+        shard, checksum = self._shard(modality, digest)
+        return shard.get(digest, checksum)
 
     def _lengths(self, modality: str, digest: str, features: torch.Tensor) -> list[int]:
         """Features of each frame."""
         if features.ndim == 3:
             return [features.shape[1]] * len(features)
-        path = self.indexes[modality].shard(digest)
-        if path not in self._told:
-            self._told[path] = json.loads(self._shard(modality, digest).metadata()["lengths"])
-        return self._told[path][digest]
+        shard, _ = self._shard(modality, digest)
+        lengths = shard.lengths(digest)
+        if lengths is None or sum(lengths) != len(features):
+            raise DamagedStoreError(shard.path, f"is damaged: it does not say where the frames of {digest} begin")
+        return lengths
 
-    def _shard(self, modality: str, digest: str) -> Any:
-        path = self.indexes[modality].shard(digest)
-        if path is None:
+    def _shard(self, modality: str, digest: str) -> tuple[Shard, int]:
+        place = self.indexes[modality].place(digest)
+        if place is None:
             raise KeyError(digest)
-        if path not in self._open:
+        number, checksum = place
+        shard = self._open.get((modality, number))
+        if shard is None:
             if len(self._open) >= _MOST_OPEN:
-                self._told.pop(oldest := next(iter(self._open)), None)
-                del self._open[oldest]
-            try:
-                self._open[path] = safe_open(path, "pt")
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{path} is damaged ({error}). Delete it, and run `anymodality features build` again, which computes "
-                    "what it held."
-                ) from error
-        return self._open[path]
+                del self._open[next(iter(self._open))]
+            shard = self._open[modality, number] = Shard(self.indexes[modality].path(number))
+        return shard, checksum
 
     def _digests(self, modality: str, sources: list[Any]) -> list[str] | None:
         digests = []
@@ -184,44 +171,3 @@ class FeatureStore:
                 "(augmentation) cannot be in a store: leave them as they are, or train without."
             )
         return digests
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-class ShardWriter:
-    """Gathers features, and writes a shard whenever there are enough of them: whole, or not at all.
-
-    Args:
-        folder: of one modality.
-        shard_bytes: of features, from which on a shard is written.
-        name: of this process among those that write.
-    """
-
-    def __init__(self, folder: Path, shard_bytes: int, name: str):
-        self.folder, self.shard_bytes, self.name = folder, shard_bytes, name
-        self.tensors: dict[str, torch.Tensor] = {}
-        self.files: dict[str, list] = {}
-        self.lengths: dict[str, list[int]] = {}
-        self.size = 0
-
-    def add(self, digest: str, features: torch.Tensor, lengths: list[int], files: dict[str, list]) -> None:
-        """`features (features, dim)` of a medium; `lengths`: those of each frame."""
-        if len(set(lengths)) == 1:
-            features = features.unflatten(0, (len(lengths), -1))
-        else:
-            self.lengths[digest] = lengths
-        # A tower of convolutions gives (places, channels) as a view of (channels, places), which safetensors refuses.
-        self.tensors[digest] = features.cpu().clone(memory_format=torch.contiguous_format)
-        self.files |= files
-        self.size += features.nbytes
-        if self.size >= self.shard_bytes:
-            self.flush()
-
-    def flush(self) -> None:
-        if not self.tensors:
-            return
-        name = hashlib.blake2b("".join(sorted(self.tensors)).encode(), digest_size=8).hexdigest()
-        with written_whole(self.folder / f"{name}.safetensors", self.name) as file:
-            save_file(self.tensors, file, {"files": json.dumps(self.files), "lengths": json.dumps(self.lengths)})
-        self.tensors, self.files, self.lengths, self.size = {}, {}, {}, 0

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import AutoFeatureExtractor, BatchFeature, PreTrainedConfig
 from transformers.feature_extraction_utils import FeatureExtractionMixin
 
+from ..utils.checked import ConfigError, check_fields
 from ._arrays import NPY_MAGIC, check_windows, first_bad, load_npy, positive, to_numpy, windows
 from ._base import ModalitySpec
 from ._columns import Channel, check_units
@@ -24,6 +25,10 @@ _GAP_INTERVALS = 10  # of the recording's own median interval
 _GAP_SECONDS = 0.25
 _WRONG_UNIT = 100.0  # a recording this much slower than declared most likely has its time in another unit
 _WRONG_GUESS = 10.0  # the same, where nobody said that the times are seconds
+
+
+_SETTINGS: dict[str, Any] = {"channels": list[str], "sampling_rate": float, "num_samples": int, "channels_first": bool}
+_SETTINGS |= dict.fromkeys(("mean", "std"), float | list[float] | None)
 
 
 class SignalFeatureExtractor(FeatureExtractionMixin):
@@ -49,6 +54,11 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        given = {"channels": list(channels), "sampling_rate": sampling_rate, "num_samples": num_samples}
+        given |= {"channels_first": channels_first, "mean": mean, "std": std}
+        check_fields(type(self).__name__, given, _SETTINGS, {"num_samples": 1})
+        if not sampling_rate > 0:
+            raise ConfigError(f"`{type(self).__name__}.sampling_rate` is {sampling_rate}; it must be above 0.")
         self.channels = list(channels)
         self.sampling_rate = sampling_rate
         self.num_samples = num_samples

@@ -14,22 +14,26 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, initialization
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file
 
 from ..modalities import MODALITIES
 from ..towers import load_tower
+from ..utils.checked import ConfigError, check_fields, read_from
+from ..utils.files import write_checksums
 from ..utils.hub import FETCHING, gguf_arguments, hub_kwargs
 from ..utils.tensors import tensors_hash
-from ..utils.upstream import (
-    extract_commit_hash,
-    get_checkpoint_shard_files,
-    is_initialized,
-    set_initialized,
-    without_deepspeed,
-)
+from ..utils.upstream import extract_commit_hash, is_initialized, set_initialized, without_deepspeed
 from .configuration import AnyModalityConfig
 from .quantization import reversible_conversions, skip_towers_and_aligners
 from .remote_code import RemoteCodeMixin
+from .stored_weights import check_weights, stored_dtypes, weight_files
+
+
+# What a reference says, see `_split`.
+_REFERENCE = {
+    **{"id": str, "revision": str | None, "dtype": str | None, "select_layer": int | None, "sha256": str},
+    **{"tensors": int, "grown": list[str], "kept": list[str] | None},
+}
 
 
 class CheckpointMixin(PreTrainedModel):
@@ -61,7 +65,8 @@ class CheckpointMixin(PreTrainedModel):
 
         Raises:
             ValueError: the checkpoint lacks weights, has some that the model has not, or some of another shape
-                (the last unless `ignore_mismatched_sizes=True`).
+                (the last unless `ignore_mismatched_sizes=True`); or NaN, infinity, or another kind of number.
+            ConfigError: config.json describes no model that can be built.
         """
         source = pretrained_model_name_or_path
         kwargs = cls._with_config(source, {"use_safetensors": True, **kwargs})
@@ -72,14 +77,28 @@ class CheckpointMixin(PreTrainedModel):
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = skip_towers_and_aligners(kwargs["quantization_config"], config)
         place = source
-        if config.references:
-            place, kwargs["state_dict"] = None, _assemble(source, config, **hub_kwargs(kwargs))
-        loaded: Any = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
-        model, info = loaded
-        check_loading_info(model, info, mismatch_allowed, source)
+        with read_from(f"{source}"):
+            # Variants have files of other names.
+            files = [] if kwargs.get("variant") else weight_files(source, hub_kwargs(kwargs))
+            stored = stored_dtypes(files)
+            if config.references:
+                place, kwargs["state_dict"] = None, _assemble(source, config, **hub_kwargs(kwargs))
+            loaded: Any = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
+            model, info = loaded
+            check_loading_info(model, info, mismatch_allowed, source)
+            check_weights(model, stored, source)
+            model._check_placeholders()
         if config.references:
             model._restore_light(source, config, hub_kwargs(kwargs))
         return (model, info) if output_loading_info else model
+
+    def _check_placeholders(self) -> None:
+        rows: Any = getattr(self.get_input_embeddings(), "num_embeddings", None)
+        for name, modality in self.config.modalities.items():
+            if rows is not None and modality.token_id >= rows:
+                raise ConfigError(
+                    f"`modalities.{name}.token_id` is {modality.token_id}, beyond the {rows} tokens of the language model."
+                )
 
     @classmethod
     def _with_config(cls, source: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -141,8 +160,10 @@ class CheckpointMixin(PreTrainedModel):
                 kwargs["save_original_format"] = False  # references are by our names
             with reversible_conversions(self):
                 super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
-            if processor is not None and kwargs.get("is_main_process", True):
-                processor.save_pretrained(save_directory)
+            if kwargs.get("is_main_process", True):
+                write_checksums(save_directory)
+                if processor is not None:
+                    processor.save_pretrained(save_directory)
         finally:
             self.config.references = references
 
@@ -248,6 +269,7 @@ def _assemble(source: Any, config: Any, **hub: Any) -> dict[str, torch.Tensor]:
     """
     stored, state = _stored(source, hub), {}
     for part, reference in config.references.items():
+        _check_reference(config, part, reference)
         tensors = _load_reference(config, part, reference, **hub_kwargs(hub, FETCHING))
         kept = reference["kept"] or list(tensors)
         missing = sorted(set(kept) - set(tensors))
@@ -261,6 +283,25 @@ def _assemble(source: Any, config: Any, **hub: Any) -> dict[str, torch.Tensor]:
             key = f"{part}.{name}"
             state[key] = torch.cat([tensors[name], stored.pop(key)]) if name in reference["grown"] else tensors[name]
     return {**state, **stored}
+
+
+def _check_reference(config: Any, part: str, reference: dict[str, Any]) -> None:
+    """Raises ConfigError for a reference that is not as `_split` writes them."""
+    where = f"references.{part}"
+    if part not in config.part_names:
+        raise ConfigError(
+            f"`{where}` is of a part that the model does not have; it has {', '.join(config.part_names)}."
+        )
+    if reference.keys() != _REFERENCE.keys():
+        raise ConfigError(
+            f"`{where}` has {', '.join(sorted(reference)) or 'nothing'}; it must have {', '.join(_REFERENCE)}."
+        )
+    check_fields(where, reference, _REFERENCE, {"tensors": 1})
+    if reference["kept"] == [] or (
+        reference["dtype"]
+        and not isinstance(getattr(torch, reference["dtype"].removeprefix("torch."), None), torch.dtype)
+    ):
+        raise ConfigError(f"`{where}` keeps no tensors, or names a dtype that torch does not have.")
 
 
 def _load_reference(config: Any, part: str, reference: dict[str, Any], **hub: Any) -> dict[str, torch.Tensor]:
@@ -283,8 +324,7 @@ def _where(reference: dict[str, Any]) -> str:
 
 
 def _stored(source: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, _raise_exceptions_for_missing_entries=False, **hub)
-    if index is None:
-        return load_file(str(cached_file(source, SAFE_WEIGHTS_NAME, **hub)))  # which raises where there is none
-    shards, _ = get_checkpoint_shard_files(source, index, **hub)
-    return {name: tensor for shard in shards for name, tensor in load_file(shard).items()}
+    files = weight_files(source, hub) or [
+        cached_file(source, SAFE_WEIGHTS_NAME, **hub)
+    ]  # which raises where there is none
+    return {name: tensor for file in files for name, tensor in load_file(str(file)).items()}

@@ -7,17 +7,27 @@ dtype, attention and serialisation look exactly one level deep. The table is pla
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ..modalities._base import check_modality_name
+from ..utils.checked import ConfigError, check_fields, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import CACHE_NAMES, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
 
 
+SELECT_FEATURES = ("all", "patches", "pooled", "merged")
+_TOP = {
+    "modalities": dict[str, Any],
+    "reads_input_ids": bool,
+    "references": dict[str, dict] | None,
+    "trained": list[str] | None,
+}
+# Of the numbers in the table, the smallest that makes sense.
+_LEAST = {"token_id": 0, "input_shape": 1, "num_frames": 1, "feature_length": 1}
 # What a batch says of the items of a modality, beside the tower's inputs: see `frames`.
 SIZES = ("frames", "feature_lengths")
 
@@ -75,14 +85,24 @@ class ModalityConfig:
     def of(cls, modality: str, given: "ModalityConfig | dict[str, Any]") -> "ModalityConfig":
         """A copy, with the defaults of this modality."""
         check_modality_name(modality)
-        fields = asdict(given) if isinstance(given, ModalityConfig) else given
+        fields, where = asdict(given) if isinstance(given, ModalityConfig) else given, f"modalities.{modality}"
+        if not isinstance(fields, dict) or "token_id" not in fields:
+            raise ConfigError(f"`{where}` is {fields!r:.80}; it must be a table with a `token_id`.")
         if unknown := sorted(set(fields) - set(cls.__dataclass_fields__)):
             known = ", ".join(cls.__dataclass_fields__)
             raise ValueError(f"Unknown keys {unknown} for modality {modality!r}; known: {known}.")
         own: dict[str, Any] = {"tower": modality, "aligner": modality}
         own |= {key: value for key, value in fields.items() if value is not None or key == "num_frames"}
+        check_fields(where, own, get_type_hints(cls), _LEAST)
         own["inputs"] = main_input_first(modality, own.get("inputs", {}))
-        return cls(**own)
+        row = cls(**own)
+        if row.select_feature not in SELECT_FEATURES:
+            raise ConfigError(
+                f"`{where}.select_feature` is {row.select_feature!r}; known: {', '.join(SELECT_FEATURES)}."
+            )
+        if not isinstance(getattr(torch, row.input_dtype, None), torch.dtype):
+            raise ConfigError(f"`{where}.input_dtype` is {row.input_dtype!r}, which is not a dtype of torch.")
+        return row
 
 
 def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
@@ -116,10 +136,12 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     trained: list[str] | None = None
 
     def __post_init__(self, **kwargs):
+        check_fields("config", {key: getattr(self, key) for key in _TOP}, _TOP, {})
         self.text_config = as_config("text_config", self.text_config)
         # config.json is written with sorted keys: sorting here keeps the order of modules, weights, optimizer state.
         self.modalities = {name: ModalityConfig.of(name, row) for name, row in sorted(self.modalities.items())}
         self._check_lenders()
+        self._check_tokens()
         for key in self._part_keys():
             if key not in kwargs:
                 raise ValueError(f"The table of modalities names `{key}`, which is missing from the config.")
@@ -141,6 +163,20 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
                     raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which is not in the table.")
                 if getattr(self.modalities[lender], part) != lender:
                     raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which borrows it itself.")
+            own, lent = ({*self.modalities[one].inputs.values()} for one in (name, modality.tower))
+            if not own <= lent:
+                raise ConfigError(
+                    f"Modality {name!r} borrows the tower of {modality.tower!r}, but gives it "
+                    f"{', '.join(sorted(own - lent))}, which that one does not read."
+                )
+
+    def _check_tokens(self) -> None:
+        taken: dict[int, str] = {}
+        for name, modality in self.modalities.items():
+            if (other := taken.setdefault(modality.token_id, name)) != name:
+                raise ConfigError(
+                    f"`modalities.{name}.token_id` is {modality.token_id}, which is the placeholder of {other!r} already."
+                )
 
     def owners(self, part: str) -> list[str]:
         """Modalities with a `part`, "tower" or "aligner", of their own; the others borrow one."""
@@ -205,6 +241,13 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
         return row.token_id
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As usual. Raises ConfigError, which names the folder and the key, for what makes no sense."""
+        place = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "config"
+        with read_from(f"config.json of {place}"):
+            return super().from_dict(config_dict, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         table = {name: asdict(modality) for name, modality in self.modalities.items()}
         # Also of a config that came from the Hub, whose `auto_map` says from which repository.
@@ -237,11 +280,12 @@ def as_config(key: str, value: Any) -> PreTrainedConfig:
     if isinstance(value, PreTrainedConfig):
         return value
     if not isinstance(value, dict):
-        raise TypeError(f"`{key}` must be a config or its dict, not {type(value).__name__}.")
+        raise ConfigError(f"`{key}` must be a config or its dict, not {type(value).__name__}.")
     model_type = value.get("model_type")
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"`{key}` has an unknown model type {model_type!r}.{did_you_mean(model_type, CONFIG_MAPPING)} If it is a "
             "class of your own, import the module that registers it before loading."
         )
-    return CONFIG_MAPPING[model_type].from_dict(dict(value))
+    with read_from(f"`{key}`"):
+        return CONFIG_MAPPING[model_type].from_dict(dict(value))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from math import ceil
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -18,12 +18,24 @@ from ..model.by_size import INPUT_SIZES, joined
 from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
 from ..model.frames import in_rows
 from ..towers import feature_length
+from ..utils.checked import ConfigError, check_fields
 from ..utils.registry import did_you_mean
 from ..utils.tensors import padded_to_multiple, row_counts
 from ..utils.upstream import registered_processors
 from .tokenization import PromptTokenizer
 
 
+# Of the numbers in the table, the smallest that makes sense, and tokens of one medium at most.
+_LEAST = {"num_tokens": 1, "num_frames": 1, "feature_length": 1, "unit": 1}
+_MOST_TOKENS = 2**17
+# Of options, what they may be; those of modalities that others register are not checked.
+_OPTIONS = {
+    **dict.fromkeys(("windows", "tiles", "max_tokens", "max_pixels", "min_pixels", "pad_to_multiple_of"), int | None),
+    **dict.fromkeys(("num_frames", "max_frames"), int),
+    **dict.fromkeys(("sampling_rate", "overlap"), float),
+    **dict.fromkeys(("fps", "seconds"), float | None),
+    "value_range": list[float] | None,
+}
 # The tokenizer's keyword arguments; all others are a sub-processor's.
 TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
 # Ours, and what Transformers' own code gives to every processor.
@@ -86,9 +98,24 @@ class ModalityInputs:
         """Of what `to_dict` gave, also by way of JSON.
 
         Raises:
-            ValueError: the config of a tower or an aligner has a model type that is not registered.
+            ConfigError: a key that is not known or lacks, or a value of another type; or the config of a tower or an
+                aligner makes no sense.
         """
+        where, known = f"modalities.{modality}", {field.name for field in fields(cls)}
+        if not isinstance(given, Mapping) or given.keys() - known or {"token", "processor", "inputs"} - given.keys():
+            raise ConfigError(
+                f"`{where}` is {given!r:.80}; it must be a table with `token`, `processor` and `inputs`, and of other keys "
+                f"only {', '.join(sorted(known))}."
+            )
+        check_fields(where, {**given, **dict.fromkeys(_CONFIGS)}, get_type_hints(cls), _LEAST)
+        if (given.get("num_tokens") or 0) > _MOST_TOKENS:
+            raise ConfigError(
+                f"`{where}.num_tokens` is {given['num_tokens']}, more than {_MOST_TOKENS} for one medium."
+            )
+        options = given.get("options") or {}
+        _check_options(where, modality, options)
         values: dict[str, Any] = {**given, "inputs": main_input_first(modality, given["inputs"])}
+        values["options"] = {**MODALITIES[modality].options, **options}
         for key in _CONFIGS:
             if given.get(key) is not None:
                 values[key] = as_config(f"{modality}: {key}", given[key])
@@ -98,6 +125,17 @@ class ModalityInputs:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         configs = {key: values.pop(key) for key in _CONFIGS}
         return {**values, **{key: config.to_dict() for key, config in configs.items() if config is not None}}
+
+
+def _check_options(where: str, modality: str, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an option that the modality does not have, or one of another kind than its default."""
+    known = {**MODALITIES[modality].options, **dict.fromkeys(("pad_to_multiple_of", "max_tokens"))}
+    if unknown := sorted(options.keys() - known.keys()):
+        raise ConfigError(
+            f"`{where}.options` has {', '.join(unknown)}, which {modality} does not read; known: {', '.join(known)}."
+        )
+    hints = {name: _OPTIONS.get(name, bool if isinstance(default, bool) else Any) for name, default in known.items()}
+    check_fields(f"{where}.options", options, {name: hints[name] for name in options}, dict.fromkeys(_OPTIONS, 0))
 
 
 def extract(
@@ -116,10 +154,17 @@ def extract(
                 inputs[name] = torch.tensor(value)
         multiple: Any = options.get("pad_to_multiple_of")
         return padded_to_multiple(inputs, multiple) if multiple else inputs
-    except (ValueError, RuntimeError) as error:
-        if len(items) == 1 or isinstance(error, MediaError):
-            raise
+    except MediaError:
+        raise
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
         reason = str(error).partition("\n")[0]
+        if len(items) == 1:
+            raise ValueError(
+                f"{type(processor).__name__} cannot prepare this {spec.name} ({type(error).__name__}: {reason}). Its "
+                "settings are in processor_config.json."
+            ) from error
         raise MediaError(
             f"{len(items)} {spec.argument} cannot be put into one batch: {reason}. If "
             f"{type(processor).__name__} does not bring all to one size, do so yourself, or give them in batches of "
@@ -235,6 +280,11 @@ class MediaMixin:
         alone = [extract(spec, [frame], processor, own.options, **kwargs) for frame in frames] if one_by_one else None
         outputs = joined(alone, own.inputs) if alone else extract(spec, frames, processor, own.options, **kwargs)
         inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
+        if own.main_input not in inputs:
+            raise ConfigError(
+                f"`modalities.{modality}.inputs` names {own.inputs[own.main_input]!r}; {type(processor).__name__} gives "
+                f"{', '.join(outputs)} alone."
+            )
         if own.grid is not None:
             inputs[own.main_input] = in_rows(inputs[own.main_input], inputs[own.grid])
         if own.num_frames is None:

@@ -1,6 +1,7 @@
 """The processor: text, chat messages and media of every modality to model inputs."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -10,6 +11,7 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, P
 
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
+from ..utils.checked import ConfigError, check_fields, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
 from .chat import ChatWriter, media_of, read_chats
@@ -61,9 +63,11 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         text_settings: dict[str, Any] | None = None,
     ):
         self.tokenizer = tokenizer
+        check_fields("config", {"text_settings": text_settings}, {"text_settings": dict[str, Any] | None}, {})
         self.text_settings = dict(text_settings or {})
         if unknown := sorted(set(self.text_settings) - {"piecewise", "stop"}):
             raise ValueError(f"Unknown settings {unknown} in `text_settings`; known: piecewise, stop.")
+        check_fields("text_settings", self.text_settings, {"piecewise": bool, "stop": list[str]}, {})
         self.modalities = {
             name: own if isinstance(own, ModalityInputs) else ModalityInputs.from_dict(name, own)
             for name, own in sorted((modalities or {}).items())
@@ -337,6 +341,12 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         }
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As usual. Raises ConfigError, which names the folder and the key, for what makes no sense."""
+        with read_from(f"processor_config.json of {pretrained_model_name_or_path}"):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         processor_dict = processor_dict or {}
         if "modalities" not in processor_dict:
@@ -344,13 +354,14 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 f"{pretrained_model_name_or_path} has a model, but not its processor. Save the one that the model was made "
                 "with beside it: model.save_pretrained(folder, processor=processor)."
             )
-        names = sorted({row["processor"] for row in processor_dict["modalities"].values()})
+        check_fields("config", {"modalities": processor_dict["modalities"]}, {"modalities": dict[str, dict]}, {})
+        names = sorted({str(row.get("processor")) for row in processor_dict["modalities"].values()})
         parts = {name: kwargs.pop(name) for name in names if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         for name in names:
             if name in parts:
                 continue
-            if name.endswith("tokenizer"):
+            if re.fullmatch(r"\w+_tokenizer", name):
                 folder = os.path.join(kwargs.get("subfolder", ""), name)
                 parts[name] = AutoTokenizer.from_pretrained(
                     pretrained_model_name_or_path, **{**kwargs, "subfolder": folder}
@@ -358,10 +369,14 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 continue
             if name not in processor_dict:
                 raise ValueError(f"The processor's config has no {name!r}, which its table of modalities names.")
+            check_fields("config", {name: processor_dict[name]}, {name: dict}, {})
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
-            kind = next(kind for kind in kinds if kind in settings)
-            parts[name] = sub_processor_class(settings[kind])(**settings)
+            kind = next((kind for kind in kinds if kind in settings), None)
+            if kind is None:
+                raise ConfigError(f"`{name}` does not say its class, as `feature_extractor_type` or the like.")
+            with read_from(f"`{name}`"):
+                parts[name] = sub_processor_class(settings[kind])(**settings)
         return [tokenizer, parts]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import PaddingStrategy
 
+from ..utils.checked import ConfigError
 from .typed import Encoded, TypedText, arrays
 
 
@@ -143,17 +144,32 @@ class PromptTokenizer:
         placeholders: modality -> the id of its placeholder token.
 
     Raises:
-        ValueError: a placeholder is not in the tokenizer's vocabulary.
+        ConfigError: a placeholder is not a token that was added for it alone.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, str], piecewise: bool = False):
         self.tokenizer, self.tokens, self.piecewise = tokenizer, dict(tokens), piecewise
         self.placeholders = {name: self._token_id(name, token) for name, token in tokens.items()}
+        for name, token_id in self.placeholders.items():
+            if others := [
+                other for other in self.placeholders if other != name and self.placeholders[other] == token_id
+            ]:
+                raise ConfigError(
+                    f"The placeholder {tokens[name]!r} of {name!r} is that of {', '.join(map(repr, others))}, too."
+                )
 
     def _token_id(self, modality: str, token: str) -> int:
         token_id: Any = self.tokenizer.convert_tokens_to_ids(token)  # of one token, one id
         if token_id is None or (token_id == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
-            raise ValueError(f"The placeholder {token!r} of {modality!r} is not in the tokenizer's vocabulary.")
+            raise ConfigError(f"The placeholder {token!r} of {modality!r} is not in the tokenizer's vocabulary.")
+        if token_id not in self.tokenizer.added_tokens_decoder:
+            raise ConfigError(
+                f"The placeholder {token!r} of {modality!r} is an ordinary word of the tokenizer, which users type. It "
+                "must be an added token."
+            )
+        own = (self.tokenizer.pad_token, self.tokenizer.bos_token, self.tokenizer.eos_token, self.tokenizer.unk_token)
+        if token in own:
+            raise ConfigError(f"The placeholder {token!r} of {modality!r} has another meaning in this tokenizer.")
         return token_id
 
     def encode(self, texts: Sequence[Text], add_special_tokens: bool = True) -> list[Prompt]:

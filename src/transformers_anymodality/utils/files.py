@@ -1,7 +1,8 @@
-"""JSON, files of weights, and files that are written whole or not at all."""
+"""JSON, files of weights and their checksums, and files that are written whole or not at all."""
 
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,11 @@ from safetensors import SafetensorError, safe_open
 
 
 def read_json(file: str | Path) -> Any:
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    """Raises ValueError, which names the file, for one that is not JSON."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}.") from error
 
 
 def check_new(output: str | Path) -> None:
@@ -36,6 +41,9 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
     """A file beside `path` to write to, which takes its place at the end; nothing of it is left if that fails.
 
     Its name holds `writer` (the process's id by default), so that a killed one leaves one file behind at most.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full; the message names `path`.
     """
     temporary = path.with_name(f".{os.getpid() if writer is None else writer}.{path.suffix[1:]}.tmp")
     try:
@@ -43,13 +51,56 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "filename", None) not in (None, str(temporary)):  # of something that was read for it
+            raise
+        message = f"{path} could not be written: {error}. Nothing of it was kept, and what was there before still is."
+        number = getattr(error, "errno", None)
+        raise (OSError(message) if number is None else OSError(number, message)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def shard_names(index: str | Path) -> list[str]:
     """The files that an index (`model.safetensors.index.json`) spreads tensors over."""
-    return sorted(set(read_json(index)["weight_map"].values()))
+    found = read_json(index)
+    names = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{index}: `weight_map` must be a table of tensors and the files that they are in.")
+    return sorted(set(names.values()))
+
+
+# --- checksums of weights ------------------------------------------------------------------------------------------------
+
+CHECKSUMS = "checksums.json"
+
+
+def checksum(file: Path) -> int:
+    """CRC-32 of a file's content."""
+    found = 0
+    with file.open("rb") as content:
+        while piece := content.read(2**22):
+            found = zlib.crc32(piece, found)
+    return found
+
+
+def write_checksums(folder: str | Path) -> None:
+    """Writes down those of the files of weights in a folder."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    if files:
+        write_json(Path(folder, CHECKSUMS), {file.name: checksum(file) for file in files})
+
+
+def changed_file(folder: Path) -> str:
+    """What is not as `write_checksums` found it, or ""; also where it was not called."""
+    if not (folder / CHECKSUMS).is_file():
+        return ""
+    for name, expected in read_json(folder / CHECKSUMS).items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if checksum(folder / name) != expected:
+            return f"{name} is not what its checksum says"
+    return ""
 
 
 @contextmanager

@@ -1,0 +1,285 @@
+"""Checkpoints that are damaged or make no sense: refused with one kind of error, which names the file and the key."""
+
+import json
+import random
+import resource
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers.utils import logging
+
+from modeling_tests import tiny
+from modeling_tests.training_runs import trainer
+from transformers_anymodality.training.checkpoints import last_checkpoint
+from transformers_anymodality.utils.checked import ConfigError
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("composite")
+    model, processor = tiny.composite()
+    model.save_pretrained(folder, processor=processor)
+    return folder
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def edit(file: Path, change) -> Path:
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    return file.parent
+
+
+# --- weights -------------------------------------------------------------------------------------------------------------
+
+NAME = "image_aligner.layers.0.up_proj.weight"
+
+
+def first(value: float):
+    def change(weights: torch.Tensor) -> torch.Tensor:
+        weights.view(-1)[0] = value
+        return weights
+
+    return change
+
+
+REFUSED = {
+    "NaN": (first(float("nan")), "have 1 with NaN or infinity"),
+    "infinity": (first(float("inf")), "have 1 with NaN or infinity"),
+    "minus infinity": (first(float("-inf")), "have 1 with NaN or infinity"),
+    **{
+        str(dtype): (
+            lambda weights, dtype=dtype: weights.to(dtype),
+            "have 1 of a kind of number that is not converted",
+        )
+        for dtype in (torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn)
+    },
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_weights_of_another_kind_or_not_finite_are_refused(copy, kind):
+    change, message = REFUSED[kind]
+    tensors = load_file(copy / "model.safetensors")
+    tensors[NAME] = change(tensors[NAME])
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match=f"{copy}.*{message}.*{NAME}"):
+        AutoModelForCausalLM.from_pretrained(copy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_weights_of_another_float_are_converted(copy, dtype):
+    tensors = load_file(copy / "model.safetensors")
+    tensors[NAME] = tensors[NAME].to(dtype)
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    loaded = AutoModelForCausalLM.from_pretrained(copy, dtype=torch.float32)
+    assert torch.equal(loaded.state_dict()[NAME], tensors[NAME].float())
+
+
+def split(folder: Path, other: str) -> None:
+    """Weights in two files, one of which is called `other` in the index."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file({NAME: tensors[NAME]}, folder.parent / "outside.safetensors", {"format": "pt"})
+    save_file({NAME: tensors.pop(NAME)}, folder / "b.safetensors", {"format": "pt"})
+    save_file(tensors, folder / "a.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": {**dict.fromkeys(tensors, "a.safetensors"), NAME: other}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_an_index_names_files_of_its_checkpoint(copy):
+    split(copy, "b.safetensors")
+    AutoModelForCausalLM.from_pretrained(copy)
+    index = copy / "model.safetensors.index.json"
+    for other in (
+        "../outside.safetensors",
+        str(copy.parent / "outside.safetensors"),
+        "c.bin",
+        3,
+        None,
+        "c.safetensors",
+    ):
+        edit(index, lambda content, other=other: content["weight_map"].update({NAME: other}))
+        with pytest.raises((ConfigError, OSError), match="index.json|c.safetensors"):
+            AutoModelForCausalLM.from_pretrained(copy)
+    index.write_text("[]")
+    with pytest.raises(ConfigError, match="weight_map"):
+        AutoModelForCausalLM.from_pretrained(copy)
+
+
+def test_files_that_are_cut_off_are_named(copy):
+    file = copy / "model.safetensors"
+    whole = file.read_bytes()
+    for content in (whole[:-10], whole[:5], b"", whole + b"x" * 100):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match="model.safetensors is damaged"):
+            AutoModelForCausalLM.from_pretrained(copy)
+
+
+# --- configs -------------------------------------------------------------------------------------------------------------
+
+
+def rows(name: str, **values):
+    return lambda config: config["modalities"][name].update(values)
+
+
+def part(name: str, **values):
+    return lambda config: config[name].update(values)
+
+
+MODEL = {
+    "`modalities.image.token_id` is '5'": rows("image", token_id="5"),
+    "`modalities.image.token_id` is -1": rows("image", token_id=-1),
+    "`modalities.image.token_id` is True": rows("image", token_id=True),
+    "`modalities.image.token_id` is 1.5": rows("image", token_id=1.5),
+    "is the placeholder of": lambda c: c["modalities"]["image"].update(token_id=c["modalities"]["audio"]["token_id"]),
+    "beyond the": rows("image", token_id=10**6),
+    "`modalities.image.inputs`": rows("image", inputs=[]),
+    "`modalities.image.input_shape`": rows("image", input_shape=[3, "x"]),
+    "`modalities.image.input_dtype`": rows("image", input_dtype="os"),
+    "`modalities.image.select_feature`": rows("image", select_feature="others"),
+    "`modalities.image` is 7": lambda config: config["modalities"].update(image=7),
+    "`config.modalities`": lambda config: config.update(modalities=[]),
+    "`config.references`": lambda config: config.update(references=[1]),
+    "`config.trained`": lambda config: config.update(trained="all"),
+    "borrows the tower of 'imu', but gives it": rows("video", tower="imu"),
+    "`image_config` must be a config": lambda config: config.update(image_config=3),
+    "`text_config` has an unknown model type": part("text_config", model_type=["llama"]),
+    "`image_aligner_config`.*num_tokens` is -1": part("image_aligner_config", num_tokens=-1),
+    "`image_aligner_config`.*num_tokens` is 1000000000": part("image_aligner_config", num_tokens=10**9),
+    "`image_aligner_config`.*num_heads` is '8'": part("image_aligner_config", num_heads="8"),
+    "`image_aligner_config`.*layer_norm_eps` is nan": part("image_aligner_config", layer_norm_eps=float("nan")),
+    "`image_config`": part("image_config", hidden_size="x"),
+    "`text_config`": part("text_config", num_attention_heads=0),
+}
+
+
+@pytest.mark.parametrize("message", MODEL)
+def test_a_config_that_makes_no_sense_is_refused_by_its_key(copy, message):
+    edit(copy / "config.json", MODEL[message])
+    with pytest.raises(ConfigError, match=f"{copy}.*{message}"):
+        AutoModelForCausalLM.from_pretrained(copy)
+
+
+PROCESSOR = {
+    "'what' of 'image' is an ordinary word": rows("image", token="what"),
+    "'<pad>' of 'image' has another meaning": rows("image", token="<pad>"),
+    "is that of 'audio', too|is that of 'image', too": rows("image", token="<audio>"),
+    "'' of 'image' is not in the tokenizer": rows("image", token=""),
+    "`modalities.image.token` is 5": rows("image", token=5),
+    "`modalities.image.num_tokens` is -1": rows("image", num_tokens=-1),
+    "`modalities.image.num_tokens` is 10000000": rows("image", num_tokens=10**7),
+    "`modalities.image.num_tokens` is '3'": rows("image", num_tokens="3"),
+    "`modalities.image.options` has evil": rows("image", options={"evil": 1}),
+    "`modalities.video.options.num_frames` is 'x'": rows("video", options={"num_frames": "x"}),
+    "`modalities.image.inputs`": rows("image", inputs=["input_ids"]),
+    "`modalities.image` is": lambda config: config["modalities"]["image"].pop("token"),
+    "`config.modalities`": lambda config: config.update(modalities=[3]),
+    "no '../x_tokenizer'": rows("image", processor="../x_tokenizer"),
+    "sampling_rate` is -1": part("imu_feature_extractor", sampling_rate=-1),
+    "channels` is": part("imu_feature_extractor", channels=[1, 2]),
+    "`config.image_processor`": lambda config: config.update(image_processor=[]),
+    "does not say its class": lambda config: config["image_processor"].pop("image_processor_type"),
+    "`text_settings.stop`": lambda config: config.update(text_settings={"stop": [5]}),
+}
+
+
+@pytest.mark.parametrize("message", PROCESSOR)
+def test_a_processor_config_that_makes_no_sense_is_refused_by_its_key(copy, message):
+    edit(copy / "processor_config.json", PROCESSOR[message])
+    with pytest.raises(ConfigError, match=f"processor_config.json of {copy}.*({message})"):
+        AutoProcessor.from_pretrained(copy)
+
+
+REFERENCES = {
+    "it must have id": {"id": "x/y"},
+    r"references.language_model.id` is 5": {"id": 5},
+    r"references.language_model.tensors` is 0": {"tensors": 0},
+    r"references.language_model.kept` is \[3\]": {"kept": [3]},
+    "keeps no tensors": {"kept": []},
+    "a dtype that torch does not have": {"dtype": "os"},
+}
+
+
+@pytest.mark.parametrize("message", REFERENCES)
+def test_references_that_make_no_sense_are_refused(copy, message):
+    whole = {"id": "x/y", "revision": None, "dtype": "float32", "select_layer": None, "sha256": "0" * 64, "tensors": 1}
+    whole |= {"grown": [], "kept": None}
+    given = REFERENCES[message]
+    row = given if message == "it must have id" else {**whole, **given}
+    edit(copy / "config.json", lambda config: config.update(references={"language_model": row}))
+    with pytest.raises(ConfigError, match=message):
+        AutoModelForCausalLM.from_pretrained(copy)
+    edit(copy / "config.json", lambda config: config.update(references={"evil": whole}))
+    with pytest.raises(ConfigError, match="a part that the model does not have"):
+        AutoModelForCausalLM.from_pretrained(copy)
+
+
+# --- training checkpoints ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    model, processor = tiny.composite(settings=tiny.modalities("image", "audio", "imu"))
+    trainer(model, processor, folder, max_steps=3, save_strategy="steps", save_steps=1).train()
+    return folder
+
+
+def test_every_file_that_is_torn_or_missing_is_seen(run, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    newest = Path(shutil.copytree(run, tmp_path / "run")) / "checkpoint-3"
+    assert last_checkpoint(newest.parent) == str(newest)
+    for file in sorted(path for path in newest.iterdir() if path.suffix not in (".jinja", ".md", ".py")):
+        whole = file.read_bytes()
+        damages = {"cut": whole[: len(whole) * 2 // 3], "empty": b""}
+        if file.suffix == ".safetensors":  # in other files, some bits have no meaning
+            middle = len(whole) // 2
+            damages["flipped"] = whole[:middle] + bytes([whole[middle] ^ 64]) + whole[middle + 1 :]
+        for damage, content in damages.items():
+            file.write_bytes(content)
+            caplog.clear()
+            assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2"), (file.name, damage)
+            assert file.name in caplog.text and "is passed over" in caplog.text, (file.name, damage)
+        file.unlink()
+        assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2"), file.name
+        file.write_bytes(whole)
+    shutil.rmtree(newest)
+    newest.mkdir()
+    assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2")
+    assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(run, tmp_path):
+    """By the largest size that a file may have; with room again, training goes on and is equal."""
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    shutil.rmtree(folder / "checkpoint-3")
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+
+    def go_on():
+        model, processor = tiny.composite(settings=tiny.modalities("image", "audio", "imu"))
+        again = trainer(model, processor, folder, **settings)
+        again.train(resume_from_checkpoint=last_checkpoint(folder))
+        return load_file(folder / "checkpoint-3" / "model.safetensors")
+
+    usual, rng = resource.getrlimit(resource.RLIMIT_FSIZE), random.Random(0)
+    size = (run / "checkpoint-3" / "model.safetensors").stat().st_size
+    try:
+        for _ in range(2):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randrange(size), usual[1]))
+            with pytest.raises((OSError, RuntimeError, SafetensorError), match="."):
+                go_on()
+            assert last_checkpoint(folder) == str(folder / "checkpoint-2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    expected, found = load_file(run / "checkpoint-3" / "model.safetensors"), go_on()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())

@@ -1,0 +1,94 @@
+"""Weights on disk: files that are whole, numbers of the kind that the model computes with, and none that is not finite.
+
+Of weights, float64, float32, float16 and bfloat16 are converted into each other. Whole numbers, booleans, complex numbers
+and 8-bit floats where the model has floating-point weights are refused, unless the model was quantised so.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
+
+from ..utils.checked import ConfigError
+from ..utils.files import open_weights, shard_names
+from ..utils.upstream import get_checkpoint_shard_files, str_to_torch_dtype
+
+
+_CONVERTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def weight_files(source: Any, hub: dict[str, Any]) -> list[Path]:
+    """The safetensors files of a checkpoint, which are fetched if need be. None where there is another kind of file.
+
+    Raises:
+        ConfigError: the index names a file outside the checkpoint.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return []
+    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    index = cached_file(source, SAFE_WEIGHTS_INDEX_NAME, **lenient, **hub)
+    if index is None:
+        single = cached_file(source, SAFE_WEIGHTS_NAME, **lenient, **hub)
+        return [] if single is None else [Path(single)]
+    for name in shard_names(index):
+        if not name.endswith(".safetensors") or os.path.basename(name) != name:
+            raise ConfigError(f"{index} names {name!r}, which is not a safetensors file of this checkpoint.")
+    shards, _ = get_checkpoint_shard_files(source, index, **hub)
+    return [Path(shard) for shard in shards]
+
+
+def stored_dtypes(files: list[Path]) -> dict[str, torch.dtype]:
+    """The dtype of each tensor. Raises ValueError, which names the file, for one that is cut off or missing."""
+    found = {}
+    for file in files:
+        if not file.is_file():
+            raise ConfigError(f"{file} is missing, which the checkpoint's index names.")
+        with open_weights(file) as weights:
+            for name in weights.keys():  # noqa: SIM118
+                # Transformers' table lacks complex numbers.
+                found[name] = str_to_torch_dtype.get(weights.get_slice(name).get_dtype(), torch.complex64)
+    return found
+
+
+def check_weights(model: nn.Module, stored: dict[str, torch.dtype], source: Any) -> None:
+    """Raises ConfigError for weights that were stored as another kind of number, or that are not finite."""
+    wrong, broken = [], []
+    buffers = {name for name, _ in model.named_buffers()}
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        own = stored.get(name)
+        if own is None and name in buffers:
+            continue
+        if own is not None and not _converts(own, value, name in buffers):
+            wrong.append(f"{name} ({str(own).removeprefix('torch.')})")
+        elif not _is_finite(value, name in buffers):
+            broken.append(name)
+    for names, what in ((wrong, "of a kind of number that is not converted"), (broken, "with NaN or infinity")):
+        if names:
+            more = ", ..." if len(names) > 5 else ""
+            raise ConfigError(
+                f"The weights in {source} have {len(names)} {what}: {', '.join(sorted(names)[:5])}{more}."
+            )
+
+
+def _converts(stored: torch.dtype, value: torch.Tensor, is_buffer: bool) -> bool:
+    if stored == value.dtype:
+        return True
+    if value.is_floating_point():
+        return stored in _CONVERTED
+    return not is_buffer or not (stored.is_floating_point or stored.is_complex)
+
+
+@torch.no_grad()
+def _is_finite(value: torch.Tensor, is_buffer: bool) -> bool:
+    """True, too, for what is not there yet (offloaded, on the meta device) or is quantised."""
+    value = getattr(value, "to_local", lambda: value)()
+    plain = type(value) in (torch.Tensor, nn.Parameter) and value.is_floating_point()
+    if not plain or value.is_meta or not value.numel():
+        return True
+    lowest, highest = torch.aminmax(value.detach().float() if value.itemsize == 1 else value.detach())
+    if is_buffer:  # masks are infinite
+        return not bool(lowest.isnan())
+    return bool(lowest.isfinite() and highest.isfinite())

@@ -1,0 +1,77 @@
+"""Which checkpoint a training run goes on from: the newest that is whole."""
+
+import os
+import re
+import zipfile
+from pathlib import Path
+
+from transformers.utils import logging
+
+from ..utils.files import changed_file, open_weights, read_json, shard_names
+
+
+logger = logging.get_logger(__name__)
+
+
+def last_checkpoint(folder: str | os.PathLike) -> str | None:
+    """The newest of the `checkpoint-*` in a Trainer's output folder that is whole; None if there is none.
+
+    Those that are torn are passed over, with a warning that says why: a process that is killed while it saves, or a disk
+    that is full, leaves one. A file is seen to be torn if it is cut off, or missing while the other checkpoints have it. A
+    changed byte is seen in weights that `save_pretrained` of a composite wrote, and in what torch wrote.
+    """
+    places = sorted(filter(_number, Path(folder).glob("checkpoint-*")), key=_number, reverse=True)
+    for place in places:
+        others = [_kinds(other) for other in places if other != place]
+        reason = _torn(place, set.intersection(*others) if others else set())
+        if not reason:
+            return str(place)
+        logger.warning(f"{place} is passed over: {reason}. It may be deleted.")
+    return None
+
+
+def _number(place: Path) -> int:
+    number = place.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def _kinds(place: Path) -> set[str]:
+    """Names of files, without the numbers of processes and shards."""
+    return {re.sub(r"[-_]?\d+(-of-\d+)?", "", file.name) for file in place.iterdir()}
+
+
+def _torn(place: Path, usual: set[str]) -> str:
+    """What is wrong with a checkpoint, or ""; `usual`: what others have."""
+    if not (place / "trainer_state.json").is_file():
+        return "trainer_state.json, which is written last, is missing"
+    if missing := sorted(usual - _kinds(place)):
+        return f"{', '.join(missing)} is missing"
+    try:
+        for file in sorted(place.rglob("*")):
+            _check(file)
+        state = read_json(place / "trainer_state.json")
+        if not isinstance(state, dict) or state.get("global_step") != _number(place):
+            return "trainer_state.json is of another step"
+        return changed_file(place)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        return str(error)
+
+
+def _check(file: Path) -> None:
+    """Raises OSError, ValueError or BadZipFile for a file that is not whole, as far as its kind tells."""
+    if file.name.endswith(".index.json"):
+        for name in shard_names(file):
+            (file.parent / name).stat()
+    elif file.suffix == ".json":
+        read_json(file)
+    elif file.suffix == ".safetensors":
+        with open_weights(file):
+            pass
+    elif file.suffix in (".pt", ".pth", ".bin"):
+        try:
+            with zipfile.ZipFile(file) as content:
+                bad = content.testzip()
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{file.name} is cut off or damaged ({error})") from error
+        if bad is not None:
+            raise ValueError(f"{file.name} is damaged ({bad} in it)")

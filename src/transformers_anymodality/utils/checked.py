@@ -1,0 +1,67 @@
+"""What is read from a checkpoint's JSON is checked: one kind of error, which names the file and the key."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Real
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
+
+import torch
+
+
+# Sizes and ids; tensors and tokenizers have no larger ones.
+_MOST = 2**31 - 1
+
+
+class ConfigError(ValueError):
+    """A file of a checkpoint says what makes no sense."""
+
+
+@contextmanager
+def read_from(file: str) -> Iterator[None]:
+    """Names the file in what goes wrong with what it says, as a ConfigError. What cannot be found or imported, or does not
+    fit into memory, says so itself."""
+    try:
+        yield
+    except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except ConfigError as error:
+        raise (error if str(error).startswith(file) else ConfigError(f"{file}: {error}")) from error
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except Exception as error:
+        raise ConfigError(f"{file}: what it says cannot be used ({type(error).__name__}: {error}).") from error
+
+
+def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any], least: Mapping[str, int]) -> None:
+    """Raises ConfigError for a value of another type than its annotation, an infinite number, or one below its least.
+
+    Args:
+        where: what the values are of, as keys lead to it.
+        least: field -> the smallest number that it may be.
+    """
+    for name, value in values.items():
+        if not _fits(value, hints[name]):
+            hint = hints[name]
+            expected = str(hint).replace("typing.", "") if get_origin(hint) else hint.__name__
+            raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be {expected}.")
+        numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, (int, float))]
+        if name in least and any(one < least[name] for one in numbers):
+            raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be {least[name]} or more.")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(
+            _fits(*pair) for item in value.items() for pair in zip(item, inner, strict=True)
+        )
+    if hint in (int, float):
+        number = isinstance(value, int) or (hint is float and isinstance(value, Real))
+        return number and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= _MOST
+    return hint is Any or isinstance(value, NoneType if hint is None else hint)
