@@ -31,14 +31,6 @@ def _seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture
-def plain_four_bits(monkeypatch):
-    """bitsandbytes without its kernels for processors that multiply bfloat16: those pack weights at the first inference,
-    stumble over rows that are no multiple of a block, and have no gradients."""
-    modules = pytest.importorskip("bitsandbytes.nn.modules")
-    monkeypatch.setattr(modules, "has_avx512bf16", lambda: False)
-
-
 @pytest.fixture(scope="session")
 def shared():
     """One composite with all six modalities; tests that change it make their own."""

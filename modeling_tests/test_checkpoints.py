@@ -249,7 +249,6 @@ def test_nothing_to_refer_to_is_an_error(saved, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes-4", "bitsandbytes-8", "torchao"])
-@pytest.mark.usefixtures("plain_four_bits")
 def test_quantised_language_models_leave_towers_and_aligners_alone(saved, method):
     folder, model, processor = saved
     if method == "torchao":
@@ -272,7 +271,6 @@ def test_quantised_language_models_leave_towers_and_aligners_alone(saved, method
     assert 0 < difference.norm() < last_logits(model, inputs).norm()
 
 
-@pytest.mark.usefixtures("plain_four_bits")
 def test_a_quantised_headless_checkpoint_is_read_by_the_causal_model(tmp_path):
     """Its names are the causal model's, as those of any headless checkpoint; the tied head needs no weights of its own."""
     from transformers import BitsAndBytesConfig

@@ -136,7 +136,7 @@ def test_labels_are_what_the_assistant_says(named):
     assert loss.isfinite() and any(p.grad.abs().sum() > 0 for p in aligners)
 
 
-def test_quantised(named, tmp_path, plain_four_bits):
+def test_quantised(named, tmp_path):
     _, model, processor = named
     model.save_pretrained(tmp_path)
     quantised = AutoModelForCausalLM.from_pretrained(

@@ -20,7 +20,7 @@ from ..model.checkpoint import source_of
 from ..model.configuration import AnyModalityConfig, ModalityConfig
 from ..model.language_model import check_growth, grow_embeddings
 from ..model.modeling import AnyModalityForCausalLM
-from ..model.quantization import adopt_quantization
+from ..model.quantization import adopt_quantization, keep_gradients
 from ..processing.chat import extend_template
 from ..processing.media_inputs import ModalityInputs
 from ..processing.processor import AnyModalityProcessor
@@ -90,6 +90,7 @@ def compose(
     tokenizer = load_tokenizer(tokenizer, holder, **hub_kwargs)
     tokens = {name: one.token for name, one in asked.items()}
     parts = _parts(asked, _add_placeholders(tokenizer, tokens), language, load)
+    keep_gradients(language)
     reads_ids = try_language_model(language)
     beside = check_growth(language, len(tokenizer))
     # All that can be refused was; only now is what was given changed.

@@ -24,7 +24,7 @@ from ..utils.hub import FETCHING, gguf_arguments, hub_kwargs
 from ..utils.tensors import tensors_hash
 from ..utils.upstream import extract_commit_hash, is_initialized, set_initialized, without_deepspeed
 from .configuration import AnyModalityConfig
-from .quantization import reversible_conversions, skip_towers_and_aligners
+from .quantization import keep_gradients, reversible_conversions, skip_towers_and_aligners
 from .remote_code import RemoteCodeMixin
 from .stored_weights import check_weights, stored_dtypes, weight_files
 
@@ -88,6 +88,7 @@ class CheckpointMixin(PreTrainedModel):
             check_loading_info(model, info, mismatch_allowed, source)
             check_weights(model, stored, source)
             model._check_placeholders()
+        keep_gradients(model)
         if config.references:
             model._restore_light(source, config, hub_kwargs(kwargs))
         return (model, info) if output_loading_info else model

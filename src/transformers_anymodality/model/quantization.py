@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 
@@ -84,6 +85,15 @@ def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) 
             setattr(model, mark, getattr(language_model, mark))
     if hasattr(language_model.config, "quantization_config"):
         del language_model.config.quantization_config  # said once, and removed once by `dequantize`
+
+
+def keep_gradients(model: nn.Module) -> None:
+    """Weights in 4 bits stay as they are. On CPUs that multiply bfloat16, bitsandbytes packs them at the first inference;
+    packed, they pass on no gradients, without an error, and want rows in multiples of a block."""
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+            module.state_dict()  # unpacks them
 
 
 def plan_four_bits(language_model: PreTrainedModel) -> None:
