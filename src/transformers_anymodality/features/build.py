@@ -326,6 +326,9 @@ class _TowersOnly(AnyModalityForCausalLM):
     def _build_language_model(self) -> PreTrainedModel:
         return _NoLanguageModel(self.config.text_config)
 
+    def _check_placeholders(self) -> None:
+        """There are no words to look them up among."""
+
 
 def load_towers(source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
     """A composite's checkpoint without its language model, which may be many times as large as the rest.
