@@ -132,7 +132,7 @@ def test_messages_found_together_stand_where_each_is_found_alone(style):
     found = 0
     for messages in [*CHATS.values(), *map(random_chat, range(30))]:
         chat = written(style, messages)
-        together = chat._find([*range(1, len(messages), 2)], text := chat.write().text)
+        together = chat._find([*range(1, len(messages), 2)], text := chat.write().shown)
         found += len(together)
         for turn, span in together.items():
             assert chat._find([turn], text) == {turn: span}, messages

@@ -90,7 +90,8 @@ def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) 
 def keep_gradients(model: nn.Module) -> None:
     """Weights in 4 bits stay as they are. On CPUs that multiply bfloat16, bitsandbytes packs them at the first inference;
     packed, they pass on no gradients, without an error, and want rows in multiples of a block."""
-    for module in model.modules():
+    modules: Any = model.modules()
+    for module in modules:
         if getattr(module, "support_avx512bf16_for_cpu", False):
             module.support_avx512bf16_for_cpu = False
             module.state_dict()  # unpacks them

@@ -12,9 +12,12 @@ import secrets
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
+from inspect import isroutine
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
+
+from transformers.utils import get_json_schema
 
 from ..modalities import MODALITIES, UnknownModalityError
 from ..modalities._source import is_array, told
@@ -76,6 +79,11 @@ def _plain(value: Any) -> Any:
             return {"type": "image", "url": image.get("url", "") if isinstance(image, Mapping) else image}
         return dict(value) if _is_medium(value) else {key: _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def _schemas(tools: list | None) -> list | None:
+    """Functions as the dicts that templates get."""
+    return tools and [get_json_schema(tool) if isroutine(tool) else tool for tool in tools]
 
 
 def _is_medium(part: Any) -> bool:
@@ -219,17 +227,14 @@ class ChatWriter:
         sanitize: bool = True,
         **options: Any,
     ):
-        self.template, self.tokenizer, self.marked = template, tokenizer, sanitize
-        self.options = {**options, **tokenizer.tokenizer.special_tokens_map}
-        given = (without_media(messages), tools, documents, variables or {})
+        self.template, self.tokenizer, self.sanitize = template, tokenizer, sanitize
+        given = (without_media(messages), _plain(_schemas(tools)), _plain(documents), _plain(variables or {}))
+        self.stand_ins = None
         if sanitize:
-            given = tokenizer.typed.mark(given, template, lambda given: self._take(*given)._render(self.messages))
-        self._take(*given)
-
-    def _take(self, messages: list[dict], tools: Any, documents: Any, variables: dict[str, Any]) -> "ChatWriter":
-        self.messages = messages
-        self.given = {"tools": tools, "documents": documents, **self.options, **variables}
-        return self
+            given, self.stand_ins = tokenizer.typed.replace(given, template)
+        self.messages, tools, documents, variables = given
+        special = tokenizer.tokenizer.special_tokens_map
+        self.given = {"tools": tools, "documents": documents, **options, **special, **variables}
 
     def write(self, said: bool = False) -> Text:
         """
@@ -249,11 +254,14 @@ class ChatWriter:
         else:
             text = self._render(self.messages)
             spans = self._find_said(text) if said else []
-        return Text(text, [self._with_stop(text, *span) for span in spans], self.marked, self.tokenizer.begins(text))
+        spans = [self._with_stop(text, *span) for span in spans]
+        typed = text if self.stand_ins is None else self.stand_ins.put_back(text)
+        return Text(typed, spans, text if self.sanitize else None, self.tokenizer.begins(text))
 
     def _render(self, messages: list[dict], template: str | None = None, **options: Any) -> str:
         given: dict[str, Any] = {"chat_template": template or self.template, **self.given, **options}
-        return render_jinja_template(conversations=[messages], **given)[0][0]
+        text = render_jinja_template(conversations=[messages], **given)[0][0]
+        return text if self.stand_ins is None else self.stand_ins.unescaped(text)
 
     def _find_said(self, text: str) -> list[Span]:
         """Where the assistant's messages stand in `text`; all are looked for at once, and those left over by themselves."""

@@ -35,13 +35,14 @@ class Text(NamedTuple):
     Attributes:
         text: with one placeholder token for each medium.
         said: what of it the assistant said.
-        marked: whether what people typed may be marked in it; no control tokens are read out of that.
+        shown: the text with other characters in place of signs that people typed, as `TypedText` writes it: no control
+            tokens are read out of those. None: whoever wrote the text may write control tokens.
         complete: whether it brings the tokens that a tokenizer puts in front of a text and behind it.
     """
 
     text: str
     said: Sequence[Span] = ()
-    marked: bool = False
+    shown: str | None = None
     complete: bool = False
 
 
@@ -185,7 +186,11 @@ class PromptTokenizer:
         prompts = []
         for text, own in zip(texts, stretches, strict=True):
             parts = [arrays((), ()), *(next(encoded) for _ in own)]
-            if add_special_tokens and not text.complete and not (self.piecewise and self.begins(text.text)):
+            if (
+                add_special_tokens
+                and not text.complete
+                and not (self.piecewise and self.begins(text.shown or text.text))
+            ):
                 parts = [self._added[0], *parts, self._added[1]]
             ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
             is_medium = (ids[:, None] == [*self.placeholders.values()]).any(1)
@@ -233,7 +238,7 @@ class PromptTokenizer:
     @cached_property
     def typed(self) -> TypedText:
         """Knows special tokens, placeholders among them, that were typed."""
-        return TypedText(self.tokenizer)
+        return TypedText(self.tokenizer, PIECE_END if self.piecewise else "")
 
     def begins(self, text: str) -> bool:
         """Whether a text brings its begin token itself."""
@@ -257,18 +262,19 @@ class PromptTokenizer:
     def _stretches(self, whole: Text) -> Iterator[_Stretch]:
         """A text, split at typed control tokens, at the ends of pieces, and, where the tokenizer does not tell which
         characters its tokens stand for, at the ends of what was said."""
-        text, start = whole.text, 0
+        text, start, guarded = whole.text, 0, whole.shown is not None
         edges = [] if self.tokenizer.is_fast else sorted(chain.from_iterable(whole.said))
-        for match in [*(self.typed.marked.finditer(text) if whole.marked else ()), None]:
-            end = len(text) if match is None else match.start()
+        typed: Iterator[Span] = iter(())
+        if whole.shown is not None and whole.shown != text:
+            typed = self.typed.typed(text, whole.shown, self._piece_ends if self.piecewise else None)
+        for end, behind in [*typed, (len(text), len(text))]:
             for a, b in pairwise([start, *(edge for edge in edges if start < edge < end), end]):
                 for first, last in self._pieces(text, a, b):
                     # Behind a line end, a tokenizer does not put the space that it puts in front of a text.
-                    yield _Stretch(text[first:last], first, "" if self.piecewise or first == 0 else "\n", whole.marked)
-            if match is not None:
-                start = match.end()
-                if match.group(1) is not None:
-                    yield _Stretch(match.group(1), match.start(1), None, True)
+                    yield _Stretch(text[first:last], first, "" if self.piecewise or first == 0 else "\n", guarded)
+            if end < behind:
+                yield _Stretch(text[end:behind], end, None, True)
+            start = behind
 
     def _pieces(self, text: str, start: int, end: int) -> Iterator[Span]:
         """Special tokens and what is between them, if text is tokenised piecewise; else the whole."""

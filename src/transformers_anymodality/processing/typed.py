@@ -1,15 +1,17 @@
-"""Who may say what: what people typed stays text, wherever it was typed and however it is cut.
+"""Who may say what: what people typed stays text, wherever it was typed, however it is cut, whatever a template makes of it.
 
-A chat template puts control tokens and placeholders around text of anybody. A control token that stands in one string is
-marked there. Others come about only where the template joins strings ("<|im_" and "end|>" in two parts, a role between
-"<|" and "|>"): strings that could be a piece of a control token are marked at their ends, and the chat is written again. If
-fewer control tokens are written then, the others were nobody's to write, and the marks stay.
+A chat template puts control tokens and placeholders around text of anybody. Before it is given the texts, each sign of
+theirs that control tokens are made of is replaced by a character that stands for it; in what the template writes, control
+tokens without such characters are its own. Then the signs are put back, and control tokens that hold one are read as text.
+
+Marks around what was typed would not do: templates cut texts, escape them (JSON, Python), and change their letters.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2 import Environment
@@ -20,83 +22,119 @@ from ..utils.upstream import encode_chat_piece
 
 # Ids `(tokens,)` int64, and the characters that each stands for `(tokens, 2)` int64.
 Encoded = tuple[np.ndarray, np.ndarray]
-# Noncharacters, of which texts are rid before they are marked: nobody can forge a mark, these or others of this package.
-_START, _END, _EDGE = "\ufdd3", "\ufdd4", "\ufdd5"
-_MARKS = re.compile("[\ufdd0-\ufdd5]")
 # Roles that templates write without naming them.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+# Rare letters, printable and without capitals: no template has a reason to change them. Those of the chat are left out.
+_FIRST_STAND_IN, _LAST_STAND_IN = 0x20000, 0x2A6DF
+# What JSON escapes; blanks are what templates strip.
+_NEVER = re.compile(r"[\s\"\\\x00-\x1f]")
+
+
+class StandIns(NamedTuple):
+    """The characters that stand for others in one chat: the one behind `first` for the first of `signs`, and so on."""
+
+    first: int
+    signs: str
+
+    def unescaped(self, text: str) -> str:
+        """A template's text where JSON in ASCII does not spell them out."""
+        for place in range(len(self.signs) if "\\ud8" in text else 0):
+            text = text.replace(_escaped(self.first + place), chr(self.first + place))
+        return text
+
+    def put_back(self, text: str) -> str:
+        """The text as it was typed, of the same length."""
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32).copy()
+        standing = (codes >= self.first) & (codes < self.first + len(self.signs))
+        codes[standing] = np.array([ord(sign) for sign in self.signs], np.uint32)[codes[standing] - self.first]
+        return codes.tobytes().decode("utf-32-le", "surrogatepass")
 
 
 class TypedText:
-    """Marks what was typed, so that it can be told from what a template writes, and reads it as text.
+    """Tells what was typed from what a template writes, and reads it as text.
 
     Args:
         tokenizer: its special tokens are the control tokens, placeholders among them.
+        extra: other signs that must not be typed.
 
     Attributes:
         line_end: ids of a line's end. Behind it, a tokenizer does not put the space that it puts in front of a text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, extra: str = ""):
         self.tokenizer = tokenizer
         special = {key: one.content for key, one in tokenizer.added_tokens_decoder.items() if one.special}
-        self.tokens = [*special.values()]
+        self.tokens = tokens = [*special.values()]
         # A word that the tokenizer does not know may be anybody's.
         self._ids = np.array(sorted(special.keys() - {tokenizer.unk_token_id}), dtype=np.int64)
-        one = "|".join(map(re.escape, sorted(self.tokens, key=len, reverse=True))) or "(?!)"
+        normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
+        self.normalize = None if normalizer is None else normalizer.normalize_str
+        one = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
         self.control_tokens = re.compile(one)
-        # A control token that was typed is group 1. The template may have cut off the mark behind it.
-        self.marked = re.compile(f"{_START}({one}){_END}?|[{_START}{_END}{_EDGE}]")
+        self._signs = {*extra}.union(*map(_signs, tokens))
+        self._all, self._longest = "\0".join(tokens).lower(), max(map(len, tokens), default=0)
+        self._known: dict[str, bool] = {}
 
-    def mark(self, given: tuple[Any, ...], template: str, write: Callable[[tuple[Any, ...]], str]) -> tuple[Any, ...]:
-        """What a template is given (messages, tools, ...), with marks.
+    def replace(self, given: tuple[Any, ...], template: str) -> tuple[tuple[Any, ...], StandIns | None]:
+        """Messages, tools, documents and variables of a template with stand-ins, if there is a reason for any.
+
+        Raises:
+            ValueError: the chat leaves no character that could stand for another.
+        """
+        own, asked = _own_words(template)
+        texts = [*_texts(given, own)]
+        pieces = {text for text in texts if self._is_piece(text)}
+        whole = "\0".join(texts)
+        plain = {sign for sign in {*whole} if self._is_sign(sign) and not _NEVER.match(sign)}
+        signs = "".join(sorted(plain.union(*pieces)))
+        if not signs:
+            return given, None
+        standing = StandIns(_free_place("".join([whole, template, *self.tokens]), len(signs)), signs)
+        letters = {ord(sign): standing.first + i for i, sign in enumerate(signs) if not _NEVER.match(sign)}
+        # What the template looks for in a text stays there; no control token can be made of it.
+        kept = [words for words in asked if not plain.isdisjoint(words)]
+        kept = [re.escape(words) for words in kept if not any(_overlap(words, one) for one in self.tokens)]
+        found = re.compile("|".join([*kept, f"[{re.escape(''.join(plain))}]"]) if plain else "(?!)")
+
+        def replaced(text: str) -> str:
+            if text in pieces:
+                return text.translate(letters)
+            return found.sub(lambda match: match[0].translate(letters) if len(match[0]) == 1 else match[0], text)
+
+        return tuple(_each(one, replaced, own, one is given[-1]) for one in given), standing
+
+    def _is_sign(self, sign: str) -> bool:
+        """Whether control tokens are made of this, or of what the tokenizer takes it for (wide letters)."""
+        if sign in self._signs or sign.isascii() or self.normalize is None:
+            return sign in self._signs
+        if sign not in self._known:
+            self._known[sign] = not self._signs.isdisjoint(self.normalize(sign))
+        return self._known[sign]
+
+    def _is_piece(self, text: str) -> bool:
+        """Whether it could be the middle of a control token, without any sign: a name between `<|` and `|>`."""
+        return len(text) < self._longest + 8 and (inner := text.strip().lower()) != "" and inner in self._all
+
+    def typed(self, text: str, shown: str, also: re.Pattern | None = None) -> Iterator[tuple[int, int]]:
+        """Where control tokens, or what `also` finds, that were typed stand in a text: first character, and the one behind
+        the last. An empty place is one where the tokenizer must not read across.
 
         Args:
-            write: writes the chat out of what the template is given.
+            shown: the text with stand-ins.
         """
-        own = _own_words(template)
-        plain, careful = (tuple(self._marked(one, own, ends) for one in given) for ends in (False, True))
-        if careful == plain or self._written(write(plain)) == self._written(write(careful)):
-            return plain
-        return careful
+        pattern = also or self.control_tokens
+        place = 0
+        for start, end in [*(match.span() for match in pattern.finditer(shown)), (len(text), len(text))]:
+            while match := pattern.search(text, place, start):
+                yield match.span()
+                place = match.end()
+            across = pattern.search(text, place)
+            if across is not None and across.span() != (start, end):
+                yield start, start
+                yield end, end
+            place = end
 
-    def _written(self, text: str) -> list[str]:
-        """The control tokens that nobody typed."""
-        return self.control_tokens.findall(self.marked.sub(_EDGE, text))
-
-    def _marked(self, given: Any, own: frozenset[str], ends: bool) -> Any:
-        if isinstance(given, str):
-            text = self.control_tokens.sub(rf"{_START}\g<0>{_END}", _MARKS.sub("", given))
-            return self._with_edges(text) if ends and text not in own else text
-        if isinstance(given, (dict, Mapping)):
-            return {self._marked(key, own, ends): self._marked(value, own, ends) for key, value in given.items()}
-        return [self._marked(one, own, ends) for one in given] if isinstance(given, (list, tuple)) else given
-
-    def _with_edges(self, text: str) -> str:
-        """With a mark at each end that could be a piece of a control token; within its blanks, which templates strip."""
-        inner = text.strip()
-        reach = range(1, min(self._longest, len(inner) + 1))
-        within = len(inner) < self._longest and any(inner in token for token in self.tokens)
-        begins = within or any(inner[:n] in self._lasts for n in reach)
-        ends = within or any(inner[-n:] in self._firsts for n in reach)
-        if not inner or not (begins or ends):
-            return text
-        before, _, after = text.partition(inner)
-        return f"{before}{_EDGE if begins else ''}{inner}{_EDGE if ends else ''}{after}"
-
-    @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self.tokens), default=0)
-
-    @cached_property
-    def _firsts(self) -> frozenset[str]:
-        return frozenset(token[:n] for token in self.tokens for n in range(1, len(token)))
-
-    @cached_property
-    def _lasts(self) -> frozenset[str]:
-        return frozenset(token[n:] for token in self.tokens for n in range(1, len(token)))
-
-    # --- from text to ids -----------------------------------------------------------------------------------------
+    # --- from text to ids ----------------------------------------------------------------------------------------
 
     @cached_property
     def line_end(self) -> list[int]:
@@ -121,10 +159,12 @@ class TypedText:
         ids = encode_chat_piece(self.tokenizer, text, True, self.line_end) if text else []
         if not np.isin(ids, self._ids).any():
             return arrays(ids, (start, start + len(text)) * len(ids))
-        if len(text) == 1:
+        if len(text) > 1:
+            half = len(text) // 2
+            return _joined(self.as_text(text[:half], start), self.as_text(text[half:], start + half))
+        if self.tokenizer.unk_token_id is None:
             raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
-        half = len(text) // 2
-        return _joined(self.as_text(text[:half], start), self.as_text(text[half:], start + half))
+        return arrays([self.tokenizer.unk_token_id], (start, start + 1))
 
     def _read(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -139,8 +179,72 @@ def _joined(*parts: Encoded) -> Encoded:
     return ids, places
 
 
+def _signs(token: str) -> set[str]:
+    """What of a token few words have; all of one that is a word."""
+    signs = {sign for sign in token if not (sign.isalnum() or sign == "_" or _NEVER.match(sign))}
+    return signs or {sign for sign in token if not _NEVER.match(sign)}
+
+
+def _steers(value: str, name: Any, own: frozenset[str]) -> bool:
+    """Whether a template goes by this entry of a dict, and does not just write it."""
+    return value in own and name in ("type", "role") or name == "role" and value in _ROLES
+
+
+def _texts(value: Any, own: frozenset[str], name: Any = None) -> Iterator[str]:
+    """All that may be written, keys included."""
+    if isinstance(value, str):
+        if not _steers(value, name, own):
+            yield value
+    elif isinstance(value, Mapping):
+        yield from (key for key in value if isinstance(key, str) and key not in own)
+        for key, entry in value.items():
+            yield from _texts(entry, own, key)
+    elif isinstance(value, (list, tuple)):
+        for entry in value:
+            yield from _texts(entry, own, name)
+
+
+def _each(value: Any, change: Callable[[str], str], own: frozenset[str], options: bool, name: Any = None) -> Any:
+    """A copy with the texts of `_texts` changed; without words that are values of `options` for the template."""
+    if isinstance(value, str):
+        return value if _steers(value, name, own) or (options and value in own) else change(value)
+    if isinstance(value, Mapping):
+        keys = (change(key) if isinstance(key, str) and key not in own else key for key in value)
+        return {
+            key: _each(entry, change, own, options, n) for key, (n, entry) in zip(keys, value.items(), strict=True)
+        }
+    return [_each(one, change, own, options, name) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _free_place(text: str, count: int) -> int:
+    """The first of so many characters in a row that are nowhere in a text, nor spelled out there."""
+    used = {*map(ord, {*text})}
+    for first in range(_FIRST_STAND_IN, _LAST_STAND_IN - count, count):
+        row = range(first, first + count)
+        if used.isdisjoint(row) and not ("\\ud8" in text and any(_escaped(code) in text for code in row)):
+            return first
+    raise ValueError("The chat has more different characters than can be told apart: shorten it.")
+
+
+def _escaped(code: int) -> str:
+    return json.dumps(chr(code))[1:-1]
+
+
+def _overlap(words: str, token: str) -> bool:
+    """Whether a token could hold a piece of these words."""
+    reach = range(1, min(len(words), len(token)) + 1)
+    joined = any(words[-n:] == token[:n] or token[-n:] == words[:n] for n in reach)
+    return joined or words in token or token in words
+
+
 @lru_cache
-def _own_words(template: str) -> frozenset[str]:
-    """Names of roles, types and keys that the template reads: marks would hide them from it."""
-    words = (text.strip("'\"") for _, kind, text in Environment().lex(template) if kind in ("name", "string"))
-    return _ROLES | {word for word in words if word.isidentifier()}
+def _own_words(template: str) -> tuple[frozenset[str], list[str]]:
+    """Names of roles, types and keys that the template reads, and what it may look for in texts, the longest first."""
+    words = []
+    for _, kind, text in Environment().lex(template):
+        if kind == "string":
+            text = text[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
+        if kind in ("name", "string"):
+            words.append(text)
+    own = frozenset({"role", "content", *(word for word in words if word.isidentifier())})
+    return own, sorted({word for word in words if len(word) > 1} - own, key=len, reverse=True)
