@@ -55,12 +55,12 @@ class FeatureStore:
         self.folder, self.missing = Path(folder), missing
         self.modalities = {index.parent.name: read_json(index) for index in sorted(self.folder.glob("*/index.json"))}
         if not self.modalities:
-            raise FileNotFoundError(f"{self.folder} holds no features; `anymodality features build` makes them.")
+            raise FileNotFoundError(f"{self.folder} holds no features: run `anymodality features build`.")
         self.indexes: dict[str, Index] = {}
         for name, index in self.modalities.items():
             if index["format"] != FORMAT:
                 raise ValueError(
-                    f"The features of {name!r} in {self.folder} are of format {index['format']}: rebuild them."
+                    f"The features of {name!r} in {self.folder} have the old format {index['format']}: build them again."
                 )
             self.indexes[name] = Index(self.folder / name)
         self._contents = Contents(*self.indexes.values())
@@ -69,7 +69,7 @@ class FeatureStore:
         self._checked: Any = None
         if model is None:
             logger.warning_once(
-                "FeatureStore(folder, model) would see whether a tower has changed; without, none does."
+                "This feature store cannot detect changed towers: pass the model, FeatureStore(folder, model)."
             )
         else:
             self.check(model)
@@ -99,8 +99,8 @@ class FeatureStore:
     def _compare(self, name: str, **now: Any) -> None:
         if found := difference(self.modalities[name], now):
             raise ValueError(
-                f"The features of {name!r} in {self.folder} are not this model's: {found}. Build them anew into another "
-                "folder, or train with the parts that they were built by."
+                f"The features of {name!r} in {self.folder} are of another model: {found}. Build them again in another "
+                "folder, or train the model that they were built with."
             )
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class FeatureStore:
             features, own = [self.get(name, digest) for digest in digests], processor.modalities[name]
             if own.options.get("timestamps"):
                 raise ValueError(
-                    f"{name!r} has timestamps in the text, which are not in a feature store: train without one."
+                    f"{name!r} has timestamps in the text, which a feature store does not hold: train without a store."
                 )
             if own.num_tokens is None:
                 lengths = [self._lengths(name, digest, one) for digest, one in zip(digests, features, strict=True)]
@@ -161,8 +161,8 @@ class FeatureStore:
                 self._open[path] = safe_open(path, "pt")
             except SafetensorError as error:
                 raise ValueError(
-                    f"{path} is damaged ({error}). Delete it, and run `anymodality features build` again, which computes "
-                    "what it held."
+                    f"{path} is damaged ({error}). Delete it, and run `anymodality features build` again: it computes "
+                    "only what is missing."
                 ) from error
         return self._open[path]
 
@@ -181,7 +181,7 @@ class FeatureStore:
             raise MediaError(
                 f"{modality} {i}: {describe(source)} is not in the feature store {self.folder}: run `anymodality features "
                 "build` on this data (it computes only what is missing). Media that are changed at random each time "
-                "(augmentation) cannot be in a store: leave them as they are, or train without."
+                "(augmentation) cannot be stored: switch augmentation off, or train without a store."
             )
         return digests
 

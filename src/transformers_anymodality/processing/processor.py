@@ -149,9 +149,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         """
         mask = return_assistant_tokens_mask
         if continue_final_message and (add_generation_prompt or mask):
-            raise ValueError("`continue_final_message` goes with neither a generation prompt nor an assistant's mask.")
+            raise ValueError("`continue_final_message` excludes a generation prompt and an assistant's mask.")
         if sanitize_control_tokens and (mask or not tokenize):
-            raise ValueError("`sanitize_control_tokens` needs `tokenize`, and no assistant's mask.")
+            raise ValueError("`sanitize_control_tokens` needs `tokenize`, and excludes an assistant's mask.")
         if mask or not tokenize:
             sanitize_control_tokens = False
         source = self.resolve_chat_template(chat_template)
@@ -180,7 +180,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         if own.get("default") is None:
             names = ", ".join(key for key in own if own[key])
             raise ValueError(
-                "This processor does not have a chat template to take by itself; give one as chat_template=..."
+                "This processor has no default chat template: give one as chat_template=..."
                 + (f", or the name of one: {names}." if names else ".")
             )
         return own["default"]
@@ -267,8 +267,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         taken = {name: kwargs.pop(MODALITIES[name].argument, None) for name in MODALITIES}
         if lacking := [name for name, value in taken.items() if value is not None and name not in self.modalities]:
             raise ValueError(
-                f"{', '.join(MODALITIES[name].argument for name in lacking)} given, but this model has no such "
-                f"modality; it has {', '.join(self.modalities) or 'none'}. Compose it with one, or leave the media out."
+                f"{', '.join(MODALITIES[name].argument for name in lacking)} given, but this model has only "
+                f"{', '.join(self.modalities) or 'text'}. Compose it with that modality, or leave the media out."
             )
         return {name: _flatten(MODALITIES[name], taken[name]) for name in self.modalities if taken[name] is not None}
 
@@ -342,8 +342,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         processor_dict = processor_dict or {}
         if "modalities" not in processor_dict:
             raise OSError(
-                f"{pretrained_model_name_or_path} has a model, but not its processor. Save the one that the model was made "
-                "with beside it: model.save_pretrained(folder, processor=processor)."
+                f"{pretrained_model_name_or_path} has a model, but not its processor. Save both together: "
+                "model.save_pretrained(folder, processor=processor)."
             )
         names = sorted({row["processor"] for row in processor_dict["modalities"].values()})
         parts = {name: kwargs.pop(name) for name in names if name in kwargs}
@@ -358,7 +358,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 )
                 continue
             if name not in processor_dict:
-                raise ValueError(f"The processor's config has no {name!r}, which its table of modalities names.")
+                raise ValueError(f"The processor's config lacks {name!r}, which its modalities need: save it again.")
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
             kind = next(kind for kind in kinds if kind in settings)
