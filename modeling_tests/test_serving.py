@@ -147,8 +147,8 @@ def test_files_only_below_their_root(tmp_path):
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        (None, "must be a list"),
-        ([], "must be a list"),
+        (None, "must be a non-empty list"),
+        ([], "must be a non-empty list"),
         (["hello"], "must be an object"),
         ([{"role": "root", "content": "x"}], "role is one of"),
         ([{"role": {}, "content": "x"}], "role is one of"),
