@@ -211,7 +211,7 @@ def under_load() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         save_model(folder)
-        with served(folder, "--max-megabytes", "1") as (port, _):
+        with served(folder, "--max", "megabytes=1") as (port, _):
             rows = [load(port, clients) for clients in options.clients]
             measured = speed(port, folder, options.tokens)
     for row in rows:

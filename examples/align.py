@@ -1,4 +1,4 @@
-"""Stage 1: aligners learn to speak to a frozen language model about what frozen towers perceive.
+"""Stage 1: aligners learn to translate for a frozen language model what frozen towers see and hear.
 
     python examples/small_data.py
     python examples/align.py --config examples/recipes/small/anymal_align.yaml
@@ -19,7 +19,7 @@ from transformers_anymodality import set_trainable
 
 @dataclass
 class StageArguments:
-    """What learns."""
+    """The parts that are trained."""
 
     _argument_group_name = "the stage"
 

@@ -25,7 +25,7 @@ from transformers_anymodality.utils.tensors import is_sharded
 
 @dataclass
 class StageArguments:
-    """What learns."""
+    """The parts that are trained."""
 
     _argument_group_name = "the stage"
 

@@ -63,7 +63,7 @@ def make_parts(world: dict, folder: Path) -> None:
 # --- composing ---------------------------------------------------------------------------------------------------------
 
 
-def compose_senses(folder: Path):
+def compose_modalities(folder: Path):
     """Six modalities; the video modality borrows the image tower."""
     return compose(
         language_model=str(folder / "language_model"),
@@ -132,6 +132,7 @@ def train(
         "report_to": "none",
         "use_cpu": True,
         "seed": 0,
+        "disable_tqdm": not sys.stderr.isatty(),
     }
     run = Trainer(
         model=model,
@@ -170,7 +171,7 @@ def answer(model_folder: Path, questions_file: Path, answers_file: Path) -> None
     processor = AutoProcessor.from_pretrained(model_folder)
     samples = json.loads(questions_file.read_text())
     answers = []
-    for start in tqdm(range(0, len(samples), 60), desc="answer"):
+    for start in tqdm(range(0, len(samples), 60), desc="answer", disable=None):
         conversations = [sample["messages"][:1] for sample in samples[start : start + 60]]
         inputs = processor.apply_chat_template(
             conversations, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -205,6 +206,21 @@ def score(samples: list[dict], answers: list[str], tokens: dict[str, int]) -> di
     return {"modalities": modalities, "sums": {"accuracy": accuracy["sums"], "chance": 0.1}}
 
 
+def write_examples(file: Path, samples: list[dict], answers: list[str]) -> None:
+    """One question of each modality that was answered rightly, for `anymodality demo --examples`."""
+    chosen = {}
+    for sample, answer in zip(samples, answers, strict=True):
+        question, wanted = sample["messages"]
+        media = [part for part in question["content"] if part["type"] != "text"]
+        if len(media) == 1 and answer == wanted["content"]:
+            content = [
+                {**part, "path": os.path.relpath(part["path"], file.parent)} if "path" in part else part
+                for part in question["content"]
+            ]
+            chosen.setdefault(media[0]["type"], {"messages": [{"role": "user", "content": content}]})
+    file.write_text("".join(json.dumps(chat) + "\n" for chat in chosen.values()), encoding="utf-8")
+
+
 def print_table(results: dict) -> None:
     print(f"\n{'modality':<10}{'test accuracy':>15}{'chance':>9}{'tokens per item':>18}")
     for name, row in results["modalities"].items():
@@ -234,7 +250,7 @@ def main() -> None:
     say("The parts: five towers and a language model")
     make_parts(world, output / "parts")
     say("Compose, and stage 1: align")
-    model, processor = compose_senses(output / "parts")
+    model, processor = compose_modalities(output / "parts")
     align_log, table = align(model, processor, world, output)
     say("Stage 2: instruct, with LoRA")
     model, instruct_log = instruct(model, processor, world, output)
@@ -246,6 +262,7 @@ def main() -> None:
     results["seconds"] = round(time.time() - started, 1)
     (output / "results.json").write_text(json.dumps(results, indent=2))
     page.write(output / "index.html", results, samples, answers, {"align": align_log, "instruct": instruct_log}, table)
+    write_examples(output / "examples.jsonl", samples, answers)
     print_table(results)
     say(f"Done. Look at {output / 'index.html'}; the model is in {output / 'model'}.")
 

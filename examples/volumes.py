@@ -1,4 +1,4 @@
-"""Volumes of a scanner: a modality of one's own, with a 3-D tower, that reads NIfTI files and DICOM series.
+"""Volumes of a scanner: your own modality, with a 3-D tower, that reads NIfTI files and DICOM series.
 
     pip install "transformers-anymodality[train,examples]"
     python examples/volumes.py [--output outputs/volumes] [--steps 150]
@@ -107,7 +107,7 @@ def _dicom_image(folder: Path, limits: Any) -> nibabel.Nifti1Image:
         values = [one.pixel_array * float(one.RescaleSlope) + float(one.RescaleIntercept) for one in slices]
         between_rows, between_columns = map(float, slices[0].PixelSpacing)
     except (AttributeError, TypeError, pydicom.errors.InvalidDicomError) as error:
-        raise MediaError(f"{folder} holds a file that is no slice of a CT series: {error}") from error
+        raise MediaError(f"{folder} holds a file that is not a slice of a CT series: {error}") from error
     affine = np.eye(4)
     step = normal * (gaps.mean() if len(gaps) else float(slices[0].SliceThickness))
     affine[:3] = np.stack([along_row * between_columns, down * between_rows, step, places[0]], axis=1)

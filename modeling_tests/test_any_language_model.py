@@ -34,5 +34,5 @@ def test_any_language_model(model_type, tmp_path):
 
 @pytest.mark.parametrize("model_type", REFUSED)
 def test_language_models_that_take_no_media_are_refused(model_type, tmp_path):
-    with pytest.raises(ValueError, match="cannot be given media"):
+    with pytest.raises(ValueError, match="cannot read media"):
         Case(model_type, tmp_path)

@@ -140,7 +140,7 @@ def test_spectrograms_are_masked_in_training_alone(settings, wrapped):
 def test_what_holds_no_spectrogram_is_refused(tmp_path):
     waves = {"tower": tiny.wav2vec2_config(), "processor": Wav2Vec2FeatureExtractor(return_attention_mask=True)}
     for settings in (tiny.modalities("image"), {"audio": {**waves, "aligner": "linear"}}):
-        with pytest.raises(ValueError, match="no tower of this model reads any"):
+        with pytest.raises(ValueError, match="no tower of this model reads them"):
             spec_augment(*tiny.composite(settings=settings), **MASKS)
     model, processor = tiny.composite(settings=tiny.modalities("audio"))
     build_features(model, processor, samples("audio"), tmp_path, verbose=False)

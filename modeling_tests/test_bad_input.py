@@ -91,7 +91,7 @@ def test_the_model_counts_too(shared, model_inputs):
 @pytest.mark.parametrize("argument", ["audio", "videos", "depth"])
 def test_media_of_a_modality_that_the_model_lacks(argument):
     processor = chat_templates.processor("chatml")
-    with refused(processor, f"{argument} given, but this model has no such modality; it has image, imu"):
+    with refused(processor, f"{argument} given, but this model has only image, imu"):
         processor(text="yes", **{argument: [np.ones(100)]})
     name = argument.rstrip("s")
     for render in (dict(tokenize=False), dict(tokenize=True, return_dict=True)):
@@ -431,7 +431,7 @@ def test_chats_without_sense(processor, chat, message):
 def test_a_chat_template_that_is_not_there(processor):
     bare = copy.copy(processor)
     bare.chat_template = None
-    with refused(bare, "does not have a chat template"):
+    with refused(bare, "has no default chat template"):
         bare.apply_chat_template([{"role": "user", "content": "yes"}], tokenize=True)
 
 

@@ -398,7 +398,7 @@ def test_samples_that_make_no_sense(processor, sample, message):
 
 def test_media_of_a_modality_that_the_model_lacks():
     processor = chat_templates.processor("chatml")
-    with pytest.raises(ValueError, match="Sample 1 has media of 'audio', a modality that this model lacks"):
+    with pytest.raises(ValueError, match="Sample 1 has media of 'audio', but this model does not have that modality"):
         AnyModalityDataCollator(processor)(
             [{"messages": chat("yes", "no")}, {"messages": chat("yes", "no"), "audio": [np.ones(9)]}]
         )
@@ -421,7 +421,7 @@ def test_templates_that_change_what_is_said_ask_for_tags():
     kept = batch["input_ids"][batch["labels"] >= 0]
     assert processor.tokenizer.decode(kept) == "YES<|im_end|>NO<|im_end|>"
     twice = "{% for message in messages %}{{ message.content + ' or ' + message.content + eos_token }}{% endfor %}"
-    with pytest.raises(ValueError, match="does not write message 1 of the assistant as it is.*generation"):
+    with pytest.raises(ValueError, match="changes the text of message 1 of the assistant.*generation"):
         AnyModalityDataCollator(chat_templates.processor("chatml", template=twice))(
             [{"messages": chat("what", "yes")}]
         )

@@ -1,6 +1,7 @@
 """The command `anymodality`: help without torch, inspect, compose, generate."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -53,11 +54,31 @@ def test_help_and_mistakes_load_nothing(words):
     assert "Usage: anymodality" in run.stdout + run.stderr
 
 
-def test_every_command_has_help_with_an_example(capsys):
+def test_help_fits_a_screen_and_ends_with_an_example(capsys, monkeypatch):
+    """In plain words: options begin with their noun, what is wrong "is not" something."""
+    monkeypatch.setenv("COLUMNS", "80")
     assert cli.main([]) == 2
-    for command in cli.app.registered_commands:
-        assert cli.main([command.name, "--help"]) == 0
-        assert f"anymodality {command.name} " in capsys.readouterr().out.partition("Usage")[2].partition("\n")[2]
+    inner = [(group.name, group.typer_instance.registered_commands) for group in cli.app.registered_groups]
+    commands = [[command.name] for command in cli.app.registered_commands]
+    commands += [[group, one.name or one.callback.__name__] for group, several in inner for one in several]
+    for words in commands:
+        capsys.readouterr()
+        assert cli.main([*words, "--help"]) == 0
+        lines = capsys.readouterr().out.rstrip().splitlines()
+        assert len(lines) <= 40 and max(map(len, lines)) <= 80, (
+            f"{words}: {len(lines)} lines, {max(map(len, lines))} wide"
+        )
+        example = "\n".join(lines).rpartition("Example:\n")[2]
+        assert example.strip().startswith(f"anymodality {' '.join(words)} "), words
+        assert not re.search(
+            r"^  -.{1,40}  (Of|Whether|What|Which) |[^e] (is|are) no [a-z]", "\n".join(lines), re.M
+        ), words
+
+
+@pytest.mark.parametrize("words", ["second=3", "seconds=none", "media=-1"])
+def test_maxima_that_are_none_are_refused(words, capsys):
+    assert cli.main(["serve", "nowhere", "--max", words]) == 2
+    assert "seconds" in capsys.readouterr().err or words.startswith("media")
 
 
 def test_the_entry_point_loads_the_package_when_a_command_runs(composed):

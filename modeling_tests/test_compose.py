@@ -612,13 +612,13 @@ class Refused:
                     "aligner": LinearAlignerConfig(feature_size=24, hidden_size=64, feature_length=1, num_tokens=4)
                 }
             },
-            "aligner of 'image'.*gives 68 tokens.*counts 4",
+            "aligner of 'image'.*gives 68 tokens.*says 4",
         ),
         ({"image": {"select_layer": 9}}, "select_layer=9 is outside the tower's 3 layers"),
         # borrowing
         (
             {"image": {}, "depth": {"tower": "image"}, "thermal": {"tower": "depth"}},
-            "'thermal' borrows the tower of 'depth', which borrows one itself",
+            "'thermal' borrows the tower of 'depth', which is itself borrowed",
         ),
         ({"depth": {"tower": "image"}}, "'depth' borrows the tower of 'image', which is not being composed"),
         ({"image": {"tower": "image"}}, "'image' cannot borrow its own tower"),
@@ -628,7 +628,7 @@ class Refused:
                 "depth": {"tower": "image", "aligner": "image"},
                 "thermal": {"tower": "image", "aligner": "depth"},
             },
-            "'thermal' borrows the aligner of 'depth', which borrows one itself",
+            "'thermal' borrows the aligner of 'depth', which is itself borrowed",
         ),
         ({"image": {"aligner": "image"}}, "'image' cannot borrow its own aligner"),
         (
@@ -644,7 +644,7 @@ class Refused:
         ),
         (
             {"image": {"select_layer": -2}, "depth": {"tower": "image", "select_layer": -1}},
-            "select_layer of a borrowed tower is set where it belongs",
+            "sets select_layer of a borrowed tower: set it in",
         ),
         # towers and processors that do not fit each other
         ({"image": {"tower": tiny.imu_config(), "processor": tiny.image_processor()}}, "tower of 'image'"),
@@ -670,14 +670,14 @@ class Refused:
         ),
         (
             {"audio": {"tower": tiny.whisper_config()}},
-            "No feature_extractor was found for modality 'audio'; pass it as \"processor\"",
+            "No feature_extractor was found for modality 'audio': pass it as \"processor\"",
         ),
         (
             {"audio": {"tower": tiny.whisper_config(), "processor": "/nowhere/at/all"}},
             "No feature_extractor was found for modality 'audio' in /nowhere",
         ),
         # placeholders
-        ({"image": {"token": "<x>"}, "depth": {"tower": "image", "token": "<x>"}}, "placeholder token of its own"),
+        ({"image": {"token": "<x>"}, "depth": {"tower": "image", "token": "<x>"}}, "have the same placeholder token"),
         ({"image": {"token": "yes"}}, "'yes'.*ordinary"),
         ({"image": {"token": "</s>"}}, "'</s>'.*end"),
         ({"image": {"token": ""}}, "placeholder"),
@@ -702,7 +702,7 @@ def test_refused_settings(modalities, message):
         ),
         ({"language_model": "/nowhere/at/all"}, OSError, "nowhere"),
         ({"language_model": 5}, TypeError, "language model"),
-        ({"tokenizer": None}, ValueError, "pass its `tokenizer=`"),
+        ({"tokenizer": None}, ValueError, "pass `tokenizer=`"),
         ({"tokenizer": "/nowhere/at/all"}, (OSError, ValueError), "nowhere"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,

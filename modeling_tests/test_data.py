@@ -294,7 +294,7 @@ def test_a_format_of_ones_own_is_listed(capsys):
         yield {"messages": [{"role": "user", "content": record["q"]}, {"role": "assistant", "content": record["a"]}]}
 
     try:
-        assert cli.main(["data", "convert", "--help"]) == 0
+        assert cli.main(["data", "convert", "--list"]) == 0
         assert "pairs of mine" in capsys.readouterr().out
         assert len(list(convert_records("my_format", [{"q": "a", "a": "b"}]))) == 1
     finally:

@@ -21,7 +21,7 @@ from huggingface_hub.utils import httpx  # noqa: E402
 
 from transformers_anymodality.inference.conversation import Conversation  # noqa: E402
 from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch  # noqa: E402
-from transformers_anymodality.inference.demo.examples import dummies, read_examples  # noqa: E402
+from transformers_anymodality.inference.demo.examples import Example, read_examples  # noqa: E402
 from transformers_anymodality.inference.demo.page import Page, _messages  # noqa: E402
 from transformers_anymodality.inference.demo.running import files_alone  # noqa: E402
 from transformers_anymodality.inference.demo.session import Host, Session  # noqa: E402
@@ -53,7 +53,7 @@ def files(tmp_path) -> dict[str, Path]:
 @pytest.fixture
 def page(shared) -> Page:
     model, processor = shared
-    return Page(Host(model, processor, Policy(max_media=3)), "tiny", dummies(processor))
+    return Page(Host(model, processor, Policy(max_media=3)), "tiny", [])
 
 
 def attach(page: Page, session: Session, modality: str, *paths: Path) -> str:
@@ -71,7 +71,7 @@ def ask(page: Page, session: Session, text: str = QUESTION) -> list[dict]:
 # --- the page, without a browser --------------------------------------------------------------------------------------
 
 
-def test_a_widget_for_each_sense_that_the_model_has():
+def test_a_widget_for_each_modality_of_the_model():
     model, processor = tiny.composite(settings=tiny.modalities("imu", "image"))
     page = Page(Host(model, processor), "tiny", [])
     assert [(name, widget.file_types) for name, widget in page.uploads][1] == ("imu", [".csv", ".npy", ".parquet"])
@@ -80,7 +80,7 @@ def test_a_widget_for_each_sense_that_the_model_has():
 
 def test_every_modality_is_drawn_and_the_answer_is_the_conversations(page, shared, files):
     session = Session(page.host)
-    assert "<figcaption>imu · walk.csv · 4 tokens</figcaption>" in attach(page, session, "imu", files["imu"])
+    assert "<figcaption>imu · walk.csv</figcaption>" in attach(page, session, "imu", files["imu"])
     assert attach(page, session, "depth", files["depth"]).count("<figure>") == 2
     assert "<audio" in attach(page, session, "audio", files["audio"])
     parts = [part for part, _ in session.media]
@@ -180,12 +180,18 @@ def test_large_media_are_files_and_small_ones_in_the_page(page):
 # --- examples ---------------------------------------------------------------------------------------------------------
 
 
-def test_dummy_examples_can_be_tried(page):
-    assert {example.media[0]["type"] for example in page.examples} == set(page.modalities)
-    for index in range(len(page.examples)):
+def test_examples_can_be_tried(page, files):
+    assert page.examples == [], "none, rather than some that no model can answer"
+    page.examples = [Example([{"type": name, "path": str(files[name])}], QUESTION) for name in ("image", "imu")]
+    for index in range(2):
         changes = page.try_example(session := Session(page.host), type("Event", (), {"index": index}))
-        assert "trouble" not in changes[page.tray].value and changes[page.box] == "What is this?"
+        assert "trouble" not in changes[page.tray].value and changes[page.box] == QUESTION
         assert len(session.media) == 1
+
+
+def test_a_depth_map_that_is_attached_as_an_image_is_refused_with_a_hint(page, files):
+    assert "would come out black" in (tray := attach(page, Session(page.host), "image", files["depth"]))
+    assert "(depth, temperature)" in tray
 
 
 def chats(folder: Path, *contents) -> Path:
@@ -302,7 +308,8 @@ def test_a_visit(shared, files, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("chromium is not installed")
-    page, address = run(*shared)
+    example = [{"type": "image", "path": "photo.png"}, {"type": "text", "text": "What is this?"}]
+    page, address = run(*shared, examples=chats(tmp_path, example))
     try:
         with playwright.sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

@@ -153,7 +153,7 @@ def test_the_command(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({**tiny.modalities("audio"), "image": image()}, "Modalities audio: this export writes images alone"),
+        ({**tiny.modalities("audio"), "image": image()}, "Modalities audio: this export writes only images"),
         ({"image": image(ViTConfig(**SIZES, patch_size=8))}, "Tower 'vit'"),
         ({"image": image(aligner=tiny.RESAMPLER, num_tokens=3)}, "Aligner 'perceiver_resampler_aligner'"),
         ({"image": image(select_feature="all")}, "select_feature"),
@@ -185,7 +185,7 @@ def test_pixels_that_are_scaled_otherwise_are_refused():
     model, processor = tiny.composite(settings={"image": image()})
     check(model, processor)
     processor.sub_processor("image").rescale_factor = 1 / 127.5
-    with pytest.raises(ValueError, match="does not bring pixels to 0 to 1"):
+    with pytest.raises(ValueError, match="does not scale pixels to 0 to 1"):
         check(model, processor)
 
 
@@ -241,11 +241,11 @@ def test_a_model_without_its_tokenizer_says_so(language_file, tmp_path):
 
 
 def test_folders_and_files_without_a_config_are_refused(language_file, tmp_path):
-    with pytest.raises(ValueError, match=r"no config.json.* is given by its file: .*tiny\.gguf"):
+    with pytest.raises(ValueError, match=r"no config.json.* give the file: .*tiny\.gguf"):
         compose(str(tmp_path), {"image": image()})
     torch.save({"a": torch.ones(1)}, tmp_path / "tower.pth")
     language, tokenizer = tiny.language_model(), tiny.tokenizer()
-    with pytest.raises(ValueError, match="tower.pth is a file. Weights alone do not tell the architecture"):
+    with pytest.raises(ValueError, match="tower.pth is a file, and weights alone do not say which architecture"):
         compose(language, {"image": {"tower": str(tmp_path / "tower.pth")}}, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="no config.json.* It holds tiny.gguf, tower.pth"):
         compose(language, {"image": {"tower": str(tmp_path)}}, tokenizer=tokenizer)

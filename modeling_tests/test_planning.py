@@ -183,7 +183,7 @@ def test_refused(image, message):
 
 
 def test_a_language_model_that_takes_no_embeddings_is_refused():
-    with META, pytest.raises(ValueError, match="cannot be given media"):
+    with META, pytest.raises(ValueError, match="cannot read media"):
         settings = {"image": {"tower": tiny.vision_config(), **IMAGE}}
         compose(tiny.tiny_causal_lm("cpmant"), settings, tokenizer=tiny.tokenizer())
 

@@ -34,7 +34,7 @@ def server(tmp_path_factory):
     """A server's port and process; in the end it finishes what it is saying, and leaves nothing behind."""
     folder = tmp_path_factory.mktemp("load") / "model"
     load.save_model(folder)
-    limits = ["--max-megabytes", "1", "--max-new-tokens", "2000", "--max-requests", "32"]
+    limits = "--max megabytes=1 --max new_tokens=2000 --max requests=32".split()
     with load.served(folder, *limits, "--api-key", "key", "--allow-origin", ORIGIN) as (port, process):
         yield port, process
         below = children(process)

@@ -140,15 +140,15 @@ def test_files_only_below_their_root(tmp_path):
     assert part({"type": "image", "path": "a.png"}, media_root=root)["image"] == root / "a.png"
     assert part({"type": "image", "path": str(root / "a.png")}, media_root=root)["image"] == root / "a.png"
     for path in ("../a.png", "../media_evil/a.png", "link.png", str(tmp_path / "a.png"), "~/a.png/../../../a.png"):
-        with pytest.raises(ValueError, match="outside the folder"):
+        with pytest.raises(ValueError, match="outside the server's media folder"):
             part({"type": "image", "path": path}, media_root=root)
 
 
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        (None, "must be a list"),
-        ([], "must be a list"),
+        (None, "must be a non-empty list"),
+        ([], "must be a non-empty list"),
         (["hello"], "must be an object"),
         ([{"role": "root", "content": "x"}], "role is one of"),
         ([{"role": {}, "content": "x"}], "role is one of"),
@@ -243,7 +243,7 @@ def served(tmp_path_factory):
     model.generation_config = GenerationConfig(do_sample=False, eos_token_id=2, pad_token_id=0)
     model.save_pretrained(folder / "tiny")
     processor.save_pretrained(folder / "tiny")
-    limits = ["--max-megabytes", "1", "--max-pixels", "10000", "--max-seconds", "4", "--max-new-tokens", "8"]
+    limits = "--max megabytes=1 --max pixels=10000 --max seconds=4 --max new_tokens=8".split()
     command = [sys.executable, "-m", "anymodality.cli", "serve", str(folder / "tiny"), "--port", "0"]
     log = (folder / "log").open("w+")
     server = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=log, text=True)
@@ -379,9 +379,13 @@ def test_other_bad_requests_are_400(client):
         (user({"type": "input_imu", "input_imu": {"values": [[float("1e39")] * 6]}}), {}, "finite"),
         (user({"type": "thermal_url", "thermal_url": {"url": "data:image/png;base64,AAAA"}}), {}, "takes text"),
         (user({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}), {}, "video"),
-        ([{"role": "user", "content": "yes " * 3000}], {"stream": True}, "tokens; the model reads"),
+        ([{"role": "user", "content": "yes " * 3000}], {"stream": True}, "tokens; it must have fewer"),
         (user(), {"temperature": -1}, "temperature"),
-        (user(), {"extra_body": {"chat_template_kwargs": {"processor_kwargs": {"allow_urls": True}}}}, "reads no"),
+        (
+            user(),
+            {"extra_body": {"chat_template_kwargs": {"processor_kwargs": {"allow_urls": True}}}},
+            "does not read",
+        ),
         (user(), {"extra_body": {"generation_config": "{}"}}, "generation_config"),
         (user(), {"extra_body": {"tools": "x"}}, "tools"),
     ):

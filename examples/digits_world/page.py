@@ -21,15 +21,18 @@ td:first-child,th:first-child{text-align:left} h2 small,.q{color:#5b6275;font-si
 """
 
 
-def write(file: Path, results: dict, samples: list, answers: list, logs: dict, table: str, per_kind: int = 6) -> None:
+def write(file: Path, results: dict, samples: list, answers: list, logs: dict, table: str, per_kind: int = 8) -> None:
     """`results` as in results.json; `samples` and `answers` side by side; `logs`: stage -> Trainer's log entries."""
-    shown = defaultdict(list)
+    shown: dict = defaultdict(lambda: ([], []))  # kind -> wrong, right
     for sample, answer in zip(samples, answers, strict=True):
         kinds = [part["type"] for part in sample["messages"][0]["content"] if part["type"] != "text"]
         kind = kinds[0] if len(kinds) == 1 else "two modalities, added"
-        if len(shown[kind]) < per_kind * (1 if len(kinds) == 1 else 2):
-            shown[kind].append(card(sample, answer))
-    sections = "".join(f"<h2>{kind}</h2><div class=cards>{''.join(cards)}</div>" for kind, cards in shown.items())
+        shown[kind][answer == sample["messages"][-1]["content"]].append((sample, answer))
+    sections = ""
+    for kind, (wrong, right) in shown.items():
+        some = [*right[: per_kind - min(len(wrong), 2)], *wrong[:2]]
+        sections += f"<h2>{kind} <small>{len(right)} right, {len(wrong)} wrong; {len(some)} shown</small></h2>"
+        sections += f"<div class=cards>{''.join(card(*one) for one in some)}</div>"
     losses = "".join(curve(stage, log) for stage, log in logs.items())
     text = (
         "<p>A small language model was given six modalities. It is asked about digits of "
@@ -88,6 +91,25 @@ def _frames(file: Path) -> list[Image.Image]:
 
 
 def curve(stage: str, log: list[dict]) -> str:
-    losses = np.array([[entry["loss"]] for entry in log])
-    caption = f"{stage}: {losses[0, 0]:.2f} → {losses[-1, 0]:.3f}"
-    return f"<figure>{curves(losses, ['loss'], 320, 150)}<figcaption>{caption}</figcaption></figure>"
+    """The training loss over steps, with axes."""
+    width, height, left, top = 360, 180, 44, 10
+    losses = [entry["loss"] for entry in log]
+    steps = [entry.get("step", i) for i, entry in enumerate(log)]
+    most, last = max(losses) or 1.0, max(steps) or 1
+    x, y = (lambda step: left + step / last * (width - left - 8)), (lambda loss: height - 24 - loss / most * 146)
+    points = " ".join(f"{x(step):.1f},{y(loss):.1f}" for step, loss in zip(steps, losses, strict=True))
+    lines = "".join(
+        f"<line x1={left} x2={width - 8} y1={y(loss):.1f} y2={y(loss):.1f} stroke='#e3e5ec'/>"
+        f"<text x={left - 6} y={y(loss) + 4:.1f} text-anchor=end>{loss:.2g}</text>"
+        for loss in (0, most / 2, most)
+    )
+    lines += "".join(
+        f"<text x={x(step):.1f} y={height - 8} text-anchor={'end' if step else 'start'}>{step:.0f}</text>"
+        for step in (0, last // 2, last)
+    )
+    caption = f"{stage}: loss by step, {losses[0]:.2f} → {losses[-1]:.3f}"
+    return (
+        f"<figure><svg width={width} height={height + top} font-size=11 fill='#5b6275'>{lines}"
+        f"<polyline fill=none stroke='#3b7dd8' stroke-width=1.5 points='{points}'/></svg>"
+        f"<figcaption>{caption}</figcaption></figure>"
+    )

@@ -125,7 +125,7 @@ def train_tower(
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     right = []
-    for _ in tqdm(range(steps), desc=f"train the {modality} tower", leave=False):
+    for _ in tqdm(range(steps), desc=f"train the {modality} tower", leave=False, disable=None):
         pick = torch.randint(len(inputs), (64,))
         logits = head(see(_vary(inputs[pick])))
         loss = nn.functional.cross_entropy(logits, labels[pick], label_smoothing=0.05)
@@ -146,7 +146,10 @@ def read_all(modality: str, files: dict[int, list[Path]], processor: Any = None)
     if modality == "imu":
         options["sampling_rate"] = motion.RATE
         processor = spec.default_processor(make_tower("imu").config, options)
-    items = [spec.read(file, processor, options) for file, _ in tqdm(digits, desc=f"read {modality}", leave=False)]
+    items = [
+        spec.read(file, processor, options)
+        for file, _ in tqdm(digits, desc=f"read {modality}", leave=False, disable=None)
+    ]
     return next(iter(spec.extract(items, processor, options).values())), torch.tensor([digit for _, digit in digits])
 
 

@@ -1,4 +1,4 @@
-"""Senses that tell too little alone: captions spoken in noise, and pictures of which most is hidden."""
+"""Modalities that tell too little alone: captions spoken in noise, and pictures of which most is hidden."""
 
 from pathlib import Path
 from typing import Any

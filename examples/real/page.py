@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from digits_world.page import curve
 
-from transformers_anymodality.data.figures import curves, figure, write_html
+from transformers_anymodality.data.figures import figure, write_html
 
 from .examine import Row
 from .results import LESS_IS_BETTER
@@ -94,7 +94,7 @@ def write(
     """
     head, *lines = table(found)
     scores = _table(head, lines)
-    losses = "".join(_curve(stage, log) for stage, log in logs.items() if log)
+    losses = "".join(curve(stage, log) for stage, log in logs.items() if log)
     text = found.get("text", {})
     kept = (
         f"<p>Perplexity of English prose that was held out: {text['perplexity_before']:.2f} before, "
@@ -141,9 +141,3 @@ def _card(row: Row, i: int, processor: Any) -> str:
         f"<b class={'right' if right else 'wrong'}>{html.escape(said)}</b><br>"
         f"<span class=q>it is: {html.escape(question.answer)}</span>{rival}</div>"
     )
-
-
-def _curve(stage: str, log: list[dict]) -> str:
-    losses = np.array([[entry["loss"]] for entry in log])
-    caption = f"{stage}: {losses[0, 0]:.2f} → {losses[-1, 0]:.2f}"
-    return f"<figure>{curves(losses, ['loss'], 320, 150)}<figcaption>{caption}</figcaption></figure>"

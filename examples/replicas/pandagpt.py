@@ -1,4 +1,4 @@
-"""PandaGPT (arXiv 2305.16355): it learns to talk about images alone, and then talks about all that it modalities.
+"""PandaGPT (arXiv 2305.16355): it learns to talk about images only, and then talks about all modalities.
 
 The paper rests on ImageBind (arXiv 2305.05665, section 3), to whose frozen image tower each other modality was bound by
 contrast, on pairs of an image and that modality. So here: an image tower learns with words, as CLIP does; sound, depth,

@@ -47,5 +47,5 @@ def test_idefics(recording, converted):
 
 def test_other_files_are_refused(tmp_path):
     save_file({"latents": torch.zeros(2, 3)}, tmp_path / "weights.safetensors")
-    with pytest.raises(ValueError, match="no Perceiver resampler"):
+    with pytest.raises(ValueError, match="not hold a Perceiver resampler"):
         convert("perceiver_resampler", tmp_path, tmp_path / "ours")

@@ -8,9 +8,11 @@ from anymodality.commands._base import Command, group
 
 
 # In the order of a model's life. Each is a module of `commands` with a function of its name, or an `app` of several.
-_COMMANDS = "compose convert data features inspect generate chat evaluate card push export serve demo".split()
+_COMMANDS = "compose convert data features inspect generate chat evaluate compare card push export serve demo".split()
 
-app = group("Image, audio, IMU and other inputs for any language model. `anymodality COMMAND --help` shows examples.")
+app = group(
+    "Image, audio, IMU and other inputs for any language model. `anymodality COMMAND --help` shows an example."
+)
 for _name in _COMMANDS:
     _module = importlib.import_module(f"{__package__}.commands.{_name}")
     if hasattr(_module, "app"):

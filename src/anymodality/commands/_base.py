@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,19 @@ if TYPE_CHECKING:
     from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor
 
 
+# What `--max NAME=N` may name, besides megabytes: fields `max_NAME` of a policy and of its limits.
+_MAXIMA = ("pixels", "seconds", "frames", "media", "new_tokens", "requests")
+
+
 class Command(TyperCommand):
-    """Loads the package and the module of `--import`, then runs. Errors that a user can mend are one line, exit status 1."""
+    """Loads the package and the module of `--import`, then runs. A user's mistake is one line on stderr, exit status 1.
+
+    What follows "Example:" in its docstring stands at the end of its help.
+    """
+
+    def __init__(self, *args: Any, help: str | None = None, **settings: Any):
+        text, found, example = (help or "").partition("Example:\n")
+        super().__init__(*args, **{**settings, "help": text, "epilog": f"\b\n{found}{example}"})
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
@@ -33,17 +45,6 @@ class Command(TyperCommand):
             raise typer.Exit(1) from error
 
 
-class ListingCommand(Command):
-    """One whose help ends with what is registered, which only the loaded package knows."""
-
-    def listing(self) -> str:
-        raise NotImplementedError
-
-    def format_epilog(self, ctx: typer.Context, formatter: Any) -> None:
-        load_package()
-        formatter.write(f"\n{self.listing()}\n")
-
-
 def group(help: str) -> typer.Typer:
     """For a module of several commands: `app = group("...")`, then `@app.command(cls=Command)`."""
     return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -51,13 +52,13 @@ def group(help: str) -> typer.Typer:
 
 def load_package() -> None:
     """Imports the package, which takes seconds; help, completion and mistyped options do without."""
-    # What torchao and torch have to tell each other is nothing that a user of commands could mend.
+    # torch logs warnings about torchao here that a user of commands cannot act on.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     importlib.import_module("transformers_anymodality")
 
 
 def is_alone() -> bool:
-    """Whether nobody launched this process among others."""
+    """Whether this process is the only one, not one of several that a launcher started."""
     return int(os.environ.get("WORLD_SIZE", 1)) == 1
 
 
@@ -76,7 +77,7 @@ def run_in_processes(ctx: typer.Context, *more: str) -> None:
 
 
 def name_of(source: str) -> str:
-    """What a model is called where nobody said: its folder's name, or its Hub id."""
+    """The default name of a model: its folder's name, or its Hub id."""
     return Path(source).resolve().name if Path(source).is_dir() else source
 
 
@@ -108,6 +109,30 @@ def own_device() -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
+def within(policy: Any, given: list[str] | None) -> Any:
+    """A copy of a server's or demo's policy, with the maxima that were given as NAME=N."""
+    from transformers_anymodality.utils.registry import did_you_mean
+
+    limits, own = dict(vars(policy.limits)), dict(vars(policy))
+    places = {name: (holder, f"max_{name}") for holder in (limits, own) for name in _MAXIMA if f"max_{name}" in holder}
+    places["megabytes"] = (limits, "max_bytes")
+    for words in given or ():
+        name, _, value = words.partition("=")
+        if name not in places:
+            hint = did_you_mean(name, places)
+            raise typer.BadParameter(f"{words!r} is not a maximum.{hint} Known: {', '.join(places)}.")
+        try:
+            number = float(value)
+        except ValueError:
+            number = 0.0
+        if not 0 < number < float("inf"):
+            raise typer.BadParameter(f"{words!r} must be {name}=N, N being a number above 0.")
+        holder, key = places[name]
+        number = number * 1024**2 if name == "megabytes" else number
+        holder[key] = number if name == "seconds" else int(number)
+    return replace(policy, **{**own, "limits": replace(policy.limits, **limits)})
+
+
 def media_part(modality: str, path: str) -> dict[str, str]:
     """The content part of a chat for a medium on disk, or on the web."""
     return {"type": modality, "url" if path.startswith(("http://", "https://")) else "path": path}
@@ -116,7 +141,7 @@ def media_part(modality: str, path: str) -> dict[str, str]:
 def sampling(
     model: "AnyModalityForCausalLM", max_new_tokens: int | None, temperature: float | None, seed: int | None
 ) -> dict[str, Any]:
-    """Arguments of `generate`: what the checkpoint's generation config says, where nothing was chosen. Sets the seed."""
+    """Arguments of `generate`; what is None stays as the checkpoint's generation config says. Sets the seed."""
     from transformers import set_seed
 
     if seed is not None:

@@ -1,12 +1,15 @@
-"""Options as rows: the name of the value, what it is; and those that several commands have."""
+"""How options are declared, and the options that several commands share."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import typer
 
+from anymodality.commands._base import load_package
+
 
 def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
-    """An option; None for a type whose values help lists."""
+    """An option; `metavar` is None where the help lists the values."""
     return typer.Option(*names, metavar=metavar, help=help, **settings)
 
 
@@ -15,14 +18,24 @@ def flag(name: str, help: str) -> Any:
     return typer.Option(name, help=help)
 
 
+def listing(lines: Callable[[], str], help: str) -> Any:
+    """A flag that prints what is registered, which only the loaded package knows, and ends."""
+
+    def show(wanted: bool) -> None:
+        if wanted:
+            load_package()
+            print(lines())
+            raise typer.Exit
+
+    return typer.Option("--list", help=help, is_eager=True, callback=show)
+
+
 def argument(metavar: str, help: str) -> Any:
     """A word that is not an option."""
     return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
-Import = Annotated[
-    str | None, option("MODULE", "Python module that registers your own modalities and towers.", "--import")
-]
+Import = Annotated[str | None, option("MODULE", "Module of your own parts, imported first.", "--import")]
 DType = Annotated[
     Literal["auto", "float32", "bfloat16", "float16"], option(None, "Dtype of the weights; auto: as saved.")
 ]
@@ -30,21 +43,20 @@ OwnDType = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
     option(None, "Dtype of the weights; default: as saved."),
 ]
-Device = Annotated[str | None, option("NAME", "Device: cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+Device = Annotated[str | None, option("NAME", "Device, such as cuda:1; default: GPU or CPU.")]
 Source = Annotated[str, argument("DIR", "Model: a folder or Hub id.")]
-MaxPixels = Annotated[int, option("N", "Maximum pixels of an image or frame.", min=1)]
-MaxSeconds = Annotated[float, option("N", "Maximum seconds of audio, video or a signal.", min=0.001)]
+Max = Annotated[list[str] | None, option("NAME=N", "Limit, such as seconds=30; repeatable.", "--max")]
 SystemPrompt = Annotated[str | None, option("TEXT", "System message, which comes first in each chat.")]
 MaxNewTokens = Annotated[
-    int | None, option("N", "Maximum number of tokens in an answer; default: the checkpoint's, or 256.", min=1)
+    int | None, option("N", "Maximum tokens of an answer; default: the checkpoint's, or 256.", min=1)
 ]
 Temperature = Annotated[
     float | None, option("T", "Temperature; 0 = greedy decoding; default: the checkpoint's.", min=0)
 ]
 Seed = Annotated[int | None, option("N", "Random seed for sampling.")]
 AllowUrls = Annotated[bool, flag("--allow-urls", "Allow media from URLs.")]
-MediaRoot = Annotated[str | None, option("DIR", "Folder for relative paths; default: the current one.")]
+MediaRoot = Annotated[str | None, option("DIR", "Folder for relative paths; default: here.")]
 Split = Annotated[str, option("NAME", "Split of a Hub data set.")]
-Workers = Annotated[int, option("N", "Number of processes that read media; 0: only the main process.", min=0)]
+Workers = Annotated[int, option("N", "Workers that read media.", min=0)]
 Json = Annotated[bool, flag("--json", "JSON output, for scripts.")]
-NumProcesses = Annotated[int, option("N", "Number of processes on this machine, started by torchrun.", min=1)]
+NumProcesses = Annotated[int, option("N", "Processes (torchrun).", min=1)]

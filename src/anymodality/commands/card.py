@@ -33,13 +33,11 @@ def card(
 ) -> None:
     """Write the model card of a checkpoint.
 
-    \b
-      anymodality card my-model --name my-name/my-model --language en --licence image_tower=apache-2.0
-      anymodality card my-model --recipe recipe.yaml --results results.json --limit "Photographs only." --force
+    The card takes its facts from the checkpoint, the loss from trainer_state.json,
+    and results from results.json. Its licence is the strictest of all parts.
 
-    The card takes parts, tokens, sources and trained parts from the checkpoint, the loss from trainer_state.json, and
-    results from results.json. Its licence is the strictest of all parts, and each part is named. Metadata are checked
-    offline.
+    Example:
+      anymodality card my-model --name my-name/my-model --language en
     """
     from transformers_anymodality.hub import make_card
 

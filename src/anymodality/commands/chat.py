@@ -28,12 +28,12 @@ def chat(
 ) -> None:
     """Chat in the terminal, with media.
 
-    \b
-      anymodality chat my-model
-      printf '/image photo.jpg\\nWhat is this?\\nAnd what colour?\\n' | anymodality chat my-model --temperature 0
+    /image PATH, /imu PATH, ... attach files to your next message, any number of
+    them; /help lists all commands. Ctrl-C stops an answer, Ctrl-D ends the chat.
+    Answers go to stdout, everything else to stderr.
 
-    /image PATH, /imu PATH, ... attach files to your next message, any number of them; /help lists all commands. Ctrl-C
-    stops an answer, Ctrl-D ends the chat. Each file is encoded once. Answers go to stdout, everything else to stderr.
+    Example:
+      anymodality chat my-model --temperature 0
     """
     from transformers_anymodality.inference.conversation import Conversation
 
@@ -48,7 +48,7 @@ def chat(
 
 
 class _Terminal:
-    """Reads lines: commands, media, and what is said."""
+    """Reads lines: commands, media and messages."""
 
     def __init__(self, conversation: "Conversation"):
         self.conversation = conversation
@@ -56,7 +56,7 @@ class _Terminal:
         self.commands = {"help": self._help, "reset": self._reset, "save": self._save}
 
     def read(self, line: str) -> bool:
-        """Whether to go on."""
+        """Handles one line. Returns False at the end."""
         if line.rstrip() in ("/quit", "/exit"):
             return False
         try:

@@ -6,23 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from anymodality.commands._base import ListingCommand, print_json
-from anymodality.commands._options import Import, Json, OwnDType, flag, option
+from anymodality.commands._base import print_json
+from anymodality.commands._options import Import, Json, OwnDType, flag, listing, option
 
 
-class CLASS(ListingCommand):
-    def listing(self) -> str:
-        from transformers_anymodality.aligners import ALIGNERS
-        from transformers_anymodality.modalities import MODALITIES
-        from transformers_anymodality.systems import SYSTEMS
+def _known() -> str:
+    from transformers_anymodality.aligners import ALIGNERS
+    from transformers_anymodality.modalities import MODALITIES
+    from transformers_anymodality.systems import SYSTEMS
 
-        known = {"systems": SYSTEMS, "modalities": MODALITIES, "aligners": ALIGNERS}
-        return "\n".join(f"{kind + ':':<12} {', '.join(names)}" for kind, names in known.items())
+    known = {"systems": SYSTEMS, "modalities": MODALITIES, "aligners": ALIGNERS}
+    return "\n".join(f"{kind + ':':<12} {', '.join(names)}" for kind, names in known.items())
 
 
 def compose(
     output: Annotated[str | None, option("DIR", "Folder of the checkpoint; must not exist.")] = None,
-    config: Annotated[str | None, option("FILE.yaml", "YAML file of settings, as described above.")] = None,
+    config: Annotated[str | None, option("FILE.yaml", "YAML file of settings.")] = None,
     language_model: Annotated[str | None, option("ID_OR_DIR", "Language model: Hub id, folder or GGUF file.")] = None,
     modality: Annotated[
         list[str] | None, option("NAME=TOWER", "Modality and its tower, or {tower: ..., ...}; repeatable.")
@@ -31,30 +30,24 @@ def compose(
     option: Annotated[list[str] | None, option("NAME=VALUE", "Option of the system's preset; repeatable.")] = None,
     tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer; default: the language model's.")] = None,
     dtype: OwnDType = None,
-    plan: Annotated[
-        bool, flag("--plan", "Plan only: print parts, memory and tokens; no weights are loaded or written.")
-    ] = False,
+    plan: Annotated[bool, flag("--plan", "Plan only: print parts, memory and tokens; no weights.")] = False,
     load_in_4bit: Annotated[
         bool, flag("--load-in-4bit", "With --plan: count the language model in 4 bits (NF4).")
     ] = False,
     light: Annotated[bool, flag("--light", "Light checkpoint: unchanged parts are referred to, not stored.")] = False,
     json: Json = False,
     module: Import = None,
+    names: Annotated[bool, listing(_known, "List systems, modalities and aligners, and exit.")] = False,
 ) -> None:
     """Compose a checkpoint: a language model that also reads images, audio, ...
 
-    \b
-      anymodality compose --language-model Qwen/Qwen3-0.6B --output my-model \\
-          --modality image=google/siglip2-base-patch16-224 \\
-          --modality 'audio={tower: openai/whisper-small, aligner: linear, num_tokens: 100}'
-      anymodality compose --system pandagpt --language-model Qwen/Qwen3-0.6B --option 'modalities=[audio]' --output panda
-      anymodality compose --config anymal.yaml --output my-model --light
-      anymodality compose --system pandagpt --language-model lmsys/vicuna-13b-v1.5 --plan --load-in-4bit
+    Values are YAML. A --config file has the same settings, and chat_template,
+    text and generation; the command line wins over the file. A config in place
+    of a part (`{model_type: llama, hidden_size: 64}`) means random weights.
 
-    Values are YAML. A --config file may have language_model and modalities (a table), or system and options (a table); also
-    tokenizer, dtype, chat_template, text and generation. The command line wins over the file. A language model or tower may
-    also be a config (`{model_type: llama, hidden_size: 64}`), which starts with random weights. A plan of any size loads
-    only configs, tokenizer and preprocessors.
+    Example:
+      anymodality compose --language-model Qwen/Qwen3-0.6B --output my-model \\
+          --modality image=google/siglip2-base-patch16-224
     """
     import torch
 

@@ -2,20 +2,18 @@
 
 from typing import Annotated
 
-from anymodality.commands._base import ListingCommand
-from anymodality.commands._options import OwnDType, argument, flag, option
+from anymodality.commands._options import OwnDType, argument, flag, listing, option
 
 
-class CLASS(ListingCommand):
-    def listing(self) -> str:
-        from transformers_anymodality.conversion import CONVERSIONS
+def _conversions() -> str:
+    from transformers_anymodality.conversion import CONVERSIONS
 
-        width = max(map(len, CONVERSIONS))
-        return "conversions:\n" + "\n".join(f"  {name:<{width}}  {CONVERSIONS[name].help}" for name in CONVERSIONS)
+    width = max(map(len, CONVERSIONS))
+    return "\n".join(f"{name:<{width}}  {CONVERSIONS[name].help}" for name in CONVERSIONS)
 
 
 def convert(
-    system: Annotated[str, argument("CONVERSION", "Name of a conversion, listed below.")],
+    system: Annotated[str, argument("CONVERSION", "Name of a conversion; --list has them.")],
     source: Annotated[str, option("DIR", "Folder of the released files.", "--from")],
     output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
     language_model: Annotated[
@@ -27,15 +25,15 @@ def convert(
     faithful: Annotated[bool, flag("--faithful", "Reproduce the known bugs of the release.")] = False,
     dtype: OwnDType = None,
     max_shard_size: Annotated[float, option("GB", "Maximum size of a weight file.")] = 1.0,
+    names: Annotated[bool, listing(_conversions, "List the conversions, and exit.")] = False,
 ) -> None:
     """Convert a released checkpoint into one that the Auto classes load.
 
-    \b
-      anymodality convert pandagpt --from release/ --output panda/
-      anymodality convert x_llm --from release/ --output x_llm/ --language-model THUDM/chatglm-6b
+    Every tensor of the release is used, or listed with the reason why not. If a
+    parameter is not filled, nothing is written. Memory holds one shard at a time.
 
-    The folder holds the released files; a missing one is an error that names it. Memory holds one shard at a time. Every
-    tensor of the release is used, or listed with the reason why not. If a parameter is not filled, nothing is written.
+    Example:
+      anymodality convert pandagpt --from release/ --output panda/
     """
     from transformers_anymodality import conversion
 

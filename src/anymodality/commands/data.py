@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Command, ListingCommand, group, load_processor
-from anymodality.commands._options import Import, MediaRoot, Workers, argument, option
+from anymodality.commands._base import Command, group, load_processor
+from anymodality.commands._options import Import, MediaRoot, Workers, argument, listing, option
 
 
 app = group("Convert, check and look at training data.")
@@ -16,27 +16,27 @@ File = Annotated[str, argument("FILE", "File of training data.")]
 Processor = Annotated[str, option("ID_OR_DIR", "Model that will be trained on it.")]
 
 
-class ConvertCommand(ListingCommand):
-    def listing(self) -> str:
-        from transformers_anymodality.data import FORMATS
+def _formats() -> str:
+    from transformers_anymodality.data import FORMATS
 
-        return "formats:\n" + "\n".join(f"  {name:<12} {FORMATS[name].help}" for name in FORMATS)
+    return "\n".join(f"{name:<12} {FORMATS[name].help}" for name in FORMATS)
 
 
-@app.command(cls=ConvertCommand)
+@app.command(cls=Command)
 def convert(
-    format: Annotated[str, argument("FORMAT", "Name of a format, listed below.")],
+    format: Annotated[str, argument("FORMAT", "Name of a format; --list has them.")],
     source: Annotated[str, option("FILE", "File to read, JSON or JSONL.", "--from")],
     output: Annotated[str, option("FILE", "JSONL file to write; must not exist.")],
     media_root: Annotated[str | None, option("DIR", "Folder to put before relative paths.")] = None,
+    names: Annotated[bool, listing(_formats, "List the formats, and exit.")] = False,
 ) -> None:
     """Convert data of a published format into JSONL of chats.
 
-    \b
-      anymodality data convert llava --from llava_instruct_150k.json --output train.jsonl --media-root coco/train2017
+    Each line has `messages`, with a part {"type": "image"} where an image stands,
+    and columns `images`, `videos`, `audio`, ... with the paths.
 
-    Each line has `messages`, with a part {"type": "image"} where an image stands, and columns `images`, `videos`,
-    `audio`, ... with the paths.
+    Example:
+      anymodality data convert llava --from llava.json --output train.jsonl
     """
     from transformers_anymodality.data import FORMATS, convert_file
 
@@ -58,14 +58,13 @@ def check_file(
 ) -> None:
     """Check a file of training data.
 
-    \b
-      anymodality data check train.jsonl --processor my-model --max-length 2048 --workers 8 --report wrong.jsonl
+    Reads every sample and all media as training does, and reports what would fail:
+    missing files, media that cannot be read or do not match their placeholders,
+    samples that are too long or have no assistant text. The file is JSON, JSONL,
+    Parquet or WebDataset shards (.tar). The exit status is 1 if anything is wrong.
 
-    Reads every sample and all media as training would, and reports what would fail: missing files, more or fewer media than
-    placeholders, media that cannot be read, samples that are too long or have no assistant text. The exit status is 1 if
-    anything is wrong.
-
-    The file is JSON, JSONL, Parquet or WebDataset shards (.tar), with `messages` or `conversations`.
+    Example:
+      anymodality data check train.jsonl --processor my-model --max-length 2048
     """
     from transformers_anymodality.data import check
 
@@ -95,10 +94,10 @@ def show(
 ) -> None:
     """Show a sample as the model gets it; with --html, also its media.
 
-    \b
-      anymodality data show train.jsonl --processor my-model --index 3 --html sample.html
-
     Trained tokens are green, or between ⟦ and ⟧ without colours.
+
+    Example:
+      anymodality data show train.jsonl --processor my-model --html sample.html
     """
     from transformers_anymodality.data.datasets import open_records
     from transformers_anymodality.data.showing import as_text, look, write_page

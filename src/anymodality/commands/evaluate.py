@@ -7,113 +7,80 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import (
-    ListingCommand,
-    is_alone,
-    load_model,
-    load_processor,
-    print_json,
-    run_in_processes,
-)
-from anymodality.commands._options import argument, option
+from anymodality.commands._base import is_alone, load_model, load_processor, run_in_processes
+from anymodality.commands._options import listing, option
 
 
 if TYPE_CHECKING:
     from transformers_anymodality.evaluation import Job
 
 
-class CLASS(ListingCommand):
-    """Ends with the tasks and suites."""
-
-    def listing(self) -> str:
-        from transformers_anymodality.evaluation import SUITES, TASKS
-
-        lines = ["Tasks, and the columns that may hold the right answer (the first one found is used):"]
-        for name, task in TASKS.items():
-            columns = ", ".join(dict.fromkeys(task.references))
-            needed = f"answers: {columns}" if task.needs_references else "no answers needed"
-            lines += [f"  {name:<24} {task.help}", f"  {'':<24} {needed}"]
-        lines += ["Suites, and the files of their benchmarks:"]
-        lines += [f"  {name}: {', '.join(f'{one}.jsonl' for one in files)}" for name, files in SUITES.items()]
-        return "\n".join(lines)
+_PAGE = 50  # samples on the HTML page of each task
 
 
-Tasks = Annotated[
-    list[str] | None, option("NAMES", "Tasks, separated by commas, or one suite; NAME:TASK gives a task a name.")
-]
-Data = Annotated[list[str] | None, option("FILES", "One file or Hub id per task, in order, or one for all.")]
-Prompt = Annotated[str | None, option("TEXT", "Prompt instead of the task's, with {question} and {choices}.")]
-Compare = Annotated[tuple[str, str] | None, option("A.json B.json", "Two results to compare, by paired bootstrap.")]
+def _tasks() -> str:
+    from transformers_anymodality.evaluation import SUITES, TASKS
+
+    lines = ["Tasks, and the columns that may hold the right answer (the first one found is used):"]
+    for name, task in TASKS.items():
+        columns = ", ".join(dict.fromkeys(task.references))
+        needed = f"answers: {columns}" if task.needs_references else "no answers needed"
+        lines += [f"  {name:<24} {task.help}", f"  {'':<24} {needed}"]
+    lines += ["Suites, and the files of their benchmarks:"]
+    lines += [f"  {name}: {', '.join(f'{one}.jsonl' for one in files)}" for name, files in SUITES.items()]
+    return "\n".join(lines)
+
+
+Tasks = Annotated[list[str], option("NAMES", "Tasks, separated by commas, or a suite; NAME:TASK names one.")]
+Data = Annotated[list[str], option("FILES", "One file or Hub id per task, in order, or one for all.")]
+Prompt = Annotated[str | None, option("TEXT", "Prompt, with {question} and {choices}.")]
 
 
 def evaluate(
     ctx: typer.Context,
-    directory: Annotated[str | None, argument("DIR", "Model: a folder or Hub id.")] = None,
-    tasks: Tasks = None,
-    data: Data = None,
-    output: Annotated[str | None, option("FILE", "JSON file of results; answers are saved next to it.")] = None,
+    directory: options.Source,
+    tasks: Tasks,
+    data: Data,
+    output: Annotated[str, option("FILE", "JSON file of results, beside the answers.")],
     batch_size: Annotated[int, option("N", "Batch size.", min=1)] = 8,
     num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
     limit: Annotated[int | None, option("N", "Number of samples; default: all.", min=1)] = None,
-    max_new_tokens: Annotated[
-        int | None, option("N", "Maximum number of tokens in an answer; default: the task's.", min=1)
-    ] = None,
-    num_beams: Annotated[int, option("N", "Number of beams; 1 = greedy decoding.", min=1)] = 1,
+    max_new_tokens: Annotated[int | None, option("N", "Maximum tokens of an answer; task's if unset.", min=1)] = None,
+    num_beams: Annotated[int, option("N", "Beams; 1 = greedy.", min=1)] = 1,
     prompt: Prompt = None,
-    labels: Annotated[
-        str | None, option("NAMES", "Choices for samples without their own, separated by commas.")
-    ] = None,
+    labels: Annotated[str | None, option("NAMES", "Choices for samples without their own.")] = None,
     media_root: options.MediaRoot = None,
     split: options.Split = "test",
     dtype: options.DType = "auto",
-    page: Annotated[int, option("N", "Number of samples on the HTML page of each task.", min=0)] = 50,
-    ratings: Annotated[
-        list[str] | None, option("FILE", "File of ratings for a rated task: FILE or TASK=FILE.")
-    ] = None,
+    ratings: Annotated[list[str] | None, option("[TASK=]FILE", "File of ratings for a rated task.")] = None,
     judge: Annotated[
-        str | None, option("URL", "URL of a judge, OpenAI-compatible, with /v1; key: OPENAI_API_KEY.")
+        tuple[str, str] | None, option("URL MODEL", "Judge with OpenAI's API; key: OPENAI_API_KEY.")
     ] = None,
-    judge_model: Annotated[str, option("NAME", "Name of the judge's model.")] = "default",
-    compare: Compare = None,
-    as_json: options.Json = False,
     module: options.Import = None,
+    names: Annotated[bool, listing(_tasks, "List tasks and suites, and exit.")] = False,
     only_answer: Annotated[bool, typer.Option("--only-answer", hidden=True)] = False,
 ) -> None:
     """Evaluate a model: ask, keep the answers, and score them.
 
-    \b
-      anymodality evaluate my-model --tasks vqa --data vqa.jsonl --output results.json --media-root coco/val2014
-      anymodality evaluate my-model --tasks captioning,asr --data coco.jsonl,librispeech.jsonl --output results.json
-      anymodality evaluate my-model --tasks dogs:classification --data dogs.jsonl --labels "poodle,beagle" --output r.json
-      torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli evaluate my-model ...    # on several machines
-      anymodality evaluate --compare before.json after.json
+    If it is killed, run it again: it continues. A suite reads a folder.
 
-    A record is a chat (`messages`; the last answer is the reference), or flat: {"id": 7, "image": "7.jpg", "question":
-    "What is it?", "answers": ["dog", "a dog"]}, with any media by name. If it is killed, run the
-    same command again: it continues. results.samples has every answer, and a page of samples with their media.
-
-    For a suite, --data is a folder with the files of its benchmarks; missing ones are left out. For tasks that people rate,
-    it writes a page to rate answers on; then run it again with --ratings ratings.jsonl. Judged tasks need --judge URL
-    --judge-model NAME, or --ratings.
+    Example:
+      anymodality evaluate my-model --tasks vqa --data vqa.jsonl --output r.json
     """
-    if compare is not None:
-        return _compare(compare, as_json)
-    if not (directory and tasks and data and output):
-        raise typer.BadParameter("Give DIR, --tasks, --data and --output; or --compare A.json B.json.", ctx)
     from transformers_anymodality.evaluation import Judge, answer, finish
 
     shared = dict(prompt=prompt, labels=_split([labels or ""]), media_root=media_root, limit=limit, split=split)
     jobs, processor = _jobs(_split(tasks), data, shared), load_processor(directory)
-    raters = dict(ratings=_ratings(ratings or [], jobs), judge=Judge(judge, judge_model) if judge else None)
+    raters = dict(ratings=_ratings(ratings or [], jobs), judge=Judge(*judge) if judge else None)
     sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
     if num_processes > 1 and is_alone():
         run_in_processes(ctx, "--only-answer")
     elif not answer(load_model(directory, dtype), processor, jobs, output, **sizes) or only_answer:
         return None
     results = finish(jobs, output, **raters)
-    _write_pages(directory, processor, jobs, output, page)
-    return print_json(results) if as_json else print(_table(jobs, results, output))
+    _write_pages(directory, processor, jobs, output)
+    print(_table(jobs, results, output))
 
 
 def _split(values: Sequence[str]) -> list[str]:
@@ -146,15 +113,14 @@ def _ratings(given: Sequence[str], jobs: "Sequence[Job]") -> dict[str, str]:
     return found
 
 
-def _write_pages(directory: str, processor: Any, jobs: "Sequence[Job]", output: str, count: int) -> None:
+def _write_pages(directory: str, processor: Any, jobs: "Sequence[Job]", output: str) -> None:
     from transformers_anymodality.evaluation.pages import write_rating_page, write_samples_page
     from transformers_anymodality.evaluation.results import AnswerFiles
     from transformers_anymodality.utils.files import json_lines
 
     for job in jobs:
         files = AnswerFiles(output, job.name)
-        if count:
-            write_samples_page(files.folder / f"{job.name}.html", job, processor, files, count)
+        write_samples_page(files.folder / f"{job.name}.html", job, processor, files, _PAGE)
         if job.task.rating and job.task.rating.choices:
             write_rating_page(files.folder / f"{job.name}.rate.html", job, processor, files)
         if job.task.released:
@@ -183,10 +149,3 @@ def _table(jobs: "Sequence[Job]", results: dict[str, Any], output: str) -> str:
 def _numbers(metrics: dict[str, float]) -> str:
     shown = (f"{name} {value:.4g}" for name, value in metrics.items() if name != "samples" and value is not None)
     return ", ".join(shown) or "-"
-
-
-def _compare(files: tuple[str, str], as_json: bool) -> None:
-    from transformers_anymodality.evaluation.comparing import as_table, compare
-
-    found = compare(*files)
-    return print_json([vars(one) for one in found]) if as_json else print(as_table(found))

@@ -20,12 +20,12 @@ def gguf(
 ) -> None:
     """Export an image model for llama.cpp: mmproj.gguf and the language model.
 
-    \b
-      anymodality export gguf my-llava --output my-llava-gguf --converter llama.cpp/convert_hf_to_gguf.py
-      llama-server -m my-llava-gguf/language_model.gguf --mmproj my-llava-gguf/mmproj.gguf
+    Needs a CLIP or SigLIP tower, all its patches, and a linear or mlp aligner with
+    one token per patch. Without --converter, the language model is written as a
+    folder for that script.
 
-    Without --converter, the language model is written as a folder for that script. It needs a CLIP or SigLIP tower, all its
-    patches, and a linear or mlp aligner with one token per patch. Everything else is refused.
+    Example:
+      anymodality export gguf my-llava --output my-llava-gguf
     """
     import torch
 

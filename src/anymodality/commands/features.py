@@ -34,17 +34,13 @@ def build(
 ) -> None:
     """Compute the features of a data set once, so that training does not run the towers.
 
-    \b
+    If it is killed, run it again: it continues. A second run adds new files, and
+    mends damaged ones.
+    Features are keyed by file hash, so files may be renamed. A store is refused
+    if the towers or the preparation of media have changed.
+
+    Example:
       anymodality features build chats.jsonl --model panda/ --output features/
-      anymodality features build chats.jsonl --model panda/ --output features/ --num-processes 4
-      anymodality features build "shards/*.tar" --model panda/ --output features/ --stream --workers 8
-      torchrun --nnodes 2 --nproc_per_node 8 ... -m anymodality.cli features build ...    # on several machines
-
-    In training: AnyModalityDataCollator(processor, features=FeatureStore("features/", model))
-
-    If it is killed, run it again: it continues. Files that are damaged are set aside, and built again. Features are keyed
-    by file hash: files may be renamed, and a second run adds new files. A store belongs to its towers and to the preparation
-    of its media. If these change, it is refused. Media that are prepared at random (augmentation) cannot be stored.
     """
     if num_processes > 1 and is_alone():
         run_in_processes(ctx)
@@ -81,7 +77,7 @@ def check(
 ) -> None:
     """Describe a feature store; with --model, check that it fits this model.
 
-    \b
+    Example:
       anymodality features check features/ --model panda/
       anymodality features check features/ --verify
     """

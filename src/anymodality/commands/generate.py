@@ -11,7 +11,7 @@ from anymodality.commands._options import argument
 
 
 class CLASS(Command):
-    """Leaves options that it does not know, which name the model's modalities, among the words."""
+    """Keeps unknown options among the words: they name the model's modalities."""
 
     ignore_unknown_options = True
 
@@ -37,12 +37,11 @@ def generate(
 ) -> None:
     """Answer one prompt with any media.
 
-    \b
-      anymodality generate my-model "What is this?" --image photo.jpg
-      anymodality generate my-model "What is going on?" --image a.jpg --image b.jpg --audio speech.wav --imu walk.csv
-      anymodality generate my-model "What is this?" --image photo.jpg --temperature 0 --json
+    Media come before the prompt, in the given order. The option of each modality
+    has its name: --image, --imu, ...
 
-    Media come before the prompt, in the given order. The option of each modality has its name: --image, --imu, ...
+    Example:
+      anymodality generate my-model "What is this?" --image photo.jpg
     """
     (source, prompt), media = _split(words)
     processor = load_processor(source)

@@ -14,12 +14,11 @@ def inspect(
 ) -> None:
     """Print parts and modalities of a checkpoint; loads no weights.
 
-    \b
-      anymodality inspect my-model
-      anymodality inspect my-name/my-model --revision v1.0
-      anymodality inspect my-model --json | jq '.parts[] | {name, parameters}'
+    From the Hub, it fetches only the config and the headers of the weight files.
+    Tokens are counted per item.
 
-    From the Hub, it fetches only the config and the headers of the weight files. Tokens are counted per item.
+    Example:
+      anymodality inspect my-name/my-model --revision v1.0
     """
     from transformers_anymodality.hub.inspect import inspect_checkpoint
 

@@ -23,13 +23,12 @@ def push(
 ) -> None:
     """Publish a checkpoint: model, processor and card in one commit.
 
-    \b
-      anymodality push my-model my-name/my-model --dry-run
-      anymodality push my-model my-name/my-model --private
+    First, a new process loads the files and compares logits on a dummy item of
+    every modality; if anything is missing, nothing is uploaded. If there is no
+    card, one is written (see `anymodality card`). Logs are not uploaded.
 
-    First, a new process loads the files and compares logits on a dummy item of every modality. If anything is missing,
-    nothing is uploaded. If there is no card, one is written (see `anymodality card`). Optimizer states, inner checkpoints
-    and logs are not uploaded. A light checkpoint uploads what was trained, and refers to the rest.
+    Example:
+      anymodality push my-model my-name/my-model --dry-run
     """
     from transformers_anymodality.hub.publish import publish
 

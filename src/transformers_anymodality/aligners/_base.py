@@ -1,7 +1,7 @@
 """What every aligner is: a `PreTrainedModel` from tower features to language-model tokens, and how it is registered.
 
-Dimensions used throughout: `items` media of one modality in the batch; `frames` per item, which are what a tower reads at
-one go (an image, a tile of it, a frame of a video, a window of a recording); `length` features per frame, `dim` the
+Dimensions used throughout: `items` media of one modality in the batch; `frames` per item, each what a tower reads at
+once (an image, a tile of it, a frame of a video, a window of a recording); `length` features per frame, `dim` the
 tower's width, `tokens` per item, `hidden` the language model's width.
 """
 

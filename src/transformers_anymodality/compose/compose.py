@@ -93,7 +93,7 @@ def compose(
     keep_gradients(language)
     reads_ids = try_language_model(language)
     beside = check_growth(language, len(tokenizer))
-    # All that can be refused was; only now is what was given changed.
+    # All checks have passed: from here on, the given models are changed.
     drop_unread_weights(parts.values())
     grow_embeddings(language, len(tokenizer), beside)
     model = _model(language, parts, reads_ids)
@@ -109,8 +109,8 @@ def _check_arguments(modalities: Any, hub_kwargs: dict[str, Any]) -> None:
     if unknown := sorted(set(hub_kwargs) - _HUB_KWARGS):
         hint = did_you_mean(unknown[0], {*_HUB_KWARGS, *inspect.signature(compose).parameters})
         raise TypeError(
-            f"Unknown keyword arguments {unknown}.{hint} A part that is loaded in a special way, load it yourself and "
-            "give the model."
+            f"Unknown keyword arguments {unknown}.{hint} To load a part with other options, load it yourself and "
+            "pass the model."
         )
 
 
@@ -143,7 +143,7 @@ def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> Pr
     config = getattr(language_model, "config", language_model)
     source = tokenizer or (config.name_or_path if isinstance(config, PreTrainedConfig) else config)
     if not source:
-        raise ValueError("The language model was not loaded from anywhere: pass its `tokenizer=`.")
+        raise ValueError("The language model has no name or path to find its tokenizer by: pass `tokenizer=`.")
     source, gguf = gguf_arguments(source)
     try:
         loaded: Any = AutoTokenizer.from_pretrained(source, **hub_kwargs, **gguf)
@@ -160,7 +160,7 @@ def _add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]
     """
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
-            raise ValueError("The tokenizer has neither a padding nor an end token; set `tokenizer.pad_token`.")
+            raise ValueError("The tokenizer has neither a padding nor an end token: set `tokenizer.pad_token`.")
         tokenizer.pad_token = tokenizer.eos_token
     # For generation; the collator pads on the right for training. What is saved are the init kwargs.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
@@ -173,7 +173,7 @@ def _add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]
 
 def _check_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> None:
     if len(set(tokens.values())) < len(tokens):
-        raise ValueError(f"Each modality needs a placeholder token of its own: {tokens}.")
+        raise ValueError(f"Two modalities have the same placeholder token: {tokens}. Give each its own.")
     words = tokenizer.get_vocab().keys() - tokenizer.added_tokens_encoder.keys()
     for name, token in tokens.items():
         if not isinstance(token, str) or not token.strip():
@@ -182,10 +182,12 @@ def _check_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, st
             )
         for role, word in _ROLES.items():
             if token == getattr(tokenizer, f"{role}_token"):
-                raise ValueError(f"The placeholder {token!r} of {name!r} is the tokenizer's {word} token already.")
+                raise ValueError(
+                    f"The placeholder {token!r} of {name!r} is the tokenizer's {word} token: choose another."
+                )
         if token in words:
             raise ValueError(
-                f"The placeholder {token!r} of {name!r} is an ordinary word of the tokenizer; choose another."
+                f"The placeholder {token!r} of {name!r} is an ordinary word of the tokenizer: choose another."
             )
 
 

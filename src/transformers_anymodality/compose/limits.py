@@ -49,8 +49,8 @@ class TokenLimit:
                 break
         if count > most:
             raise ValueError(
-                f"max_tokens={most} is set for {name!r}, but {type(self.part.processor).__name__} has no limit that "
-                f"brings a large medium below {count} tokens. Leave it out, or choose an aligner with `num_tokens`."
+                f"max_tokens={most} of {name!r} cannot be reached: the limits of {type(self.part.processor).__name__} "
+                f"leave {count} tokens for a large medium. Leave it out, or choose an aligner with `num_tokens`."
             )
         self.try_again()
 

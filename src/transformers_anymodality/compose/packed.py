@@ -43,7 +43,7 @@ def of_grids(part: Part, items: list[Inputs], grid: str) -> list[Inputs]:
             if part.cut and "num_frames" not in part.options:
                 raise ValueError(
                     f"The processor of {part.name!r} ({type(part.processor).__name__}) cuts an item into {rows} grids of "
-                    "patches, and does not say how many each item has."
+                    "patches, and none of its outputs says how many each item has."
                 )
     part.config.side_by_side = len(items[0][main]) != int(row_counts(items[0][grid]).sum())
     return [{**one, main: in_rows(one[main], one[grid])} for one in items]
@@ -55,7 +55,7 @@ def counts(value: torch.Tensor, rows: int) -> bool:
 
 
 def try_packed(part: Part, tower: PreTrainedModel, items: list[Inputs]) -> Trial:
-    """Of a tower that gives the features of all items as one row: as they are merged, if they are, or else before it."""
+    """Tries a tower that gives the features of all items as one row: merged features if there are any, else unmerged."""
     (short, long), asked = items, part.asked.select_feature
     merged = ["merged"] if part.config.select_layer is None else []
     choices = [*merged, "all"] if asked is None else [asked]
@@ -104,8 +104,8 @@ def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str | N
         ]:
             return None, 1
     raise ValueError(
-        f"The tower of {part.name!r} ({type(part.tower).__name__}) gives the features of all items as one row, and "
-        f"nothing that its processor gives tells how many each item has: {lengths} for a short and a long one."
+        f"The tower of {part.name!r} ({type(part.tower).__name__}) gives the features of all items as one row. "
+        f"No output of its processor says how many each item has: {lengths} for a short and a long one."
     )
 
 

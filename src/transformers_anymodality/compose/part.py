@@ -51,7 +51,7 @@ class Asked:
     options: dict[str, Any]
 
     def loading(self, load: dict[str, Any]) -> dict[str, Any]:
-        """Of the arguments with which parts are loaded, those of its tower."""
+        """The loading arguments for its tower."""
         return {**load, **({"revision": self.revision} if self.revision else {})}
 
 
@@ -171,7 +171,10 @@ class Part:
 
 
 def lenders_first(parts: dict[str, Part], role: Literal["tower", "aligner"]) -> list[tuple[Part, Part | None]]:
-    """Each part, and the one whose tower or aligner it borrows. Raises ValueError for its own, or a borrower's."""
+    """Pairs of a part and the part that it borrows its tower or aligner from (None: its own).
+
+    Raises ValueError if it borrows from itself, or from a borrower.
+    """
     lenders: dict[str, Part | None] = {}
     for name, part in parts.items():
         named = getattr(part.asked, role)
@@ -181,7 +184,9 @@ def lenders_first(parts: dict[str, Part], role: Literal["tower", "aligner"]) -> 
         if lender is parts[name]:
             raise ValueError(f"Modality {name!r} cannot borrow its own {role}.")
         if lender is not None and lenders[lender.name] is not None:
-            raise ValueError(f"Modality {name!r} borrows the {role} of {lender.name!r}, which borrows one itself.")
+            raise ValueError(
+                f"Modality {name!r} borrows the {role} of {lender.name!r}, which is itself borrowed: borrow from its owner."
+            )
     return sorted(((part, lenders[name]) for name, part in parts.items()), key=lambda pair: pair[1] is not None)
 
 
@@ -192,7 +197,7 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
     """Finds tower and sub-processor, and settles the options of reading that depend on them."""
     asked, owner = part.asked, lender or part
     if asked.select_layer not in (None, owner.asked.select_layer):
-        raise ValueError(f"select_layer of a borrowed tower is set where it belongs, in modality {owner.name!r}.")
+        raise ValueError(f"{part.name!r} sets select_layer of a borrowed tower: set it in modality {owner.name!r}.")
     part.config.tower, part.config.select_layer = owner.name, owner.asked.select_layer
     part.options = {**part.spec.options, **asked.options}
     if lender is None:
@@ -228,13 +233,13 @@ def check_attributes(parts: Iterable[Part]) -> None:
         owner = owners.setdefault(part.attribute, part)
         if owner.processor is not part.processor:
             raise ValueError(
-                f"{owner.name!r} and {part.name!r} have different processors, but both keep theirs as "
-                f"{part.attribute!r}; one of them may borrow the other's tower, or have no `processor_attribute`."
+                f"{owner.name!r} and {part.name!r} have different processors, but both are kept as {part.attribute!r}. "
+                "Let one borrow the other's tower, or leave out `processor_attribute` in its spec."
             )
 
 
 def _check_options(part: Part) -> None:
-    """Raises ValueError for options that a sub-processor which was found or given contradicts."""
+    """Raises ValueError for options that contradict the sub-processor."""
     default = part.spec.default_processor(part.tower.config, part.options)
     for option in sorted(part.asked.options) if default is not None else ():
         name = "num_samples" if option == "seconds" else option
@@ -265,14 +270,14 @@ def _find_processor(part: Part, load: dict[str, Any]) -> Any:
         raise ValueError(
             f"No {kind} was found for modality {part.name!r}"
             + (f" in {place} ({'; '.join(problems)})" if problems else "")
-            + '; pass it as "processor".'
+            + ': pass it as "processor".'
         )
     return default if default is not None else timm
 
 
 @on_cpu()
 def _video_processor(part: Part, load: dict[str, Any]) -> Any:
-    """That of a tower which reads videos as it reads images, in patches; None if it was found without one."""
+    """The video processor of a tower that reads videos as patches, like images; None if it has none."""
     place = part.asked.processor or part.asked.tower
     place = place if isinstance(place, (str, os.PathLike)) else part.tower.config.name_or_path
     with suppress(OSError, ValueError, KeyError, TypeError):
@@ -298,9 +303,9 @@ def _build_aligner(part: Part, hidden: int) -> Aligner:
         return AutoModel.from_config(wanted)
     settings = {"type": wanted} if isinstance(wanted, str) else wanted
     if not isinstance(settings, Mapping) or not isinstance(settings.get("type"), str):
-        shown = "a dict without one" if isinstance(settings, Mapping) else type(wanted).__name__
+        shown = "a dict without a type" if isinstance(settings, Mapping) else type(wanted).__name__
         raise ValueError(
-            f'The aligner of {part.name!r} is a name, {{"type": name, ...}}, a config or a module; not {shown}.'
+            f'The aligner of {part.name!r} must be a name, {{"type": name, ...}}, a config or a module, not {shown}.'
         )
     config_class: Any = ALIGNERS[settings["type"]].config_class
     settings = {key: value for key, value in settings.items() if key != "type"}

@@ -30,7 +30,7 @@ def dummy_input(part: Part, *sizes: int) -> Inputs:
 
 
 def tower_arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Inputs:
-    """Of a tower's forward: one row for each item, or for each frame."""
+    """Arguments of a tower's forward: one row for each item, or for each frame."""
     device = next((weight.device for weight in tower.parameters()), torch.device("cpu"))
     arguments, main = {}, next(iter(part.arguments))
     for key, argument in part.arguments.items():
@@ -46,7 +46,7 @@ def tower_arguments(part: Part, tower: PreTrainedModel, inputs: Inputs) -> Input
 def run_part(
     part: Part, tower: PreTrainedModel, arguments: Inputs, reading: Reading, run: Callable[..., Any] = run_tower
 ) -> tuple:
-    """What `run` gives, features `(items or frames, length, dim)` first, or `(features, dim)`."""
+    """The result of `run`: features `(items or frames, length, dim)` or `(features, dim)` first."""
     try:
         return run(tower, arguments, *reading)
     except Exception as error:
@@ -58,12 +58,12 @@ def run_part(
 
 
 def check_apart(part: Part, alone: torch.Tensor, beside: torch.Tensor) -> None:
-    """Raises ValueError unless the tower gives an item the same features again, beside another one."""
+    """Raises ValueError if an item's features change when another item is in the batch."""
     first = beside[: len(alone)]
     close = 1e-3 if alone.dtype == torch.float32 else 0.1
     if first.shape != alone.shape or (first - alone).abs().max() > close * alone.abs().max():
-        cause = "it draws them at random" if first.shape == alone.shape else "it does not keep items apart"
+        cause = "they are random" if first.shape == alone.shape else "it mixes the items of a batch"
         raise ValueError(
-            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another one, "
+            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another item, "
             f"of shapes {tuple(alone.shape)} and {tuple(beside.shape)}: {cause}."
         )

@@ -1,4 +1,4 @@
-"""Parts without weights: what has to run to be known is run on a small copy of the same architecture."""
+"""Parts without weights: whatever must run is tried on a small copy of the same architecture."""
 
 import copy
 import re
@@ -32,19 +32,19 @@ _MOST_WEIGHTS = 300_000_000
 
 
 def is_weightless(module: nn.Module) -> bool:
-    """Whether it was built on the meta device; to a module that is offloaded, hooks bring its weights."""
+    """Whether it was built on the meta device. An offloaded module is not weightless: hooks load its weights."""
     return any(weight.is_meta for weight in module.parameters()) and not is_offloaded(module)
 
 
 @contextmanager
 def on_cpu() -> Iterator[None]:
-    """Function decorator: what it makes has data, also where models are built without."""
+    """Function decorator: creates real tensors, also within `torch.device("meta")`."""
     with torch.device("cpu"):
         yield
 
 
 def without_data(run: Callable[[], T]) -> T | None:
-    """What `run` gives on the meta device; None where it looks at data, or makes some elsewhere."""
+    """The result of `run` on the meta device; None if it reads data or uses another device."""
     try:
         return run()
     except Exception as error:  # whatever a forward makes of it
@@ -71,7 +71,7 @@ def on_small_copy(
     Raises ValueError if there is none, with the error of the last.
     """
     problem: Exception = ValueError(
-        f"The smallest copy of a {config.model_type!r} is too large to be tried. Give the model with its weights."
+        f"The smallest copy of a {config.model_type!r} is too large to try: pass the loaded model, with its weights."
     )
     for small in _smaller(config, same_width, few_words):
         try:

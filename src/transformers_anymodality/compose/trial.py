@@ -1,8 +1,8 @@
-"""What is not said is tried: a dummy input runs through processor, tower and aligner.
+"""What the configs do not say is tried: a dummy input runs through processor, tower and aligner.
 
-A tower runs on one item, to see its features and which weights they depend on; on two, to see that items stay apart; and
-without the weights that nothing depends on, to see that nothing does. One that gives each item another number of features
-runs on a longer item, too.
+A tower runs on one item, which shows its features and the weights that they depend on. It runs on two items, to check that
+they do not mix; and without its unused weights, to check that the features stay the same. If items may differ in their
+number of features, it also runs on a longer item.
 """
 
 import re
@@ -47,7 +47,7 @@ Trials = dict[tuple[Any, ...], Trial]
 
 @on_cpu()
 def try_tower(part: Part, trials: Trials) -> None:
-    """Sees what inputs and features are, by a short and a long dummy input. What is in `trials` is not asked again.
+    """Finds inputs and features by a short and a long dummy input. Trials in `trials` are not run again.
 
     Raises ValueError if processor and tower do not fit each other, or the tower cannot be read.
     """
@@ -80,7 +80,7 @@ def _try_tower(part: Part, trials: Trials) -> None:
     config.per_frame = not grid and (_reads_frames(part, short[main]) if per_frame is None else bool(per_frame))
     if part.cut and not grid and "num_frames" in part.options and not config.per_frame:
         raise ValueError(
-            f"The tower of {part.name!r} reads {shape[0]} frames at once, not so many a second: leave out `fps`."
+            f"The tower of {part.name!r} reads {shape[0]} frames at once, so `fps` does not apply: leave it out."
         )
     fixed = not grid and (part.asked.select_feature == "pooled" or shape == long[main].shape[1:])
     shapes = tuple((item[key].shape, item[key].dtype) for item in items for key in part.arguments)
@@ -107,7 +107,7 @@ def _try_tower(part: Part, trials: Trials) -> None:
 
 
 def _beside(value: torch.Tensor) -> Any:
-    """What is kept of another input for a dummy item: its shape; and values, but of real numbers and masks."""
+    """What the config keeps of another input for a dummy item: its shape, and values unless real numbers or masks."""
     if value.is_floating_point():
         return {"shape": [*value.shape]}
     if value.shape[-1] > 4 and value.ndim == 2 and int(value.min()) >= 0 and int(value.max()) == 1:
@@ -176,12 +176,12 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
 
 
 def _dense(part: Part) -> Reading:
-    """How a tower is read that gives each item its features."""
+    """How to read a tower whose items have separate features."""
     return part.config.select_layer, part.asked.select_feature or "all", False, None
 
 
 def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
-    """What shapes and the graph tell is seen of the whole tower, without data; what values tell, of a small copy."""
+    """Tries a tower without weights: shapes and the graph on the whole tower, values on a small copy."""
     tower.to("meta")  # some make a weight or two with data all the same
     arguments = tower_arguments(part, tower, items[0])
     with in_eval(tower):
@@ -216,13 +216,13 @@ def _check_length(part: Part, items: list[Inputs], lengths: list[int], channels_
         counted = [feature_length(part.tower.config, item, channels_first) for item in items]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"The tower of {part.name!r} ({kind}) gives each item another number of features, and how many cannot be told "
+            f"The tower of {part.name!r} ({kind}) gives each item another number of features, which cannot be counted "
             f"without running it: {error}"
         ) from error
     if lengths != counted or lengths[0] == lengths[1]:
         raise ValueError(
-            f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, where {counted} "
-            "were counted: its config does not tell their width."
+            f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, but its "
+            f"config leads to {counted}: it does not say their width."
         )
 
 
@@ -247,7 +247,7 @@ def _follows_time(part: Part, inputs: Inputs) -> bool:
 
 
 def drop_unread_weights(parts: Collection[Part]) -> None:
-    """Takes out of each tower what no modality reads, if the features are then really the same; freezes the rest of it."""
+    """Removes from each tower what no modality reads, if the features stay the same; else freezes it."""
     for owner in (part for part in parts if part.owns("tower")):
         readers = list({id(part.trial): part for part in parts if part.tower is owner.tower}.values())
         unread = set.intersection(*(part.trial.unread for part in readers))
@@ -295,12 +295,12 @@ def try_aligner(part: Part, hidden: int) -> None:
         )
     if count not in (None, config.num_tokens):
         raise ValueError(
-            f"num_tokens={count} is set for {name!r}, but the aligner of {part.config.aligner!r} has its own: "
-            f"{config.num_tokens}. Set it there."
+            f"num_tokens={count} is set for {name!r}, but the aligner of {part.config.aligner!r} has "
+            f"{config.num_tokens}: set it there."
         )
     if part.options.get("timestamps") and config.reads == "item" and not config.per_frame:
         raise ValueError(
-            f"The aligner of {name!r} reads all frames at once, so that no text can stand between them: leave out "
+            f"The aligner of {name!r} reads all frames at once, so no text can stand between them: leave out "
             "`timestamps`, or choose one whose tokens follow frames (linear, mlp, or per_frame=True)."
         )
     if config.sum_neighbours and config.num_tokens not in (None, 1):
@@ -318,7 +318,7 @@ def try_aligner(part: Part, hidden: int) -> None:
         raise ValueError(f"The aligner of {name!r} cannot read features of shape {shape}: {error}") from error
     if given != counted:
         raise ValueError(
-            f"The aligner of {name!r} gives {given} tokens for features of shape {shape}, but counts {counted}."
+            f"The aligner of {name!r} gives {given} tokens for features of shape {shape}, but `count_tokens` says {counted}."
         )
 
 

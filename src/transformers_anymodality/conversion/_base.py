@@ -48,7 +48,7 @@ class Rule:
 
     def __post_init__(self):
         if self.target is None and not self.reason:
-            raise ValueError(f"The rule for {self.source!r} uses nothing, and gives no reason.")
+            raise ValueError(f"The rule for {self.source!r} has neither a target nor a reason: give one of them.")
 
 
 @dataclass

@@ -160,9 +160,7 @@ def _built(
         tokenizer = find_tokenizer(release, options, tokenizer)
     stands_in = tokenizer is None
     if stands_in:
-        report.notes.append(
-            "No tokenizer was found, so there is no processor: name one by --tokenizer to write it, too."
-        )
+        report.notes.append("No tokenizer was found, so no processor was written: name a tokenizer by --tokenizer.")
         config = AutoConfig.from_pretrained(language) if isinstance(language, str) else language
         tokenizer = _numbered_tokenizer(config.get_text_config().vocab_size)
     if isinstance(language, str):
@@ -221,7 +219,7 @@ class _Filling:
 
     def _pass_over(self, name: str) -> None:
         if not f"{name}.".startswith(self.unread):
-            raise ValueError(f"A rule of this conversion writes {name!r}, which the model does not have.")
+            raise ValueError(f"A rule of this conversion has the target {name!r}, which is not in the model.")
         self.report.unused[name] = _UNREAD
 
     def _fitted(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -232,8 +230,8 @@ class _Filling:
         if tuple(tensor.shape) != shape:
             raise ValueError(
                 f"{name} has shape {tuple(tensor.shape)} in the release, but {shape} in the model. If you chose another "
-                "language model, take one of the width that the release was trained for; else say the sizes in the "
-                "release's config.json."
+                "language model, take one of the width that the release was trained for. Otherwise, state the "
+                "sizes in the release's config.json."
             )
         if self.dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(self.dtype)
@@ -269,11 +267,11 @@ def _apply_rules(tensors: Tensors, rules: Iterable[Rule], report: Report) -> Ite
             chosen.append((name, *found))
     helpers = {match.expand(name) for _, match, rule in chosen for name in rule.also}
     if missing := sorted(helpers - set(tensors)):
-        raise ValueError(f"The release lacks {len(missing)} tensors that belong to others: {_some(missing)}.")
+        raise ValueError(f"The release lacks {len(missing)} tensors that other tensors need: {_some(missing)}.")
     if strange := [name for name in strange if name not in helpers]:
         raise ValueError(
-            f"{len(strange)} tensors of {tensors.files[0].name} have no place in this system: {_some(strange)}. Is it "
-            "another release? Nothing was written."
+            f"{len(strange)} tensors of {tensors.files[0].name} have no place in this system: {_some(strange)}. "
+            "Nothing was written. Is it another release?"
         )
     for name, match, rule in chosen:
         if rule.target is None:

@@ -38,9 +38,7 @@ class Tensors(Mapping[str, torch.Tensor]):
 
     def __getitem__(self, name: str) -> torch.Tensor:
         if name not in self._readers:
-            raise ValueError(
-                f"{self.files[0].name} lacks {name!r}, which this system cannot do without. Another release?"
-            )
+            raise ValueError(f"{self.files[0].name} lacks {name!r}, which this system needs. Is it another release?")
         return self._readers[name][name]
 
     def __contains__(self, name: object) -> bool:
@@ -97,7 +95,7 @@ class Release:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         if not self.folder.exists():
-            raise FileNotFoundError(f"{self.folder} does not exist; give the folder with the released files.")
+            raise FileNotFoundError(f"{self.folder} does not exist: give the folder with the released files.")
         self.config: dict[str, Any] = self.config_of(".")
 
     def has(self, name: str) -> bool:
@@ -111,8 +109,8 @@ class Release:
                 return Tensors(*files)
         found = ", ".join(sorted(path.name for path in self.folder.iterdir())) if self.folder.is_dir() else "one file"
         raise FileNotFoundError(
-            f"{self.folder} holds none of {', '.join(names)} ({', '.join(SUFFIXES)}, an index of shards, or a folder of "
-            f"that name); it holds {found or 'nothing'}."
+            f"{self.folder} has none of {', '.join(names)} (as {', '.join(SUFFIXES)}, an index of shards, or a folder). "
+            f"It has {found or 'nothing'}."
         )
 
     def config_of(self, name: str) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from ._release import Release, Tensors
 
 
 _NOTE = (
-    "It ends at the width of its features, as it was released. To start an aligner of yours from it, whose projection "
-    'to the language model is still to be trained: `model.image_aligner.load_state_dict(AutoModel.from_pretrained("...")'
+    "Its output has the width of its features, as released. To start your own aligner from it, with a new projection "
+    'to the language model: `model.image_aligner.load_state_dict(AutoModel.from_pretrained("...")'
     ".state_dict(), strict=False)`."
 )
 
@@ -38,8 +38,8 @@ def _prefix(tensors: Tensors) -> str:
         if name.endswith("latents") and any(f"{prefix}{layer}" in tensors for layer in layers):
             return prefix
     raise ValueError(
-        f"{tensors.files[0].name} holds no Perceiver resampler: `latents`, and behind the same prefix the layers of "
-        "Flamingo's (`layers.0.0.to_q`) or of IDEFICS (`blocks.0.0.q_proj`)."
+        f"{tensors.files[0].name} does not hold a Perceiver resampler: expected `latents`, and with the same prefix "
+        "the layers of Flamingo (`layers.0.0.to_q`) or IDEFICS (`blocks.0.0.q_proj`)."
     )
 
 

@@ -1,4 +1,4 @@
-"""Looks at every record of a file as training would, and tells what would go wrong."""
+"""Reads every record of a file as training does, and reports what would fail."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -104,7 +104,7 @@ def check(
 
 
 class _Checked:
-    """What there is to say of each record: its problems, its tokens (None if they cannot be counted), its media."""
+    """The problems of each record, its tokens (None if they cannot be counted), and its media."""
 
     def __init__(self, records: Sequence[Any], processor: Any, max_length: int | None, media_root: Any):
         self.records, self.processor, self.max_length, self.media_root = records, processor, max_length, media_root

@@ -17,7 +17,7 @@ from .records import located, name_of, read_chat
 
 logger = logging.get_logger(__name__)
 
-# No fault of a sample, so never skipped: a decoder that is not installed, a machine that is too small.
+# Not a fault of the sample, so never skipped: a decoder that is not installed, a machine that is too small.
 _NOT_ITS_FAULT = (ImportError, MemoryError)
 
 
@@ -36,7 +36,7 @@ class _Count:
 
 
 class Features(Protocol):
-    """What takes the processor's place for media whose features were computed before: a `FeatureStore`."""
+    """Reads precomputed features instead of media: a `FeatureStore`."""
 
     def inputs(
         self, processor: AnyModalityProcessor, media: Mapping[str, list[Any]]
@@ -51,7 +51,7 @@ class AnyModalityDataCollator:
 
     A sample is a mapping with `messages`; media stand in the messages' parts, or in columns by their argument names
     (`images`, `audio`, `imu`, ...) in the order of the bare parts (`{"type": "image"}`) that they belong to. Or it is
-    what else `data.normalize` reads: `conversations` with markers, a sample of a WebDataset shard.
+    anything else that `data.normalize` reads: `conversations` with markers, a sample of a WebDataset shard.
 
     Args:
         max_length: tokens per sample, media included; None for no limit.
@@ -63,9 +63,8 @@ class AnyModalityDataCollator:
             A batch of such samples alone is replaced by the last sample that could be used.
         media_root: folder that relative paths are in.
         features: of frozen towers, computed before; their media are not read.
-        skip_logits: the stock Trainer's loss needs logits only where something is learned, and gets no others, for a
-            fraction of the memory. False for a loss, or a metric of training, that calls the Trainer's own loss and
-            reads logits beside it.
+        skip_logits: the stock Trainer's loss gets logits only where a label is supervised, for a fraction of the memory.
+            Set False for your own loss or training metric that reads all logits.
     """
 
     processor: AnyModalityProcessor
@@ -118,7 +117,7 @@ class AnyModalityDataCollator:
             if not kept:
                 raise ValueError(f"Every sample of the batch is longer than max_length={self.max_length}.")
             self._dropped.add(len(samples) - len(kept))
-            logger.warning_once("Samples longer than max_length are dropped; `collator.dropped` counts them.")
+            logger.warning_once("Samples longer than max_length are dropped (`collator.dropped` counts them).")
             return self(kept)
         return self._batch([prompt for prompt in prompts if prompt is not None], inputs)
 
@@ -139,7 +138,7 @@ class AnyModalityDataCollator:
         return [self._fitted(first + i, prompt) for i, prompt in enumerate(prompts)], inputs
 
     def _faults(self, samples: list[Mapping[str, Any]], error: Exception) -> dict[int, Exception]:
-        """Place of each sample that cannot be used -> its error, which names it; `error` is what all together raised."""
+        """Index of each unusable sample -> its error, which names it. `error`: what the whole batch raised."""
         faults: dict[int, Exception] = {}
         for i, sample in enumerate(samples):
             try:
@@ -156,9 +155,9 @@ class AnyModalityDataCollator:
         """The samples without those that cannot be used, which are counted."""
         kept, first = [sample for i, sample in enumerate(samples) if i not in faults], next(iter(faults.values()))
         if not kept and self._last_good is None:
-            raise ValueError(f"No sample of the batch can be used, and there was none before. {first}") from first
+            raise ValueError(f"No sample of the first batch can be used. The first problem: {first}") from first
         if not self.skipped:
-            logger.warning(f"Samples are skipped, `collator.skipped` counts them. The first: {first}")
+            logger.warning(f"Samples are skipped (`collator.skipped` counts them). The first: {first}")
         self._skipped.add(len(faults))
         return kept or [self._last_good]
 

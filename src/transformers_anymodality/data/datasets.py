@@ -54,11 +54,11 @@ def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kw
     files = [source] if isinstance(source, (str, Path)) else list(source)
     builders = {_BUILDERS.get(Path(str(file)).suffix.lower()) for file in files}
     if len(builders) > 1:
-        raise ValueError(f"{len(files)} files of several kinds: load each kind by itself, and mix them.")
+        raise ValueError(f"{len(files)} files are of several kinds: load each kind separately, then mix them.")
     (builder,) = builders
     if builder is None:
         if len(files) > 1:
-            raise ValueError(f"{files[0]} is none of {', '.join(_BUILDERS)}.")
+            raise ValueError(f"{files[0]} is of an unknown kind: expected {', '.join(_BUILDERS)}.")
         if Path(files[0], "dataset_info.json").is_file():
             found = datasets.load_from_disk(str(files[0]))
             return _undecoded(found.to_iterable_dataset() if streaming else found)
@@ -96,7 +96,7 @@ def mixture(
     given = weights if isinstance(weights, Mapping) else dict(zip(named, weights, strict=False))
     shares = [float(given.get(name, -1)) for name in named]
     if len(weights) != len(named) or min(shares) < 0 or not sum(shares):
-        raise ValueError(f"{len(named)} sources need as many weights, none negative and not all zero; not {weights}.")
+        raise ValueError(f"{len(named)} sources need one weight each, none negative and not all zero, not {weights}.")
     loaded = [
         _for_mixing(load(source, media_root=media_root, streaming=streaming), name if isinstance(name, str) else None)
         for name, source in named.items()
@@ -118,7 +118,7 @@ def at_speeds(chats: Any, speeds: Sequence[float]) -> Any:
         speeds: from 0.5 to 2.
     """
     if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
-        raise ValueError(f"Speeds are from 0.5 to 2, not {list(speeds)}.")
+        raise ValueError(f"Speeds must be from 0.5 to 2, not {list(speeds)}.")
     return chats.map(partial(_at_speeds, speeds=speeds), batched=True, batch_size=100, features=chats.features)
 
 
@@ -249,8 +249,8 @@ def _row(record: Mapping[str, Any], media_root: Any, columns: list[str], kept: C
 
 
 def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
-    """Types of the columns that `normalize` makes of records with these types, and the columns that stay as they are,
-    with the names that they get."""
+    """Types of the columns that `normalize` makes of records with these types; and the unchanged columns, with their
+    new names."""
     datasets = require("datasets", "train")
     string = datasets.Value("string")
     made: dict[str, Any] = {}
@@ -309,7 +309,7 @@ def _for_mixing(dataset: Any, source: str | None) -> Any:
 
 
 def _aligned(loaded: list[Any]) -> list[Any]:
-    """The same type for each media column: lists of paths, or of encoded files where one of the sources has such."""
+    """Gives each media column one type: lists of paths, or of encoded files if any source has them."""
     datasets = require("datasets", "train")
     encoded = datasets.List({"bytes": datasets.Value("binary"), "path": datasets.Value("string")})
     for column in _arguments():

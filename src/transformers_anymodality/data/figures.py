@@ -1,4 +1,4 @@
-"""Pages that need no other file, with media in them: what the model is given, not merely what the file is."""
+"""Pages in one file, with media in them as the model reads them."""
 
 import base64
 import html

@@ -1,5 +1,4 @@
-"""The one reading of a record, of whatever form people have it in: its chat with every medium in its part, and what is wrong
-with it."""
+"""Reads a record of any form: its chat, with every medium in its part, and its problems."""
 
 import json
 import re
@@ -59,8 +58,7 @@ class Chat:
         return self
 
     def encode(self, processor: Any) -> Prompt | None:
-        """The chat's tokens, with what the assistant said. What is wrong becomes a problem, also what a template raises;
-        None if there are no tokens then."""
+        """The chat's tokens, and which of them the assistant said; None if there are none. Errors become problems."""
         if not self.messages:
             return None
         try:
@@ -133,13 +131,13 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
     modalities = MODALITIES if processor is None else processor.modalities
     own = media_of(messages, modalities)
     if lacking := [name for name in columns if name not in modalities]:
-        raise UnknownModalityError(f"has media of {lacking[0]!r}, a modality that this model lacks.")
+        raise UnknownModalityError(f"has media of {lacking[0]!r}, but this model does not have that modality.")
     chat.messages, chat.tools = [_filled(message, columns) for message in messages], sample.get("tools")
     chat.media = media_of(chat.messages, modalities)
     places = Counter(part.get("type") for part in parts_of(messages))
     for name in modalities:
         if (left := columns.get(name)) and name in own:
-            chat.add(f"has media of {name!r} both in its messages and in a column.", "wrong_count", name)
+            chat.add(f"has media of {name!r} both in its messages and in a column: keep one.", "wrong_count", name)
         elif left:
             chat.media[name] = [*chat.media.get(name, []), *left]
         chat.count(name, modalities[name].token, places[name])
@@ -234,7 +232,7 @@ def _messages(record: Mapping[str, Any], media_root: Any, markers: bool | None) 
     key = "messages" if record.get("messages") is not None else "conversations"
     turns = record.get(key)
     if isinstance(turns, (str, Mapping)) or not isinstance(turns, Sequence) or not turns:
-        raise ValueError(f"has no messages: {turns!r:.80} is not a list of some.")
+        raise ValueError(f"has no messages: expected a non-empty list, not {turns!r:.80}.")
     markers = key == "conversations" if markers is None else markers
     messages = [_message(i, turn, media_root, markers) for i, turn in enumerate(turns)]
     if isinstance(record.get("system"), str) and record["system"] and messages[0]["role"] != "system":
@@ -244,7 +242,7 @@ def _messages(record: Mapping[str, Any], media_root: Any, markers: bool | None) 
 
 def _message(index: int, turn: Any, media_root: Any, markers: bool) -> dict[str, Any]:
     if not isinstance(turn, Mapping):
-        raise ValueError(f"has a turn {index} that is not a dict, but {type(turn).__name__}.")
+        raise ValueError(f"has a turn {index} that is not a dict, but a {type(turn).__name__}.")
     if "role" in turn:
         message = dict(turn)
         content = message.get("content")
@@ -256,7 +254,7 @@ def _message(index: int, turn: Any, media_root: Any, markers: bool) -> dict[str,
     speaker, value = turn.get("from"), turn.get("value")
     if not isinstance(speaker, str) or speaker.lower() not in ROLES:
         hint = did_you_mean(speaker, ROLES)
-        raise ValueError(f"has a turn {index} from {speaker!r}.{hint} Known are {', '.join(ROLES)}.")
+        raise ValueError(f"has a turn {index} from {speaker!r}.{hint} Known: {', '.join(ROLES)}.")
     if not isinstance(value, str):
         raise ValueError(f"has a turn {index} whose value is not a string, but {value!r:.80}.")
     content = split_markers(value) if markers else [{"type": "text", "text": value}]

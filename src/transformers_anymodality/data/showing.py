@@ -1,4 +1,4 @@
-"""A sample as the model gets it: its tokens, those that are learned, and its media; as text and as a page."""
+"""Shows a sample as the model gets it: its tokens, which of them are learned, and its media; as text or as a page."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,7 @@ def _pieces(processor: Any, prompt: Prompt) -> list[Piece]:
 
 
 def _words(tokenizer: Any, ids: list[int], labelled: list[bool], start: int, stop: int) -> list[Piece]:
-    """Pieces of as few tokens as can be written: a character may need several."""
+    """Pieces of as few tokens as possible: a character may need several."""
 
     def decode(some: list[int]) -> str:
         return tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)

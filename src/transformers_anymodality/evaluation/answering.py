@@ -95,10 +95,10 @@ def answer(
 
 
 def _check_jobs(jobs: Sequence[Job]) -> None:
-    """What would stop a later task stops the first."""
+    """Raises the errors of all tasks before the first one runs."""
     names = [job.name for job in jobs]
     if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"Two tasks would be {repeated[0]!r} in the results: call one of them by another name.")
+        raise ValueError(f"Two tasks are called {repeated[0]!r} in the results: give one of them another name.")
     for job in jobs:
         job.sample(0)
 
@@ -118,7 +118,7 @@ def _settings(model: Any, weights: str, job: Job, generation: dict[str, Any] | N
 
 
 def model_fingerprint(model: Any) -> str:
-    """Of the weights: some of each, so that a model that was trained further is another."""
+    """A hash over some of each weight: a model that was trained further has another one."""
     state = sorted(model.state_dict().items())
     return tensors_hash((f"{name} {tuple(tensor.shape)}", _some(tensor)) for name, tensor in state)[:16]
 

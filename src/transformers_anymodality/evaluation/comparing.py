@@ -1,4 +1,4 @@
-"""Whether two runs differ by more than chance: the paired bootstrap over samples."""
+"""Tells whether two runs differ by more than chance: the paired bootstrap over samples."""
 
 import os
 from collections.abc import Mapping, Sequence

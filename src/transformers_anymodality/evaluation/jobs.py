@@ -1,4 +1,4 @@
-"""A task on some data: its records as samples, each what the model is asked and what would be right."""
+"""A task on some data: its records as samples, each with a question and the right answers."""
 
 import hashlib
 import re
@@ -62,7 +62,7 @@ class Job:
         TASKS[self.kind]  # raises for one that is not registered
         self.name = self.name or self.kind
         if not re.fullmatch(r"[\w-]+", self.name):
-            raise ValueError(f"A task's name in the results has letters, digits, - and _; not {self.name!r}.")
+            raise ValueError(f"The name {self.name!r} of a task may only have letters, digits, - and _.")
 
     @property
     def task(self) -> Task:
@@ -84,7 +84,7 @@ class Job:
         return len(self.records) if self.limit is None else min(self.limit, len(self.records))
 
     def fingerprint(self) -> str:
-        """Of the data: a file's content, or what else tells it from others."""
+        """A fingerprint of the data: the hash of a file, or a description."""
         if not isinstance(self.data, (str, Path)):
             return f"{len(self.data)} records"
         if not Path(self.data).is_file():
@@ -119,7 +119,7 @@ class Job:
             *messages, last = messages
             answer = text_of(last).strip()
         if not messages:
-            raise ValueError("has an answer, but nobody asked: its only message is the assistant's.")
+            raise ValueError("has no question: its only message is the assistant's.")
         references = self._references(record, answer)
         if choices:
             references = [_choice(one, choices) for one in references]
@@ -159,7 +159,7 @@ class Job:
         if self.task.needs_choices and len(given) < 2:
             raise ValueError(f"has no choices in 'choices' or 'options'; {_columns(record)}.")
         if self.task.needs_choices and len(given) > len(string.ascii_uppercase):
-            raise ValueError(f"has {len(given)} choices, more than there are letters.")
+            raise ValueError(f"has {len(given)} choices, but there are only 26 letters for them.")
         return [one.strip() for one in given]
 
 
@@ -179,7 +179,7 @@ def _choice(reference: str, choices: list[str]) -> str:
     if reference in choices:
         return reference
     if reference.lower() not in meanings:
-        raise ValueError(f"has the reference {reference!r}, which is none of its choices: {', '.join(choices)}.")
+        raise ValueError(f"has the reference {reference!r}, which is not one of its choices: {', '.join(choices)}.")
     return meanings[reference.lower()]
 
 

@@ -18,7 +18,7 @@ _SCRIPT = Path(__file__).with_name("rating.js").read_text(encoding="utf-8")
 
 
 def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles, count: int) -> None:
-    """The first answers with their media, their references, and what each metric says of them."""
+    """Writes the first answers with their media, references and scores."""
     lines = files.lines(job.count)
     scored = zip(lines[:count], _scores(job, lines), strict=False)
     body = "".join(_shown(job, processor, line, scores) for line, scores in scored)
@@ -52,7 +52,7 @@ def _choices(line: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def _scores(job: Job, lines: Lines) -> list[str]:
-    """What metrics say of each sample, where one alone has a value: the first number of the total."""
+    """The scores of each sample, for metrics that have a value for a single sample."""
     found = [""] * len(lines)
     rated = [i for i, line in enumerate(lines) if not job.task.rating or "rating" in line]
     for metric, (name, rows) in rows_of(job.task, [lines[i] for i in rated]).items():

@@ -86,7 +86,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(text)
         except ValueError as error:
             raise ValueError(
-                f"{path}, line {number} is not JSON ({error}): delete the line to have it again."
+                f"{path}, line {number} is not JSON ({error}): delete the line, and the sample is answered again."
             ) from None
 
 
@@ -109,7 +109,7 @@ def read_ratings(path: str | Path, rating: Rating, lines: Lines) -> list[dict[st
         where = f"{path}, record {number}"
         known = next((record[key] for key in ("question_id", "id") if record.get(key) is not None), None)
         if str(known) not in places:
-            raise ValueError(f"{where} rates {known!r}, which no answer has for its id.")
+            raise ValueError(f"{where} rates the id {known!r}, which no answer has.")
         try:
             found.append({"index": places[str(known)], "rating": rating.read(record)})
         except ValueError as error:
@@ -172,7 +172,7 @@ class Judge:
         try:
             return answer.json()["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
-            raise OSError(f"The judge at {url} answers with no chat completion: {answer.text[:300]}") from None
+            raise OSError(f"The judge at {url} does not answer with a chat completion: {answer.text[:300]}") from None
 
 
 # --- scores of them ----------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ def finish(
     ratings = ratings or {}
     for name in ratings:
         if not any(job.name == name and job.task.rating for job in jobs):
-            raise ValueError(f"There are ratings for {name!r}, which is not a task here that is rated.")
+            raise ValueError(f"Ratings are given for {name!r}, which is not a rated task of this run.")
     results = {}
     for job in jobs:
         files, rating = AnswerFiles(output, job.name), job.task.rating
@@ -250,7 +250,7 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("tasks"), dict):
-        raise ValueError(f"{path} holds no results of an evaluation.")
+        raise ValueError(f"{path} is not a results file of `anymodality evaluate`.")
     return found
 
 

@@ -38,7 +38,7 @@ class Score:
         return np.asarray(rows, dtype=np.float64)
 
     def row(self, prediction: Any, references: Sequence[str]) -> Sequence[float]:
-        """The numbers of a sample; what a ValueError says goes on from the sample's name."""
+        """The numbers of a sample. The message of a ValueError continues the sample's name."""
         raise NotImplementedError
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
@@ -49,7 +49,7 @@ class Score:
         """The score of all samples.
 
         Raises:
-            ValueError: none, or as many predictions as references there are not, or a sample has no reference.
+            ValueError: no samples, not one list of references per prediction, or a sample without references.
         """
         return self.total(self.checked_rows(predictions, references))
 
@@ -59,10 +59,10 @@ class Score:
                 f"{self.name}: {len(predictions)} predictions, but {len(references)} lists of references."
             )
         if not len(predictions):
-            raise ValueError(f"{self.name} of no samples is not defined.")
+            raise ValueError(f"{self.name}: no samples were given, so there is nothing to score.")
         for i, several in enumerate(references if self.needs_references else ()):
             if isinstance(several, str) or not len(several):
-                raise ValueError(f"{self.name}: sample {i} has no list of references, but {several!r}.")
+                raise ValueError(f"{self.name}: sample {i} must have a non-empty list of references, not {several!r}.")
         return self.rows(predictions, references)
 
 
@@ -121,8 +121,8 @@ class VqaAccuracy(Score):
     """VQA accuracy, 0 to 1 (Antol et al. 2015, https://arxiv.org/abs/1505.00468): `min(agreeing people / 3, 1)`, averaged
     over all subsets that leave one of the people out; answers are normalised, and so are the people's.
 
-    With fewer than three answers (OK-VQA's or one's own with a single one), a match counts in full: agreement of three
-    cannot be asked of fewer, so `min(agreeing / min(3, people), 1)`, without leaving anybody out.
+    With fewer than three answers (OK-VQA, or your own data with one), a match counts in full:
+    `min(agreeing / min(3, people), 1)`, without leaving anybody out.
     """
 
     def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:

@@ -60,7 +60,7 @@ class Contents:
         return digest.hexdigest()
 
     def known(self, source: Any) -> dict[str, list]:
-        """What `files` has of a source, for those who come after."""
+        """The entry of a source in `files`, for other processes."""
         path = path_of(source)
         found = None if path is None else self._known(path)
         return {} if found is None else {path: found}
@@ -116,8 +116,8 @@ class Contents:
                     self._add(digest, spec, source[key])
         elif hasattr(source, "get_all_samples") or hasattr(source, "get_frames_played_at"):
             raise MediaError(
-                f"{describe(source)} would have to be decoded to be known again: give the file instead (data sets of "
-                "`datasets` by `data.load`, or with `decode=False`)."
+                f"{describe(source)} is decoded already, so it cannot be found by its file: give the file instead (load "
+                "data sets by `data.load`, or with `decode=False`)."
             )
         else:
             digest.update(f"file {self._encoded(source)}".encode())
@@ -181,7 +181,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back, without what says nothing about the computation; long ones by their hash."""
+    """Settings as JSON, without those that do not change the computation; long ones as a hash."""
     kept = {key: value for key, value in settings.items() if key not in _ASIDE and value is not None}
     kept = json.loads(json.dumps(kept, sort_keys=True, default=_as_json))
     return {key: value if len(str(value)) <= 2000 else _hashed(value) for key, value in kept.items()}
@@ -199,8 +199,8 @@ def _hashed(value: Any) -> str:
 
 
 def difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What differs between what features were computed by and what is there now, or "". Of `now`, `tower` (of
-    `tower_fingerprint`), `preprocessing` and `dtype` are compared that are in it."""
+    """The differences between the fingerprints that a store has (`stored`) and those of now, or "". `now` may have
+    `tower` (of `tower_fingerprint`), `preprocessing` and `dtype`."""
     now = {**stored, **now}
     before, tower = stored["tower"], now["tower"]
     if named := _changes(before["config"], tower["config"]):

@@ -4,8 +4,8 @@ store/image/digests.arrow   digest (16 bytes), shard (its place in the table's m
                             order of digests
 store/image/files.arrow     path (16 bytes: a hash of it), mtime (ns), size, digest; in the order of paths
 
-They repeat what the headers of shards say. Whoever opens a store adds shards that are new since, so that a killed build
-loses nothing, and either file may be deleted. A table holds a checksum of itself; one that is damaged is made anew.
+They repeat the headers of the shards. Opening a store adds new shards, so a killed build loses nothing, and either file may
+be deleted. A table holds a checksum of itself; one that is damaged is made anew.
 """
 
 import hashlib

@@ -155,7 +155,7 @@ def _set_aside(error: DamagedStoreError) -> None:
 
 
 def _share(records: Iterable[Mapping[str, Any]], rank: int, world_size: int) -> Any:
-    """What this process reads: places of records; of a stream, the records with their places in it."""
+    """The share of this process: indices of records; of a stream, the records with their indices."""
     rank %= world_size
     if hasattr(records, "num_shards") and not hasattr(records, "__len__"):  # a stream of `datasets`
         split = require("datasets.distributed", "train").split_dataset_by_node
@@ -231,15 +231,15 @@ class _Media:
                 again, _ = self.processor.process_media({modality: [source]})
             if any(not torch.equal(again[key], inputs[key]) for key in inputs):
                 raise ValueError(
-                    f"Media of {modality!r} are prepared at random (augmentation): the same one comes out differently "
-                    "each time, so features computed once would not be those of training. Switch it off in the "
+                    f"Media of {modality!r} are prepared at random (augmentation), so they differ each time and cannot "
+                    "be computed once. Switch it off in the "
                     f"processor ({self.processor.modalities[modality].processor}), or train without a store."
                 )
         self.steady.add(modality)
 
 
 class _Seen(set):
-    """What came lately. A medium that is forgotten and comes again is computed again, and counts once."""
+    """The latest media. A medium that was forgotten and comes again is computed again, but counts once."""
 
     def add(self, one: Any) -> None:
         if len(self) >= MOST_REMEMBERED:
@@ -249,7 +249,7 @@ class _Seen(set):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Within, other random numbers each time; afterwards, the state is as it was."""
+    """Within, random numbers differ each time; afterwards, the state is restored."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=()):
@@ -331,7 +331,7 @@ class _TowersOnly(AnyModalityForCausalLM):
 
 
 def load_towers(source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
-    """A composite's checkpoint without its language model, which may be many times as large as the rest.
+    """Loads a composite without its language model, which may be many times as large as the rest.
 
     Args:
         kwargs: of `from_pretrained`.

@@ -46,14 +46,14 @@ class FeatureStore:
         files = {*self.folder.glob("*/index.json"), *self.folder.glob("*/*.safetensors")}
         self.modalities = {place.name: read_description(place) for place in sorted({file.parent for file in files})}
         if not self.modalities:
-            raise FileNotFoundError(f"{self.folder} holds no features; `anymodality features build` makes them.")
+            raise FileNotFoundError(f"{self.folder} holds no features: run `anymodality features build`.")
         self.indexes = {name: Index(self.folder / name) for name in self.modalities}
         self._contents = Contents(*self.indexes.values())
         self._open: dict[tuple[str, int], Shard] = {}  # which cost little but address space
         self._checked: Any = None
         if model is None:
             logger.warning_once(
-                "FeatureStore(folder, model) would see whether a tower has changed; without, none does."
+                "This feature store cannot detect changed towers: pass the model, FeatureStore(folder, model)."
             )
         else:
             self.check(model)
@@ -83,8 +83,8 @@ class FeatureStore:
     def _compare(self, name: str, **now: Any) -> None:
         if found := difference(self.modalities[name], now):
             raise ValueError(
-                f"The features of {name!r} in {self.folder} are not this model's: {found}. Build them anew into another "
-                "folder, or train with the parts that they were built by."
+                f"The features of {name!r} in {self.folder} are of another model: {found}. Build them again in another "
+                "folder, or train the model that they were built with."
             )
 
     def verify(self) -> None:
@@ -112,7 +112,7 @@ class FeatureStore:
             features, own = [self.get(name, digest) for digest in digests], processor.modalities[name]
             if own.options.get("timestamps"):
                 raise ValueError(
-                    f"{name!r} has timestamps in the text, which are not in a feature store: train without one."
+                    f"{name!r} has timestamps in the text, which a feature store does not hold: train without a store."
                 )
             if own.num_tokens is None:
                 lengths = [self._lengths(name, digest, one) for digest, one in zip(digests, features, strict=True)]
@@ -168,6 +168,6 @@ class FeatureStore:
             raise MediaError(
                 f"{modality} {i}: {describe(source)} is not in the feature store {self.folder}: run `anymodality features "
                 "build` on this data (it computes only what is missing). Media that are changed at random each time "
-                "(augmentation) cannot be in a store: leave them as they are, or train without."
+                "(augmentation) cannot be stored: switch augmentation off, or train without a store."
             )
         return digests

@@ -196,7 +196,9 @@ def check_metadata(data: ModelCardData) -> None:
         )
     again = ModelCard(f"---\n{data.to_yaml()}\n---\n").data
     if again.to_dict() != data.to_dict():
-        raise ValueError("The card's metadata are not the same when they are read again.")
+        raise ValueError(
+            "The card's metadata change when they are written as YAML and read again: look for odd characters."
+        )
 
 
 def _row(part: PartInfo, licences: Mapping[str, str], origin: str) -> dict[str, Any]:
@@ -224,19 +226,19 @@ def _summary(inspection: Inspection) -> str:
 
 
 def _languages(card: Any) -> list[str]:
-    """Of the language model's own card, as far as the Hub knows them. YAML reads `no`, Norwegian, as false."""
+    """The languages of the language model's card that the Hub knows. YAML reads `no` (Norwegian) as false."""
     found = getattr(card, "language", None) or []
     found = ["no" if one is False else one for one in ([found] if isinstance(found, str) else found)]
     return [one for one in found if isinstance(one, str) and re.fullmatch(_LANGUAGE, one)]
 
 
 def _limits(parts: list[PartInfo], evaluated: bool) -> list[str]:
-    limits = [] if evaluated else ["It was not evaluated: nothing is known of how good its answers are."]
+    limits = [] if evaluated else ["It was not evaluated, so the quality of its answers is unknown."]
     idle = [part.name for part in parts if part.name.endswith("_aligner") and part.trained is False]
     if parts and all(part.trained is None for part in parts):
         limits.append(
-            "The checkpoint does not say what was trained. Aligners as they were composed are random, and answers about "
-            "media mean nothing until they are trained."
+            "The checkpoint does not say what was trained. New aligners are random: until they are trained, answers about "
+            "media mean nothing."
         )
     elif idle:
         limits.append(
@@ -249,7 +251,7 @@ def _limits(parts: list[PartInfo], evaluated: bool) -> list[str]:
 
 
 def strictest(licences: Iterable[str]) -> str:
-    """The one that binds most; "unknown" if one of them is, or there are none. Names not known here count as "other"."""
+    """The strictest licence; "unknown" if one is unknown, or there are none. Names not listed here count as "other"."""
     ranks = {name: rank for rank, names in enumerate(_RANKS) for name in names}
     return max(licences, key=lambda name: ranks.get(name.lower(), ranks["other"]), default=UNKNOWN)
 
@@ -276,7 +278,7 @@ def _licence_notes(whole: str, named: Mapping[str, str], stated: bool) -> list[s
         by_licence.setdefault(licence, []).append(f"`{part}`")
     notes = [f"{licence}: {', '.join(parts)}" for licence, parts in by_licence.items()]
     if not stated and len(by_licence) > 1:
-        notes.append(f"The metadata name the strictest of these, {whole}; the terms of all of them hold.")
+        notes.append(f"The metadata name the strictest of these, {whole}; all of their terms apply.")
     if UNKNOWN in by_licence:
         notes.append("Where the licence is unknown, ask who published the part before you use it.")
     return notes or [whole]

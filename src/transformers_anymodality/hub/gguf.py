@@ -1,8 +1,8 @@
 """Composites for llama.cpp: the image tower and the aligner in its format (`mmproj`), the language model as a folder that
 its own converter reads.
 
-llama.cpp runs the layout that it has for LLaVA: patches of a CLIP or SigLIP tower, two layers with a GELU between, a token
-for each patch. What is not that is refused.
+llama.cpp runs LLaVA's layout: patches of a CLIP or SigLIP tower, two layers with a GELU between, a token for each patch.
+Everything else is refused.
 """
 
 import copy
@@ -77,38 +77,37 @@ def check(model: AnyModalityForCausalLM, processor: AnyModalityProcessor) -> Non
         raise ValueError(f"{type(model).__name__} is not a composite: merge adapters first (`merge_and_unload`).")
     config = model.config
     if others := [name for name in config.modalities if name != "image"]:
-        raise ValueError(f"Modalities {', '.join(others)}: this export writes images alone.")
+        raise ValueError(f"Modalities {', '.join(others)}: this export writes only images.")
     settings, tower, aligner = config.modalities["image"], config.tower_config("image"), model.aligner("image")
     own: Any = aligner.config
     if tower.model_type not in _TOWERS:
-        raise ValueError(f"Tower {tower.model_type!r}: this export writes {' and '.join(_TOWERS)} alone.")
+        raise ValueError(f"Tower {tower.model_type!r}: this export writes only {' and '.join(_TOWERS)}.")
     if not isinstance(aligner, (LinearAligner, MlpAligner)):
-        raise ValueError(f"Aligner {own.model_type!r}: this export writes linear and mlp alone.")
+        raise ValueError(f"Aligner {own.model_type!r}: this export writes only linear and mlp.")
     _, class_token = _TOWERS[tower.model_type]
     wrong = {
-        'select_feature: llama.cpp reads patches alone; compose with "select_feature": "patches".': (
+        'select_feature: llama.cpp reads only patches; compose with "select_feature": "patches".': (
             settings.select_feature == "pooled" or (class_token and settings.select_feature != "patches")
         ),
         "num_tokens: llama.cpp has a token for each patch.": own.num_tokens is not None,
-        "pool: llama.cpp's LLaVA merges no patches.": getattr(own, "pool", "none") != "none",
-        "sum_neighbours: llama.cpp adds no tokens.": own.sum_neighbours,
-        f"hidden_act of the tower is {tower.hidden_act!r}: llama.cpp has GELU.": tower.hidden_act not in _TOWER_ACTS,
-        f"hidden_act of the aligner is {own.hidden_act!r}: llama.cpp has GELU.": (
+        "pool: llama.cpp's LLaVA does not merge patches.": getattr(own, "pool", "none") != "none",
+        "sum_neighbours: llama.cpp does not add tokens.": own.sum_neighbours,
+        f"hidden_act of the tower is {tower.hidden_act!r}: llama.cpp has only GELU.": tower.hidden_act
+        not in _TOWER_ACTS,
+        f"hidden_act of the aligner is {own.hidden_act!r}: llama.cpp has only GELU.": (
             isinstance(aligner, MlpAligner) and own.hidden_act not in _ALIGNER_ACTS
         ),
-        "intermediate_size of the tower equals its hidden_size: llama.cpp takes its layers for swapped ones then.": (
+        "intermediate_size of the tower equals its hidden_size: llama.cpp would swap its layers.": (
             tower.intermediate_size == tower.hidden_size
         ),
-        "The language model reads ids for more than their embeddings.": config.reads_input_ids,
+        "The language model reads ids for more than their embeddings, which llama.cpp does not.": config.reads_input_ids,
     }
     for message, applies in wrong.items():
         if applies:
             raise ValueError(message)
     prepares = processor.sub_processor("image")
     if not getattr(prepares, "do_rescale", True) or abs(getattr(prepares, "rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise ValueError(
-            "The image processor does not bring pixels to 0 to 1, as llama.cpp does before it normalises."
-        )
+        raise ValueError("The image processor does not scale pixels to 0 to 1, as llama.cpp does.")
 
 
 def _write_mmproj(

@@ -58,7 +58,7 @@ def sparkline(values: list[float], width: int = 48) -> str:
 
 
 def data_name(data: str) -> str:
-    """What results say that they were measured on, for others: a Hub id as it is; of a path, the last of it."""
+    """The name of the data that results were measured on: a Hub id, or the last part of a path."""
     return data if is_hub_id(data) else Path(data).name
 
 

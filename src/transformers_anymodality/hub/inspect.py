@@ -144,7 +144,7 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
 
 
 def inspect_model(model: Any, processor: Any = None, source: str | None = None) -> Inspection:
-    """The same of a model in memory; its weights may be on the meta device."""
+    """As `inspect_checkpoint`, for a model in memory; its weights may be on the meta device."""
     tensors = (
         _tensor(*item)
         for item in model.state_dict(keep_vars=True).items()
@@ -155,7 +155,7 @@ def inspect_model(model: Any, processor: Any = None, source: str | None = None) 
 
 
 def _tensor(name: str, tensor: torch.Tensor) -> Tensor:
-    """A weight in memory; one that waits for bitsandbytes to quantise it, as it will be then."""
+    """A weight in memory. One that bitsandbytes has yet to quantise counts as quantised."""
     if type(tensor).__name__ == "Params4bit" and tensor.is_meta:
         return name, tensor.quant_type, tensor.numel(), four_bit_bytes(tensor)
     return name, tensor.dtype, tensor.numel(), tensor.nbytes

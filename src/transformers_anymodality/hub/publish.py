@@ -80,7 +80,7 @@ def publish(
     commit_description: str | None = None,
     card: dict[str, Any] | None = None,
 ) -> Upload:
-    """Uploads a checkpoint's folder in one commit, if it is whole.
+    """Uploads a checkpoint's folder in one commit, if it is complete.
 
     Args:
         folder: model and processor, full or light; a card is added where there is none.
@@ -138,7 +138,7 @@ def push_to_hub(
         try:
             processor = AutoProcessor.from_pretrained(model.name_or_path)
         except (OSError, ValueError) as error:
-            raise ValueError("Give the model's processor, so that both are published: processor=...") from error
+            raise ValueError("The model's processor was not found: pass it as processor=...") from error
     sharding = {} if max_shard_size is None else {"max_shard_size": max_shard_size}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, **sharding)
@@ -147,10 +147,10 @@ def push_to_hub(
 
 
 def _check_whole(folder: Path) -> Inspection:
-    """Raises ValueError if something that was trained would not go along, or would not be found by others."""
+    """Raises ValueError if a trained part would be missing, or others could not load a part."""
     if (folder / "adapter_config.json").exists():
         raise ValueError(
-            f"{folder} holds an adapter, which is nothing without the model it was trained on. Merge it and push the "
+            f"{folder} holds an adapter, which needs the model it was trained on. Merge it and push the "
             "result: PeftModel.from_pretrained(model, folder).merge_and_unload().save_pretrained(merged)"
         )
     for name, what in (("config.json", "model"), ("processor_config.json", "processor")):
@@ -158,7 +158,7 @@ def _check_whole(folder: Path) -> Inspection:
             raise ValueError(f"{folder} has no {name}: save the {what} there, too ({what}.save_pretrained).")
     found = inspect_checkpoint(folder)
     if lost := [part.name for part in found.parts if part.trained and not (part.referenced or part.parameters)]:
-        raise ValueError(f"Trained, but not in {folder}: {', '.join(lost)}.")
+        raise ValueError(f"{', '.join(lost)} was trained, but is not in {folder}: save the model again.")
     for part in found.parts:
         if part.referenced and not (is_hub_id(part.source) and part.revision):
             raise ValueError(
@@ -182,8 +182,8 @@ def _link(folder: Path, stage: Path) -> list[str]:
 
 
 def _complete(stage: Path, folder: Path, repo_id: str, card: dict[str, Any]) -> None:
-    """Adds what older checkpoints lack: the remote-code module, and a card; and takes out where on this machine parts and
-    data were. The folder itself stays as it is."""
+    """Adds what older checkpoints lack (the remote-code module, a card), and removes paths of this machine. The folder
+    itself does not change."""
     if not (stage / f"{MODULE}.py").exists():
         write_module(stage)
     if not (stage / "README.md").exists():
@@ -202,7 +202,7 @@ def _complete(stage: Path, folder: Path, repo_id: str, card: dict[str, Any]) -> 
 
 
 def _changed(document: Any, public: Mapping[str, Callable[[Any], str]]) -> Any:
-    """A JSON document with what `public` makes of the values of its keys, at any depth."""
+    """A JSON document whose values, at any depth, are replaced by what the functions in `public` return for their keys."""
     if isinstance(document, list):
         return [_changed(one, public) for one in document]
     if not isinstance(document, dict):
@@ -261,14 +261,15 @@ def check_reload(
     own = {"HF_MODULES_CACHE": str(scratch / "modules"), **({"HF_TOKEN": token} if isinstance(token, str) else {})}
     run = subprocess.run(command, env={**os.environ, **own}, capture_output=True, text=True)
     if run.returncode:
-        raise ValueError(f"A fresh process cannot load it, so nothing was uploaded:\n{run.stderr[-3000:].strip()}")
+        problem = run.stderr[-3000:].strip()
+        raise ValueError(f"Nothing was uploaded, because a new process cannot load the checkpoint:\n{problem}")
     theirs = load_file(scratch / "logits.safetensors")["logits"]
     difference = (ours - theirs).abs().max().item() if ours.shape == theirs.shape else float("inf")
     allowed = {torch.float32: 1e-4}.get(dtype, 2e-2) * max(1.0, ours.abs().max().item())
     if not difference <= allowed:
         raise ValueError(
-            f"What a fresh process loads gives other logits (by {difference:.1e}), so nothing was uploaded: something "
-            "that was trained is missing from the folder."
+            f"Nothing was uploaded, because a new process gets other logits (they differ by {difference:.1e}): something "
+            "that was trained is missing from the folder. Save the model again."
         )
     return difference
 

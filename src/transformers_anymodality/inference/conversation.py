@@ -1,4 +1,4 @@
-"""Conversations of several turns on one cache: what a turn adds is encoded, and nothing that was said before."""
+"""Conversations of several turns on one cache: each turn encodes only what it adds."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ class Conversation:
         self._counts: dict[str, list[int]] = {}  # tokens of each medium among them
 
     def _turn(self, messages: list[dict[str, Any]]) -> "_Turn":
-        """The model inputs of what the cache does not hold."""
+        """The model inputs that are not in the cache yet."""
         new = messages if self._cache is None else messages[len(self.messages) :]
         features, added = self.processor.process_media(self.processor.media_of(new), **self.access)
         counts = {name: self._counts.get(name, []) + added.get(name, []) for name in self.processor.modalities}
@@ -90,7 +90,7 @@ class Conversation:
         longest = context_length(self.model.config)
         if longest is not None and len(ids) >= longest:
             raise ValueError(
-                f"The conversation has {len(ids)} tokens, but the model reads {longest}: begin a new one."
+                f"The conversation has {len(ids)} tokens, but the model reads {longest}: begin a new conversation."
             )
         past, placeholders = self._keep(ids), set(self.model.config.placeholder_ids)
         needed = sum(getattr(count, "placeholders", count) for found in added.values() for count in found)
@@ -142,7 +142,7 @@ class _Turn:
 
 
 class GrowingAnswer:
-    """An answer that comes in pieces, handed on up to what ends it.
+    """Streams an answer up to the first stop string.
 
     Args:
         stops: the strings that do.
@@ -155,7 +155,7 @@ class GrowingAnswer:
         self.stops, self.text, self._all, self._given = tuple(stops), "", "", 0
 
     def add(self, piece: str, last: bool = False) -> str:
-        """What may be handed on now; what may be the first characters of a stop waits for the next piece, or the last."""
+        """The text to show now. The possible beginning of a stop string waits for the next piece, or the last."""
         self._all += piece
         self.text = until_stop(self._all, self.stops)
         known = self.text if last else self.text[: len(self.text) - self._pending()]
@@ -169,7 +169,7 @@ class GrowingAnswer:
 
 
 class _Streamer(TextStreamer):
-    """Hands on the words of an answer, up to what ends it (`text_settings["stop"]`)."""
+    """Streams the words of an answer up to the first stop string (`text_settings["stop"]`)."""
 
     def __init__(self, processor: Any, on_text: Callable[[str], None]):
         super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -185,5 +185,5 @@ class _Streamer(TextStreamer):
 
 
 def context_length(config: Any) -> int | None:
-    """Tokens that a model reads at most, by its config; None if that does not tell."""
+    """The context length in the model's config; None if it has none."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

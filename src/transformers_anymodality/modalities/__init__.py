@@ -1,4 +1,4 @@
-"""What is known of each modality, and how its media are read. Built in: image, video, audio, imu, depth, thermal.
+"""The modalities, and how their media are read. Built in: image, video, audio, imu, depth, thermal.
 
 Decoders are imported when first needed.
 """

@@ -68,8 +68,8 @@ def windows(values: np.ndarray, length: int, options: Mapping[str, Any], rate: f
 
 
 def check_windows(options: Mapping[str, Any], length: int | None, processor: Any) -> None:
-    """Raises ValueError for `windows` and `overlap` that make no sense for a sub-processor whose window is `length` values;
-    None if it has none."""
+    """Raises ValueError if `windows` and `overlap` do not fit a sub-processor whose window is `length` values (None: it
+    has no window)."""
     most, overlap = options.get("windows"), options.get("overlap") or 0.0
     if most is None and not overlap:
         return

@@ -1,4 +1,4 @@
-"""The limits that a stock image or video processor sets to the size of its output, as it calls them."""
+"""The limits of a stock image or video processor on the size of its output, under its own names."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a user may hand over as a medium, resolved to a local file or to bytes in memory; and its limits."""
+"""Resolves what a user gives as a medium to a local file or to bytes in memory, within limits."""
 
 import base64
 import binascii
@@ -55,7 +55,7 @@ class Limits:
         self.check("max_frames", count, f"{name} has {count} frames or more")
 
     def check_area(self, count: int, width: int, height: int, name: str, times: int = 1) -> None:
-        """Of `count` frames, each counted so many times as its decoder is slower than that of a video."""
+        """Checks the pixels of `count` frames. `times`: how much slower than a video they are to decode."""
         counted = f", each counted {times} times in an animation" if times > 1 else ""
         what = f"{name} has {count} frames or more of {width} x {height} pixels, {count * width * height} together{counted}"
         self.check("max_total_pixels", count * width * height * times, what)
@@ -107,7 +107,7 @@ def describe(source: Any) -> str:
 
 
 def told(source: Any) -> dict[str, Any]:
-    """What of `TOLD` a source says."""
+    """The keys of `TOLD` that a source has, with their values."""
     return {key: source[key] for key in TOLD if source.get(key) is not None} if isinstance(source, Mapping) else {}
 
 

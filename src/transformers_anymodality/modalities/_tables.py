@@ -19,7 +19,7 @@ from ._source import Limits, MediaError, opened
 
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
-_TELLING = 10  # rows from which on a rising column is no chance
+_TELLING = 10  # rows that make a rising column more than chance
 _AGREE = 0.02  # of a recording's duration, by which two of its clocks may differ
 
 _Number = TypeVar("_Number", float, Decimal)
@@ -135,13 +135,13 @@ def _parse_csv(
 
 
 class _Watch:
-    """Reads the times of rows by the first clock that can be read. Afterwards, the other clocks must have told the same
-    duration; without any clock, no column may look like one."""
+    """Reads the times of rows by the first clock that can be read. Afterwards, the other clocks must agree on the
+    duration. Without any clock, no column may look like one."""
 
     def __init__(self, titles: list[str], columns: Columns, cells: list[str], name: str, where: str):
         self.titles, self.name, self.rows = titles, name, 0
         self.clocks = [one for one in columns.clocks if all(_is_number(cells[place]) for place in one.places)]
-        self.clocks = self.clocks or columns.clocks[:1]  # whose times are no numbers, which is told then
+        self.clocks = self.clocks or columns.clocks[:1]  # its times are not numbers: an error follows
         self.first = self.last = cells
         self.units = [self._units(clock) for clock in self.clocks]
         self.guessed = bool(self.clocks) and None in self.units[0]
@@ -202,10 +202,10 @@ def _check_spans(spans: dict[str, float], rows: int, name: str) -> None:
 
 
 def _check_rising(title: str, first: float, last: float, rows: int, name: str) -> None:
-    if rows >= _TELLING and last - first != rows - 1:  # rows that were numbered are no times
+    if rows >= _TELLING and last - first != rows - 1:  # row numbers are not times
         raise MediaError(
-            f"{name} has no column of times, but {title!r} rises with every row: if it holds the times, call it time_s, "
-            "time_ms, time_us or time_ns, else leave it out."
+            f"{name} has no column of times, but {title!r} rises with every row: if it holds times, call it time_s, "
+            "time_ms, time_us or time_ns; otherwise leave it out."
         )
 
 
@@ -248,7 +248,7 @@ def read_parquet(
             wanted = [found[place] for place in columns.places]
             counted = [title for title in found if _is_counted(table.schema_arrow.field(title).type)]
             clocks = [one for one in columns.clocks if all(found[place] in counted for place in one.places)]
-            clocks = clocks or columns.clocks[:1]  # whose times are no numbers, which is told then
+            clocks = clocks or columns.clocks[:1]  # its times are not numbers: an error follows
             times = [found[place] for clock in clocks for place in clock.places]
             spare = [] if times else [title for title in counted if title not in wanted]
             read = [*wanted, *times, *spare]

@@ -1,4 +1,4 @@
-"""Which frames of a video are taken, and their decoding by torchcodec and by PyAV."""
+"""Chooses frames of a video, and decodes them by torchcodec or PyAV."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -81,7 +81,7 @@ class Numbered:
 
 @dataclass
 class Paced:
-    """So many frames a second, on display at evenly spread times; `most` at most. `seconds` are theirs, once chosen."""
+    """A fixed number of frames per second, up to `most`, at evenly spread times. `seconds`: their times, once chosen."""
 
     fps: float
     most: int

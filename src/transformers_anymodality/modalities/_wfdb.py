@@ -36,7 +36,9 @@ def read_wfdb(header: Path, channels: Sequence[Channel], name: str, limits: Limi
     try:  # wfdb takes no header that names files of other folders
         told = wfdb.rdheader(record)
         if getattr(told, "n_seg", None):
-            raise MediaError(f"{name} is a record of {told.n_seg} segments: give each segment's header by itself.")
+            raise MediaError(
+                f"{name} is a record of {told.n_seg} segments: give the header of each segment separately."
+            )
         limits.check_seconds((told.sig_len or 0) / told.fs, name)
         limits.check("max_bytes", (told.sig_len or 0) * told.n_sig * 8, f"{name} has {told.sig_len} samples")
         signals = wfdb.rdrecord(record)
@@ -44,7 +46,7 @@ def read_wfdb(header: Path, channels: Sequence[Channel], name: str, limits: Limi
         raise
     except Exception as error:  # wfdb raises what it likes
         raise MediaError(
-            f"{name} is not a readable WFDB record ({type(error).__name__}: {error}): its .dat files belong beside it."
+            f"{name} is not a readable WFDB record ({type(error).__name__}: {error}): keep its .dat files beside it."
         ) from error
     titles = [f"{title} ({unit})" for title, unit in zip(signals.sig_name, signals.units, strict=True)]
     columns = find_columns(titles, channels, name)

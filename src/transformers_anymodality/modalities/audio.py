@@ -75,8 +75,7 @@ class AudioSpec(ModalitySpec):
         if window is not None and len(waveform) > window and self.most_frames(options) is None:
             raise MediaError(
                 f"{len(waveform) / rate:.1f} s of sound, but {type(processor).__name__} reads {window / rate:.1f} s "
-                "at most and would drop the rest. Cut the sound into pieces and give each as a medium of its own, or "
-                "compose with `windows`."
+                "at most and would drop the rest. Cut the sound into several files, or compose with `windows`."
             )
         return waveform
 
@@ -107,7 +106,7 @@ class AudioSpec(ModalitySpec):
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         rate = processor.sampling_rate
         window = self.window(processor) or rate * 4
-        # No round number: some towers read whole frames only.
+        # Not a round number: some towers read only whole frames.
         time = np.arange(min(rate // 2 * (1 + size) + 13, window)) / rate
         return (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
 

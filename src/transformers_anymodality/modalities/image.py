@@ -43,8 +43,8 @@ class ImageSpec(ModalitySpec):
         return {"tiles": None, **PIXELS}
 
     def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
-        """With `tiles`, one that cuts an image into up to so many of the tower's size, by the grid whose shape is next to
-        the image's, with the whole image as a last one (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
+        """With `tiles`, a processor that cuts an image into at most that many tiles of the tower's size. The grid is the
+        one closest to the image's shape; the whole image is the last tile (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
         processor = with_pixels(processor, options)
         return processor if options["tiles"] is None else tiling(processor, options["tiles"])
 
@@ -193,8 +193,8 @@ def _page_index(source: Any, count: int, name: str) -> int:
     if page is None and count > 1:
         raise MediaError(
             f"{name} holds {count} pages or frames, expected one image. Choose one, "
-            '{"path": ..., "page": 1}; give all as images, `modalities.pages(...)` lists them; of an animation, give a '
-            "video; of a PIL image, `.copy()` what it shows."
+            '{"path": ..., "page": 1}, or give all as images (`modalities.pages(...)` lists them). Give an animation as '
+            "a video, and of a PIL image a `.copy()` of the page."
         )
     page = 1 if page is None else page
     if isinstance(page, bool) or not isinstance(page, Integral) or not 1 <= page <= count:
@@ -244,6 +244,9 @@ def to_rgb(image: "Image.Image", name: str) -> "Image.Image":
         raise MediaError(f"{name}: mode {image.mode} cannot be converted to RGB ({error}).") from error
 
 
+_DARK = 4  # a 16-bit image whose greatest value is below this share of the range is not a picture as it stands
+
+
 def _deep_to_rgb(image: "Image.Image", name: str) -> "Image.Image":
     # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit image white.
     full = 1.0 if image.mode == "F" else 65535.0
@@ -251,7 +254,12 @@ def _deep_to_rgb(image: "Image.Image", name: str) -> "Image.Image":
     if first_bad(values) is not None or values.min() < 0 or values.max() > full:
         raise MediaError(
             f"{name} holds values from {values.min():g} to {values.max():g}, expected 0..{full:g}: if these are "
-            "measurements (depth, heat), read them by read_map."
+            "measurements (depth, temperature), give them as such a modality (read_map)."
+        )
+    if image.mode != "F" and 0 < values.max() < full / _DARK:
+        raise MediaError(
+            f"{name} is a 16-bit image whose values end at {values.max():g}, so it would come out black: scale it to "
+            f"0..{full:g}. If these are measurements (depth, temperature), give them as such a modality (read_map)."
         )
     return _grey(np.rint(values * (255.0 / full)).astype(np.uint8))
 
@@ -268,7 +276,7 @@ def pixels_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
     if values.dtype.kind != "f":
         raise MediaError(
             f"{name} holds {values.dtype}, expected uint8, or float in [0, 1]: cast by .astype('uint8') if the values "
-            "lie in 0..255; raw measurements belong to read_map."
+            "are in 0..255; give raw measurements as a map (read_map)."
         )
     bad = first_bad(values)
     if bad is not None:

@@ -75,11 +75,11 @@ class MapSpec(ModalitySpec):
         return np.repeat(np.clip(scaled, 0, 1)[..., None] * np.float32(255), 3, axis=-1).astype(np.float32)
 
     def _in_unit(self, values: np.ndarray, dtype: np.dtype, said: Any, name: str) -> np.ndarray:
-        remedy = f'say it: {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
+        remedy = f'give it: {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
         if said is None and self.integer_unit is None:
             return values
         if said is None and (dtype.kind in "bui" and dtype.itemsize == 1):
-            raise MediaError(f"{name} holds 8-bit values, which have no known unit; {remedy}.")
+            raise MediaError(f"{name} holds 8-bit values, whose unit is unknown: {remedy}.")
         unit = said if said is not None else self.integer_unit if dtype.kind in "ui" else self.unit
         factor, offset = self._to_own(unit, name)
         result = (values.astype(np.float64) * factor + offset).astype(np.float32)
@@ -87,8 +87,8 @@ class MapSpec(ModalitySpec):
         if said is None and self.plausible is not None and known.size:
             if not self.plausible[0] <= known.max() <= self.plausible[1]:
                 raise MediaError(
-                    f"{name} holds {dtype} up to {values.max():g}, which would be {known.max():g} {self.unit} in {unit}, "
-                    f"the usual unit of such numbers. If that is not its unit, or if it is, {remedy}."
+                    f"{name} holds {dtype} up to {values.max():g}. In {unit}, the usual unit of such numbers, that is "
+                    f"{known.max():g} {self.unit}, which is unlikely. Whatever the unit is, {remedy}."
                 )
         return result
 
@@ -114,7 +114,7 @@ class MapSpec(ModalitySpec):
         for shade, share in colour.items():
             if share >= _MOST:
                 unit = f" {self.unit}" if self.unit else ""
-                say = f', or say its unit, {{"path": ..., "unit": ...}}, one of {self._units()}' if unit else ""
+                say = f', or give its unit, {{"path": ..., "unit": ...}}, one of {self._units()}' if unit else ""
                 raise MediaError(
                     f"{name} holds values from {values.min():g} to {values.max():g}{unit}, which come out {shade} under "
                     f"the value_range of {span[0]:g} to {span[1]:g}{unit}: compose with the range of such maps{say}."

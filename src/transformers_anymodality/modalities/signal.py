@@ -83,8 +83,8 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
         if samples > self.num_samples:
             raise MediaError(
                 f"A recording of {samples} samples ({samples / self.sampling_rate:.2f} s), but the tower reads "
-                f"{self.num_samples} ({self.num_samples / self.sampling_rate:.2f} s) and the rest would be lost. Cut "
-                "it, give several, or compose with a larger `seconds` or with `windows`."
+                f"{self.num_samples} ({self.num_samples / self.sampling_rate:.2f} s) and would drop the rest. Cut "
+                "it into several files, or compose with a larger `seconds` or with `windows`."
             )
 
 

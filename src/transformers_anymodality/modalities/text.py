@@ -1,4 +1,4 @@
-"""Text that a tower of its own encodes (a document, a caption, a protein), not the language model."""
+"""Text that a tower encodes instead of the language model (a document, a caption, a protein)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class TextSpec(ModalitySpec):
                 try:
                     text = file.read().decode("utf-8")
                 except UnicodeDecodeError as error:
-                    raise MediaError(f"{describe(source)} is not UTF-8 text ({error}).") from error
+                    raise MediaError(f"{describe(source)} is not UTF-8 text ({error}): save it as UTF-8.") from error
         if not isinstance(text, str) or not text.strip():
             raise MediaError(f"a {type(source).__name__} without text, expected a string or the Path of a file.")
         tokens = len(processor(text, verbose=False)["input_ids"])

@@ -58,7 +58,7 @@ class VideoSpec(ModalitySpec):
     def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
         fps, most = options["fps"], options["max_frames"]
         if fps is None and options["timestamps"]:
-            raise ValueError("`timestamps` stand between frames that are read by the second: set `fps`.")
+            raise ValueError("`timestamps` need frames that are read at a fixed rate: set `fps`.")
         if fps is not None and not (isinstance(fps, Real) and not isinstance(fps, bool) and 0 < fps < float("inf")):
             raise ValueError(f"fps is {fps!r}; it must be a positive number of frames a second.")
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:

@@ -1,4 +1,4 @@
-"""What PEFT adds to the parts of a composite: copies of aligners, and adapters by row."""
+"""Support for PEFT: copies of aligners, and adapters by row."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -39,8 +39,8 @@ def items_by_adapter(
     inner = (module for part in (tower, aligner) for module in part.modules() if module is not aligner)
     if any(adapters_of_rows(module) for module in inner):
         raise ValueError(
-            "`adapter_names` gives each row an adapter, but some of them have layers inside a tower or an aligner, which "
-            "see media and not rows. Run the rows of each adapter by themselves (set_adapter)."
+            "`adapter_names` gives each row an adapter, but some adapters have layers inside a tower or an aligner, which "
+            "see media and not rows. Run the rows of each adapter separately (set_adapter)."
         )
     names = adapters_of_rows(aligner)
     if names is None:

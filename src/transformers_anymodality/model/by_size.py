@@ -1,8 +1,8 @@
-"""Frames of one size at a time, for towers whose features would change beside longer ones: padding is seen by stacked
-convolutions, and by what normalises over time.
+"""Runs a tower on frames of one size at a time, where padding would change its features: stacked convolutions see
+padding, and so does normalisation over time.
 
-Such a tower has one more model input, `<modality>_input_sizes (frames, axes)` int64: how large each axis of each other input
-is without padding, inputs in alphabetical order.
+Such a tower has one more model input, `<modality>_input_sizes (frames, axes)` int64: the unpadded size of each axis of each
+other input, inputs in alphabetical order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ Inputs = Mapping[str, torch.Tensor]
 
 
 def joined(frames: Sequence[Inputs], names: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """What a sub-processor made of frames one by one, as one batch, with their sizes.
+    """Joins frames that a sub-processor prepared one by one into a batch, with their sizes.
 
     Args:
         names: model input -> the sub-processor's name of it.
@@ -38,7 +38,7 @@ def encode_by_size(
     sizes: torch.Tensor | None,
     dummy: Inputs | None = None,
 ) -> tuple[torch.Tensor, Any]:
-    """What `encode` gives for all, by running it for those of one size at a time.
+    """Runs `encode` for the frames of one size at a time, and returns the features of all.
 
     Args:
         encode: inputs -> features and the tower's own output.
@@ -74,7 +74,7 @@ def _together(done: Sequence[tuple[torch.Tensor, Any]], order: torch.Tensor) -> 
 
 
 def _most_runs(inputs: Inputs, runs: int) -> int:
-    """Of all processes: those that run less would not give the others their part of the weights."""
+    """The most runs of any process: every process must take part in each run, or the others wait for its weights."""
     most = torch.tensor(runs, device=next(iter(inputs.values())).device)
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most)

@@ -129,7 +129,7 @@ class CheckpointMixin(PreTrainedModel):
 
     @classmethod
     def _loading_kwargs(cls, config: AnyModalityConfig, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """What the stock `from_pretrained` is called with."""
+        """Keyword arguments for the stock `from_pretrained`."""
         return kwargs
 
     def _restore_light(self, source: Any, config: AnyModalityConfig, hub: dict[str, Any]) -> None:
@@ -215,7 +215,7 @@ def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str
 def _split(
     config: Any, part_sources: Mapping[str, dict[str, Any] | None], state: dict[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, Any]]]:
-    """What a light checkpoint stores.
+    """Splits the weights of a composite for a light checkpoint.
 
     Args:
         config: of a composite.
@@ -231,7 +231,7 @@ def _split(
     sources = {part: source for part, source in part_sources.items() if source is not None}
     if not sources:
         raise ValueError(
-            "A light checkpoint refers to parts on the Hub, but every part of this model was made here. Compose it "
+            "A light checkpoint refers to parts on the Hub, but no part of this model came from there. Compose it "
             "from Hub ids, or save it in full (light=False)."
         )
     stored, references = dict(state), {}
@@ -265,8 +265,8 @@ def _assemble(source: Any, config: Any, **hub: Any) -> dict[str, torch.Tensor]:
     """The whole state dict of a light checkpoint.
 
     Raises:
-        OSError: a reference cannot be had; the message names it and the part.
-        ValueError: it is not what it was when the checkpoint was saved.
+        OSError: a reference could not be loaded; the message names it and the part.
+        ValueError: it has changed since the checkpoint was saved.
     """
     stored, state = _stored(source, hub), {}
     for part, reference in config.references.items():
@@ -315,8 +315,8 @@ def _load_reference(config: Any, part: str, reference: dict[str, Any], **hub: An
         return load_tower(reference["id"], MODALITIES[modality].medium, reference["select_layer"], **load).state_dict()
     except OSError as error:
         raise OSError(
-            f"`{part}` of this light checkpoint is kept at {_where(reference)}, which cannot be had: {error}. Make it "
-            "available (log in, go online, or download it), or ask for a full checkpoint."
+            f"`{part}` of this light checkpoint could not be loaded from {_where(reference)}: {error}. Log in, go online or "
+            "download it, or ask for a full checkpoint."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The composite with scores for a head: what a chat with its media is worth, or which class it is of."""
+"""The composite with a score head: a reward model or a classifier of chats with media."""
 
 import torch
 from torch import nn

@@ -206,7 +206,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         return getattr(self, f"{self.modalities[modality].aligner}_aligner_config")
 
     def note_trained(self, parts: Iterable[str]) -> None:
-        """Notes which parts are no longer as they were composed."""
+        """Records which parts were trained since composing."""
         self.trained = sorted({*(self.trained or ()), *parts})
 
     @property
@@ -257,7 +257,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
 def item_lengths(
     inputs: Mapping[str, torch.Tensor], num_frames: int | None, feature_length: int | None
 ) -> list[list[int]]:
-    """Of each item of a modality, the features of its frames.
+    """The number of features in each frame of each item.
 
     Args:
         inputs: as arguments of `get_modality_features`; `frames` and `feature_lengths` are read, or how many rows there are.

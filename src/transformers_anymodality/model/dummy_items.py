@@ -1,4 +1,4 @@
-"""Dummy items: what the parts of a modality run on where a batch has none of its media."""
+"""Dummy items: the input of a modality's parts when a batch has none of its media."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from .configuration import ModalityConfig
 
 
 def learns(module: nn.Module) -> bool:
-    """Whether this step gives it gradients."""
+    """Whether the module gets gradients in this step."""
     return module.training and torch.is_grad_enabled() and is_trained(module)
 
 
@@ -65,8 +65,8 @@ def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> l
     settings, tower, aligner = model.config.modalities[modality], model.tower(modality), model.aligner(modality)
     if beside_features and learns(tower):
         raise ValueError(
-            f"Features of {modality!r} were given, but its tower is trained, and would learn nothing from features "
-            "that were computed before. Freeze it (set_trainable), or train on media, without a feature store."
+            f"Features of {modality!r} were given, but its tower is trained, and cannot learn from precomputed "
+            "features. Freeze it (set_trainable), or train on media, without a feature store."
         )
     runs = must_take_part(tower)
     if not runs and beside_features:

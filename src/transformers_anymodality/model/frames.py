@@ -76,8 +76,8 @@ class Frames:
 
 
 _NOT_THEIRS = (
-    "The frames and feature lengths that were given are not those of the media: they tell of another number of tokens. Pass "
-    "the processor's whole output to the model, as it is."
+    "The given frames and feature lengths do not belong to the media: they lead to another number of tokens. Pass the "
+    "processor's whole output to the model, unchanged."
 )
 
 
@@ -103,18 +103,18 @@ def tokens_of_items(
 
 
 def in_rows(values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
-    """The patches of grids, one a row. Some sub-processors lay them side by side: `(1, channels, side, patches * side)`."""
+    """The patches of grids, one a row. Some sub-processors join them side by side: `(1, channels, side, patches * side)`."""
     count = int(row_counts(grids).sum())
     return values if len(values) == count else torch.cat(values.chunk(count, -1))
 
 
 def side_by_side(values: torch.Tensor) -> torch.Tensor:
-    """What `in_rows` had."""
+    """The inverse of `in_rows`."""
     return torch.cat(values.chunk(len(values)), -1)
 
 
 class _Settings(Protocol):
-    """What a model (`ModalityConfig`) and a processor (`ModalityInputs`) both know of a modality."""
+    """The settings that a model (`ModalityConfig`) and a processor (`ModalityInputs`) share."""
 
     inputs: dict[str, str]
     grid: str | None
@@ -126,7 +126,7 @@ class _Settings(Protocol):
 def take_media(
     modality: str, settings: _Settings, inputs: Mapping[str, torch.Tensor], items: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """As `take_items`, out of all model inputs, by the names that they have among these."""
+    """As `take_items`, for all model inputs under their full names."""
     names = {f"{modality}_{one}": one for one in ("features", *SIZES)} | {name: name for name in settings.inputs}
     given = {names[name]: value for name, value in inputs.items() if name in names}
     taken = take_items(settings, given, items) if given else {}

@@ -52,15 +52,15 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
             inputs = {"past_key_values" if name in CACHE_NAMES else name: value for name, value in inputs.items()}
             if self._is_stateful and kwargs.get("use_cache", True):
                 raise ValueError(
-                    f"{type(self.language_model).__name__} carries a state from token to token, which PEFT's prompts do not "
-                    "go with. Prompt tuning and P-tuning generate with use_cache=False; prefix tuning does not."
+                    f"{type(self.language_model).__name__} carries a state from token to token, which does not work with "
+                    "PEFT's prompts. For prompt tuning and P-tuning set use_cache=False; prefix tuning cannot generate."
                 )
             if kwargs.get("use_cache") is False and inputs.get("past_key_values") is not None:
                 raise ValueError("PEFT keeps the prefix of prefix tuning in the cache: leave out use_cache=False.")
         return inputs
 
     def _reads_media_again(self, inputs: dict[str, Any], encoded: dict[str, Any], kwargs: dict[str, Any]) -> bool:
-        """Whether a step after the first has media in its inputs: without a cache, which some models have none of."""
+        """Whether later steps need the media again: models without a cache do."""
         input_ids = inputs.get("input_ids")
         if input_ids is None or not encoded:
             return not kwargs.get("use_cache", True)
@@ -108,7 +108,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         }
         if encoded and generation_config.prefill_chunk_size is not None and not CHUNKS_MEDIA:
             raise ValueError(
-                "`prefill_chunk_size` with media needs Transformers 5.23 or newer, which gives each chunk its own media: "
+                "`prefill_chunk_size` with media needs Transformers 5.23 or newer: "
                 f"upgrade from {transformers.__version__}, or leave it out."
             )
         rest["mm_encoder_outputs"] = encoded
@@ -136,8 +136,8 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         counts = self.config.token_counts(modality, inputs)
         if sum(counts) != len(columns):
             raise ValueError(
-                f"{len(columns)} placeholder tokens of {modality!r} in input_ids, but the media given need {sum(counts)}. "
-                "Going on from a cache, give the whole conversation with all its media, or only what is new."
+                f"{len(columns)} placeholder tokens of {modality!r} in input_ids, but the given media need {sum(counts)}. "
+                "To continue from a cache, give the whole conversation with all its media, or only what is new."
             )
         starts = [0, *accumulate(counts)][:-1]
         return columns[torch.tensor(starts, device=columns.device)]
@@ -151,7 +151,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         }
 
     def _validate_model_kwargs(self, model_kwargs):
-        """Media are the composite's; about all else the language model knows best."""
+        """Checks only what is not media, by the language model's own rules."""
         _, rest = split_media(self._media_arguments, model_kwargs)
         self.language_model._validate_model_kwargs(rest)
 

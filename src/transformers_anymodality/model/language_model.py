@@ -30,7 +30,7 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def headless(language: PreTrainedModel) -> PreTrainedModel:
-    """What gives the hidden states that its head reads: the outermost model in it that looks up the same embeddings.
+    """The part that gives hidden states to the head: the outermost inner model with the same embeddings.
 
     Itself if there is none. `base_model` and `get_decoder` of some name a part that does not, or none.
     """
@@ -62,10 +62,10 @@ def embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor) -> Abstra
 
 @torch.no_grad()
 def reads_input_ids(language: PreTrainedModel) -> bool:
-    """Whether the language model, in eval mode, says something else, or nothing, given embeddings instead of ids.
+    """Whether the language model needs ids: in eval mode, embeddings alone change its output or fail.
 
     Raises:
-        ValueError: it cannot be given embeddings at all, and so no media.
+        ValueError: it does not take embeddings at all, and so cannot read media.
     """
     embedding = language.get_input_embeddings()
     ids = torch.arange(4, 8, device=embedding.get_parameter("weight").device)[None].repeat(2, 1)
@@ -81,8 +81,8 @@ def reads_input_ids(language: PreTrainedModel) -> bool:
     with embedding_gives(embedding, embeds.flip(1)):
         if torch.equal(language(input_ids=ids).logits[0], expected):
             raise ValueError(
-                f"{type(language).__name__} takes no embeddings, neither as `inputs_embeds` nor in place of its own "
-                "look-up of ids, so it cannot be given media."
+                f"{type(language).__name__} cannot read media: it does not take embeddings, neither as `inputs_embeds` "
+                "nor in place of its own look-up of ids. Choose another language model."
             )
     return True
 
@@ -98,7 +98,7 @@ def without_placeholders(config: AnyModalityConfig, input_ids: torch.Tensor) -> 
 
 
 def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
-    """What else must grow for the embeddings to have `rows` rows, so that the grown config builds the grown model.
+    """The other tensors that must grow with the embeddings (to `rows` rows), so that the new config builds the new model.
 
     Tried on a model without data. Most models need nothing else; some have a table beside, or one row more.
 
@@ -133,8 +133,8 @@ def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
 
 
 _FREE_TOKENS = (
-    "Choose placeholders that its vocabulary has room for: name tokens that the tokenizer has and no text uses by each "
-    'modality\'s "token".'
+    'Choose placeholders that its vocabulary already has: set each modality\'s "token" to a token of the tokenizer that '
+    "no text uses."
 )
 
 

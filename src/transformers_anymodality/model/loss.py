@@ -1,4 +1,4 @@
-"""The loss where the Trainer asks for the loss alone: logits only where a label is supervised."""
+"""Computes logits only where a label is supervised, when the Trainer needs nothing but the loss."""
 
 import inspect
 from collections.abc import Iterator

@@ -139,7 +139,7 @@ class MediaEncodingMixin(PreTrainedModel):
         return encode_by_size(partial(self._encode, modality, **recorded), alike, sizes, dummy)
 
     def _encode(self, modality: str, inputs: Mapping[str, torch.Tensor], **recorded: bool) -> tuple[torch.Tensor, Any]:
-        """Of inputs that the tower reads at once."""
+        """Encodes inputs that the tower reads in one run."""
         settings, tower = self.config.modalities[modality], self.tower(modality)
         dtype = compute_dtype(tower)
         arguments = {
@@ -292,13 +292,13 @@ class MediaEncodingMixin(PreTrainedModel):
 
 
 def _check_sizes(modality: str, settings: ModalityConfig, given: Collection[str]) -> None:
-    """Raises ValueError if what tells the media apart is not among the arguments of `get_modality_features`."""
+    """Raises ValueError if the arguments of `get_modality_features` lack the sizes that separate the media."""
     grid = settings.grid if "features" not in given else None
     needed = {"frames": settings.num_frames is None, "feature_lengths": settings.packed, grid: grid is not None}
     if missing := [name for name, is_needed in needed.items() if is_needed and name not in given]:
         raise ValueError(
-            f"{modality!r} was given without {missing[0]}, by which its media are told apart. Pass the processor's whole "
-            "output to the model."
+            f"{modality!r} was given without {missing[0]}, which separates its media. Pass the processor's whole output "
+            "to the model."
         )
 
 
@@ -361,7 +361,7 @@ def cache_length(cache: Any | None) -> int:
 
 
 def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None) -> torch.Tensor | None:
-    """The attention mask `(batch, length)` without the places that are not seen, now or in earlier turns.
+    """Removes hidden places from the attention mask `(batch, length)`, those of earlier turns too.
 
     Args:
         unseen: of the new inputs, which are the last ones of the mask; see `Placed`.

@@ -67,12 +67,12 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         # Last: quantisers leave the last module's head alone.
         self.language_model = parts.pop("language_model", None) or self._build_language_model()
         if parts:
-            raise ValueError(f"Parts {sorted(parts)} have no place in a model of {', '.join(config.modalities)}.")
+            raise ValueError(f"Parts {sorted(parts)} do not belong to a model of {', '.join(config.modalities)}.")
         self.input_modalities = [*config.modalities, "text"]
         self._media_arguments = config.media_arguments
         self._summing = [name for name in config.modalities if config.aligner_config(name).sum_neighbours]
         self._prepare_to_be_traced()
-        # Towers of Transformers are not asked: they can, and few of their classes say so.
+        # Transformers' towers are not checked: they can do it, but few of their classes say so.
         asked = [part for part in self.children() if isinstance(part, PartModel) or part is self.language_model]
         whole = all(part._can_compile_fullgraph for part in asked)
         # How many tokens or features there are would be known from data alone.
@@ -91,7 +91,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         raise NotImplementedError
 
     def _prepare_to_be_traced(self) -> None:
-        """What forward asks and needs that cannot be done while torch.compile or torch.export traces it."""
+        """Does in advance what forward cannot do while torch.compile or torch.export traces it."""
         language = type(self.language_model)
         self._takes, self._has_causal_loss = forward_parameters(language), has_causal_loss(language)
         prepare_outputs(language)
@@ -113,7 +113,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
                 shapes, wanted = _shapes(lent[None].get_submodule(module)), _shapes(own[None].get_submodule(module))
                 if shapes != wanted:
                     raise ValueError(
-                        f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but they have other shapes. "
+                        f"The aligner of {name!r} shares `{module}` with that of {lender!r}, but their shapes differ. "
                         "Give both the same sizes, or share nothing."
                     )
                 for adapter, copy in own.items():
@@ -239,7 +239,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         if input_ids is None:
             raise ValueError(
                 f"{type(self.language_model).__name__} reads ids for more than their embeddings: give input_ids, not "
-                "inputs_embeds alone. What puts embeddings before a text, as prompt tuning does, does not work with it."
+                "inputs_embeds alone. Methods that put embeddings before a text, such as prompt tuning, do not work."
             )
         with embedding_gives(self.language_model.get_input_embeddings(), inputs_embeds):
             ids = without_placeholders(self.config, input_ids)

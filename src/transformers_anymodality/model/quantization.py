@@ -1,4 +1,4 @@
-"""What is quantised in a composite: the language model, and nothing else unless the user names what to leave out."""
+"""Quantises the language model of a composite, and nothing else unless the user chooses the modules to skip."""
 
 import copy
 from collections.abc import Iterator
@@ -20,8 +20,8 @@ _MARKS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method")
 
 @contextmanager
 def reversible_conversions(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model does not know how its quantised weights were read, which Transformers would undo to save them, and
-    cannot. They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
+    """Within, the model forgets how its quantised weights were converted: Transformers would try to undo that to save
+    them, and fail. They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
     """
     conversions = model.__dict__.get("_weight_conversions")
     if conversions is None or getattr(model, "hf_quantizer", None) is None:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds so that `trust_remote_code=True` loads it where this package is installed but not imported.
+"""Lets `trust_remote_code=True` load a checkpoint where this package is installed but not imported.
 
 `auto_map` in `config.json` and `processor_config.json` names classes of a module that lies beside them. That module
 imports this package, which registers everything; no code of the package is copied into checkpoints.

@@ -157,8 +157,7 @@ def part_source(kind: str, part: Mapping[str, Any]) -> Any:
 
 
 def without_media(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages as templates get them: of a medium only its type, and where it is. Templates are anybody's code, and are
-    given copies of all the rest."""
+    """Messages for templates: media by their type only. Templates are foreign code, so they get copies."""
     bare = []
     for message in messages:
         if isinstance(content := message.get("content"), (list, tuple)):
@@ -185,7 +184,7 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
 
 
 def text_template(template: str, tokens: dict[str, str]) -> str:
-    """What `extend_template` extended: the language model's own template, for texts alone."""
+    """The original of `extend_template`: the language model's own template, which writes no media."""
     return template.removeprefix(_extension(tokens))
 
 
@@ -291,7 +290,7 @@ class ChatWriter:
         return {turn: (at + len(part), end) for turn, at, part, end in spans if at is not None and end is not None}
 
     def _find_calls(self, turn: int, text: str) -> Span:
-        """Where a message with tool calls stands: between what precedes it and its last control token."""
+        """The span of a message with tool calls: from the end of the earlier messages to its last control token."""
         if turn and self.messages[turn].get("tool_calls"):
             before = self._render(self.messages[:turn], add_generation_prompt=True)
             # What ends the chat, but not the message, makes way for a generation prompt.
@@ -301,7 +300,7 @@ class ChatWriter:
                 tokens = [*self.tokenizer.typed.control_tokens.finditer(shared, len(before))]
                 return len(before), tokens[-1].end() if tokens else len(shared)
         raise ValueError(
-            f"The chat template does not write message {turn} of the assistant as it is, so its labels cannot be placed. "
+            f"The chat template changes the text of message {turn} of the assistant, so its labels cannot be placed. "
             "Put {% generation %} tags into the template."
         )
 

@@ -141,7 +141,7 @@ def _check_options(where: str, modality: str, options: Mapping[str, Any]) -> Non
 def extract(
     spec: ModalitySpec, items: list[Any], processor: Any, options: dict[str, Any], **kwargs
 ) -> dict[str, torch.Tensor]:
-    """What the sub-processor makes of read items, by its own names, as far as they are arrays or whole numbers."""
+    """The sub-processor's outputs for read items, under its own names; only arrays and whole numbers."""
     try:
         outputs = spec.extract(items, processor, options, **kwargs)
         inputs = {}
@@ -167,8 +167,8 @@ def extract(
             ) from error
         raise MediaError(
             f"{len(items)} {spec.argument} cannot be put into one batch: {reason}. If "
-            f"{type(processor).__name__} does not bring all to one size, do so yourself, or give them in batches of "
-            "their own."
+            f"{type(processor).__name__} does not resize them to one size, do so yourself, or give them in "
+            "separate batches."
         ) from error
 
 
@@ -322,7 +322,9 @@ class MediaMixin:
             except (RuntimeError, ValueError) as error:
                 raise MediaError(f"{modality} {i}: the tower cannot read its {values} values: {error}") from error
             if not lengths[-1]:
-                raise MediaError(f"{modality} {i}: its {values} values are too few for the tower.")
+                raise MediaError(
+                    f"{modality} {i}: {values} values are too few for the tower. Give a longer or larger one."
+                )
         return lengths
 
     def num_tokens(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
@@ -338,7 +340,7 @@ class MediaMixin:
     def _get_num_multimodal_tokens(
         self, image_sizes=None, video_sizes=None, audio_lengths=None, **kwargs
     ) -> MultiModalData:
-        """What serving asks for: tokens per medium, by the sizes of images and videos and lengths of audio."""
+        """For serving: tokens per medium, by the sizes of images and videos and the lengths of audio."""
         data: dict[str, Any] = {}
         for name, sizes in {"image": image_sizes, "video": video_sizes, "audio": audio_lengths}.items():
             own = self.modalities.get(name)
@@ -357,13 +359,15 @@ def sub_processor_class(name: str) -> type:
             return cls
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
-        raise ValueError(f"The processor's config names {name!r}, which prepares no media.")
+        raise ValueError(
+            f"The processor's config names {name!r}, which is not an image processor or feature extractor."
+        )
     return found
 
 
 def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
     if twice := sorted(own.keys() & flat.keys()):
-        raise ValueError(f"{', '.join(twice)}: given both in {nested} and beside it; give each once.")
+        raise ValueError(f"{', '.join(twice)}: given both in {nested} and directly. Give each once.")
 
 
 def _valid_kwargs(processor: Any) -> set[str]:
@@ -371,7 +375,7 @@ def _valid_kwargs(processor: Any) -> set[str]:
 
 
 def _call_kwargs(processor: Any) -> set[str]:
-    """What a sub-processor's call can be told, besides its media."""
+    """Keyword arguments of a sub-processor's call, besides the media."""
     if isinstance(processor, PreTrainedTokenizerBase):
         return set(TEXT_KWARGS)
     return _valid_kwargs(processor) or set(list(inspect.signature(type(processor).__call__).parameters)[2:])

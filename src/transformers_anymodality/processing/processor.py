@@ -154,7 +154,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         """
         mask = return_assistant_tokens_mask
         if continue_final_message and (add_generation_prompt or mask):
-            raise ValueError("`continue_final_message` goes with neither a generation prompt nor an assistant's mask.")
+            raise ValueError("`continue_final_message` excludes a generation prompt and an assistant's mask.")
         if sanitize_control_tokens and not tokenize:
             raise ValueError("`sanitize_control_tokens` needs `tokenize`: a text does not tell what of it was typed.")
         source = self.resolve_chat_template(chat_template)
@@ -183,7 +183,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         if own.get("default") is None:
             names = ", ".join(key for key in own if own[key])
             raise ValueError(
-                "This processor does not have a chat template to take by itself; give one as chat_template=..."
+                "This processor has no default chat template: give one as chat_template=..."
                 + (f", or the name of one: {names}." if names else ".")
             )
         return own["default"]
@@ -270,8 +270,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         taken = {name: kwargs.pop(MODALITIES[name].argument, None) for name in MODALITIES}
         if lacking := [name for name, value in taken.items() if value is not None and name not in self.modalities]:
             raise ValueError(
-                f"{', '.join(MODALITIES[name].argument for name in lacking)} given, but this model has no such "
-                f"modality; it has {', '.join(self.modalities) or 'none'}. Compose it with one, or leave the media out."
+                f"{', '.join(MODALITIES[name].argument for name in lacking)} given, but this model has only "
+                f"{', '.join(self.modalities) or 'text'}. Compose it with that modality, or leave the media out."
             )
         return {name: _flatten(MODALITIES[name], taken[name]) for name in self.modalities if taken[name] is not None}
 
@@ -351,8 +351,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         processor_dict = processor_dict or {}
         if "modalities" not in processor_dict:
             raise OSError(
-                f"{pretrained_model_name_or_path} has a model, but not its processor. Save the one that the model was made "
-                "with beside it: model.save_pretrained(folder, processor=processor)."
+                f"{pretrained_model_name_or_path} has a model, but not its processor. Save both together: "
+                "model.save_pretrained(folder, processor=processor)."
             )
         check_fields("config", {"modalities": processor_dict["modalities"]}, {"modalities": dict[str, dict]}, {})
         names = sorted({str(row.get("processor")) for row in processor_dict["modalities"].values()})
@@ -368,7 +368,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 )
                 continue
             if name not in processor_dict:
-                raise ValueError(f"The processor's config has no {name!r}, which its table of modalities names.")
+                raise ValueError(f"The processor's config lacks {name!r}, which its modalities need: save it again.")
             check_fields("config", {name: processor_dict[name]}, {name: dict}, {})
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))

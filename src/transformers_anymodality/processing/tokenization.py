@@ -73,7 +73,7 @@ class Prompt:
         return int(self.repeats.sum())
 
     def count(self, token_id: int) -> int:
-        """How many of its tokens are this one."""
+        """How many of its tokens have this id."""
         return int((self.ids == token_id).sum())
 
     @property
@@ -82,7 +82,7 @@ class Prompt:
         return np.where(self.said & ~self.is_medium, self.ids, -100)
 
     def expanded(self) -> "Prompt":
-        """With an id for each token of a medium."""
+        """The ids, with one for each token of a medium."""
         prompt = self._each(lambda values: np.repeat(values, self.repeats, axis=0))
         for place in (place for place in np.flatnonzero(self.is_medium) if self.spelled[place] is not None):
             start = self.repeats[:place].sum()
@@ -348,7 +348,9 @@ def lay_out(
         columns["attention_mask"] = [np.ones_like(prompt.ids) for prompt in prompts]
     if settings.get("return_offsets_mapping"):
         if not tokenizer.is_fast:
-            raise ValueError("This tokenizer does not tell which characters its tokens stand for.")
+            raise ValueError(
+                "This tokenizer cannot return offsets: leave return_offsets_mapping out, or use a fast one."
+            )
         columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
     if mask:
         columns["assistant_masks"] = [prompt.said.astype(np.int64) for prompt in prompts]
@@ -384,7 +386,7 @@ def pad(
 
 
 def count_error(modality: str, token: str, places: int, given: int) -> str:
-    """What to say of a text that has more or fewer placeholders than media, behind its name."""
+    """The error for a text with more or fewer placeholders than media; it continues the text's name."""
     problem = f"has {places} {token} placeholders, but {given} media of {modality!r}."
     if given < places:
         return (

@@ -163,7 +163,7 @@ class TypedText:
             half = len(text) // 2
             return _joined(self.as_text(text[:half], start), self.as_text(text[half:], start + half))
         if self.tokenizer.unk_token_id is None:
-            raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text.")
+            raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text: leave it out.")
         return arrays([self.tokenizer.unk_token_id], (start, start + 1))
 
     def _read(self, text: str) -> list[int]:

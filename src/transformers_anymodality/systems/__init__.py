@@ -1,7 +1,7 @@
-"""Published systems, a shelf each: `compose(**pandagpt())`.
+"""Published systems, one folder each: `compose(**pandagpt())`.
 
-What only one of them needs stands on its shelf: parts that no other system has, its prompts, how its release is converted
-(`convert`), its data and its benchmarks (`data`). Shared code knows none of their names.
+A folder holds what only that system needs: its own parts, its prompts, the conversion of its release (`convert`), its data
+and benchmarks (`data`). Shared code does not know the systems' names.
 """
 
 import importlib

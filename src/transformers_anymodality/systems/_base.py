@@ -1,4 +1,4 @@
-"""Published systems by name: each a function that gives what `compose` takes."""
+"""Published systems by name: each is a function that returns arguments of `compose`."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -11,7 +11,7 @@ from ..utils.registry import Registry
 
 
 def template_beside(file: str, name: str = "chat_template") -> str:
-    """What `<name>.jinja` holds in the folder of `file`."""
+    """The text of `<name>.jinja` in the folder of `file`."""
     return Path(file).with_name(f"{name}.jinja").read_text(encoding="utf-8")
 
 
@@ -27,7 +27,7 @@ def register_system(preset: Callable[..., dict[str, Any]]) -> Callable[..., dict
 
 
 def chosen(names: Iterable[str], known: tuple[str, ...], system: str) -> list[str]:
-    """Those of a system's modalities that were asked for, in its own order. Raises ValueError for others."""
+    """The chosen modalities of a system, in its own order. Raises ValueError for unknown ones."""
     names = set(names)
     if unknown := sorted(names - set(known)):
         raise ValueError(f"{system} has no {', '.join(unknown)}; its modalities are {', '.join(known)}.")

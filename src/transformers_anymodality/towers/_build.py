@@ -105,8 +105,8 @@ def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
         if keep == layers or 0 < _size(cut) < whole:
             return cut
     raise ValueError(
-        f"select_layer needs a tower with one stack of layers; {config.model_type!r} has none whose number its config "
-        "tells (`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read its final output."
+        f"select_layer needs a tower with one stack of layers; the config of {config.model_type!r} does not say how "
+        "many it has (`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read the final output."
     )
 
 
@@ -118,7 +118,7 @@ def _with_layers(config: PreTrainedConfig, name: str, keep: int) -> PreTrainedCo
 
 
 def _size(config: PreTrainedConfig) -> int:
-    """Weights of the tower that a config builds; 0 if it builds none."""
+    """Number of weights of the tower that a config builds; 0 if it builds none."""
     try:
         return sum(parameter.numel() for parameter in weightless(config).parameters())
     except (TypeError, ValueError, RuntimeError, IndexError):
@@ -202,7 +202,7 @@ def load_tower(
 
 
 def _loader(source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> type:
-    """What loads a checkpoint: `AutoModel`, or the class of an encoder that was saved alone."""
+    """The class to load a checkpoint with: `AutoModel`, or that of an encoder that was saved alone."""
     config = AutoConfig.from_pretrained(source, **{k: v for k, v in hub_kwargs.items() if k != "dtype"})
     alone = config.is_encoder_decoder and config.architectures == [tower_class(config).__name__]
     return tower_class(config) if alone else AutoModel
@@ -217,7 +217,7 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
             break
     else:
         raise ValueError(
-            f"No part of {type(whole).__name__} holds the weights of a {type(tower).__name__}; pass the encoder itself "
+            f"No part of {type(whole).__name__} holds the weights of a {type(tower).__name__}: pass the encoder itself "
             "as the tower."
         )
     tower.load_state_dict({name: state[name] for name in wanted}, assign=True)

@@ -1,4 +1,4 @@
-"""Running any tower: which inputs it takes, where its features are, and which of its weights they depend on."""
+"""Runs any tower: finds its inputs, its features, and the weights that they depend on."""
 
 import inspect
 import math
@@ -36,7 +36,7 @@ def main_input(tower: PreTrainedModel) -> str:
 
 
 def required_arguments(tower: PreTrainedModel) -> set[str]:
-    """The arguments that a tower's forward does not do without."""
+    """The required arguments of a tower's forward."""
     parameters = inspect.signature(tower.forward).parameters.values()
     return {one.name for one in parameters if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
 
@@ -263,7 +263,7 @@ def outermost(tower: nn.Module, unread: set[str]) -> list[str]:
 
 
 class Unread(nn.Module):
-    """Stands where a module was whose output nobody reads; hands its input on."""
+    """Replaces a module whose output is not read; returns its input."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return args[0] if args else next(iter(kwargs.values()))

@@ -13,11 +13,11 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class _Reached(Exception):
-    """What stands behind the quantiser does not run."""
+    """Raised at the quantiser, so that the layers behind it do not run."""
 
 
 class _Quantiser(nn.Module):
-    """Stands where a quantiser was, and keeps what it is given."""
+    """Replaces the quantiser, and keeps its input."""
 
     def __init__(self):
         super().__init__()

@@ -35,8 +35,8 @@ def spec_augment(model: nn.Module, processor: AnyModalityProcessor, **settings: 
     bands = spectrograms(processor)
     if not bands:
         raise ValueError(
-            "SpecAugment masks spectrograms, and no tower of this model reads any: its modalities are "
-            f"{', '.join(processor.modalities)}. Towers of waveforms mask by their own settings (`mask_time_prob`)."
+            "SpecAugment masks spectrograms, but no tower of this model reads them: its modalities are "
+            f"{', '.join(processor.modalities)}. For towers of waveforms, set `mask_time_prob` in their config."
         )
 
     def before(module: nn.Module, args: tuple, inputs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -44,8 +44,8 @@ def spec_augment(model: nn.Module, processor: AnyModalityProcessor, **settings: 
             return args, inputs
         if stored := [name for name in bands if inputs.get(f"{name}_features") is not None]:
             raise ValueError(
-                f"The batch brings stored features of {stored[0]!r}, in which no spectrogram can be masked: train "
-                "without SpecAugment, or without the feature store."
+                f"SpecAugment cannot mask the stored features of {stored[0]!r}: train without SpecAugment, or without "
+                "the feature store."
             )
         made = {}
         for modality, (name, count) in bands.items():

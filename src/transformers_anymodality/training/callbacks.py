@@ -1,4 +1,4 @@
-"""What to watch while training by the stock Trainer: speed, the loss of each modality, and a few answers."""
+"""Callbacks of the stock Trainer: speed, the loss of each modality, and a few answers."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""A LoRA config that hits the language model alone, and only layers whose adapters learn."""
+"""A LoRA config for the language model only, and only for layers whose adapters learn."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,7 +48,7 @@ def lora_config(
     if idle or not choices:
         raise ValueError(
             f"target_modules: {', '.join(map(repr, idle)) or 'an empty list'} fits no layer of the language model "
-            f"({type(language).__name__}), which `lora_config` is for. `peft.LoraConfig` itself takes layers of any part."
+            f"({type(language).__name__}). For layers of other parts, use `peft.LoraConfig` itself."
         )
     pattern = _INSIDE.format("|".join(choices))
     scores = isinstance(composite, AnyModalityForSequenceClassification)

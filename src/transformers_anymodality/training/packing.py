@@ -1,4 +1,4 @@
-"""Packing: several samples in one row, none of which sees another, instead of rows of padding.
+"""Packing: several samples in one row instead of padding; they do not see each other.
 
 Where position ids start anew a sample starts anew, and attention stays within it: that is what Transformers' masks make of
 `position_ids` without an `attention_mask`, for eager, SDPA and flex attention; flash attention does so for a single row.
@@ -50,7 +50,7 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         if self.max_length is None:
             raise ValueError("Packing needs max_length, the tokens of a row.")
         if not isinstance(model, nn.Module):
-            raise ValueError("Packing is not exact for every model: give `model`, so that it can be asked.")
+            raise ValueError("Packing is not exact for every model: pass `model`, so that it can be checked.")
         check_packing(model, self.max_length)
         # Flash attention has no mask to tell rows by; and no need of rows, as it costs no more in a long one.
         self.one_row = is_flash_attention_requested(composite_of(model).language_model.config)
@@ -106,8 +106,7 @@ def check_packing(model: nn.Module, max_length: int) -> None:
         if _hides_places(composite, modality):
             raise ValueError(
                 f"Packing is not exact with the aligner of {modality!r} ({type(composite.aligner(modality)).__name__}): "
-                "it hides placeholders from the language model by an attention mask, which packed rows have not. Use "
-                "AnyModalityDataCollator."
+                "it hides placeholders by an attention mask, which packed rows do not have. Use AnyModalityDataCollator."
             )
     language = composite.language_model
     implementation, device = language.config._attn_implementation, next(language.parameters()).device
@@ -138,7 +137,7 @@ def _hides_places(composite: Any, modality: str) -> bool:
 
 @torch.no_grad()
 def _difference(composite: Any, lengths: list[int]) -> str | None:
-    """What is not the same in packed rows, or None."""
+    """What packing would change, or None."""
     device, one_row = composite.device, is_flash_attention_requested(composite.language_model.config)
     segments = [ids.to(device) for ids in _segments(composite, lengths)]
     alone = [composite(input_ids=ids[None]).logits[0].float() for ids in segments]
@@ -156,12 +155,12 @@ def _difference(composite: Any, lengths: list[int]) -> str | None:
     expected = torch.stack([torch.cat([alone[i] for i in order]) for order in orders])
     left = (output.logits[:, :-_PADDING].float() - expected).abs().max()
     if not left <= tolerance * seen:
-        return "what stands before a sample in its row changes what it makes of it (a state, or positions of its own)"
+        return "earlier samples in a row change its output (it keeps a state, or counts positions itself)"
     labels = nn.utils.rnn.pad_sequence(segments, batch_first=True, padding_value=-100)
     mask = (labels >= 0).long()
     padded = composite(input_ids=labels.clamp(min=0), attention_mask=mask, labels=labels).loss.item()
     if abs(output.loss.item() - padded) > tolerance * abs(padded) or getattr(output, "aux_loss", None) is not None:
-        return "its loss is not that of the labels alone (but a router's, too, which counts what fills the rows)"
+        return "its loss does not depend on labels alone (a router's loss also counts padding)"
     return None
 
 

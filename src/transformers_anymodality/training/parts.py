@@ -1,4 +1,4 @@
-"""What is trained: a table of the parts, freezing, learning rates, and what keeps no activations."""
+"""Parts of a model in training: their table, freezing, learning rates, activation checkpointing."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -82,7 +82,7 @@ def parameter_groups(
         if parameter.requires_grad:
             groups.setdefault((_covering(name, learning_rates), name in decayed), []).append(parameter)
     if idle := sorted(set(learning_rates) - {part for part, _ in groups}):
-        raise ValueError(f"Learning rates are given for {', '.join(idle)}, of which nothing is trained.")
+        raise ValueError(f"Learning rates are given for {', '.join(idle)}, but these are frozen: see set_trainable.")
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
         | ({} if part is None else {"lr": float(learning_rates[part])})
@@ -130,9 +130,7 @@ def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwarg
     children = dict(composite.named_children())
     wanted = _checked_parts(composite, parts, whole=True)
     if unable := sorted(name for name in wanted & set(children) if not children[name].supports_gradient_checkpointing):
-        raise ValueError(
-            f"{', '.join(unable)} ({type(children[unable[0]]).__name__}) cannot compute activations again."
-        )
+        raise ValueError(f"{', '.join(unable)} ({type(children[unable[0]]).__name__}) cannot recompute activations.")
     for name, part in children.items():
         if part.supports_gradient_checkpointing:
             enabled = _covering(name, wanted) is not None
@@ -144,4 +142,4 @@ def composite_of(model: nn.Module) -> AnyModalityPreTrainedModel:
     for module in model.modules():
         if isinstance(module, AnyModalityPreTrainedModel):
             return module
-    raise TypeError(f"{type(model).__name__} is not a transformers-anymodality model, nor is one inside it.")
+    raise TypeError(f"{type(model).__name__} is not a transformers-anymodality model, and does not contain one.")

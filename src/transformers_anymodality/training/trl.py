@@ -1,7 +1,6 @@
 """TRL's trainers on media of any modality. They know images alone; `with_media` tells them of all others.
 
-TRL's part stays TRL's: losses, sampling, rewards, metrics, and what it refuses. Ours is what stands between a record and the
-model's inputs.
+Losses, sampling, rewards, metrics and refusals stay TRL's. This module only turns records into model inputs.
 """
 
 from collections import Counter
@@ -120,7 +119,7 @@ def _read(index: int, record: Mapping[str, Any], processor: AnyModalityProcessor
     messages = record.get("messages") or record.get("prompt")
     if not isinstance(messages, list) or isinstance(answer, str):
         raise ValueError(
-            f"Record {index} is not a chat: `messages`, `prompt` and answers are lists of messages here. It has "
+            f"Record {index} is not a chat: `messages`, `prompt` and answers must be lists of messages. It has "
             f"{', '.join(f'{name} ({type(value).__name__})' for name, value in record.items())}."
         )
     columns = {name: record[column] for name, column in media_columns(record).items()}
@@ -216,12 +215,12 @@ class _Generating:
         unsupported = ("use_vllm", "rollout_func", "tools", "environment_factories")
         if used := [name for name in unsupported if getattr(self, name, None)]:
             raise ValueError(
-                f"`with_media` does not go with {', '.join(used)}: answers come from `model.generate` alone."
+                f"`with_media` does not work with {', '.join(used)}: answers come from `model.generate`. Leave it out."
             )
         if any(isinstance(reward, AnyModalityPreTrainedModel) for reward in self.reward_funcs):
             raise ValueError(
-                "A composite is among `reward_funcs`, and TRL gives reward models text alone, without its media. Give a "
-                "function that asks it: it finds media in the parts of `prompts`."
+                "A composite is among `reward_funcs`, but TRL gives reward models only text, without media. Pass a "
+                "function that asks it: the parts of `prompts` hold the media."
             )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

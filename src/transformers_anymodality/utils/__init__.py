@@ -1,1 +1,1 @@
-"""What every folder may use, and what uses none of them."""
+"""Helpers that every folder may use; they use none of the folders."""

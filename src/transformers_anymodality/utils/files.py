@@ -1,4 +1,4 @@
-"""JSON, files of weights and their checksums, and files that are written whole or not at all."""
+"""JSON, weight files and their checksums, and files that are written completely or not at all."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def check_new(output: str | Path) -> None:
     """Raises FileExistsError for a path that is taken; an empty folder is not."""
     path = Path(output)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{output} exists already; choose another --output, or remove it.")
+        raise FileExistsError(f"{output} exists already: choose another --output, or remove it.")
 
 
 def json_lines(rows: Iterable[Any]) -> str:
@@ -38,7 +38,7 @@ def write_json(path: Path, content: Any, **settings: Any) -> None:
 
 @contextmanager
 def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place at the end; nothing of it is left if that fails.
+    """A temporary file beside `path`, which replaces it at the end; if that fails, it is deleted.
 
     Its name holds `writer` (the process's id by default), so that a killed one leaves one file behind at most.
 

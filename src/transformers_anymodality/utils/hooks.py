@@ -8,7 +8,7 @@ from torch import nn
 
 
 class StandingHook:
-    """Does nothing but within `doing`."""
+    """A hook that acts only within `doing`."""
 
     def __init__(self):
         self.act: Callable[[Any], Any] | None = None

@@ -1,4 +1,4 @@
-"""The names and arguments that say which files are meant, and how they are fetched."""
+"""Names of models: Hub ids, folders and GGUF files, and how they are loaded."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -47,8 +47,8 @@ def check_folder(source: str | os.PathLike, subfolder: str = "") -> None:
     path = Path(source)
     if path.is_file():
         raise ValueError(
-            f"{source} is a file. Weights alone do not tell the architecture they are for: build the model, load them "
-            "into it (safetensors, or `torch.load(..., weights_only=True)`), and give the model, or the folder that its "
+            f"{source} is a file, and weights alone do not say which architecture they are for. Build the model, load them "
+            "into it (safetensors, or `torch.load(..., weights_only=True)`), and pass the model, or the folder that its "
             "`save_pretrained` writes."
         )
     path = path / subfolder
@@ -56,7 +56,7 @@ def check_folder(source: str | os.PathLike, subfolder: str = "") -> None:
         return
     held = sorted(file.name for file in path.iterdir())
     gguf = [name for name in held if name.endswith(".gguf")]
-    hint = f" A language model in GGUF is given by its file: {path / gguf[0]}." if gguf else ""
+    hint = f" For a language model in GGUF, give the file: {path / gguf[0]}." if gguf else ""
     raise ValueError(
         f"{path} has no config.json, which every folder that `save_pretrained` writes has. It holds "
         f"{', '.join(held[:5]) or 'nothing'}{', ...' if held[5:] else ''}.{hint}"

@@ -62,7 +62,7 @@ def require(module: str, extra: str | None = None) -> ModuleType:
 
 
 def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
-    """Calls `act` with a module as soon as somebody imports it, which this does not."""
+    """Calls `act` with a module as soon as somebody else imports it."""
     if name in sys.modules:
         act(sys.modules[name])
     else:

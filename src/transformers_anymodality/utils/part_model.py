@@ -1,4 +1,4 @@
-"""What towers and aligners of our own have in common as models of Transformers, and what their attention layers have."""
+"""Base classes of our own towers and aligners, and of their attention layers."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Work that several processes share: those of a launcher, and those that read for one of them."""
+"""Work that several processes share: processes of a launcher, and workers that read for one of them."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What any tensors or modules may need: a hash, eval mode for a while, whether processes share them out."""
+"""Helpers for tensors and modules: hashes, temporary eval mode and dtype, padding, sharding."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence

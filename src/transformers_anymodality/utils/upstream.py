@@ -1,4 +1,4 @@
-"""Every private or unstable name of other libraries that we use, and why; from here alone it is taken.
+"""Every private or unstable name of other libraries that we use, and why. Other modules import them from here.
 
 The imports and `HOOKS` below are the list. Without a version, a name is in all that we support. What the server and the
 demo need beside is in `upstream_serving` and `upstream_demo`, as it needs their extras.

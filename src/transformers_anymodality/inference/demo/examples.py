@@ -1,4 +1,4 @@
-"""Example messages: from a file of chats, or dummy inputs of the modalities' specs."""
+"""Example messages, from a file of chats."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,6 @@ from ...processing.chat import part_source, parts_of, text_of
 
 
 MAX_EXAMPLES = 12
-_QUESTION = "What is this?"
 
 
 @dataclass(frozen=True)
@@ -23,26 +22,16 @@ class Example:
 
     media: list[dict[str, Any]]
     text: str
-    note: str = ""
 
     @property
     def label(self) -> str:
         modalities = " + ".join(part["type"] for part in self.media)
-        return " · ".join(filter(None, (modalities + self.note, self.text)))
+        return " · ".join(filter(None, (modalities, self.text)))
 
 
 def modalities(processor: Any) -> list[str]:
     """A model's modalities, in the order in which all are known."""
     return [name for name in MODALITIES if name in processor.modalities]
-
-
-def dummies(processor: Any) -> list[Example]:
-    """One example for each modality; its medium is a pattern, a tone, a wave."""
-    examples = []
-    for name in modalities(processor):
-        medium = MODALITIES[name].dummy(processor.sub_processor(name), processor.modalities[name].options, 1)
-        examples.append(Example([{"type": name, name: medium}], _QUESTION, " (dummy)"))
-    return examples[:MAX_EXAMPLES]
 
 
 def read_examples(file: Path, processor: Any) -> list[Example]:

@@ -71,10 +71,10 @@ def export_space(
     """
     folder, local = Path(folder), Path(model).is_dir()
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty.")
+        raise FileExistsError(f"{folder} is not empty: choose another folder.")
     spec = None if module is None else importlib.util.find_spec(module.partition(".")[0])
     if module is not None and (spec is None or spec.name == "app"):
-        raise ModuleNotFoundError(f"There is no module {module!r} to go along; `app` is the Space's own.")
+        raise ModuleNotFoundError(f"Module {module!r} was not found: name one that can be imported, and is not `app`.")
     model = str(Path(model).resolve()) if local else model
     card = SpaceCardData(
         title=Path(model).name,

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...modalities import MODALITIES, AudioSpec, ImageSpec, ModalitySpec, VideoSpec
-from .examples import Example, dummies, modalities, read_examples
+from .examples import Example, modalities, read_examples
 from .running import files_alone, private_folder
 from .session import Host, Policy, Session, Turn
 
@@ -17,13 +17,16 @@ from .session import Host, Policy, Session, Turn
 _DAY = 24 * 3600
 _MAX_WAITING = 16  # whose messages are shown while they wait for their answers; more wait in gradio's queue
 
-_HIDE_SIDEBAR = "() => { if (innerWidth < 768) document.querySelector('.sidebar.open .toggle-button')?.click() }"
-
-# Media that browsers record, by the kind of the modality's spec: the widget, and the event that ends a recording.
+# Media that browsers record, by the kind of the modality's spec: device, widget, and the event that ends a recording.
 _RECORDERS = {
-    AudioSpec: (gr.Audio, {"sources": ["microphone"], "type": "filepath"}, "stop_recording"),
-    ImageSpec: (gr.Image, {"sources": ["webcam"], "type": "filepath"}, "input"),
-    VideoSpec: (gr.Video, {"sources": ["webcam"], "webcam_options": gr.WebcamOptions(mirror=False)}, "stop_recording"),
+    AudioSpec: ("Microphone", gr.Audio, {"sources": ["microphone"], "type": "filepath"}, "stop_recording"),
+    ImageSpec: ("Camera", gr.Image, {"sources": ["webcam"], "type": "filepath"}, "input"),
+    VideoSpec: (
+        "Camera",
+        gr.Video,
+        {"sources": ["webcam"], "webcam_options": gr.WebcamOptions(mirror=False)},
+        "stop_recording",
+    ),
 }
 
 
@@ -42,11 +45,11 @@ def build_page(
         model, processor: of the checkpoint.
         name: its name on the page.
         system_prompt: what the model is told first.
-        examples: JSONL of chats whose first messages are offered to try; without, media are dummy inputs.
+        examples: JSONL of chats whose first messages are offered to try; none if left out.
         policy: what visitors may do.
     """
     private_folder()
-    found = dummies(processor) if examples is None else read_examples(Path(examples), processor)
+    found = [] if examples is None else read_examples(Path(examples), processor)
     return Page(Host(model, processor, policy or Policy(), system_prompt), name, found).blocks
 
 
@@ -57,7 +60,7 @@ class Page:
         self.host, self.name, self.examples = host, name, examples
         self.modalities = modalities(host.processor)
         with gr.Blocks(
-            title=name, analytics_enabled=False, fill_height=True, delete_cache=(3600, _DAY)
+            title=name, analytics_enabled=False, fill_height=True, fill_width=True, delete_cache=(3600, _DAY)
         ) as self.blocks:
             self.session = gr.State(None, time_to_live=_DAY)
             self._settings()
@@ -68,14 +71,18 @@ class Page:
 
     def _settings(self) -> None:
         config, most = self.host.model.generation_config, self.host.policy.max_new_tokens
-        with gr.Sidebar(width=330):
+        with gr.Sidebar(width=330, open=False):  # open, it would cover the chat on a phone
             gr.Markdown(f"## {self.name}")
             gr.Markdown(f"Reads text{''.join(f', {name}' for name in self.modalities)}.")
             self.new = gr.Button("New conversation", elem_id="new")
             self.max_new_tokens = gr.Slider(
-                1, most, min(config.max_new_tokens or 256, most), step=1, label="Max new tokens"
+                1,
+                most,
+                min(config.max_new_tokens or 256, most),
+                step=1,
+                label="Maximum length of an answer, in tokens",
             )
-            self.greedy = gr.Checkbox(not config.do_sample, label="Greedy")
+            self.greedy = gr.Checkbox(not config.do_sample, label="Always the most likely answer (greedy)")
             self.temperature = gr.Slider(
                 0.05, 2, config.temperature or 1.0, step=0.05, label="Temperature", interactive=bool(config.do_sample)
             )
@@ -85,8 +92,8 @@ class Page:
         for name in self.modalities:
             kind = next((kind for kind in _RECORDERS if isinstance(MODALITIES[name], kind)), None)
             if kind is not None:
-                widget, settings, event = _RECORDERS[kind]
-                with gr.Accordion(f"Record: {name}", open=False):
+                device, widget, settings, event = _RECORDERS[kind]
+                with gr.Accordion(f"{device}: {name}", open=False):
                     recorder = widget(**settings, show_label=False, label=name)
                 yield name, recorder, getattr(recorder, event)
 
@@ -96,7 +103,7 @@ class Page:
             show_label=False,
             scale=1,
             examples=cards or None,
-            placeholder=f"### Ask {self.name}\nAttach what it shall perceive, and say what you want to know.",
+            placeholder=f"### {self.name}\nAttach files below, then ask. Settings, microphone and camera: at the left.",
             allow_tags=False,
             feedback_options=None,
             buttons=["copy"],
@@ -120,7 +127,7 @@ class Page:
 
     def _upload(self, spec: ModalitySpec) -> gr.UploadButton:
         return gr.UploadButton(
-            f"+ {spec.name}",
+            f"Attach {spec.name}",
             file_types=list(spec.suffixes) or None,
             file_count="multiple",
             size="sm",
@@ -134,7 +141,7 @@ class Page:
         private: dict[str, Any] = {"api_visibility": "private"}
         tray = [self.session, self.tray, self.clear]
         chat = [*tray, self.chatbot, self.box, self.send, self.stop]
-        self.blocks.load(lambda: Session(self.host), None, self.session, js=_HIDE_SIDEBAR, **private)
+        self.blocks.load(lambda: Session(self.host), None, self.session, **private)
         uploads = [(name, upload, upload.upload) for name, upload in self.uploads]
         for name, widget, event in uploads + self.recorders:
             widget.async_move_resource_to_block_cache = files_alone(widget.async_move_resource_to_block_cache)
@@ -233,4 +240,4 @@ def _answer(turn: Turn) -> list[Any]:
         return [gr.HTML(f"<p class=trouble>{html.escape(turn.error)}</p>", padding=False)]
     if turn.final is None:
         return [turn.answer] if turn.answer.strip() else []
-    return [turn.final or "*(The model had nothing to say.)*"]
+    return [turn.final or "*(The answer is empty.)*"]

@@ -1,4 +1,4 @@
-"""Running a page: on this machine, for nobody else's files, and without anybody else's servers."""
+"""Runs a page on this machine: it reads only uploaded files, and loads nothing from other servers."""
 
 import atexit
 import mimetypes
@@ -80,14 +80,14 @@ def launch(
 
 
 def private_folder() -> None:
-    """Gives gradio a folder that others on this machine cannot read, and that goes when the process ends."""
+    """Gives gradio a folder that other users cannot read, and that is deleted when the process ends."""
     if not os.environ.get("GRADIO_TEMP_DIR"):
         folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anymodality-demo-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def keep(content: bytes, kind: str) -> str:
-    """Puts a picture or recording among gradio's files, under a name that only its content tells."""
+    """Stores a picture or recording among gradio's files, under a hash of its content."""
     path = save_bytes_to_cache(content, f"media{mimetypes.guess_extension(kind) or '.bin'}", get_upload_folder())
     return f"gradio_api/file={path}"
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from ...data.figures import figure
-from ...data.showing import counted
 from ...modalities import UPLOAD_LIMITS, Limits
 from ...modalities._source import describe
 from ...processing.chat import part_source
@@ -73,8 +72,8 @@ class Session:
         if len(self.media) >= self.host.policy.max_media:
             raise ValueError(f"At most {self.host.policy.max_media} media go with one message: send these first.")
         try:
-            tokens = self.conversation.count_tokens(part)
-            picture = self._picture(part, tokens)
+            self.conversation.count_tokens(part)
+            picture = self._picture(part)
         except Exception as error:  # all that was run read the file, so it is the file's fault
             logger.info("A file cannot be read.", exc_info=True)
             raise ValueError(_message(error, [part])) from error
@@ -126,12 +125,12 @@ class Session:
             lock.release()
             words.put(None)
 
-    def _picture(self, part: dict[str, Any], tokens: int) -> str:
+    def _picture(self, part: dict[str, Any]) -> str:
         """A medium as the model is given it, with a caption."""
         modality = part["type"]
         source = part_source(modality, part)
         name = [source.name] if isinstance(source, Path) else []
-        caption = " · ".join([modality, *name, counted(tokens)])
+        caption = " · ".join([modality, *name])
         return _URI.sub(self._kept, figure(modality, source, self.host.processor, caption))
 
     def _kept(self, found: re.Match) -> str:
@@ -150,7 +149,7 @@ class Turn:
 
 
 def _message(error: Exception, parts: list[dict[str, Any]]) -> str:
-    """An error's message, with files by their names alone: where they lie is nobody's business."""
+    """The message of an error, with file names instead of paths, which visitors must not see."""
     text = str(error) or type(error).__name__
     for part in parts:
         if "path" in part:

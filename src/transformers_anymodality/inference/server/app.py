@@ -68,7 +68,7 @@ class _Served:
         self.reader = Reader(self.read, READ_SECONDS, _SPARE_BYTES + 4 * policy.limits.max_bytes)
 
     async def prepare(self, *request: Any) -> dict[str, Any]:
-        """As `read`, for the model's device, where nothing that the request holds can keep others waiting."""
+        """As `read`, on the model's device; a request cannot block others."""
         if is_short_text(*request):
             inputs = await asyncio.get_running_loop().run_in_executor(self.short, self.read, *request)
         else:
@@ -95,7 +95,7 @@ class _Served:
     def _check_length(self, how: str, length: int) -> None:
         if length >= (longest := self.longest_prompt):
             raise ValueError(
-                f"The prompt has {how}{length} tokens; the model reads fewer than {longest} beside an answer."
+                f"The prompt has {how}{length} tokens; it must have fewer than {longest} to leave room for an answer."
             )
 
     def list_models(self) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ class _CheckedHandler(BaseHandler):
             async with asyncio.timeout(PREPARE_SECONDS):
                 return await self.model_manager.prepare(*request)
         except TimeoutError as error:
-            raise HTTPException(503, "Others have kept the server busy; come again in a moment.") from error
+            raise HTTPException(503, "The server is busy with other requests: try again in a moment.") from error
         except Exception as error:  # all that was run read the request, so it is the request's fault
             logger.info("A request cannot be read.", exc_info=True)
             raise HTTPException(400, str(error) or type(error).__name__) from error
@@ -145,7 +145,7 @@ class _CheckedHandler(BaseHandler):
     def _resolve_model(self, body: dict):
         served = self.model_manager
         if body.get("model") not in (None, served.name):
-            raise HTTPException(404, f"There is no model {body['model']!r:.100} here, but {served.name!r}.")
+            raise HTTPException(404, f"The model {body['model']!r:.100} is not served here: ask for {served.name!r}.")
         return served.name, served.model, served.processor
 
     def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False):

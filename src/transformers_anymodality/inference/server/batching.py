@@ -1,6 +1,6 @@
 """Requests that wait are answered together: rows of one `generate`, padded on the left.
 
-Each row ends by itself, at its own length or stop, and is answered then; rows whose client is gone end, too.
+Each row ends at its own length or stop, and is answered at once. A row whose client has left ends, too.
 """
 
 import asyncio

@@ -1,5 +1,4 @@
-"""What requests pass before the application sees them: the key, the size of the body, how many there may be; and
-connections that say nothing."""
+"""Checks requests before the application sees them: key, size of the body, number of requests; closes silent connections."""
 
 import asyncio
 import hmac
@@ -55,7 +54,7 @@ class Gate:
             if body is None:
                 return
             if self.running >= self.max_requests:
-                raise _Refused(503, f"{self.running} requests are being answered: come again in a moment.")
+                raise _Refused(503, f"{self.running} requests are being answered: try again in a moment.")
             self.running += 1
             try:
                 await self._run(body, scope, receive, send)
@@ -83,7 +82,7 @@ class Gate:
                     piece, more = message.get("body", b""), message.get("more_body", False)
                     seen += len(piece)
                     if self.held + len(piece) > _HELD * self.max_bytes:
-                        raise _Refused(503, "Many large requests are coming in: come again in a moment.")
+                        raise _Refused(503, "Many large requests are coming in: try again in a moment.")
                     if seen <= self.max_bytes:
                         held[0] += len(piece)
                         self.held += len(piece)
@@ -92,7 +91,7 @@ class Gate:
                     elif seen > _THROWN_AWAY * self.max_bytes:
                         break
         except TimeoutError:
-            raise _Refused(408, f"The request's body did not come within {BODY_SECONDS:g} s.") from None
+            raise _Refused(408, f"The request's body did not arrive within {BODY_SECONDS:g} s: send less.") from None
         if seen > self.max_bytes:
             raise _Refused(413, f"The request is larger than the limit of {self.max_bytes} bytes.")
         return b"".join(pieces)

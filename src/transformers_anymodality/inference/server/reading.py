@@ -52,9 +52,7 @@ class Reader:
 
     def __init__(self, function: Callable[..., dict[str, torch.Tensor]], seconds: float, spare_bytes: int):
         if resource is None:
-            raise OSError(
-                "The server reads media in forked processes, which this system lacks: run it on Linux or macOS."
-            )
+            raise OSError("The server needs a system that can fork processes: run it on Linux or macOS.")
         self.seconds, self.slots, self.idle = seconds, asyncio.Semaphore(AT_ONCE), list[_Child]()
         self.control, theirs = socket.socketpair()
         arguments = (function, self.control, theirs, seconds, spare_bytes)
@@ -81,9 +79,7 @@ class Reader:
                 else:  # nobody waits for it any more, or it has grown
                     child.end()
         if not answer:
-            raise Unread(
-                f"Reading the request took more than {self.seconds:g} s, or more memory than one may: send less."
-            )
+            raise Unread(f"Reading the request took more than {self.seconds:g} s, or too much memory: send less.")
         if answer[:1].lower() == _REFUSED:
             raise Unread(answer[1:].decode())
         return load(answer[1:])

@@ -64,7 +64,7 @@ def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) 
         ValueError: anything that is not a chat, has no place in this model, or that the policy does not allow.
     """
     if not isinstance(messages, list) or not messages:
-        raise ValueError("`messages` must be a list of some.")
+        raise ValueError("`messages` must be a non-empty list.")
     read = [_message(i, message, modalities, policy) for i, message in enumerate(messages)]
     parts = (part for message in read if isinstance(message["content"], list) for part in message["content"])
     if (media := sum(part["type"] != "text" for part in parts)) > policy.max_media:
@@ -164,7 +164,7 @@ def _source(name: str, payload: Any, policy: Policy) -> Any:
             if isinstance(payload.get(key), list):
                 return _readings(payload, key)
     raise ValueError(
-        'expected a data: URL, {"url": "data:..."}, {"data": "<base64>"} or, of a sensor, {"values": []}.'
+        'expected a data: URL, {"url": "data:..."}, {"data": "<base64>"} or, for a sensor, {"values": []}.'
     )
 
 
@@ -172,7 +172,7 @@ def _encoded(text: str, policy: Policy) -> str | dict[str, str]:
     if text[:5].lower() == "data:" or (policy.allow_urls and _URL.match(text)):
         return text
     if _SCHEME.match(text):
-        raise ValueError("URLs are not fetched here: send the medium itself, as a data: URL or in base64.")
+        raise ValueError("URLs are not fetched here: send the file itself, as a data: URL or in base64.")
     return {"base64": text}
 
 
@@ -186,18 +186,18 @@ def _readings(payload: dict[str, Any], key: str) -> Any:
 
 def _file(path: str, root: Path | None) -> Path:
     if root is None:
-        raise ValueError("files of the server are not read: send the medium itself, as a data: URL or in base64.")
+        raise ValueError("files of the server are not read: send the file itself, as a data: URL or in base64.")
     root = root.resolve()
     found = (root / path).resolve()
     if not found.is_relative_to(root):
-        raise ValueError(f"{path!r} is outside the folder of media.")
+        raise ValueError(f"{path!r} is outside the server's media folder.")
     return found
 
 
 def check_options(body: Mapping[str, Any], vocabulary_size: int) -> None:
-    """Raises ValueError for what `generate` would stumble over, or what nobody here reads."""
+    """Raises ValueError for options that `generate` cannot use, or that the server does not read."""
     if body.get("generation_config") is not None:
-        raise ValueError("`generation_config` is not taken from requests: set temperature, top_p, max_tokens, ...")
+        raise ValueError("`generation_config` is not read from requests: set temperature, top_p, max_tokens, ...")
     if body.get("n") not in (None, 1):  # which stock handlers pass over
         raise ValueError("`n` must be 1: a request has one answer.")
     tools = body.get("tools")
@@ -246,7 +246,7 @@ def check_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
     for name, value in given.items():
         if name not in known:
             raise ValueError(
-                f"The chat template reads no {name!r}. It reads: {', '.join(sorted(known)) or 'nothing'}."
+                f"The chat template does not read {name!r}. It reads: {', '.join(sorted(known)) or 'nothing'}."
             )
         plain = _WORD.fullmatch(value) if isinstance(value, str) else isinstance(value, (bool, int, float, type(None)))
         if not plain:

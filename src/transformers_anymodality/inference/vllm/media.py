@@ -36,7 +36,7 @@ class Items(ProcessorBatchItems):
         return self._unwrap(medium[0]) if _is_clip(medium) else medium
 
     def get_item_for_hash(self, index: int) -> Any:
-        """What vLLM knows a medium by that it has prepared before: of a file, what is in it now."""
+        """The key of a medium in vLLM's cache: of a file, its present content."""
         medium = super().get_item_for_hash(index)
         named = isinstance(medium, (str, os.PathLike)) and os.path.isfile(medium)
         return Path(medium).read_bytes() if named else medium

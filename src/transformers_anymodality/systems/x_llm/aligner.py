@@ -43,8 +43,8 @@ class SpeechInterfaceAlignerConfig(AlignerConfig):
         super().__post_init__(**kwargs)
         if self.cif is None and self.token_size != self.feature_size:
             raise ValueError(
-                f"token_size={self.token_size} is not the features' width {self.feature_size}, and there is no `cif` "
-                "that would make the one of the other."
+                f"token_size={self.token_size} is not the features' width {self.feature_size}: make them equal, or set "
+                "`cif`, which changes the width."
             )
         if self.bert and self.num_tokens > self.max_positions:
             raise ValueError(f"num_tokens={self.num_tokens} is more than BERT's max_positions={self.max_positions}.")

@@ -239,7 +239,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         Args:
             input_ids: `(batch, length)`, always needed; positions are found by them. A context is given at once, with
                 the `bos` behind it: what was cached without it was read from left to right.
-            attention_mask: `(batch, length with that of the cache)`; what is 0, on either side or between, is no part
+            attention_mask: `(batch, length with that of the cache)`; what is 0, on either side or between, is not part
                 of the text, and not counted.
             inputs_embeds: `(batch, length, hidden)`, instead of the ids' own embeddings.
             **kwargs: the cache among them, under the name that this Transformers has for it.
