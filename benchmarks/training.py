@@ -58,12 +58,12 @@ def with_images(effort: Effort) -> Iterator[Result]:
 
 def packed(effort: Effort) -> Iterator[Result]:
     """Lengths as instruction data have them, many short answers and few long ones; two of three samples have an image."""
-    sizes = models.TINY if effort.tiny else models.Sizes(384, 6, 4000)
+    sizes = models.TINY if effort.tiny else models.Sizes(192, 4, 2000)
     rng, longest = np.random.default_rng(0), 512
     model, processor = models.composite(sizes)
     set_trainable(model, ["aligners", "language_model"], verbose=False)
     model.train()
-    rows = _samples(4 if effort.tiny else 32, longest, sizes, rng)
+    rows = _samples(4 if effort.tiny else 16, longest, sizes, rng)
     batches = [
         AnyModalityDataCollator(processor, max_length=longest)(rows),
         AnyModalityPackingCollator(processor, max_length=longest, model=model)(rows),

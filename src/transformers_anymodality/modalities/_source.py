@@ -46,16 +46,21 @@ class Limits:
     def check_pixels(self, width: int, height: int, name: str) -> None:
         if width < 1 or height < 1:
             raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
-        self.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
+        if not width * height <= self.max_pixels:  # here and below, only what is refused is told, as frames are many
+            self.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
 
     def check_seconds(self, seconds: float, name: str) -> None:
-        self.check("max_seconds", seconds, f"{name} lasts at least {seconds:.6g} s")
+        if not seconds <= self.max_seconds:
+            self.check("max_seconds", seconds, f"{name} lasts at least {seconds:.6g} s")
 
     def check_frames(self, count: int, name: str) -> None:
-        self.check("max_frames", count, f"{name} has {count} frames or more")
+        if not count <= self.max_frames:
+            self.check("max_frames", count, f"{name} has {count} frames or more")
 
     def check_area(self, count: int, width: int, height: int, name: str, times: int = 1) -> None:
         """Checks the pixels of `count` frames. `times`: how much slower than a video they are to decode."""
+        if count * width * height * times <= self.max_total_pixels:
+            return
         counted = f", each counted {times} times in an animation" if times > 1 else ""
         what = f"{name} has {count} frames or more of {width} x {height} pixels, {count * width * height} together{counted}"
         self.check("max_total_pixels", count * width * height * times, what)

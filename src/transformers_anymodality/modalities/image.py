@@ -84,10 +84,12 @@ def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image
     """An image, its size checked and its pixels not decoded yet: of a file, of bytes in memory, or a PIL image.
     Whatever Pillow raises inside the block comes out as `MediaError`."""
     module = require("PIL.Image")
-    module.init()
-    formats = [known for known in _FORMATS if known in module.OPEN]
+    is_open = is_picture(source)
+    if not is_open:
+        module.init()
+    formats = [] if is_open else [known for known in _FORMATS if known in module.OPEN]
     try:
-        with nullcontext(source) if is_picture(source) else module.open(source, formats=formats) as image:
+        with nullcontext(source) if is_open else module.open(source, formats=formats) as image:
             limits.check_pixels(image.width, image.height, name)
             yield image
     except (MediaError, ImportError):
