@@ -33,8 +33,7 @@ def test_it_is_read_whole_or_refused(kind, subtype):
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_pages_of_ogg_are_what_their_checksums_say(subtype):
     data = sound(tone(1.0, RATE), RATE, "OGG", subtype)
-    twice = read_audio(data + data, RATE)
-    assert len(twice) >= 2 * RATE - 1
+    assert len(read_audio(data, RATE)) == RATE
     for place in (30, len(data) // 2, len(data) - 1):
         flipped = data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :]
         with pytest.raises(MediaError, match="page at byte [0-9]+ is not what its checksum says"):
