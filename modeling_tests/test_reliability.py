@@ -45,7 +45,7 @@ def test_what_is_lost_is_counted_and_shown(monkeypatch, tmp_path, capsys):
     text = tmp_path / "page.md"
     text.write_text(f"before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
     page.write(text, tmp_path, reliability.ATTACKS)
-    row = "| every other | 5 | 2 | 3 lost, 2 held |"
+    row = "| every other | 5 | 4 | 2 | 3 lost; 2 held |"
     assert text.read_text().splitlines()[-3:] == [row, page.END, "after"] and "old" not in text.read_text()
 
 

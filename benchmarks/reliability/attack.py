@@ -44,7 +44,8 @@ def start(work: Callable[[], Any], log: Path | None = None) -> int:
         return process
     status = 1
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         work()
         status = 0
     except BaseException:

@@ -17,7 +17,7 @@ def write(page: Path, folder: Path, names: Iterable[str]) -> None:
 
 
 def table(folder: Path, names: Iterable[str]) -> str:
-    lines = ["| attack | tried | survived | how |", "|---|---|---|---|"]
+    lines = ["| attack | tried | in a full run | survived | how |", "|---|---|---|---|---|"]
     for name in names:
         file = folder / f"{name}.json"
         if file.is_file():
@@ -26,6 +26,6 @@ def table(folder: Path, names: Iterable[str]) -> str:
 
 
 def row(result: dict[str, Any]) -> str:
-    ways = ", ".join(f"{count:,} {way}" for way, count in sorted(result["ways"].items(), key=lambda one: -one[1]))
+    ways = "; ".join(f"{count:,} {way}" for way, count in sorted(result["ways"].items(), key=lambda one: -one[1]))
     survived = "all" if result["survived"] == result["tried"] else f"{result['survived']:,}"
-    return f"| {result['attack']} | {result['tried']:,} | {survived} | {ways} |"
+    return f"| {result['attack']} | {result['tried']:,} | {result['full']:,} | {survived} | {ways} |"

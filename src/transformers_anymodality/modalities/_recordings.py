@@ -1,14 +1,14 @@
 """Encoded sound and video: what is checked before any decoder sees them, and the decoders that are tried."""
 
-import struct
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 from ..utils.imports import require
 from ..utils.upstream import is_torchcodec_usable
+from ._containers import promised_length
 from ._source import MediaError, head, opened
 
 
@@ -18,7 +18,6 @@ _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,wav,w64,aiff,flac,mp3,aac,ac3,eac3,"
     "amr,caf,au,h264,hevc,av1,obu,ivf,m4v,gif,apng,webp,webp_pipe,dv,mxf,rm,wv,ape,tta"
 )
-_UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger figure where they cannot know the size
 _Decoded = TypeVar("_Decoded")
 _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<smil", b"[playlist]", b"v=0")
 
@@ -35,7 +34,7 @@ def check_recording(source: Path | BytesIO, name: str) -> None:
         )
     with opened(source) as file:
         length = file.seek(0, 2)
-        promised = _promised_length(file, start, length)
+        promised = promised_length(file, start, length, name)
     # A missing pad byte at the very end is a common flaw that costs nothing.
     if promised is not None and promised > length + 1:
         raise MediaError(
@@ -51,54 +50,6 @@ def _is_text(start: bytes) -> bool:
     except UnicodeDecodeError as error:
         return error.start >= len(start) - 8 and len(start) > 8
     return True
-
-
-def _promised_length(file: BinaryIO, start: bytes, length: int) -> int | None:
-    """Bytes the file must have by its own headers, or None where they do not say."""
-    if start[:4] in (b"RIFF", b"FORM") and len(start) >= 12:
-        size = struct.unpack("<I" if start[:4] == b"RIFF" else ">I", start[4:8])[0]
-        return size + 8 if size < _UNKNOWN_SIZE else None
-    if start[4:8] == b"ftyp":
-        return _mp4_length(file, length)
-    if start[:4] == b"\x1a\x45\xdf\xa3":
-        return _matroska_length(start)
-    return None
-
-
-def _mp4_length(file: BinaryIO, length: int) -> int | None:
-    position, complete = 0, False
-    while position + 8 <= length:
-        file.seek(position)
-        header = file.read(16)
-        size, kind = struct.unpack(">I4s", header[:8])
-        if size == 1 and len(header) == 16:
-            size = struct.unpack(">Q", header[8:])[0]
-        if size == 0:  # "to the end of the file"
-            return None
-        if size < 8 or not all(32 <= byte < 127 or byte == 169 for byte in kind):
-            return None  # not a box: trailing bytes of something else
-        complete = complete or kind in (b"moov", b"moof")
-        position += size
-    # Without its index a recording was cut, or is still being written.
-    return position if complete or position > length else max(position, length) + 8
-
-
-def _matroska_length(start: bytes) -> int | None:
-    def number(at: int) -> tuple[int, int] | None:
-        if at >= len(start) or start[at] == 0:
-            return None
-        width = 9 - start[at].bit_length()
-        value = int.from_bytes(start[at : at + width], "big") & ((1 << 7 * width) - 1)
-        return at + width, -1 if value == (1 << 7 * width) - 1 else value
-
-    header = number(4)
-    if header is None or header[1] < 0:
-        return None
-    at = header[0] + header[1]
-    if start[at : at + 4] != b"\x18\x53\x80\x67":
-        return None
-    segment = number(at + 4)
-    return None if segment is None or segment[1] < 0 else segment[0] + segment[1]
 
 
 class NotDecoded(Exception):

@@ -1,0 +1,131 @@
+"""What containers of sound and video say themselves about where they end."""
+
+import struct
+import zlib
+from typing import BinaryIO
+
+from ._source import MediaError
+
+
+_UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger figure where they cannot know the size
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
+
+def promised_length(file: BinaryIO, start: bytes, length: int, name: str) -> int | None:
+    """Bytes the file must have by its own headers, or None where they do not say.
+
+    Args:
+        start: its first bytes.
+        length: that it has.
+
+    Raises:
+        MediaError: a part of it is not what its checksum says.
+    """
+    match start[:4]:
+        case b"RIFF" | b"RF64" if start[8:12] == b"WAVE":
+            return _wave_length(file, start, length)
+        case b"RIFF" | b"FORM" if len(start) >= 12:
+            size = struct.unpack("<I" if start[:4] == b"RIFF" else ">I", start[4:8])[0]
+            return size + 8 if size < _UNKNOWN_SIZE else None
+        case b"riff" if len(start) >= 24:  # Sony Wave64, whose sizes count the header
+            return struct.unpack("<Q", start[16:24])[0]
+        case b".snd" if len(start) >= 12:
+            begin, size = struct.unpack(">II", start[4:12])
+            return begin + size if size < _UNKNOWN_SIZE else None
+        case b"caff":
+            return _caf_length(file, length)
+        case b"OggS":
+            return _ogg_length(file, length, name)
+        case b"\x1a\x45\xdf\xa3":
+            return _matroska_length(start)
+    return _mp4_length(file, length) if start[4:8] == b"ftyp" else None
+
+
+def _wave_length(file: BinaryIO, start: bytes, length: int) -> int | None:
+    """Where the samples end: what comes behind them, and the size of the whole, is often wrong and costs nothing."""
+    position, long = 12, None
+    while position + 8 <= length:
+        file.seek(position)
+        kind, size = struct.unpack("<4sI", file.read(8))
+        if kind == b"ds64" and position + 24 <= length:
+            long = struct.unpack("<QQ", file.read(16))[1]
+        if kind == b"data":
+            size = long if size >= _UNKNOWN_SIZE else size
+            return position + 8 + size if size else None
+        position += 8 + size + size % 2
+    size = struct.unpack("<I", start[4:8])[0]
+    return size + 8 if size < _UNKNOWN_SIZE else None
+
+
+def _caf_length(file: BinaryIO, length: int) -> int | None:
+    position = 8
+    while position + 12 <= length:
+        file.seek(position + 4)
+        size = struct.unpack(">q", file.read(8))[0]
+        if size < 0:  # "to the end of the file"
+            return None
+        position += 12 + size
+    return position if position >= length else position + 12
+
+
+def _ogg_length(file: BinaryIO, length: int, name: str) -> int | None:
+    """Where its last page ends, or behind the file, if none of them is marked as the last one."""
+    position, open_streams = 0, set()
+    while position + 27 <= length:
+        file.seek(position)
+        header = file.read(27)
+        if header[:4] != b"OggS":
+            return None  # tags, or another format
+        sizes = file.read(header[26])
+        body = file.read(sum(sizes))
+        end = position + 27 + header[26] + sum(sizes)
+        if end > length:
+            return end
+        if _ogg_checksum(header[:22] + bytes(4) + header[26:] + sizes + body) != struct.unpack("<I", header[22:26])[0]:
+            raise MediaError(f"{name} is corrupt: its page at byte {position} is not what its checksum says.")
+        stream = header[14:18]
+        (open_streams.discard if header[5] & 4 else open_streams.add)(stream)
+        position = end
+    return length + 27 if open_streams or position < length else length
+
+
+def _ogg_checksum(page: bytes) -> int:
+    """CRC-32 as Ogg has it, with the bits in the other order than zlib's, and not inverted."""
+    found = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return int(f"{found:032b}"[::-1], 2)
+
+
+def _mp4_length(file: BinaryIO, length: int) -> int | None:
+    position, complete = 0, False
+    while position + 8 <= length:
+        file.seek(position)
+        header = file.read(16)
+        size, kind = struct.unpack(">I4s", header[:8])
+        if size == 1 and len(header) == 16:
+            size = struct.unpack(">Q", header[8:])[0]
+        if size == 0:  # "to the end of the file"
+            return None
+        if size < 8 or not all(32 <= byte < 127 or byte == 169 for byte in kind):
+            return None  # not a box: trailing bytes of something else
+        complete = complete or kind in (b"moov", b"moof")
+        position += size
+    # Without its index a recording was cut, or is still being written.
+    return position if complete or position > length else max(position, length) + 8
+
+
+def _matroska_length(start: bytes) -> int | None:
+    def number(at: int) -> tuple[int, int] | None:
+        if at >= len(start) or start[at] == 0:
+            return None
+        width = 9 - start[at].bit_length()
+        value = int.from_bytes(start[at : at + width], "big") & ((1 << 7 * width) - 1)
+        return at + width, -1 if value == (1 << 7 * width) - 1 else value
+
+    header = number(4)
+    if header is None or header[1] < 0:
+        return None
+    at = header[0] + header[1]
+    if start[at : at + 4] != b"\x18\x53\x80\x67":
+        return None
+    segment = number(at + 4)
+    return None if segment is None or segment[1] < 0 else segment[0] + segment[1]
