@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from anymodality.commands._base import ListingCommand
+from anymodality.commands._base import ListingCommand, tell
 from anymodality.commands._options import OwnDType, argument, flag, option
 
 
@@ -51,4 +51,4 @@ def convert(
         merge=merge,
         faithful=faithful,
     )
-    print(report)
+    tell(report)

@@ -14,6 +14,7 @@ from anymodality.commands._base import (
     load_processor,
     print_json,
     run_in_processes,
+    tell,
 )
 from anymodality.commands._options import argument, option
 
@@ -113,7 +114,7 @@ def evaluate(
         return None
     results = finish(jobs, output, **raters)
     _write_pages(directory, processor, jobs, output, page)
-    return print_json(results) if as_json else print(_table(jobs, results, output))
+    return print_json(results) if as_json else tell(_table(jobs, results, output))
 
 
 def _split(values: Sequence[str]) -> list[str]:
@@ -189,4 +190,4 @@ def _compare(files: tuple[str, str], as_json: bool) -> None:
     from transformers_anymodality.evaluation.comparing import as_table, compare
 
     found = compare(*files)
-    return print_json([vars(one) for one in found]) if as_json else print(as_table(found))
+    return print_json([vars(one) for one in found]) if as_json else tell(as_table(found))

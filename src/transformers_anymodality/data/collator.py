@@ -13,6 +13,7 @@ from ..modalities import MediaError
 from ..processing.layout import pad
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt
+from ..utils.printing import visible
 from .records import located, name_of, read_chat
 
 
@@ -159,7 +160,7 @@ class AnyModalityDataCollator:
         if not kept and self._last_good is None:
             raise ValueError(f"No sample of the batch can be used, and there was none before. {first}") from first
         if not self.skipped:
-            logger.warning(f"Samples are skipped, `collator.skipped` counts them. The first: {first}")
+            logger.warning(f"Samples are skipped, `collator.skipped` counts them. The first: {visible(first)}")
         self._skipped.add(len(faults))
         return kept or [self._last_good]
 

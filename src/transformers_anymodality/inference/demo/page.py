@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...modalities import MODALITIES, AudioSpec, ImageSpec, ModalitySpec, VideoSpec
+from ...utils.printing import in_markdown
 from .examples import Example, dummies, modalities, read_examples
 from .running import files_alone, private_folder
 from .session import Host, Policy, Session, Turn
@@ -69,7 +70,7 @@ class Page:
     def _settings(self) -> None:
         config, most = self.host.model.generation_config, self.host.policy.max_new_tokens
         with gr.Sidebar(width=330):
-            gr.Markdown(f"## {self.name}")
+            gr.Markdown(f"## {in_markdown(self.name)}")
             gr.Markdown(f"Reads text{''.join(f', {name}' for name in self.modalities)}.")
             self.new = gr.Button("New conversation", elem_id="new")
             self.max_new_tokens = gr.Slider(
@@ -96,7 +97,7 @@ class Page:
             show_label=False,
             scale=1,
             examples=cards or None,
-            placeholder=f"### Ask {self.name}\nAttach what it shall perceive, and say what you want to know.",
+            placeholder=f"### Ask {in_markdown(self.name)}\nAttach what it shall perceive, and say what you want to know.",
             allow_tags=False,
             feedback_options=None,
             buttons=["copy"],
