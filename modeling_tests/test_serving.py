@@ -25,10 +25,20 @@ pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
 from huggingface_hub.utils import httpx  # noqa: E402
+from transformers.cli.serving.chat_completion import ChatCompletionHandler  # noqa: E402
+from transformers.cli.serving.response import ResponseHandler  # noqa: E402
 from transformers.cli.serving.utils import ReasoningText  # noqa: E402
 
 from transformers_anymodality.inference.server.cutting import CutQueue  # noqa: E402
-from transformers_anymodality.inference.server.requests import Policy, check_options, check_variables, read_messages  # noqa: E402
+from transformers_anymodality.inference.server.requests import (  # noqa: E402
+    _AS_IT_IS,
+    _NO_MATTER,
+    Policy,
+    check_options,
+    check_read,
+    check_variables,
+    read_messages,
+)
 
 
 MODALITIES = {name: {} for name in ("image", "video", "audio", "imu", "depth", "thermal")}
@@ -182,7 +192,6 @@ def test_messages_that_are_refused(messages, message):
         {"logit_bias": {"-1": 1}},
         {"logit_bias": [1]},
         {"logit_bias": {"1": 1000}},
-        {"n": 2},
         {"stream": "yes"},
         {"stream": 1},
         {"generation_config": "{}"},
@@ -191,6 +200,33 @@ def test_messages_that_are_refused(messages, message):
 def test_sampling_that_is_refused(body):
     with pytest.raises(ValueError):
         check_options(body, 40)
+
+
+@pytest.mark.parametrize("handler", [ChatCompletionHandler, ResponseHandler])
+def test_what_nobody_reads_is_refused_by_name(handler):
+    unread = handler._unused_fields
+    for name in unread - _NO_MATTER:
+        with pytest.raises(ValueError, match=f"`{name}` is not supported"):
+            check_read({"messages": [], name: {"type": "json_object"}}, unread)
+        for value in (None, *_AS_IT_IS.get(name, ())):
+            check_read({"messages": [], name: value}, unread)
+    check_read({"messages": [], **dict.fromkeys(_NO_MATTER, "x")}, unread)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": 2},
+        {"logprobs": True},
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "look"}}},
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {}}},
+    ],
+)
+def test_what_is_not_done_is_not_passed_over(asked):
+    with pytest.raises(ValueError, match=f"`{next(iter(asked))}` is not supported"):
+        check_read(asked, ChatCompletionHandler._unused_fields)
 
 
 def test_template_variables():

@@ -1,7 +1,6 @@
 """What commands share: how they run, alone or in several processes, how they fail, and what they load."""
 
 import importlib
-import json
 import logging
 import os
 import sys
@@ -41,7 +40,8 @@ class Command(TyperCommand):
         except BrokenPipeError:
             raise  # whoever read the output has seen enough
         except (ValueError, OSError, ImportError) as error:
-            print(f"{ctx.command_path}: {error}", file=sys.stderr)
+            known = "transformers_anymodality" in sys.modules
+            (tell if known else print)(f"{ctx.command_path}: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
 
 
@@ -154,5 +154,14 @@ def sampling(
     return chosen
 
 
+def tell(text: Any, **settings: Any) -> None:
+    """Prints for people, and nothing that a terminal would obey: file names, data and answers are anybody's."""
+    from transformers_anymodality.utils.printing import visible
+
+    print(visible(text), **settings)
+
+
 def print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    from transformers_anymodality.utils.printing import as_json
+
+    print(as_json(document))

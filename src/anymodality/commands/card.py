@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from anymodality.commands._base import tell
 from anymodality.commands._options import Import, argument, flag, option
 
 
@@ -60,7 +61,7 @@ def card(
     if stdout:
         return print(made)
     place.write_text(f"{made}\n", encoding="utf-8")
-    print(f"{place}: {made.data.license}, {', '.join(made.data.tags)}")
+    tell(f"{place}: {made.data.license}, {', '.join(made.data.tags)}")
 
 
 def _licences(words: list[str]):

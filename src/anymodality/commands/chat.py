@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import load_model, load_processor, media_part, sampling
+from anymodality.commands._base import load_model, load_processor, media_part, sampling, tell
 
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class _Terminal:
             return
         content = [*self.media, *([{"type": "text", "text": text}] if text.strip() else [])]
         self.media = []
-        self.conversation.say(content, lambda words: print(words, end="", flush=True))
+        self.conversation.say(content, lambda words: tell(words, end="", flush=True))
         print(flush=True)
 
 
@@ -132,7 +132,7 @@ def _path(argument: str) -> str:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    tell(text, file=sys.stderr, flush=True)
 
 
 def _lines() -> Iterator[str]:

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import print_json
+from anymodality.commands._base import print_json, tell
 from anymodality.commands._options import argument
 
 
@@ -23,4 +23,4 @@ def compare(
     from transformers_anymodality.evaluation.comparing import as_table, compare
 
     found = compare(before, after)
-    print_json([vars(one) for one in found]) if json else print(as_table(found))
+    print_json([vars(one) for one in found]) if json else tell(as_table(found))

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anymodality.commands._base import print_json
+from anymodality.commands._base import print_json, tell
 from anymodality.commands._options import Import, Json, OwnDType, flag, listing, option
 
 
@@ -78,7 +78,7 @@ def compose(
         model.save_pretrained(output, light=light)
         processor.save_pretrained(output)
         found = inspect_checkpoint(output)
-    print_json(found.to_dict()) if json else print(found)
+    print_json(found.to_dict()) if json else tell(found)
 
 
 _SETTINGS = ("language_model", "system", "options", "modalities", "tokenizer", "dtype") + (

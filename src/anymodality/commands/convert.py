@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+from anymodality.commands._base import tell
 from anymodality.commands._options import OwnDType, argument, flag, listing, option
 
 
@@ -49,4 +50,4 @@ def convert(
         merge=merge,
         faithful=faithful,
     )
-    print(report)
+    tell(report)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from anymodality.commands._base import Command, group, load_processor
+from anymodality.commands._base import Command, group, load_processor, tell
 from anymodality.commands._options import Import, MediaRoot, Workers, argument, listing, option
 
 
@@ -43,7 +43,7 @@ def convert(
     if format not in FORMATS:
         raise typer.BadParameter(f"{format!r} is not one of {', '.join(FORMATS)}.", param_hint="FORMAT")
     count = convert_file(format, source, output, media_root=media_root, progress=True)
-    print(f"{output}: {count:,} chats.")
+    tell(f"{output}: {count:,} chats.")
 
 
 @app.command("check", cls=Command)
@@ -76,7 +76,7 @@ def check_file(
         workers=workers,
         progress=True,
     )
-    print(f"{file}: {found}")
+    tell(f"{file}: {found}")
     if report:
         found.write(report)
     if found.problems or not found.samples:
@@ -110,4 +110,4 @@ def show(
     print("\n\n".join(as_text(one, colour) for one in shown))
     if html:
         write_page(html, shown, reads, title=os.path.basename(file))
-        print(f"\n{html}: the media, too.")
+        tell(f"\n{html}: the media, too.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import is_alone, load_model, load_processor, run_in_processes
+from anymodality.commands._base import is_alone, load_model, load_processor, run_in_processes, tell
 from anymodality.commands._options import listing, option
 
 
@@ -80,7 +80,7 @@ def evaluate(
         return None
     results = finish(jobs, output, **raters)
     _write_pages(directory, processor, jobs, output)
-    print(_table(jobs, results, output))
+    tell(_table(jobs, results, output))
 
 
 def _split(values: Sequence[str]) -> list[str]:

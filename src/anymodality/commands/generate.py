@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import Command, load_model, load_processor, media_part, print_json, sampling
+from anymodality.commands._base import Command, load_model, load_processor, media_part, print_json, sampling, tell
 from anymodality.commands._options import argument
 
 
@@ -61,7 +61,7 @@ def generate(
     answer = output[0, inputs["input_ids"].shape[1] :]
     text = processor.decode(answer, skip_special_tokens=True).strip()
     if not json:
-        return print(text)
+        return tell(text)
     print_json(
         {
             "model": source,

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from anymodality.commands._base import print_json
+from anymodality.commands._base import print_json, tell
 from anymodality.commands._options import Import, Json, argument, option
 
 
@@ -23,4 +23,4 @@ def inspect(
     from transformers_anymodality.hub.inspect import inspect_checkpoint
 
     found = inspect_checkpoint(source, revision=revision)
-    print_json(found.to_dict()) if json else print(found)
+    print_json(found.to_dict()) if json else tell(found)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from anymodality.commands._base import print_json
+from anymodality.commands._base import print_json, tell
 from anymodality.commands._options import Import, Json, argument, flag, option
 
 
@@ -43,4 +43,4 @@ def push(
         create_pr=create_pr,
         commit_message=message,
     )
-    print_json(done.to_dict()) if json else print(done)
+    print_json(done.to_dict()) if json else tell(done)

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..modalities import MediaError
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
+from ..utils.printing import visible
 from .records import located, name_of, read_chat
 
 
@@ -157,7 +158,7 @@ class AnyModalityDataCollator:
         if not kept and self._last_good is None:
             raise ValueError(f"No sample of the first batch can be used. The first problem: {first}") from first
         if not self.skipped:
-            logger.warning(f"Samples are skipped (`collator.skipped` counts them). The first: {first}")
+            logger.warning(f"Samples are skipped (`collator.skipped` counts them). The first: {visible(first)}")
         self._skipped.add(len(faults))
         return kept or [self._last_good]
 

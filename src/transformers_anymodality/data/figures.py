@@ -1,6 +1,7 @@
 """Pages in one file, with media in them as the model reads them."""
 
 import base64
+import hashlib
 import html
 import io
 from collections.abc import Mapping, Sequence
@@ -17,20 +18,25 @@ from ..utils.imports import require
 COLOURS = ("#3b7dd8", "#d8693b", "#2c9a5b", "#a144c0", "#c0a12c", "#4a4f5c")
 _PLAYED = {b"ftyp": "video/mp4", b"\x1aE\xdf\xa3": "video/webm"}
 _PLAYED_CODECS = ("h264", "vp8", "vp9", "av1")
+_POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
 _MAX_BYTES = 32 * 1024**2  # of a video that is put into the page as it is
 _MAX_SIDE = 768
 _MAX_CURVES = 16
 _STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
-def write_html(file: str | Path, title: str, body: str, style: str = "") -> None:
-    """Writes a page of HTML and its CSS, in the look that all of ours have."""
+def write_html(file: str | Path, title: str, body: str, style: str = "", script: str = "") -> None:
+    """Writes a page of HTML and its CSS, in the look that all of ours have. It loads nothing, and runs `script` alone."""
     path, title = Path(file), html.escape(title)
     path.parent.mkdir(parents=True, exist_ok=True)
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"{_POLICY}; script-src 'sha256-{allowed}'"
     path.write_text(
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}{style}</style>"
-        f"<h1>{title}</h1>{body}",
+        f'<!doctype html><html lang=en><meta charset=utf-8><meta http-equiv=Content-Security-Policy content="{policy}">'
+        f"<title>{title}</title><style>{_STYLE}{style}</style><h1>{title}</h1>{body}"
+        + (f"<script>{script}</script>" if script else ""),
         encoding="utf-8",
+        errors="backslashreplace",
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..modalities import MODALITIES, MediaError
 from ..processing.tokenization import Prompt
+from ..utils.printing import visible
 from .collator import AnyModalityDataCollator
 from .figures import figures, write_html
 from .records import located, name_of, read_chat
@@ -46,7 +47,7 @@ class Shown:
 
     def summary(self) -> str:
         media = ", ".join(f"{len(items)} x {name}" for name, items in self.media.items() if items) or "no media"
-        return f"{self.name}: {counted(self.tokens)}, {self.labelled} of them learned; {media}"
+        return visible(f"{self.name}: {counted(self.tokens)}, {self.labelled} of them learned; {media}")
 
 
 def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_root: str | Path | None = None) -> Shown:
@@ -100,7 +101,8 @@ def as_text(shown: Shown, colour: bool = False) -> str:
     text = ""
     for labelled, pieces in groupby(shown.pieces, attrgetter("labelled")):
         words = [
-            one.text if one.modality is None else medium.format(one.modality, counted(one.tokens)) for one in pieces
+            visible(one.text) if one.modality is None else medium.format(one.modality, counted(one.tokens))
+            for one in pieces
         ]
         text += "".join([opening, *words, closing] if labelled else words)
     return f"{shown.summary()}\n\n{text}"

@@ -36,16 +36,20 @@ def write_rating_page(path: Path, job: Job, processor: Any, files: AnswerFiles) 
         "given": {json.dumps(line["id"]): line["rating"] for line in lines if "rating" in line},
     }
     inline = json.dumps(data).replace("<", "\\u003c")
-    legend = "".join(f"<tr><th>{choice}</th><td>{meaning}</td></tr>" for choice, meaning in choices.items())
+    legend = "".join(
+        f"<tr><th>{html.escape(choice)}</th><td>{html.escape(meaning)}</td></tr>"
+        for choice, meaning in choices.items()
+    )
     save = "<div id=save><button id=download>Save ratings.jsonl</button> <span id=count></span></div>"
-    scripts = f"<script type=application/json id=data>{inline}</script><script>{_SCRIPT}</script>"
-    write_html(path, f"{job.name}: rate answers", f"<table>{legend}</table>{body}{save}{scripts}", _STYLE)
+    scripts = f"<script type=application/json id=data>{inline}</script>"
+    write_html(path, f"{job.name}: rate answers", f"<table>{legend}</table>{body}{save}{scripts}", _STYLE, _SCRIPT)
 
 
 def _choices(line: Mapping[str, Any], choices: Mapping[str, str]) -> str:
     name = html.escape(json.dumps(line["id"]), quote=True)
     buttons = (
-        f'<label title="{meaning}"><input type=radio name="{name}" value={choice}> {choice}</label>'
+        f'<label title="{html.escape(meaning)}"><input type=radio name="{name}" value="{html.escape(choice)}"> '
+        f"{html.escape(choice)}</label>"
         for choice, meaning in choices.items()
     )
     return f"<div>{''.join(buttons)}</div>"

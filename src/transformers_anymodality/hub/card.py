@@ -13,6 +13,7 @@ from yaml import YAMLError
 from ..model.configuration import AnyModalityConfig
 from ..utils.files import read_json
 from ..utils.hub import is_hub_id
+from ..utils.printing import as_code, as_json, fence, in_markdown, visible
 from .history import read_history, read_results
 from .inspect import Inspection, PartInfo, inspect_checkpoint
 
@@ -163,11 +164,15 @@ def _context(
     extras = {extra for one in modalities for extra in _EXTRAS.get(one.name, "signal").split(",")}
     return {
         "facts": facts,
+        "line": in_markdown,
+        "code": as_code,
+        "string": as_json,
+        "fence": fence(recipe or ""),
         "summary": summary or _summary(facts.inspection),
         "parts": [_row(part, facts.licences, origin) for part in parts],
         "modalities": [{**asdict(one), "file": _FILES.get(one.name, one.name)} for one in modalities],
         "extras": ",".join(sorted(extras | {"image"})),
-        "recipe": recipe and recipe.strip(),
+        "recipe": recipe and visible(recipe.strip()),
         "sections": dict(sections or {}),
         "limits": [*limits, *_limits(parts, bool(facts.results))],
     }
@@ -207,7 +212,7 @@ def _row(part: PartInfo, licences: Mapping[str, str], origin: str) -> dict[str, 
         source = (
             f"[{part.source}](https://huggingface.co/{part.source})" if is_hub_id(part.source) else "a local folder"
         )
-        source += f" at `{part.revision[:12]}`" if part.revision else ""
+        source += f" at {as_code(part.revision[:12])}" if part.revision else ""
     trained = {True: "yes", False: "no, frozen", None: ""}[part.trained]
     licence = licences.get(part.name, UNKNOWN if part.source else "")
     return {**asdict(part), "source": source, "trained": trained, "licence": licence}
@@ -216,12 +221,12 @@ def _row(part: PartInfo, licences: Mapping[str, str], origin: str) -> dict[str, 
 def _summary(inspection: Inspection) -> str:
     if not inspection.parts:
         return "A tower for [transformers-anymodality](https://pypi.org/project/transformers-anymodality/)."
-    modalities = ", ".join(modality.name for modality in inspection.modalities)
+    modalities = ", ".join(in_markdown(modality.name) for modality in inspection.modalities)
     light = " A light checkpoint: unchanged parts are loaded from where they came from." if inspection.light else ""
     language = inspection.parts[0]
     return (
-        f"A language model ({language.type}) that also reads {modalities}. One ordinary Transformers model, composed by "
-        f"transformers-anymodality; it stores {inspection.parameters:,} parameters.{light}"
+        f"A language model ({in_markdown(language.type)}) that also reads {modalities}. One ordinary Transformers model, "
+        f"composed by transformers-anymodality; it stores {inspection.parameters:,} parameters.{light}"
     )
 
 
@@ -241,9 +246,7 @@ def _limits(parts: list[PartInfo], evaluated: bool) -> list[str]:
             "media mean nothing."
         )
     elif idle:
-        limits.append(
-            f"Never trained: {', '.join(f'`{name}`' for name in idle)}. Answers about their media mean nothing."
-        )
+        limits.append(f"Never trained: {', '.join(map(as_code, idle))}. Answers about their media mean nothing.")
     return limits
 
 
@@ -275,7 +278,7 @@ def licence_of(card: Any) -> str:
 def _licence_notes(whole: str, named: Mapping[str, str], stated: bool) -> list[str]:
     by_licence: dict[str, list[str]] = {}
     for part, licence in named.items():
-        by_licence.setdefault(licence, []).append(f"`{part}`")
+        by_licence.setdefault(in_markdown(licence), []).append(as_code(part))
     notes = [f"{licence}: {', '.join(parts)}" for licence, parts in by_licence.items()]
     if not stated and len(by_licence) > 1:
         notes.append(f"The metadata name the strictest of these, {whole}; all of their terms apply.")

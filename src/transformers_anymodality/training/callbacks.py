@@ -13,6 +13,7 @@ from ..data.records import read_chat
 from ..processing.chat import parts_of
 from ..processing.processor import AnyModalityProcessor
 from ..utils.files import json_lines
+from ..utils.printing import in_markdown, visible
 from ..utils.tensors import in_eval, is_sharded
 from ..utils.upstream import trackers
 
@@ -108,7 +109,7 @@ class AnswersCallback(_BeforeTrackers):
                     asked = _words(question)
                     entry = {"step": state.global_step, "question": asked, "answer": said, "expected": expected}
                     entries.append(entry)
-                    print(f"  {asked}\n    -> {said}   (expected: {expected})", flush=True)
+                    print(visible(f"  {asked}\n    -> {said}   (expected: {expected})"), flush=True)
                     with Path(args.output_dir, "answers.jsonl").open("a", encoding="utf-8") as file:
                         file.write(json_lines([entry]))
         return entries
@@ -119,11 +120,11 @@ def tables(rows: list[dict[str, Any]], callbacks: Iterable[TrainerCallback]) -> 
     if not rows:
         return
     columns, data = [*rows[0]], [[*row.values()] for row in rows]
-    cells = [columns, ["---"] * len(columns), *data]
+    rule = " | ".join(["---"] * len(columns))
     for name, tracker in trackers(callbacks):
         if name == "tensorboard":  # which shows texts as Markdown
-            lines = [" | ".join(str(cell).replace("|", r"\|").replace("\n", " ") for cell in line) for line in cells]
-            yield "\n".join(f"| {line} |" for line in lines), tracker
+            head, *lines = [" | ".join(map(in_markdown, line)) for line in [columns, *data]]
+            yield "\n".join(f"| {line} |" for line in [head, rule, *lines]), tracker
         elif name in ("trackio", "wandb"):
             yield import_module(name).Table(columns=columns, data=data), tracker
 

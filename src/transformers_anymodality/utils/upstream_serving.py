@@ -13,6 +13,7 @@ from transformers.cli.serving.utils import _StreamError as StreamError
 HOOKS: dict[str, dict[str, str]] = {
     "transformers.cli.serving.utils.BaseHandler": {
         "_build_generation_config": "what a request asks for is checked, and stops are added",
+        "_unused_fields": "what a request asks for and nobody does is refused",
         "_resolve_model": "there is one model",
         "_validate_request": "fields that the stock server does not know are refused",
     },

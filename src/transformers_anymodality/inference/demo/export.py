@@ -13,6 +13,7 @@ from huggingface_hub import SpaceCardData
 from ... import __version__
 from ...processing.chat import parts_of
 from ...utils.files import json_lines
+from ...utils.printing import in_markdown
 from .examples import file_of, read_chats
 
 
@@ -101,7 +102,7 @@ def export_space(
             imports="" if module is None else f"\nimport {module}  # modalities and towers of our own\n",
         ),
         "requirements.txt": f"transformers-anymodality[image,audio,video,signal,timm,demo]>={__version__}\n",
-        "README.md": f"---\n{card.to_yaml()}\n---\n{_README.format(name=card.title if local else model)}",
+        "README.md": f"---\n{card.to_yaml()}\n---\n{_README.format(name=in_markdown(card.title if local else model))}",
     }
     for file, text in written.items():
         (folder / file).write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ...modalities import MODALITIES, AudioSpec, ImageSpec, ModalitySpec, VideoSpec
+from ...utils.printing import in_markdown
 from .examples import Example, modalities, read_examples
 from .running import files_alone, private_folder
 from .session import Host, Policy, Session, Turn
@@ -72,7 +73,7 @@ class Page:
     def _settings(self) -> None:
         config, most = self.host.model.generation_config, self.host.policy.max_new_tokens
         with gr.Sidebar(width=330, open=False):  # open, it would cover the chat on a phone
-            gr.Markdown(f"## {self.name}")
+            gr.Markdown(f"## {in_markdown(self.name)}")
             gr.Markdown(f"Reads text{''.join(f', {name}' for name in self.modalities)}.")
             self.new = gr.Button("New conversation", elem_id="new")
             self.max_new_tokens = gr.Slider(
@@ -103,7 +104,8 @@ class Page:
             show_label=False,
             scale=1,
             examples=cards or None,
-            placeholder=f"### {self.name}\nAttach files below, then ask. Settings, microphone and camera: at the left.",
+            placeholder=f"### {in_markdown(self.name)}\nAttach files below, then ask. Settings, microphone and camera: at the "
+            "left.",
             allow_tags=False,
             feedback_options=None,
             buttons=["copy"],

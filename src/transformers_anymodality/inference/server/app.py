@@ -37,7 +37,7 @@ from ..conversation import context_length
 from .batching import BatchManager
 from .gate import Gate, TimedProtocol, error_response
 from .reading import Reader
-from .requests import Policy, check_options, check_variables, is_short_text, read_messages
+from .requests import Policy, check_options, check_read, check_variables, is_short_text, read_messages
 
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,7 @@ class _CheckedHandler(BaseHandler):
     async def handle_request(self, body: dict, request_id: str):
         served = self.model_manager
         self._validate_request(body)
+        check_read(body, self._unused_fields)
         model_id, model, processor = self._resolve_model(body)
         config = self._build_generation_config(body, model.generation_config)
         if body.get("stream") and not processor.tokenizer.is_fast:

@@ -13,7 +13,7 @@ also as numbers:
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -31,6 +31,21 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _WORD = re.compile(r"[\w .:-]{0,64}")  # what a template's variable may say: nothing that a control token is made of
 _RANGES = {"temperature": (0, 2), "top_p": (1e-6, 1), "frequency_penalty": (-0.9, 2)}
 _SHORT = 50_000  # characters
+# Of the fields that nobody reads, those that change nothing of an answer, and values that ask for what is done anyway.
+_NO_MATTER = frozenset({"metadata", "service_tier", "store", "stream_options", "user"})
+_AS_IT_IS: dict[str, tuple[Any, ...]] = {
+    "background": (False,),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "n": (1,),
+    "parallel_tool_calls": (True, False),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "text": ({"format": {"type": "text"}},),
+    "tool_choice": ("auto",),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}
 _MOST_STOPS, _LONGEST_STOP, _MOST_BIASES = 4, 64, 300
 
 
@@ -194,12 +209,17 @@ def _file(path: str, root: Path | None) -> Path:
     return found
 
 
+def check_read(body: Mapping[str, Any], unread: Set[str]) -> None:
+    """Raises ValueError for a field that nobody here reads, and that would change the answer."""
+    for name in sorted(unread & body.keys() - _NO_MATTER):
+        if body[name] is not None and body[name] not in _AS_IT_IS.get(name, ()):
+            raise ValueError(f"`{name}` is not supported here, at least not as {body[name]!r:.100}: leave it out.")
+
+
 def check_options(body: Mapping[str, Any], vocabulary_size: int) -> None:
-    """Raises ValueError for options that `generate` cannot use, or that the server does not read."""
+    """Raises ValueError for what `generate` would stumble over."""
     if body.get("generation_config") is not None:
         raise ValueError("`generation_config` is not read from requests: set temperature, top_p, max_tokens, ...")
-    if body.get("n") not in (None, 1):  # which stock handlers pass over
-        raise ValueError("`n` must be 1: a request has one answer.")
     tools = body.get("tools")
     if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise ValueError("`tools` must be a list of objects.")
