@@ -39,7 +39,7 @@ def compose(
     module: Import = None,
     names: Annotated[bool, listing(_known, "List systems, modalities and aligners, and exit.")] = False,
 ) -> None:
-    """Compose a checkpoint: a language model that also reads images, audio, ...
+    """Compose a language model that also reads images, audio, ...
 
     Values are YAML. A --config file has the same settings, and chat_template,
     text and generation; the command line wins over the file. A config in place

@@ -28,7 +28,7 @@ def convert(
     max_shard_size: Annotated[float, option("GB", "Maximum size of a weight file.")] = 1.0,
     names: Annotated[bool, listing(_conversions, "List the conversions, and exit.")] = False,
 ) -> None:
-    """Convert a released checkpoint into one that the Auto classes load.
+    """Convert a released checkpoint for the Auto classes.
 
     Every tensor of the release is used, or listed with the reason why not. If a
     parameter is not filled, nothing is written. Memory holds one shard at a time.
