@@ -104,8 +104,9 @@ class Page:
             show_label=False,
             scale=1,
             examples=cards or None,
-            placeholder=f"### {in_markdown(self.name)}\nAttach files below, then ask. Settings, microphone and camera: at the "
-            "left.",
+            placeholder=(
+                f"### {in_markdown(self.name)}\nAttach files below, then ask. Settings, microphone and camera: at the left."
+            ),
             allow_tags=False,
             feedback_options=None,
             buttons=["copy"],
