@@ -184,7 +184,7 @@ PROCESSOR = {
     "`modalities.image.inputs`": rows("image", inputs=["input_ids"]),
     "`modalities.image` is": lambda config: config["modalities"]["image"].pop("token"),
     "`config.modalities`": lambda config: config.update(modalities=[3]),
-    "no '../x_tokenizer'": rows("image", processor="../x_tokenizer"),
+    "lacks '../x_tokenizer'": rows("image", processor="../x_tokenizer"),
     "sampling_rate` is -1": part("imu_feature_extractor", sampling_rate=-1),
     "channels` is": part("imu_feature_extractor", channels=[1, 2]),
     "`config.image_processor`": lambda config: config.update(image_processor=[]),

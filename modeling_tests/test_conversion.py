@@ -120,7 +120,7 @@ def test_incomplete_and_strange_releases_are_refused_and_nothing_is_written(rele
 def test_missing_files_are_named(release, tmp_path):
     (release / "pytorch_model.pt").unlink()
     with pytest.raises(
-        FileNotFoundError, match="none of pytorch_model, pandagpt.*it holds config.json, imagebind_huge"
+        FileNotFoundError, match="none of pytorch_model, pandagpt.*It has config.json, imagebind_huge"
     ):
         convert("pandagpt", release, tmp_path / "output")
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -255,7 +255,7 @@ def test_every_conversion_is_compared_and_says_what_it_reads(name, tmp_path):
     assert callable(importlib.import_module(f"modeling_tests.parity.replays.{name}").replay)
     assert CONVERSIONS[name].help
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty holds none of .*; it holds nothing"):
+    with pytest.raises(FileNotFoundError, match="empty has none of .*It has nothing"):
         convert(name, tmp_path / "empty", tmp_path / "output")
 
 

@@ -456,7 +456,7 @@ def test_mixtures_have_the_proportions_asked_for(streaming, processor, tmp_path)
     batch = AnyModalityDataCollator(processor)(three[:12])
     assert len(batch["pixel_values"]) == sum(len(sample.get("images") or []) for sample in three[:12]) > 0
     for weights in ({"text": 1}, [1], [1, -1], [0, 0]):
-        with pytest.raises(ValueError, match="[Ww]eights"):
+        with pytest.raises(ValueError, match="[Ww]eight"):
             mixture({"text": text, "images": images}, weights)
 
 
@@ -680,7 +680,7 @@ def test_bad_samples_are_skipped_and_counted_on_request(processor, tmp_path, cap
     # A batch of bad samples alone is the last good sample again, so that no process waits for another.
     assert same(collator([bad[0]]), AnyModalityDataCollator(processor, media_root=tmp_path)([records["good"]]))
     assert collator.skipped == len(bad) + 1 and collator.dropped == 0
-    with pytest.raises(ValueError, match="No sample of the batch can be used, and there was none before. Sample 0"):
+    with pytest.raises(ValueError, match="No sample of the first batch can be used. The first problem: Sample 0"):
         AnyModalityDataCollator(processor, media_root=tmp_path, on_error="skip")([bad[0]])
 
 

@@ -34,8 +34,7 @@ def build(
 ) -> None:
     """Compute the features of a data set once, so that training does not run the towers.
 
-    If it is killed, run it again: it continues. A second run adds new files, and
-    mends damaged ones.
+    If it is killed, run it again: it continues. A second run adds and mends files.
     Features are keyed by file hash, so files may be renamed. A store is refused
     if the towers or the preparation of media have changed.
 
