@@ -119,9 +119,7 @@ def test_incomplete_and_strange_releases_are_refused_and_nothing_is_written(rele
 
 def test_missing_files_are_named(release, tmp_path):
     (release / "pytorch_model.pt").unlink()
-    with pytest.raises(
-        FileNotFoundError, match="none of pytorch_model, pandagpt.*It has config.json, imagebind_huge"
-    ):
+    with pytest.raises(FileNotFoundError, match="none of pytorch_model, pandagpt.*It has config.json, imagebind_huge"):
         convert("pandagpt", release, tmp_path / "output")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         convert("pandagpt", tmp_path / "nowhere", tmp_path / "output")

@@ -162,8 +162,8 @@ class TestUnits:
     @pytest.mark.parametrize(
         ("values", "message"),
         [
-            (np.linspace(0, 4000, 30), "float64 up to 4000, which would be 4000 m in m.*unit"),
-            (np.arange(6), "int64 up to 5, which would be 0.005 m in mm.*unit"),
+            (np.linspace(0, 4000, 30), "float64 up to 4000. In m, .* that is 4000 m, .*unit"),
+            (np.arange(6), "int64 up to 5. In mm, .* that is 0.005 m, .*unit"),
             (np.arange(6, dtype=np.uint8), "8-bit values.*unit"),
         ],
     )

@@ -191,7 +191,7 @@ def test_parts_that_cannot_compute_activations_again():
         checkpoint_activations(model, "tower")
     model.image_tower.supports_gradient_checkpointing = False
     checkpoint_activations(model, "towers")
-    with pytest.raises(ValueError, match="image_tower.*cannot compute activations again"):
+    with pytest.raises(ValueError, match="image_tower.*cannot recompute activations"):
         checkpoint_activations(model, "image_tower")
 
 

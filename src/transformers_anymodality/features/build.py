@@ -134,9 +134,7 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
             _set_aside(error)
         write_description(place, stored := now)
     if found := difference(stored, now):
-        raise ValueError(
-            f"{place} holds features that would not be the same: {found}. Choose another folder, or delete it."
-        )
+        raise ValueError(f"{place} holds features of another model: {found}. Choose another folder, or delete it.")
     for error in damaged_shards(place) if verify else ():
         _set_aside(error)
     mend_index(place)
