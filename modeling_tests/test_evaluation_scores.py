@@ -184,7 +184,7 @@ def test_what_cannot_be_scored():
         SCORES["cider"](["a"], [["a"], ["b"]])
     with pytest.raises(ValueError, match="cider: no samples were given"):
         SCORES["cider"]([], [])
-    with pytest.raises(ValueError, match="sample 1 has no list of references, but 'b'"):
+    with pytest.raises(ValueError, match="sample 1 must have a non-empty list of references, not 'b'"):
         SCORES["accuracy"](["a", "b"], [["a"], "b"])
     with pytest.raises(ValueError, match="Did you mean 'cider'"):
         SCORES["cidr"]

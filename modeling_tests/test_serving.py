@@ -427,7 +427,7 @@ def test_other_bad_requests_are_400(client):
     ):
         with pytest.raises(openai.BadRequestError, match=message):
             ask(client, messages, **options)
-    with pytest.raises(openai.NotFoundError, match="no model"):
+    with pytest.raises(openai.NotFoundError, match="is not served here"):
         client.chat.completions.create(model="gpt-9", messages=user())
     with pytest.raises(openai.BadRequestError, match="input"):
         client.responses.create(model="tiny", input=[3])

@@ -1,6 +1,7 @@
 """Answers reach the trackers of `report_to` as tables."""
 
 import json
+import re
 import sqlite3
 from importlib.util import find_spec
 
@@ -47,7 +48,10 @@ def test_tensorboard_shows_answers_as_a_table(tmp_path, monkeypatch):
     for event, first in zip(texts, (0, 2, 4), strict=True):
         head, line, *table = event.tensor_proto.string_val[0].decode().splitlines()
         assert head == "| step | question | answer | expected |" and line == "| --- | --- | --- | --- |"
-        assert table == ["| " + " | ".join(map(str, row.values())) + " |" for row in rows[first : first + 2]]
+        cells = [
+            [re.sub(r"[<>]", r"\\\g<0>", str(value)) for value in row.values()] for row in rows[first : first + 2]
+        ]
+        assert table == [f"| {' | '.join(row)} |" for row in cells]
 
 
 def test_trackio_shows_answers_as_a_table(tmp_path, monkeypatch):

@@ -148,7 +148,7 @@ def test_parameter_groups_have_rates_of_their_own_and_decay_as_the_trainer_does(
             expected = rates["aligners"]
         assert rate == (None if expected is None else float(expected)), name
         assert decay == (0.1 if name in decayed else 0.0), name
-    with pytest.raises(ValueError, match="audio_tower, of which nothing is trained"):
+    with pytest.raises(ValueError, match="audio_tower, but these are frozen"):
         parameter_groups(model, {"audio_tower": 1e-3})
     with pytest.raises(ValueError, match="Did you mean 'aligners'"):
         parameter_groups(model, {"aligner": 1e-3})

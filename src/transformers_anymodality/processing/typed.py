@@ -101,7 +101,10 @@ class TypedText:
                 return text.translate(letters)
             return found.sub(lambda match: match[0].translate(letters) if len(match[0]) == 1 else match[0], text)
 
-        return tuple(_each(one, replaced, own, one is given[-1]) for one in given), standing
+        *messages, variables = given
+        named = own.union(self.tokens)  # who calls may name a control token for the template to write
+        changed = [_each(one, replaced, own, False) for one in messages]
+        return (*changed, _each(variables, replaced, named, True)), standing
 
     def _is_sign(self, sign: str) -> bool:
         """Whether control tokens are made of this, or of what the tokenizer takes it for (wide letters)."""

@@ -31,6 +31,8 @@ def read_from(file: str) -> Iterator[None]:
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from error
     except Exception as error:
+        if torch.get_default_device().type == "meta":  # which the caller chose
+            raise
         raise ConfigError(f"{file}: what it says cannot be used ({type(error).__name__}: {error}).") from error
 
 
