@@ -211,7 +211,7 @@ def test_four_bits_are_compared_question_by_question(real):
 def test_the_table_is_written_where_docs_have_a_place_for_it(real, tmp_path):
     row = real.results.row("accuracy", *[np.array([(1.0, 1)] * 3)] * 3, ("a coin", "another image"))
     kept = real.examine.text_kept(*[{"losses": [(1.0, 1)] * 3, "right": [True]}] * 2)
-    found = {"motion": row, "text": kept, "seconds": 60.0, "versions": {"torch": "2"}}
+    found = {"motion": row, "text": kept, "seconds": 60.0, "threads": 2, "versions": {"torch": "2"}}
     file = tmp_path / "page.md"
     file.write_text("before\n<!-- real -->old<!-- /real -->\nafter\n")
     real.page.write_docs(found, [file])

@@ -1,4 +1,4 @@
-"""A language model that hears, sees and feels: real parts, real data, one model, on a CPU in less than an hour.
+"""A language model that hears, sees and feels: real parts, real data, one model, on a CPU, in about an hour of one core.
 
     make real                                                   # all of it
     make real ARGS="--language-model HuggingFaceTB/SmolLM2-135M-Instruct"   # from the Hub instead
@@ -122,6 +122,7 @@ def report(output: Path, rows: dict[str, Row], text: dict[str, Any], lesson: Les
         **{name: row.numbers for name, row in rows.items()},
         "text": text,
         "seconds": round(seconds, 1),
+        "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
         "parts": parts,
     }

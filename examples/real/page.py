@@ -64,7 +64,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"{text['short_questions_before']} of {text['short_questions_n']} before, {text['short_questions']} after."
     )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    took = f"All of it took {found['seconds'] / 60:.0f} minutes of two CPU cores, downloads aside ({versions})."
+    threads = "one CPU thread" if found["threads"] == 1 else f"{found['threads']} CPU threads"
+    took = f"All of it took {found['seconds'] / 60:.0f} minutes of {threads}, downloads aside ({versions})."
     rows = "\n".join("| " + " | ".join(line) + " |" for line in [head, marks, *lines])
     return f"{rows}\n\n{kept}\n\n{took}"
 
