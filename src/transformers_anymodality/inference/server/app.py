@@ -116,6 +116,9 @@ class _CheckedHandler(BaseHandler):
 
     async def handle_request(self, body: dict, request_id: str):
         served = self.model_manager
+        renamed = "max_completion_tokens"  # older versions of Transformers know its former name alone
+        if renamed in self._unused_fields and body.get(renamed) is not None:
+            body = {**body, "max_tokens": body[renamed], renamed: None}
         self._validate_request(body)
         check_read(body, self._unused_fields)
         model_id, model, processor = self._resolve_model(body)
