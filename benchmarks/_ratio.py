@@ -106,10 +106,15 @@ def _warm(run: Callable[[], Any]) -> float:
     return first if first > 10 * _SHORTEST else seconds(run)
 
 
+def _times(runs: Sequence[Callable[[], Any]], effort: Effort) -> int:
+    """How often each runs in one timing, so that the longest of them is not too short. Warms them up."""
+    longest = max(map(_warm, runs))
+    return 1 if effort.tiny else max(1, round(_SHORTEST / max(longest, 1e-9)))
+
+
 def compare(ours: Callable[[], Any], rival: Callable[[], Any], effort: Effort) -> list[float]:
     """The ratio of each round, after a warm-up."""
-    longest = max(_warm(ours), _warm(rival))
-    times = 1 if effort.tiny else max(1, round(_SHORTEST / max(longest, 1e-9)))
+    times = _times((ours, rival), effort)
     found: list[float] = []
     gc.collect()
     begin = _clock()
@@ -144,8 +149,7 @@ def growth(sizes: Sequence[int], run: Callable[[int], Callable[[], Any]], effort
     costs = []
     for size in sizes:
         once = run(size)
-        longest = _warm(once)
-        times = 1 if effort.tiny else max(1, round(_SHORTEST / max(longest, 1e-9)))
+        times = _times((once,), effort)
         costs.append(min(seconds(once, times) for _ in range(effort.least)))
     logs = [torch.tensor(values, dtype=torch.float64).log() for values in (sizes, costs)]
     x, y = (values - values.mean() for values in logs)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import load_model, load_processor, name_of, within
+from anymodality.commands._base import load_model, load_processor, name_of, tell, within
 from anymodality.commands._options import option
 
 
@@ -44,7 +44,7 @@ def demo(
 
     if export is not None:
         for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
-            print(file)
+            tell(file)
         return
     policy = within(Policy(), maxima)
     processor = load_processor(source)

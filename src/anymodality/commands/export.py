@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import Command, group, load_model, load_processor
+from anymodality.commands._base import Command, group, load_model, load_processor, tell
 from anymodality.commands._options import option
 
 
@@ -33,4 +33,4 @@ def gguf(
 
     model = load_model(source, device="cpu")
     for path in export(model, load_processor(source), output, getattr(torch, dtype), converter):
-        print(path)
+        tell(path)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import Command, group, is_alone, load_processor, own_device, run_in_processes
+from anymodality.commands._base import Command, group, is_alone, load_processor, own_device, run_in_processes, tell
 from anymodality.commands._options import argument, flag, option
 
 
@@ -64,7 +64,7 @@ def build(
         verify=not no_verify,
     )
     if is_alone():
-        print(_table(output, counts))
+        tell(_table(output, counts))
 
 
 @app.command(cls=Command)
@@ -88,7 +88,7 @@ def check(
         found.verify()
     if model is not None:
         found.check_processor(load_processor(model))
-    print(_table(store, {name: len(index) for name, index in found.indexes.items()}))
+    tell(_table(store, {name: len(index) for name, index in found.indexes.items()}))
 
 
 def _table(folder: str, counts: dict[str, int]) -> str:

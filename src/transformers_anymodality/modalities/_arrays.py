@@ -98,7 +98,7 @@ def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
             if dtype.kind not in "buif":
                 raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
             size, there = math.prod(shape) * dtype.itemsize, length - file.tell()
-            limits.check("max_bytes", size, f"{name} holds {size} bytes of numbers")
+            limits.check("max_bytes", size, lambda: f"{name} holds {size} bytes of numbers")
             if size > there:
                 raise MediaError(f"{name} is truncated: its header promises {size} bytes of numbers, {there} follow.")
             file.seek(0)

@@ -14,7 +14,7 @@ _JITTER = 1e-3  # of a sampling interval; below it, readings are taken to stand 
 def regular(values: np.ndarray, seconds: np.ndarray, rate: float, name: str, limits: Limits) -> np.ndarray:
     """Readings on the grid k / rate, shape (samples, channels), float32."""
     count = math.floor(seconds[-1] * rate + _JITTER) + 1
-    limits.check("max_bytes", count * values.shape[1] * 8, f"{name} needs {count} samples at {rate:g} Hz")
+    limits.check("max_bytes", count * values.shape[1] * 8, lambda: f"{name} needs {count} samples at {rate:g} Hz")
     grid = np.arange(count) / rate
     if count == len(seconds) and np.abs(seconds - grid).max() * rate <= _JITTER:
         return np.ascontiguousarray(values, dtype=np.float32)

@@ -5,7 +5,7 @@ import binascii
 import re
 import stat
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -46,32 +46,32 @@ class Limits:
     def check_pixels(self, width: int, height: int, name: str) -> None:
         if width < 1 or height < 1:
             raise MediaError(f"{name} has an empty frame ({width} x {height} pixels).")
-        if not width * height <= self.max_pixels:  # here and below, only what is refused is told, as frames are many
-            self.check("max_pixels", width * height, f"{name} has {width} x {height} pixels")
+        self.check("max_pixels", width * height, lambda: f"{name} has {width} x {height} pixels")
 
     def check_seconds(self, seconds: float, name: str) -> None:
-        if not seconds <= self.max_seconds:
-            self.check("max_seconds", seconds, f"{name} lasts at least {seconds:.6g} s")
+        self.check("max_seconds", seconds, lambda: f"{name} lasts at least {seconds:.6g} s")
 
     def check_frames(self, count: int, name: str) -> None:
-        if not count <= self.max_frames:
-            self.check("max_frames", count, f"{name} has {count} frames or more")
+        self.check("max_frames", count, lambda: f"{name} has {count} frames or more")
 
     def check_area(self, count: int, width: int, height: int, name: str, times: int = 1) -> None:
         """Checks the pixels of `count` frames. `times`: how much slower than a video they are to decode."""
-        if count * width * height * times <= self.max_total_pixels:
-            return
-        counted = f", each counted {times} times in an animation" if times > 1 else ""
-        what = f"{name} has {count} frames or more of {width} x {height} pixels, {count * width * height} together{counted}"
+
+        def what() -> str:
+            counted = f", each counted {times} times in an animation" if times > 1 else ""
+            pixels = f"{width} x {height} pixels, {count * width * height} together{counted}"
+            return f"{name} has {count} frames or more of {pixels}"
+
         self.check("max_total_pixels", count * width * height * times, what)
 
-    def check(self, limit: str, value: float, what: str, remedy: str | None = None) -> None:
-        """Raises MediaError for a value beyond the limit of that name; `what` says what has it."""
+    def check(self, limit: str, value: float, what: Callable[[], str], remedy: str | None = None) -> None:
+        """Raises MediaError for a value beyond the limit of that name. `what` says what has it, and is called only then:
+        frames are many."""
         ceiling = getattr(self, limit)
         if not value <= ceiling:
             unit = " s" if limit == "max_seconds" else ""
             raise MediaError(
-                f"{what}, more than the limit of {ceiling:.16g}{unit}: {remedy or _REMEDIES[limit]}, or pass "
+                f"{what()}, more than the limit of {ceiling:.16g}{unit}: {remedy or _REMEDIES[limit]}, or pass "
                 f"limits=Limits({limit}=...) if you trust it."
             )
 
@@ -199,7 +199,7 @@ def _in_memory(data: bytes, name: str, limits: Limits) -> BytesIO:
 
 
 def _check_size(size: int, name: str, limits: Limits) -> None:
-    limits.check("max_bytes", size, f"{name} holds at least {size} bytes")
+    limits.check("max_bytes", size, lambda: f"{name} holds at least {size} bytes")
 
 
 def _local_file(source: str | Path, name: str, limits: Limits) -> Path:

@@ -6,6 +6,7 @@ import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from io import BytesIO
 from itertools import chain
 from pathlib import Path
@@ -125,7 +126,7 @@ def _parse_csv(
         if elapsed is not None:
             seconds.append(elapsed)
         elapsed = row_number / sampling_rate if elapsed is None else elapsed
-        limits.check("max_seconds", elapsed, f"{where} lies {elapsed:.6g} s after the first")
+        limits.check("max_seconds", elapsed, partial("{} lies {:.6g} s after the first".format, where, elapsed))
     if watch is None:
         raise MediaError(f"{name} has a header row and no readings.")
     watch.check()
@@ -252,7 +253,7 @@ def read_parquet(
             times = [found[place] for clock in clocks for place in clock.places]
             spare = [] if times else [title for title in counted if title not in wanted]
             read = [*wanted, *times, *spare]
-            limits.check("max_bytes", rows * 8 * len(read), f"{name} has {rows} rows")
+            limits.check("max_bytes", rows * 8 * len(read), lambda: f"{name} has {rows} rows")
             # A cell of text may be of any length, however short the file.
             for title in read:
                 _check_numbers(table.schema_arrow.field(title).type, title, name)

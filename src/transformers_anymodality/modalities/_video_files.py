@@ -102,9 +102,12 @@ def check_output(num_frames: int, width: int, height: int, name: str, limits: Li
     """Raise `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
     limits.check_pixels(width, height, name)
     size = num_frames * width * height * 3
-    if not size <= limits.max_bytes:
-        what = f"{name}: {num_frames} frames of {width} x {height} pixels need {size} bytes"
-        limits.check("max_bytes", size, what, "ask for fewer frames, or scale the video down")
+    limits.check(
+        "max_bytes",
+        size,
+        lambda: f"{name}: {num_frames} frames of {width} x {height} pixels need {size} bytes",
+        "ask for fewer frames, or scale the video down",
+    )
 
 
 def taken(

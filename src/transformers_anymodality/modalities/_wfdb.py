@@ -40,7 +40,7 @@ def read_wfdb(header: Path, channels: Sequence[Channel], name: str, limits: Limi
                 f"{name} is a record of {told.n_seg} segments: give the header of each segment separately."
             )
         limits.check_seconds((told.sig_len or 0) / told.fs, name)
-        limits.check("max_bytes", (told.sig_len or 0) * told.n_sig * 8, f"{name} has {told.sig_len} samples")
+        limits.check("max_bytes", (told.sig_len or 0) * told.n_sig * 8, lambda: f"{name} has {told.sig_len} samples")
         signals = wfdb.rdrecord(record)
     except (MediaError, ImportError):
         raise

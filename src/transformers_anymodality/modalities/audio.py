@@ -209,7 +209,7 @@ def _check_samples(count: int, channels: int, mix: bool, name: str, limits: Limi
     """Raises `MediaError` for samples that would not fit `limits.max_bytes` once decoded, to floats and, with `mix`, one
     channel."""
     size = 4 * count * (1 if mix else channels)
-    limits.check("max_bytes", size, f"{name} has {count} samples, {size} bytes once decoded")
+    limits.check("max_bytes", size, lambda: f"{name} has {count} samples, {size} bytes once decoded")
 
 
 def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:

@@ -171,7 +171,9 @@ def _measured(source: Any, name: str, *, allow_urls: bool = False, limits: Limit
     with open_image(given, name, limits) as image:
         turn_to_page(image, source, name, limits)
         size = 4 * image.width * image.height
-        limits.check("max_bytes", size, f"{name} has {image.width} x {image.height} pixels, {size} bytes once decoded")
+        limits.check(
+            "max_bytes", size, lambda: f"{name} has {image.width} x {image.height} pixels, {size} bytes once decoded"
+        )
         return _map_values(image, name)
 
 

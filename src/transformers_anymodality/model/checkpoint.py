@@ -8,6 +8,7 @@ puts the stored tensors on top; the result is the same as that of a full checkpo
 
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,11 +79,12 @@ class CheckpointMixin(PreTrainedModel):
             kwargs["quantization_config"] = skip_towers_and_aligners(kwargs["quantization_config"], config)
         place = source
         with read_from(f"{source}"):
-            # Variants have files of other names.
-            files = [] if kwargs.get("variant") else weight_files(source, hub_kwargs(kwargs))
+            # Variants have files of other names; light checkpoints have none.
+            other_names = kwargs.get("variant") and not config.references
+            files = [] if other_names else weight_files(source, hub_kwargs(kwargs))
             stored = stored_dtypes(files)
             if config.references:
-                place, kwargs["state_dict"] = None, _assemble(source, config, **hub_kwargs(kwargs))
+                place, kwargs["state_dict"] = None, _assemble(source, config, files, **hub_kwargs(kwargs))
             loaded: Any = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
             model, info = loaded
             check_loading_info(model, info, mismatch_allowed, source)
@@ -261,14 +263,17 @@ def _split(
     return stored, references
 
 
-def _assemble(source: Any, config: Any, **hub: Any) -> dict[str, torch.Tensor]:
-    """The whole state dict of a light checkpoint.
+def _assemble(source: Any, config: Any, files: list[Path], **hub: Any) -> dict[str, torch.Tensor]:
+    """The whole state dict of a light checkpoint, whose own weights are in `files`.
 
     Raises:
         OSError: a reference could not be loaded; the message names it and the part.
         ValueError: it has changed since the checkpoint was saved.
     """
-    stored, state = _stored(source, hub), {}
+    # Where there are none, `cached_file` raises.
+    files = files or [Path(str(cached_file(source, SAFE_WEIGHTS_NAME, **hub)))]
+    stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    state: dict[str, torch.Tensor] = {}
     for part, reference in config.references.items():
         _check_reference(config, part, reference)
         tensors = _load_reference(config, part, reference, **hub_kwargs(hub, FETCHING))
@@ -322,10 +327,3 @@ def _load_reference(config: Any, part: str, reference: dict[str, Any], **hub: An
 
 def _where(reference: dict[str, Any]) -> str:
     return reference["id"] + (f" at revision {reference['revision']}" if reference["revision"] else "")
-
-
-def _stored(source: Any, hub: dict[str, Any]) -> dict[str, torch.Tensor]:
-    files = weight_files(source, hub) or [
-        cached_file(source, SAFE_WEIGHTS_NAME, **hub)
-    ]  # which raises where there is none
-    return {name: tensor for file in files for name, tensor in load_file(str(file)).items()}

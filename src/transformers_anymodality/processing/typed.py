@@ -1,10 +1,10 @@
 """Who may say what: what people typed stays text, wherever it was typed, however it is cut, whatever a template makes of it.
 
-A chat template puts control tokens and placeholders around text of anybody. Before it is given the texts, each sign of
-theirs that control tokens are made of is replaced by a character that stands for it; in what the template writes, control
-tokens without such characters are its own. Then the signs are put back, and control tokens that hold one are read as text.
+A chat template puts control tokens and placeholders around text of anybody. First, each character of such a text that
+control tokens are made of (`<`, `|`) is replaced by a stand-in, a rare letter. Then the template writes the chat. A control
+token without a stand-in is the template's own. One with a stand-in was typed: it is read as text, with its characters back.
 
-Marks around what was typed would not do: templates cut texts, escape them (JSON, Python), and change their letters.
+Marks around what was typed are not enough: templates cut texts, escape them (JSON, Python), and change their letters.
 """
 
 import json

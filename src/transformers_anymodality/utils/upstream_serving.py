@@ -1,6 +1,8 @@
 """As `upstream`, of Transformers' server: no page of its documentation names these, and each release changes some."""
 
 import inspect
+from collections.abc import Set
+from typing import Any
 
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.response import ResponseHandler
@@ -36,3 +38,10 @@ HOOKS: dict[str, dict[str, str]] = {
 TAKES_TOOLS = "tools" in inspect.signature(ChatCompletionHandler._streaming).parameters
 # Handlers of the stock server's routes; which there are changes. Ours are put in, the others' routes go.
 NO_HANDLERS = {name: None for name in inspect.signature(build_server).parameters if name.endswith("_handler")}
+
+
+def with_known_names(body: dict[str, Any], unused: Set[str]) -> dict[str, Any]:
+    """A request in names that this version reads: older ones know `max_completion_tokens` by its former name alone."""
+    if "max_completion_tokens" not in unused or body.get("max_completion_tokens") is None:
+        return body
+    return {**body, "max_tokens": body["max_completion_tokens"], "max_completion_tokens": None}

@@ -31,6 +31,7 @@ from ...utils.upstream_serving import (
     GenerationState,
     ResponseHandler,
     build_server,
+    with_known_names,
 )
 from .. import LOOPBACK_HOSTS
 from ..conversation import context_length
@@ -116,9 +117,7 @@ class _CheckedHandler(BaseHandler):
 
     async def handle_request(self, body: dict, request_id: str):
         served = self.model_manager
-        renamed = "max_completion_tokens"  # older versions of Transformers know its former name alone
-        if renamed in self._unused_fields and body.get(renamed) is not None:
-            body = {**body, "max_tokens": body[renamed], renamed: None}
+        body = with_known_names(body, self._unused_fields)
         self._validate_request(body)
         check_read(body, self._unused_fields)
         model_id, model, processor = self._resolve_model(body)
