@@ -15,6 +15,7 @@ import pytest
 
 
 pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
 pytest.importorskip("openai")
 
 from benchmarks import load  # noqa: E402

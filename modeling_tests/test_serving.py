@@ -22,6 +22,7 @@ from transformers_anymodality.inference.conversation import GrowingAnswer
 
 
 pytest.importorskip("fastapi")
+pytest.importorskip("prometheus_client")
 openai = pytest.importorskip("openai")
 
 from huggingface_hub.utils import httpx  # noqa: E402

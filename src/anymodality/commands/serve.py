@@ -43,7 +43,7 @@ def serve(
     from transformers_anymodality.inference import LOOPBACK
     from transformers_anymodality.utils.imports import require
 
-    for package in ("fastapi", "uvicorn", "openai"):
+    for package in ("fastapi", "uvicorn", "openai", "prometheus_client"):
         require(package, "serve")
     from transformers_anymodality.inference.server import Policy, build_app, run_app
 

@@ -35,8 +35,10 @@ from ...utils.upstream_serving import (
 )
 from .. import LOOPBACK_HOSTS
 from ..conversation import context_length
-from .batching import BatchManager
-from .gate import Gate, TimedProtocol, error_response
+from .batching import FAILED, BatchManager, TooLargeError
+from .gate import UNCOUNTED, Gate, TimedProtocol, error_response
+from .metrics import PATH as METRICS
+from .metrics import Counted, Metrics
 from .reading import Reader
 from .requests import Policy, check_options, check_read, check_variables, is_short_text, read_messages
 
@@ -69,12 +71,10 @@ class _Served:
         self.reader = Reader(self.read, READ_SECONDS, _SPARE_BYTES + 4 * policy.limits.max_bytes)
 
     async def prepare(self, *request: Any) -> dict[str, Any]:
-        """As `read`, on the model's device; a request cannot block others."""
+        """As `read`; a request cannot block others."""
         if is_short_text(*request):
-            inputs = await asyncio.get_running_loop().run_in_executor(self.short, self.read, *request)
-        else:
-            inputs = await self.reader.read(*request)
-        return {name: value.to(self.model.device) for name, value in inputs.items()}
+            return await asyncio.get_running_loop().run_in_executor(self.short, self.read, *request)
+        return await self.reader.read(*request)
 
     def read(self, messages: Any, tools: Any, variables: Any) -> dict[str, Any]:
         """Model inputs; ValueError for a chat or a medium that cannot be read."""
@@ -186,9 +186,11 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
             return error_response(error.status_code, str(error.detail))
         case RequestValidationError():
             return error_response(400, "The body must be a JSON object, sent as application/json.")
+        case TooLargeError():
+            return error_response(413, str(error))
         case ValueError():
             return error_response(400, str(error))
-    return error_response(500, "The server failed to answer; its log says why.")
+    return error_response(500, FAILED)
 
 
 def build_app(
@@ -212,18 +214,20 @@ def build_app(
         origins: of web pages whose scripts may reach the server (`https://example.org`); `["*"]`: any.
     """
     served = _Served(model, processor, name, policy or Policy())
-    state = GenerationState()
-    state._generate_managers[name] = BatchManager(served.longest_prompt)
+    state, metrics = GenerationState(), Metrics()
+    state._generate_managers[name] = BatchManager(served.longest_prompt, metrics)
     handlers = {"chat_handler": _ChatHandler(served, state), "response_handler": _ResponseHandler(served, state)}
     app: FastAPI = build_server(served, generation_state=state, **{**NO_HANDLERS, **handlers})  # type: ignore[arg-type]
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) in ROUTES]
+    app.add_api_route(METRICS, metrics.page)
     most = {"max_bytes": served.policy.limits.max_bytes * 3 // 2, "max_requests": served.policy.max_requests}
     app.add_middleware(Gate, **most, api_key=api_key)
+    app.add_middleware(Counted, metrics=metrics, routes=ROUTES, passed_over=UNCOUNTED)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts or list(LOOPBACK_HOSTS))
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
 
-    for kind in (StarletteHTTPException, RequestValidationError, ValueError, Exception):
+    for kind in (StarletteHTTPException, RequestValidationError, TooLargeError, ValueError, Exception):
         app.add_exception_handler(kind, _refused)
     return app
 

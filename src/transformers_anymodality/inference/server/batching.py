@@ -1,10 +1,13 @@
 """Requests that wait are answered together: rows of one `generate`, padded on the left.
 
-Each row ends at its own length or stop, and is answered at once. A row whose client has left ends, too.
+Each row ends at its own length or stop, and is answered at once. A row whose client has left ends, too. Rows that do not
+run together, because of the memory or of one among them, are tried again in halves.
 """
 
 import asyncio
 import copy
+import gc
+import logging
 import threading
 import time
 from collections import deque
@@ -17,7 +20,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from ...processing.processor import until_stop
 from ...utils.upstream_serving import DirectStreamer, GenerateManager, GenerationCancelled, StreamError
 from .cutting import CutQueue, stops_of
+from .metrics import Metrics
 
+
+logger = logging.getLogger(__name__)
 
 # Set when nobody waits any more for the request that is being handled.
 GONE: ContextVar[threading.Event] = ContextVar("gone")
@@ -35,6 +41,11 @@ _LOOK_BACK = (
     "min_length",
 )
 _UNSET = (None, 0, 1.0)
+FAILED = "The server failed to answer; its log says why."
+
+
+class TooLargeError(Exception):
+    """A request does not fit into memory, not even by itself."""
 
 
 class Row:
@@ -45,10 +56,14 @@ class Row:
         config: its generation config; `seed` among them, where one is given.
         stops: strings that end the answer.
         streamer: is given each token as it comes.
+        metrics: are told of tokens and errors.
     """
 
-    def __init__(self, inputs: dict[str, Any], config: Any, stops: list[str], tokenizer: Any, streamer: Any = None):
+    def __init__(
+        self, inputs: dict[str, Any], config: Any, stops: list[str], tokenizer: Any, streamer: Any, metrics: Metrics
+    ):
         self.inputs, self.stops, self.tokenizer, self.streamer = inputs, stops, tokenizer, streamer
+        self.metrics, self.ended = metrics, False
         self.gone = GONE.get(None) or threading.Event()
         self.ids: list[int] = []
         self.length, self.most = inputs["input_ids"].shape[1], config.max_new_tokens
@@ -73,15 +88,28 @@ class Row:
             return False
         return not self.gone.is_set()
 
-    def take(self, token: int) -> bool:
-        """A token of the answer; whether it was the last one."""
-        self.ids.append(token)
+    def rest(self) -> dict[str, Any]:
+        """Model inputs for what is still to be said: the prompt, and behind it what has been said."""
+        said, inputs = self.inputs["input_ids"].new_tensor([self.ids]), {**self.inputs}
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], said], 1)
+        if "attention_mask" in inputs:
+            inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, len(self.ids)), value=1)
+        return inputs
+
+    def take(self, token: int) -> None:
+        """A token of the answer. Whatever goes wrong with it ends this row alone."""
         try:
+            self.ids.append(token)
+            self.metrics.generated_tokens.inc()
             if self.streamer is not None:
                 self.streamer.put(torch.tensor([token]))
+            if token in self.ends or len(self.ids) >= self.most or self.gone.is_set() or self._stops():
+                self.end()
         except GenerationCancelled:
-            return True
-        return token in self.ends or len(self.ids) >= self.most or self.gone.is_set() or self._stops()
+            self.end()
+        except BaseException as error:  # a tokenizer in Rust that panics raises what is no Exception
+            logger.exception("An answer cannot be decoded.")
+            self.end(RuntimeError(repr(error)))
 
     def _stops(self) -> bool:
         if not self.stops:
@@ -91,12 +119,15 @@ class Row:
 
     def end(self, error: Exception | None = None) -> None:
         """Hands on the answer, or what went wrong."""
+        self.ended = True
+        if error is not None:
+            self.metrics.failed.inc()
         if self.streamer is None:
             self.loop.call_soon_threadsafe(self._answer, error)
         elif error is None:
             self.streamer.end()
-        else:
-            self.streamer._enqueue(StreamError(str(error)))
+        else:  # it is put between quotes as it is
+            self.streamer._enqueue(StreamError(str(error) if isinstance(error, TooLargeError) else FAILED))
 
     def _answer(self, error: Exception | None) -> None:
         if not self.answered.done():
@@ -107,14 +138,13 @@ class _Ends(StoppingCriteria):
     """Gives each row its token, and ends rows by themselves."""
 
     def __init__(self, rows: list[Row]):
-        self.rows, self.ended = rows, [False] * len(rows)
+        self.rows = rows
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs) -> torch.Tensor:
-        for i, (row, token) in enumerate(zip(self.rows, input_ids[:, -1].tolist(), strict=True)):
-            if not self.ended[i] and row.take(token):
-                self.ended[i] = True
-                row.end()
-        return torch.tensor(self.ended, device=input_ids.device)
+        for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
+            if not row.ended:
+                row.take(token)
+        return torch.tensor([row.ended for row in self.rows], device=input_ids.device)
 
 
 class BatchManager(GenerateManager):
@@ -122,22 +152,24 @@ class BatchManager(GenerateManager):
 
     Args:
         most_tokens: that the model reads, answer included.
+        metrics: are told what is generated.
     """
 
-    def __init__(self, most_tokens: int):
+    def __init__(self, most_tokens: int, metrics: Metrics):
         super().__init__()
-        self.most_tokens, self.waiting = most_tokens, deque[Row]()
+        self.most_tokens, self.metrics, self.waiting = most_tokens, metrics, deque[Row]()
+        metrics.waiting.set_function(lambda: len(self.waiting))
 
     def generate_streaming(self, model, processor, inputs, gen_config, request_id, response_parser=None):
         queue: asyncio.Queue = asyncio.Queue()
         loop, stops = asyncio.get_running_loop(), stops_of(processor, gen_config)
         streamer = DirectStreamer(processor.tokenizer._tokenizer, loop, queue, response_parser=response_parser)
-        self._add(model, Row(inputs, gen_config, stops, processor.tokenizer, streamer))
+        self._add(model, Row(inputs, gen_config, stops, processor.tokenizer, streamer, self.metrics))
         return CutQueue(queue, stops), streamer
 
     async def generate_non_streaming(self, model, processor, inputs, gen_config, request_id):
         stops = stops_of(processor, gen_config)
-        row = Row(inputs, gen_config, stops, processor.tokenizer)
+        row = Row(inputs, gen_config, stops, processor.tokenizer, None, self.metrics)
         self._add(model, row)
         try:
             ids = await row.answered
@@ -158,23 +190,46 @@ class BatchManager(GenerateManager):
         rows = []
         for row in self._next():
             rows.append(row) if row.begin() else row.end()
-        if not rows:
+        self.metrics.prompt_tokens.inc(sum(row.length for row in rows))
+        if rows:
+            self._answer(model, rows)
+
+    def _answer(self, model: Any, rows: list[Row]) -> None:
+        """Rows together. Where that fails, those that are left in halves: of rows that do not fit into memory together, each
+        may fit, and what is wrong with one is not with the others."""
+        error = self._run(model, rows)
+        if error is None:
             return
+        left = [row for row in rows if not row.ended]
+        if len(rows) == 1:
+            for row in left:
+                row.end(error)
+            return
+        gc.collect()  # tensors of what failed
+        middle = (len(left) + 1) // 2
+        for half in filter(None, (left[:middle], left[middle:])):
+            self._answer(model, half)
+
+    def _run(self, model: Any, rows: list[Row]) -> Exception | None:
+        """What went wrong, without its traceback, which holds the tensors of what failed."""
         config = copy.deepcopy(rows[0].config)
-        config.max_new_tokens = max(row.most for row in rows)
+        config.max_new_tokens = max(row.most - len(row.ids) for row in rows)
         if config.do_sample and rows[0].seed is not None:
             torch.manual_seed(rows[0].seed)
-        ends = _Ends(rows)
         try:
+            inputs = together([row.rest() for row in rows])
             model.generate(
-                **together([row.inputs for row in rows]),
+                **{name: value.to(model.device) for name, value in inputs.items()},
                 generation_config=config,
-                stopping_criteria=StoppingCriteriaList([ends]),
+                stopping_criteria=StoppingCriteriaList([_Ends(rows)]),
             )
         except Exception as error:
-            for row, ended in zip(rows, ends.ended, strict=True):
-                if not ended:
-                    row.end(error)
+            logger.exception("%d requests cannot be answered%s.", len(rows), " together" if len(rows) > 1 else "")
+            if _is_of_memory(error):
+                return TooLargeError("The request does not fit into the server's memory: send less, or fewer media.")
+            error.__traceback__ = error.__context__ = error.__cause__ = None
+            return error
+        return None
 
     def _next(self) -> list[Row]:
         """The row that has waited longest, and others that can be answered with it."""
@@ -186,6 +241,12 @@ class BatchManager(GenerateManager):
                 self.waiting.remove(row)
                 rows.append(row)
         return rows
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Allocators of torch's devices have no error in common."""
+    words = ("out of memory", "allocate memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
 def _alike(inputs: dict[str, Any], rows: list[Row]) -> bool:

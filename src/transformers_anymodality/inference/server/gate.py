@@ -10,13 +10,15 @@ from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from .batching import GONE
+from .metrics import PATH as METRICS
 
 
 BODY_SECONDS = 60.0  # in which a request's body must have come
 SILENT_SECONDS = 15.0  # after which a connection without a request is closed
 _THROWN_AWAY = 8  # times the size of the largest request
 _HELD = 8  # times the same: bytes of all bodies that have come in part
-_OPEN = ("/health",)  # for all
+OPEN = ("/health",)  # for all
+UNCOUNTED = (*OPEN, METRICS)  # answered however many requests there are
 
 
 def error_response(status: int, message: str) -> JSONResponse:
@@ -45,11 +47,13 @@ class Gate:
         self.running = self.held = 0
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] in _OPEN:
+        if scope["type"] != "http" or scope["path"] in OPEN:
             return await self.app(scope, receive, send)
         held = [0]
         try:
             self._check_key(scope)
+            if scope["path"] in UNCOUNTED:
+                return await self.app(scope, receive, send)
             body = await self._body(receive, held)
             if body is None:
                 return
