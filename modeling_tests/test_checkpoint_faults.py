@@ -160,6 +160,9 @@ MODEL = {
     "`image_aligner_config`.*layer_norm_eps` is nan": part("image_aligner_config", layer_norm_eps=float("nan")),
     "`image_config`": part("image_config", hidden_size="x"),
     "`text_config`": part("text_config", num_attention_heads=0),
+    "`text_config.num_hidden_layers` is 1000000000": part("text_config", num_hidden_layers=10**9),
+    "`image_aligner_config.depth` is 1000000000": part("image_aligner_config", depth=10**9),
+    "`audio_config.inner.depths` is": part("audio_config", inner={"depths": [2, 10**9]}),
 }
 
 

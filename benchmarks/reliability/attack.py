@@ -2,8 +2,11 @@
 
 import os
 import random
+import resource
+import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,30 @@ class Attack:
 
     def end(self) -> None:
         """Stops what `prepare` started; the folder goes by itself."""
+
+
+class HangsError(BaseException):
+    """Not an Exception, which what is attacked may handle."""
+
+
+@contextmanager
+def bounded(seconds: float, more_bytes: int) -> Iterator[None]:
+    """What takes more processor time raises HangsError; what takes more memory than is held now, and so many bytes, raises
+    MemoryError."""
+
+    def stop(*_: Any) -> None:
+        raise HangsError
+
+    held = 1024 * int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0])
+    usual, handler = resource.getrlimit(resource.RLIMIT_DATA), signal.signal(signal.SIGPROF, stop)
+    resource.setrlimit(resource.RLIMIT_DATA, (held + more_bytes, usual[1]))
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, handler)
+        resource.setrlimit(resource.RLIMIT_DATA, usual)
 
 
 def start(work: Callable[[], Any], log: Path | None = None) -> int:

@@ -1,7 +1,8 @@
 """Every value in the JSON of a checkpoint and of a feature store, replaced by one of another kind, or left out.
 
 A mutation is survived if the file is refused with an error of one of our kinds, if nothing changes, or if it is another
-setting of the same kind as the one before (another number, another name that exists): that is what the file says now.
+setting of the same kind as the one before (another number, another name that exists): that is what the file says now. Such
+a number may ask for more memory than there is, and is told so; what takes more, or does not end, is a loss.
 """
 
 import copy
@@ -17,13 +18,14 @@ from transformers import AutoModelForCausalLM, AutoProcessor
 
 from transformers_anymodality.features import FeatureStore, build_features
 
-from .attack import Attack, Outcome
+from .attack import Attack, HangsError, Outcome, bounded
 
 
 VALUES = [None, -1, 0, "x", "../x", [], {}, 10**9, 2**40, True, 1.5, [1], "image", float("nan"), float("inf"), ...]
 CHAT = tiny.chat("image", "audio", "imu", "depth", "thermal", "video", "what ?", answer="yes")
 # Transformers reads these before it knows that the checkpoint is ours; or they say nothing about the model.
 PASSED_OVER = {"model_type", "auto_map", "architectures", "transformers_version", "processor_class"}
+SECONDS, MORE_BYTES = 20, 2**30  # of one attempt; it takes some hundredths, and megabytes
 
 
 def leaves(node: Any, path: tuple = ()) -> Iterator[tuple]:
@@ -105,7 +107,12 @@ class JsonFiles(Attack):
 
     def judge(self, what: str, use: Any, right: list[torch.Tensor], allowed: bool) -> Outcome:
         try:
-            found = use()
+            with bounded(SECONDS, MORE_BYTES):
+                found = use()
+        except HangsError:
+            return Outcome(False, "hangs", what)
+        except MemoryError as error:
+            return Outcome(allowed, "more than memory holds", f"{what}: {error}")
         except (ValueError, OSError, ImportError) as error:
             return Outcome(True, "refused", f"{what}: {type(error).__name__} {error}")
         except Exception as error:

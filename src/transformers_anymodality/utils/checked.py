@@ -1,6 +1,7 @@
 """What is read from a checkpoint's JSON is checked: one kind of error, which names the file and the key."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
@@ -12,6 +13,8 @@ import torch
 
 # Sizes and ids; tensors and tokenizers have no larger ones.
 _MOST = 2**31 - 1
+# Layers are built one after another, before anything else tells that there are too many.
+_BUILT, _MOST_BUILT = re.compile(r"(layer|depth|block|stage)s?$"), 10_000
 
 
 class ConfigError(ValueError):
@@ -51,6 +54,17 @@ def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]
         numbers = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, (int, float))]
         if name in least and any(one < least[name] for one in numbers):
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be {least[name]} or more.")
+
+
+def check_layers(where: str, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a config, or one in it, with more layers than any model has: building them would not end."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_layers(f"{where}.{key}", value)
+        elif _BUILT.search(str(key)):
+            for one in value if isinstance(value, list) else [value]:
+                if isinstance(one, (int, float)) and one > _MOST_BUILT:
+                    raise ConfigError(f"`{where}.{key}` is {value!r:.80}; it must be at most {_MOST_BUILT}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:
