@@ -23,15 +23,14 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from . import json_files, media, serving, stores, trainings
+from . import injection, json_files, media, serving, stores, trainings
 from .attack import Attack
 from .page import write
 
 
 FOLDER = Path("outputs", "reliability")
 ATTACKS: dict[str, Callable[[], Attack]] = {
-    one.__name__: one
-    for one in (*media.ATTACKS, *json_files.ATTACKS, *stores.ATTACKS, *trainings.ATTACKS, *serving.ATTACKS)
+    one.__name__: one for part in (media, json_files, injection, stores, trainings, serving) for one in part.ATTACKS
 }
 
 

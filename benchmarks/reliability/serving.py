@@ -16,7 +16,7 @@ class Served(Attack):
     def prepare(self, folder: Path) -> None:
         load.save_model(folder / "model")
         self.stack = ExitStack()
-        limits = ["--max-megabytes", "1", "--max-new-tokens", "2000", "--max-requests", "32"]
+        limits = "--max megabytes=1 --max new_tokens=2000 --max requests=32".split()
         self.port, self.process = self.stack.enter_context(load.served(folder / "model", *limits, "--api-key", "key"))
 
     def end(self) -> None:
@@ -34,9 +34,9 @@ class Load(Served):
     def attempt(self, rng: random.Random) -> Outcome:
         clients = next(self.clients)
         result = load.load(self.port, clients)
-        return Outcome(
-            result["survived"], "next one answered" if result["survived"] else "not answered", f"{clients} clients"
-        )
+        told = result["statuses"].keys() <= {"200", "400", "413", "503"}
+        how = "each told, the next answered" if told and result["survived"] else "not answered"
+        return Outcome(told and result["survived"], how, f"{clients} clients: {result}")
 
 
 class Soak(Served):
