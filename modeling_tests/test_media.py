@@ -20,7 +20,6 @@ from transformers_anymodality.modalities import (
     Limits,
     MediaError,
     _fetch,
-    _video_files,
     frame_times,
     open_source,
     read_audio,
@@ -56,7 +55,7 @@ class TestImports:
             ("PIL.Image", "image"),
             ("soxr", "audio"),
             ("torchaudio.compliance.kaldi", "audio"),
-            ("av", "video"),
+            ("av", "audio,video"),
             ("pyarrow.parquet", "signal"),
             ("pypdfium2", "pdf"),
         ],
@@ -77,8 +76,8 @@ class TestImports:
             raise error
 
         monkeypatch.setattr(_imports.importlib, "import_module", broken)
-        with pytest.raises(ImportError, match=rf"does not load.*{error}.*torchcodec .*beside torch \d"):
-            _imports.require.__wrapped__("torchcodec")
+        with pytest.raises(ImportError, match=rf"does not load.*{error}.*soxr .*beside torch \d"):
+            _imports.require.__wrapped__("soxr")
 
 
 class TestSource:
@@ -554,8 +553,8 @@ class TestAudio:
         with pytest.raises(MediaError, match=message):
             read_audio(data, 16000)
 
-    def test_long_file_is_refused_by_its_header(self):
-        with pytest.raises(MediaError, match="2 s, more than the limit of 1 s"):
+    def test_long_file_is_refused(self):
+        with pytest.raises(MediaError, match="more than the limit of 1 s"):
             read_audio(sound(tone(2.0, 8000), 8000), 8000, limits=Limits(max_seconds=1))
 
     def test_track_of_a_video_by_av(self, tmp_path, movie):
@@ -601,19 +600,7 @@ class TestVideo:
         assert 1.9 < end < 2.0
         assert places(read).tolist() == shown(frame_times(0.0, end, num_frames)).tolist()
 
-    @pytest.mark.parametrize("num_frames", [1, 3, 8, 25])
-    def test_backends_agree(self, movie, num_frames):
-        from transformers_anymodality.utils.upstream import is_torchcodec_usable
-
-        if not is_torchcodec_usable("video"):
-            pytest.skip("torchcodec is missing or finds no FFmpeg libraries on this machine")
-        choice = _video_files.Spread(num_frames)
-        first = _video_files.by_torchcodec(movie, choice, "movie", Limits())
-        second = _video_files.by_av(movie, choice, "movie", Limits())
-        assert places(first).tolist() == places(second).tolist()
-        assert np.abs(first.astype(int) - second).max() <= 3
-
-    def test_what_torchcodec_fails_on_is_decoded_by_av(self, movie, monkeypatch):
+    def test_what_a_decoder_fails_on_is_told(self):
         def fails(*args):
             raise RuntimeError("no more frames")
 
@@ -621,10 +608,7 @@ class TestVideo:
             begin_stream_seconds=0.0, end_stream_seconds=2.0, num_frames=10, width=64, height=48
         )
         decoder = types.SimpleNamespace(metadata=information, get_frames_played_at=fails, get_frames_at=fails)
-        monkeypatch.setattr(_video_files, "torchcodec_decoder", lambda *args, **kwargs: decoder)
-        expected = _video_files.by_av(movie, _video_files.Spread(5), "movie", Limits())
-        assert np.array_equal(read_video(movie, 5), expected)
-        with pytest.raises(MediaError, match="cannot be decoded.*torchcodec: RuntimeError: no more frames"):
+        with pytest.raises(MediaError, match="cannot be decoded as video.*RuntimeError: no more frames"):
             read_video(decoder, 5)
 
     def test_webm_without_counts_and_durations(self, tmp_path):

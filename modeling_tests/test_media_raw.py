@@ -125,14 +125,6 @@ class TestFrames:
         with pytest.raises(MediaError, match="limit of 1 s"):
             read_video_frames(decoder, choose, limits=Limits(max_seconds=1))
 
-    def test_torchcodec_agrees(self, movie, every_frame):
-        from transformers_anymodality.utils.upstream import is_torchcodec_usable
-
-        if not is_torchcodec_usable("video"):
-            pytest.skip("torchcodec is missing or finds no FFmpeg libraries on this machine")
-        read = _video_files.by_torchcodec(movie, _video_files.Numbered(asked([4, 1, 4])), "movie", Limits())
-        assert np.abs(read.astype(int) - every_frame[[4, 1, 4]]).max() <= 3
-
     @pytest.mark.parametrize("numbers", [[], [10], [-1], [[1]]])
     def test_frames_that_there_are_not(self, movie, numbers):
         for source in (np.zeros((10, 4, 5, 3), np.uint8), movie):

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import html
 import io
+import wave
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -67,7 +68,10 @@ def _drawn(modality: str, source: Any, processor: Any) -> str:
     if spec.medium == "audio":
         samples, rate = item if isinstance(item, tuple) else (item, own.sampling_rate)
         buffer = io.BytesIO()
-        require("soundfile").write(buffer, np.atleast_2d(samples).T, round(rate), "PCM_16", format="WAV")
+        channels = np.atleast_2d(samples)
+        with wave.open(buffer, "wb") as file:
+            file.setparams((len(channels), 2, round(rate), 0, "NONE", ""))
+            file.writeframes(np.rint(channels.clip(-1, 1) * 32767).astype("<i2").T.tobytes())
         return f"<audio controls src='{uri('audio/wav', buffer.getvalue())}'></audio>"
     if hasattr(item, "convert"):
         return picture(item)

@@ -2,12 +2,16 @@
 
 import struct
 import zlib
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
 from typing import BinaryIO
 
-from ._source import MediaError
+from ._source import MediaError, opened
 
 
 _UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger figure where they cannot know the size
+_MP3 = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")  # how a frame of it begins
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -36,6 +40,8 @@ def promised_length(file: BinaryIO, start: bytes, length: int, name: str) -> int
             return _caf_length(file, length)
         case b"OggS":
             return _ogg_length(file, length, name)
+        case _ if start[:3] == b"ID3" or start[:2] in _MP3:
+            return _mp3_length(file, start)
         case b"\x1a\x45\xdf\xa3":
             return _matroska_length(start)
     return _mp4_length(file, length) if start[4:8] == b"ftyp" else None
@@ -87,6 +93,38 @@ def _ogg_length(file: BinaryIO, length: int, name: str) -> int | None:
         (open_streams.discard if header[5] & 4 else open_streams.add)(stream)
         position = end
     return length + 27 if open_streams or position < length else length
+
+
+def recordings(source: Path | BytesIO) -> list[Path | BytesIO]:
+    """The recordings that stand behind each other in a file: the links of a chained Ogg file, else the file itself."""
+    with opened(source) as file:
+        length, position, begins, begun = file.seek(0, 2), 0, [], False
+        while position + 27 <= length:
+            file.seek(position)
+            header = file.read(27)
+            if header[:4] != b"OggS":
+                break
+            begins += [position] if header[5] & 2 and not begun else []
+            begun = bool(header[5] & 2)
+            position += 27 + header[26] + sum(file.read(header[26]))
+        if len(begins) < 2:
+            return [source]
+        file.seek(0)
+        return [BytesIO(file.read(end - begin)) for begin, end in pairwise([*begins, length])]
+
+
+def _mp3_length(file: BinaryIO, start: bytes) -> int | None:
+    """By a Xing or Info header, behind an ID3v2 tag if there is one."""
+    begin = 0
+    if start[:3] == b"ID3":  # its size has 7 bits in each byte
+        begin = 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
+    file.seek(begin)
+    frame = file.read(256)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    if frame[:2] not in _MP3 or at < 0 or not frame[at + 7] & 2:
+        return None
+    frames = 4 * (frame[at + 7] & 1)
+    return begin + int.from_bytes(frame[at + 8 + frames : at + 12 + frames], "big")
 
 
 def _ogg_checksum(page: bytes) -> int:

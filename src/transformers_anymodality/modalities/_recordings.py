@@ -1,13 +1,12 @@
-"""Encoded sound and video: what is checked before any decoder sees them, and the decoders that are tried."""
+"""Encoded sound and video: what is checked before the decoder sees them, and its container."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..utils.imports import require
-from ..utils.upstream import is_torchcodec_usable
 from ._containers import promised_length
 from ._source import MediaError, head, opened
 
@@ -16,9 +15,8 @@ from ._source import MediaError, head, opened
 # concat, image2): an uploaded "video" of these kinds could read any file of the machine.
 _FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,wav,w64,aiff,flac,mp3,aac,ac3,eac3,"
-    "amr,caf,au,h264,hevc,av1,obu,ivf,m4v,gif,apng,webp,webp_pipe,dv,mxf,rm,wv,ape,tta"
+    "amr,caf,au,nistsphere,h264,hevc,av1,obu,ivf,m4v,gif,apng,webp,webp_pipe,dv,mxf,rm,wv,ape,tta"
 )
-_Decoded = TypeVar("_Decoded")
 _PLAYLISTS = (b"#extm3u", b"ffconcat", b"<?xml", b"<mpd", b"<smil", b"[playlist]", b"v=0")
 
 
@@ -52,50 +50,30 @@ def _is_text(start: bytes) -> bool:
     return True
 
 
-class NotDecoded(Exception):
-    """A decoder does not read this file; another one may."""
-
-
 @contextmanager
-def tried(decoder: str) -> Generator[None]:
-    """Whatever a decoder raises inside the block comes out as `NotDecoded`."""
+def decoding(name: str, kind: str) -> Generator[None]:
+    """Whatever a decoder raises inside the block comes out as `MediaError`."""
     try:
         yield
-    except (MediaError, ImportError):
+    except (MediaError, ImportError, MemoryError):
         raise
     except Exception as error:
-        raise NotDecoded(f"{decoder}: {type(error).__name__}: {error}") from error
-
-
-def first_decoded(decoders: Iterable[Callable[[], _Decoded]], name: str, kind: str) -> _Decoded:
-    """What the first decoder gives that is installed and reads the file. Raises `MediaError` where none reads it, or
-    one that does finds it wrong; `ImportError` where none is installed."""
-    failed, missing = [], []
-    for decode in decoders:
-        try:
-            return decode()
-        except ImportError as error:
-            missing.append(str(error))
-        except NotDecoded as error:
-            failed.append(str(error))
-    if not failed:
-        raise ImportError(" ".join(missing))
-    reasons = "; ".join(failed + missing)
-    raise MediaError(f"{name} cannot be decoded as {kind}; it may be corrupt or truncated ({reasons}).")
-
-
-def torchcodec_decoder(kind: str, source: Path | BytesIO, **options: Any) -> Any:
-    if not is_torchcodec_usable(kind):
-        raise ImportError("torchcodec is missing or does not find FFmpeg.")
-    from torchcodec.decoders import AudioDecoder, VideoDecoder
-
-    with tried("torchcodec"):
-        decoder = {"audio": AudioDecoder, "video": VideoDecoder}[kind]
-        return decoder(source if isinstance(source, Path) else source.getvalue(), **options)
+        raise MediaError(
+            f"{name} cannot be decoded as {kind} ({type(error).__name__}: {error}): it is corrupt, truncated, or holds "
+            "recordings of several kinds."
+        ) from error
 
 
 def av_container(source: Path | BytesIO) -> Any:
+    """Opened by PyAV, which brings FFmpeg's libraries, and keeps what they log to itself."""
+    start = head(source, 12)
     if isinstance(source, BytesIO):
         source.seek(0)
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
-    return require("av").open(str(source) if isinstance(source, Path) else source, options=options)
+    if (
+        start[:4] == b"riff" or start[8:] == b"WAVE"
+    ):  # large packets, which are not searched for DTS: ten times as fast
+        options |= {"max_size": str(1 << 16), "max_probe_packets": "1"}
+    return require("av").open(
+        str(source) if isinstance(source, Path) else source, options=options, metadata_errors="replace"
+    )

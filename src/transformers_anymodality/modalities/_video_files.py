@@ -1,9 +1,12 @@
-"""Chooses frames of a video, and decodes them by torchcodec or PyAV."""
+"""Chooses frames of a video, and decodes them by PyAV.
+
+PyAV alone: it brings its FFmpeg, while torchcodec reads nothing where it finds none. torchcodec counts the frames of some
+files (MPEG-TS, AVI, FLV) in another way, so that the same video would be read as other frames on another machine.
+"""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from ._arrays import to_numpy
-from ._recordings import av_container, first_decoded, torchcodec_decoder, tried
+from ._recordings import av_container, decoding
 from ._source import Limits, MediaError
 
 
 _ROUNDING = 1e-6  # seconds
+_BACK = 0.5  # seconds by which the times of decoding may go back
 
 
 def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
@@ -121,22 +125,9 @@ def taken(
     return frames if np.array_equal(places, np.arange(len(frames))) else frames[places]
 
 
-def from_file(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
-    """Frames (chosen, H, W, 3), uint8, by the first decoder that reads the file; raises as `first_decoded`."""
-    decoders = [partial(decode, source, choice, name, limits) for decode in (by_torchcodec, by_av)]
-    # By number, PyAV comes first: it counts the frames that the packets hold, whatever the header says.
-    return first_decoded(decoders if isinstance(choice, Spread) else decoders[::-1], name, "video")
-
-
-def by_torchcodec(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
-    # "exact" reads the time stamps of all packets, where a header may say anything.
-    decoder = torchcodec_decoder("video", source, dimension_order="NHWC", seek_mode="exact")
-    return from_decoder(decoder, choice, name, limits)
-
-
 def from_decoder(decoder: Any, choice: Choice, name: str, limits: Limits) -> np.ndarray:
     """Frames (chosen, H, W, 3), uint8, of a torchcodec `VideoDecoder` with either order of dimensions."""
-    with tried("torchcodec"):
+    with decoding(name, "video"):
         information = decoder.metadata
         count, size = int(information.num_frames or 0), (int(information.width), int(information.height))
         limits.check_frames(count, name)
@@ -166,16 +157,16 @@ def _channels_last(batch: Any, name: str) -> np.ndarray:
     return np.ascontiguousarray(frames)
 
 
-def by_av(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
-    """By PyAV: a frame's number is its place among the packets' time stamps. These are read first, without decoding;
-    frame counts and durations in headers are trusted for nothing but refusal."""
-    with tried("PyAV"):
+def from_file(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
+    """Frames (chosen, H, W, 3), uint8, of a file. A frame's number is its place among the packets' time stamps. These are
+    read first, without decoding; headers, which may say anything of a live stream, are asked for no counts and durations."""
+    with decoding(name, "video"):
         with av_container(source) as container:
-            stamps, timeline = _scan(container, name, limits)
+            stamps, timeline, shown = _scan(container, name, limits)
 
         def read(kept: np.ndarray) -> np.ndarray:
             with av_container(source) as container:
-                return _decode(container, stamps[kept], name, limits)
+                return _decode(container, stamps[kept], None if shown else stamps, name, limits)
 
         return taken(choice, timeline, read, name, limits)
 
@@ -188,16 +179,14 @@ def _stamp(packet: Any, name: str) -> int:
     return stamp
 
 
-def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeline]:
-    """The stamps of all frames, increasing, and what they say in seconds."""
-    if not container.streams.video:
+def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeline, bool]:
+    """The stamps of all frames, increasing; what they say in seconds; and whether they are of display. Otherwise (AVI) they
+    are of decoding, and tell frames apart by their order alone."""
+    stream = container.streams.best("video")  # rather than the first, which may be a cover
+    if stream is None:
         raise MediaError(f"{name} has no video track ({container.format.name}): is it a sound recording?")
-    stream = container.streams.video[0]
-    tick = float(stream.time_base)
+    tick, shown, before = float(stream.time_base), container.format.name != "avi", -math.inf
     check_output(1, stream.codec_context.width, stream.codec_context.height, name, limits)
-    if stream.duration is not None:
-        limits.check_seconds(stream.duration * tick, name)
-    limits.check_frames(stream.frames, name)
     stamps: list[int] = []
     begin, end = math.inf, -math.inf
     for packet in container.demux(stream):
@@ -206,20 +195,29 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
         if packet.size == 0 or packet.is_discard:
             continue
         stamps.append(_stamp(packet, name))
+        shown, decoded = shown and packet.pts is not None, stamps[-1] if packet.dts is None else packet.dts
+        if decoded < before - _BACK / tick:
+            raise MediaError(
+                f"{name} holds several recordings: the times of its frames begin anew. Split or remux it."
+            )
+        before = max(before, decoded)
         limits.check_frames(len(stamps), name)
         limits.check_area(len(stamps), stream.codec_context.width, stream.codec_context.height, name)
         begin, end = min(begin, stamps[-1]), max(end, stamps[-1] + (packet.duration or 0))
         limits.check_seconds((end - begin) * tick, name)
     if not stamps:
         raise MediaError(f"{name} holds no video frames ({container.format.name}): it may be truncated.")
-    fps = float(stream.average_rate or len(stamps) / max((end - begin) * tick, tick))
     ordered = np.sort(np.asarray(stamps))
-    return ordered, Timeline(ordered * tick, end * tick, fps)
+    if end == ordered[-1] and len(stamps) > 1:  # nobody says how long the last frame is on display
+        end += float(np.median(np.diff(ordered)))
+    fps = float(stream.average_rate or len(stamps) / max((end - begin) * tick, tick))
+    return ordered, Timeline(ordered * tick, end * tick, fps), shown
 
 
-def _decode(container: Any, stamps: np.ndarray, name: str, limits: Limits) -> np.ndarray:
-    """Keep, while frames stream by, the one on display at each stamp; only two frames are held besides the result."""
-    stream = container.streams.video[0]
+def _decode(container: Any, stamps: np.ndarray, every: np.ndarray | None, name: str, limits: Limits) -> np.ndarray:
+    """Keep, while frames stream by, the one on display at each stamp; only two frames are held besides the result. `every`:
+    the stamps of all frames, where frames do not tell them."""
+    stream = container.streams.best("video")
     stream.thread_type = "AUTO"
     result: np.ndarray | None = None
     done, previous = 0, None
@@ -239,7 +237,8 @@ def _decode(container: Any, stamps: np.ndarray, name: str, limits: Limits) -> np
         limits.check_frames(count, name)
         check_output(1, frame.width, frame.height, name, limits)
         # Before the first frame that decodes there is none to show but that one.
-        keep(frame if previous is None else previous, _stamp(frame, name))
+        stamp = _stamp(frame, name) if every is None else every[min(count, len(every)) - 1]
+        keep(frame if previous is None else previous, stamp)
         previous = frame
         if done == len(stamps):
             break

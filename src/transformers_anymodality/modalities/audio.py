@@ -4,11 +4,8 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, partial
-from io import BytesIO
-from itertools import chain
+from functools import lru_cache
 from numbers import Number, Real
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +13,12 @@ import numpy as np
 from ..utils.imports import require
 from ._arrays import check_windows, first_bad, positive, to_numpy, windows
 from ._base import ModalitySpec
-from ._recordings import NotDecoded, av_container, check_recording, first_decoded, torchcodec_decoder, tried
+from ._recordings import check_recording, decoding
+from ._sound_files import check_channels, check_samples, fold, read_sound
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, is_array, open_source, told
 
 
-MAX_CHANNELS = 8
 _HERTZ = " of Hz"
-_MALFORMED = 3  # libsndfile's SF_ERR_MALFORMED_FILE: the format is known and the file breaks its rules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +117,8 @@ def read_audio(
 ) -> np.ndarray:
     """Read a recording as one channel at `sampling_rate`.
 
-    Files are decoded by soundfile, else by torchcodec where it works, else by PyAV; channels are averaged, and soxr
-    (HQ) resamples.
+    PyAV decodes files. Two channels, and those of arrays, are averaged; several loudspeakers are mixed by their places (of
+    5.1, the middle one as it is). soxr (HQ) resamples.
 
     Args:
         source: anything `open_source` takes; an array, tensor or list of numbers, taken to be at `sampling_rate`
@@ -138,7 +134,7 @@ def read_audio(
 
     Raises:
         MediaError: unreadable, truncated, empty, too long, too many channels, NaN or infinity (the time is named).
-        ImportError: no installed package can decode the file, or soxr is missing and the rates differ.
+        ImportError: PyAV is missing and a file came, or soxr is missing and the rates differ.
     """
     wanted = positive(sampling_rate, "sampling_rate", _HERTZ)
     samples, rate, name = _read(source, wanted, True, allow_urls, limits)
@@ -176,12 +172,11 @@ def _read(
     if given is not source or is_array(source) or isinstance(source, (list, tuple)):
         samples = _from_array(to_numpy(given, name), name, mix)
     elif hasattr(source, "get_samples_played_in_range"):
-        samples, rate = first_decoded([partial(_from_decoder, source, name, mix, limits)], name, "sound")
+        samples, rate = _from_decoder(source, name, mix, limits)
     else:
         file = open_source(source, allow_urls=allow_urls, limits=limits)
         check_recording(file, name)
-        decoders = [partial(one, file, name, mix, limits) for one in (_by_soundfile, _by_torchcodec, _by_av)]
-        samples, rate = first_decoded(decoders, name, "sound")
+        samples, rate = read_sound(file, name, mix, limits)
     if samples.size == 0:
         raise MediaError(f"{name} holds no samples: expected a recording of some length.")
     if (speed := told(source).get("speed")) is not None:
@@ -195,30 +190,13 @@ def _read(
     return samples, rate, name
 
 
-def _fold(samples: np.ndarray, mix: bool) -> np.ndarray:
-    """(channels, samples) as they are, or their mean (1, samples) in float64."""
-    return samples.mean(axis=0, dtype=np.float64, keepdims=True) if mix and len(samples) > 1 else samples
-
-
-def _check_channels(count: int, name: str) -> None:
-    if not 1 <= count <= MAX_CHANNELS:
-        raise MediaError(f"{name} has {count} channels, expected 1 to {MAX_CHANNELS}: mix it down first.")
-
-
-def _check_samples(count: int, channels: int, mix: bool, name: str, limits: Limits) -> None:
-    """Raises `MediaError` for samples that would not fit `limits.max_bytes` once decoded, to floats and, with `mix`, one
-    channel."""
-    size = 4 * count * (1 if mix else channels)
-    limits.check("max_bytes", size, lambda: f"{name} has {count} samples, {size} bytes once decoded")
-
-
 def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
     """float32 (channels, samples) from (samples,), (channels, samples) or (samples, channels)."""
     if values.ndim == 2:
         rows, columns = values.shape
         if rows == columns:
             raise MediaError(f"{name} has shape {values.shape}: which axis holds the channels? Give (samples,).")
-        _check_channels(min(rows, columns), name)
+        check_channels(min(rows, columns), name)
     elif values.ndim != 1:
         raise MediaError(f"{name} has shape {values.shape}, expected (samples,) or (channels, samples).")
     if values.dtype.kind == "f":
@@ -231,7 +209,7 @@ def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
             "is not known."
         )
     values = values[None] if values.ndim == 1 else values
-    values = _fold(values.T if values.shape[0] > values.shape[1] else values, mix)
+    values = fold(values.T if values.shape[0] > values.shape[1] else values, mix)
     with np.errstate(over="ignore"):
         return (values * scale if scale != 1.0 else values).astype(np.float32)
 
@@ -254,74 +232,15 @@ def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.
 
 def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
     """Samples (channels, samples) and rate of a torchcodec `AudioDecoder`."""
-    with tried("torchcodec"):
+    with decoding(name, "sound"):
         information = decoder.metadata
         limits.check_seconds(information.duration_seconds_from_header or 0.0, name)
-        _check_channels(information.num_channels or 1, name)
+        check_channels(information.num_channels or 1, name)
         promised = float(information.duration_seconds_from_header or 0.0) * float(information.sample_rate or 0)
-        _check_samples(round(promised), information.num_channels or 1, mix, name, limits)
+        check_samples(round(promised), information.num_channels or 1, mix, name, limits)
         # One second beyond the limit suffices to see that it is passed, however long the rest.
         begin = information.begin_stream_seconds_from_header or 0.0
         decoded = decoder.get_samples_played_in_range(begin, begin + limits.max_seconds + 1.0)
     data = to_numpy(decoded.data, name)
-    _check_channels(data.shape[0], name)
-    return _fold(data, mix).astype(np.float32), float(decoded.sample_rate)
-
-
-def _by_soundfile(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    soundfile = require("soundfile")
-    recognised = False
-    try:
-        with soundfile.SoundFile(source) as file:
-            recognised = True
-            rate, promised = file.samplerate, file.frames
-            _check_channels(file.channels, name)
-            limits.check_seconds(promised / rate, name)
-            _check_samples(promised, file.channels, mix, name, limits)
-            # Not `file.blocks`: it fills a block that comes short with what the buffer held before.
-            blocks: list[np.ndarray] = []
-            while len(block := file.read(1 << 18, dtype="float32", always_2d=True)):
-                blocks.append(_fold(block.T, mix).astype(np.float32))
-                _check_samples(file.tell(), file.channels, mix, name, limits)  # whatever the header says
-    except (soundfile.SoundFileError, RuntimeError, OSError, TypeError) as error:
-        if recognised or getattr(error, "code", None) == _MALFORMED:
-            # Another decoder might play what is left of a broken file, so that the loss would never show.
-            raise MediaError(f"{name} is truncated or corrupt ({error}). Copy or export it again.") from error
-        raise NotDecoded(f"soundfile: {error}") from error
-    samples = _joined(blocks)
-    # Compressed formats may estimate their length, hence some slack.
-    if promised - samples.shape[1] > 0.1 * rate + 0.02 * promised:
-        raise MediaError(
-            f"{name} is truncated: its header promises {promised / rate:.6g} s, {samples.shape[1] / rate:.6g} s are there."
-        )
-    return samples, float(rate)
-
-
-def _by_torchcodec(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    return _from_decoder(torchcodec_decoder("audio", source), name, mix, limits)
-
-
-def _by_av(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
-    with tried("PyAV"), av_container(source) as container:
-        if not container.streams.audio:
-            raise MediaError(f"{name} has no sound track ({container.format.name}): expected one.")
-        stream = container.streams.audio[0]
-        if stream.duration is not None and stream.time_base is not None:
-            limits.check_seconds(float(stream.duration * stream.time_base), name)
-        _check_channels(stream.codec_context.channels, name)
-        rate = int(stream.codec_context.sample_rate)
-        blocks: list[np.ndarray] = []
-        count = 0
-        resampler = require("av").AudioResampler(format="fltp", rate=rate)
-        for frame in chain(container.decode(stream), [None]):  # None brings what the resampler still holds
-            for planar in resampler.resample(frame):
-                block = planar.to_ndarray()
-                count += block.shape[1]
-                limits.check_seconds(count / rate, name)
-                _check_samples(count, len(block), mix, name, limits)
-                blocks.append(_fold(block, mix).astype(np.float32))
-        return _joined(blocks), float(rate)
-
-
-def _joined(blocks: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(blocks, axis=1) if blocks else np.zeros((1, 0), np.float32)
+    check_channels(data.shape[0], name)
+    return fold(data, mix).astype(np.float32), float(decoded.sample_rate)

@@ -15,7 +15,7 @@ from ..utils.tensors import are_grids
 from ._arrays import positive, to_numpy
 from ._base import ModalitySpec
 from ._limits import PIXELS, with_pixels
-from ._recordings import check_recording, first_decoded
+from ._recordings import check_recording
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, open_source
 from ._video_files import Choice, Numbered, Paced, Spread, Timeline, check_output, from_decoder, from_file, taken
 from .image import SLOWER, open_image, pixels_to_uint8, read_image, to_rgb
@@ -122,8 +122,8 @@ def read_video(
     every backend gives the same frames, and a video of fewer frames repeats some.
 
     Args:
-        source: anything `open_source` takes, holding a video (decoded by torchcodec where it works, else by PyAV) or
-            an animated GIF, WebP or PNG (by Pillow); an array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8,
+        source: anything `open_source` takes, holding a video (decoded by PyAV) or an animated GIF, WebP
+            or PNG (by Pillow); an array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8,
             or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; `{"frames": ..., "fps":
             ...}` with either of them; or a torchcodec `VideoDecoder`.
         allow_urls, limits: as `open_source` takes them; for single frames in a list, too.
@@ -133,7 +133,7 @@ def read_video(
 
     Raises:
         MediaError: unreadable, truncated, beyond the limits, or an array of another shape, type or range.
-        ImportError: no installed package can decode the video.
+        ImportError: PyAV is missing and a file came.
     """
     return _read(source, Spread(num_frames), DEFAULT_FPS, allow_urls, limits)
 
@@ -149,8 +149,8 @@ def read_video_frames(
     """Read frames of a video by their numbers.
 
     Args:
-        source, allow_urls, limits: as `read_video` takes them. Files are decoded by PyAV, else by torchcodec, once
-            from the first to the last frame chosen.
+        source, allow_urls, limits: as `read_video` takes them. Files are decoded once, from the first to the last
+            frame chosen.
         choose: gets how many frames there are and how many per second; gives the numbers (from 0) of those to read, in
             any order and as often as wanted.
         fps: frames per second of arrays and lists that do not tell (`{"frames": ..., "fps": ...}` does).
@@ -176,7 +176,7 @@ def _read(source: Any, choice: Choice, fps: float, allow_urls: bool, limits: Lim
     if isinstance(source, (list, tuple)):
         return _from_list(source, choice, fps, allow_urls, limits)
     if hasattr(source, "get_frames_at"):
-        return first_decoded([partial(from_decoder, source, choice, name, limits)], name, "video")
+        return from_decoder(source, choice, name, limits)
     resolved = open_source(source, allow_urls=allow_urls, limits=limits)
     start = head(resolved, 16)
     if start[:4] in (b"GIF8", b"\x89PNG") or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):

@@ -13,11 +13,9 @@ from typing import Any
 # Top-level module -> (extra of this package that brings it, name of its distribution).
 _OPTIONAL = {
     "PIL": ("image", "pillow"),
-    "soundfile": ("audio", "soundfile"),
     "soxr": ("audio", "soxr"),
     "torchaudio": ("audio", "torchaudio"),
-    "torchcodec": ("video", "torchcodec"),
-    "av": ("video", "av"),
+    "av": ("audio,video", "av"),
     "pyarrow": ("signal", "pyarrow"),
     "pypdfium2": ("pdf", "pypdfium2"),
     "wfdb": ("wfdb", "wfdb"),
@@ -36,7 +34,7 @@ def require(module: str, extra: str | None = None) -> ModuleType:
     """Imports an optional module.
 
     Args:
-        module: dotted name, such as `"soundfile"` or `"PIL.Image"`.
+        module: dotted name, such as `"soxr"` or `"PIL.Image"`.
         extra: the extra of this package that installs it; known for the modules this package itself uses.
 
     Raises:

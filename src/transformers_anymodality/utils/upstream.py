@@ -63,10 +63,6 @@ try:  # since 5.23: a layer of a cache that keeps no keys, and is not asked how 
     from transformers.cache_utils import DummyLayer
 except ImportError:
     from .upstream_older import DummyLayer
-try:  # since 5.23: whether torchcodec loads, and finds FFmpeg
-    from transformers.utils.import_utils import is_torchcodec_usable
-except ImportError:
-    from .upstream_older import is_torchcodec_usable
 try:  # since 5.20: text of a chat that holds typed control tokens
     from transformers.utils.chat_template_utils import _encode_chat_piece
 except ImportError:

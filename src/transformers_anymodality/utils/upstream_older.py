@@ -10,14 +10,6 @@ class DummyLayer:
     supports_early_init = False
 
 
-def is_torchcodec_usable(decode: str) -> bool:
-    try:
-        import torchcodec
-    except Exception:  # whatever a library without its own libraries raises
-        return False
-    return decode == "image" or getattr(torchcodec, "ffmpeg_major_version", 0) is not None
-
-
 # --- before 5.20: control tokens that were typed into a chat -----------------------------------------------------------
 
 
