@@ -139,6 +139,24 @@ def test_messages_found_together_stand_where_each_is_found_alone(style):
     assert found > 60
 
 
+@pytest.mark.parametrize("style", [*chat_templates.STYLES, "extended"])
+def test_messages_found_by_their_words_stand_where_marks_say(style):
+    found, template = 0, UNTAGGED if style == "extended" else None
+    processor = chat_templates.processor("chatml" if style == "extended" else style, template=template)
+    plain = [chat(*(f"number {i}, {random_chat(i)[-1]['content']}".strip() for i in range(n))) for n in (2, 6)]
+    parts = [
+        [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in one] for one in plain
+    ]
+    for messages in [*CHATS.values(), *plain, *parts, *map(random_chat, range(60))]:
+        writer = ChatWriter(processor.resolve_chat_template(), processor.prompt_tokenizer, messages)
+        text = writer.write().shown
+        if (spans := writer._find_words(text)) is not None:
+            found += 1
+            turns = [*range(1, len(messages), 2)]
+            assert spans == [*writer._find(turns, text).values()], messages
+    assert found > 5
+
+
 @pytest.mark.parametrize("parts", [["", "a", "ba", "b"], ["", "", "b"], ["c", "", "b"], ["", "ab", "b", ""]])
 def test_what_could_stand_elsewhere_is_not_found(parts):
     """Every place of every part in a text is tried."""
@@ -167,11 +185,14 @@ def test_generation_tags_are_read_as_transformers_reads_them(tags):
         assert writer.write(said=True)[:2] == (text, [writer._with_stop(text, *span) for span in spans])
 
 
-@pytest.mark.parametrize("style", [*chat_templates.STYLES, "tags", "tools"])
+@pytest.mark.parametrize("style", [*chat_templates.STYLES, "tags", "words of the template", "tools"])
 def test_long_chats_are_written_no_more_often_than_short_ones(style, monkeypatch):
+    """Once if what the assistant said can be found by its words."""
     template = TAGGED["with the stop token"] if style == "tags" else None
     processor = chat_templates.processor(style if style in chat_templates.STYLES else "chatml", template=template)
-    turns = chat("what is this?", "yes, it is", "and that?", "no")
+    turns = chat(
+        "what is this?", "yes, it is", "and that?", "assistant" if style.startswith("words") else "so it seems"
+    )
     if style == "tools":
         call = {"type": "function", "function": {"name": "look", "arguments": {"at": "that"}}}
         turns[3:] = [
@@ -187,7 +208,7 @@ def test_long_chats_are_written_no_more_often_than_short_ones(style, monkeypatch
     for times in (1, 20):
         renders.clear()
         ids, said = processor.encode_chat(turns * times)
-        assert len(renders) == (1 if style == "tags" else 2) and any(said)
+        assert len(renders) == (2 if style.startswith("words") or style == "tools" else 1) and any(said)
 
 
 def test_media_are_never_supervised(processor):

@@ -75,9 +75,12 @@ def _plain(value: Any) -> Any:
         elif callable(dump := getattr(value, "model_dump", None)):
             value = dump()
     if isinstance(value, (dict, Mapping)):  # abstract classes take long to ask
-        if value.get("type") == "image_url" and (image := value.get("image_url")) is not None:
+        kind = value.get("type")
+        if kind == "image_url" and (image := value.get("image_url")) is not None:
             return {"type": "image", "url": image.get("url", "") if isinstance(image, Mapping) else image}
-        return dict(value) if _is_medium(value) else {key: _plain(entry) for key, entry in value.items()}
+        if kind is not None and _is_medium(value):
+            return dict(value)
+        return {key: entry if isinstance(entry, str) else _plain(entry) for key, entry in value.items()}
     return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -234,6 +237,7 @@ class ChatWriter:
         self.messages, tools, documents, variables = given
         special = tokenizer.tokenizer.special_tokens_map
         self.given = {"tools": tools, "documents": documents, **options, **special, **variables}
+        self.is_steered = bool(tools or documents or variables)
 
     def write(self, said: bool = False) -> Text:
         """
@@ -263,8 +267,11 @@ class ChatWriter:
         return text if self.stand_ins is None else self.stand_ins.unescaped(text)
 
     def _find_said(self, text: str) -> list[Span]:
-        """Where the assistant's messages stand in `text`; all are looked for at once, and those left over by themselves."""
+        """Where the assistant's messages stand in `text`: by their words, else by marks in their place. By these all are
+        looked for at once, and those left over by themselves."""
         turns = [turn for turn, message in enumerate(self.messages) if message.get("role") == "assistant"]
+        if (spans := self._find_words(text)) is not None:
+            return spans
         found: dict[int, Span] = {}
         # A template may refuse what follows tools that nobody called.
         words = [turn for turn in turns if not self.messages[turn].get("tool_calls")]
@@ -272,6 +279,25 @@ class ChatWriter:
             if any(turn not in found for turn in group):
                 found = {**self._find(group, text), **found}
         return [found[turn] if turn in found else self._find_calls(turn, text) for turn in turns]
+
+    def _find_words(self, text: str) -> list[Span] | None:
+        """Where the assistant's messages stand, by the words of all messages, which `text` has in their order. None if
+        there is another way to place them, or if a template may write the same by itself: its own words, or blanks."""
+        if self.is_steered or any(message.keys() != {"role", "content"} for message in self.messages):
+            return None
+        own = "\0".join([self.template, *{str(message["role"]) for message in self.messages}])
+        words, said = [""], []
+        for message in self.messages:
+            content = message["content"]
+            texts = [content] if isinstance(content, str) else [part.get("text") for part in parts_of([message])]
+            if message["role"] == "assistant":
+                if len(texts) != 1 or not isinstance(texts[0], str) or texts[0] != texts[0].strip() or texts[0] in own:
+                    return None
+                said.append(len(words))
+            words += [one for one in texts if isinstance(one, str)]
+        places = _only_places(text, [*words, ""])
+        spans = [(at, at + len(words[i])) for i in said if (at := places[i]) is not None]
+        return spans if len(spans) == len(said) else None
 
     def _find(self, turns: list[int], text: str) -> dict[int, Span]:
         """Where messages of the assistant stand, by a text with marks in their place: what is between the marks is in

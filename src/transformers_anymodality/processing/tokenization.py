@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import PaddingStrategy
 
 from ..utils.checked import ConfigError
-from .typed import Encoded, TypedText, arrays
+from .typed import Encoded, TypedText, arrays, joined
 
 
 # Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
@@ -185,14 +185,14 @@ class PromptTokenizer:
         encoded = iter(self._encode([*chain.from_iterable(stretches)]))
         prompts = []
         for text, own in zip(texts, stretches, strict=True):
-            parts = [arrays((), ()), *(next(encoded) for _ in own)]
+            parts = [next(encoded) for _ in own] or [arrays((), ())]
             if (
                 add_special_tokens
                 and not text.complete
                 and not (self.piecewise and self.begins(text.shown or text.text))
             ):
                 parts = [self._added[0], *parts, self._added[1]]
-            ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
+            ids, places = joined(*parts)
             is_medium = (ids[:, None] == [*self.placeholders.values()]).any(1)
             nothing = np.full(len(ids), None)
             prompts.append(Prompt(ids, is_medium, np.ones_like(ids), places, _overlap(places, text.said), nothing))

@@ -66,7 +66,11 @@ class TypedText:
         special = {key: one.content for key, one in tokenizer.added_tokens_decoder.items() if one.special}
         self.tokens = tokens = [*special.values()]
         # A word that the tokenizer does not know may be anybody's.
-        self._ids = np.array(sorted(special.keys() - {tokenizer.unk_token_id}), dtype=np.int64)
+        ids = sorted(special.keys() - {tokenizer.unk_token_id})
+        self._is_control = np.zeros(
+            ids[-1] + 2 if ids else 1, dtype=bool
+        )  # by id; the last is that of all larger ones
+        self._is_control[ids] = True
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
         self.normalize = None if normalizer is None else normalizer.normalize_str
         one = "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
@@ -82,10 +86,10 @@ class TypedText:
             ValueError: the chat leaves no character that could stand for another.
         """
         own, asked = _own_words(template)
-        texts = [*_texts(given, own)]
+        texts = _texts(given, own)
         pieces = {text for text in texts if self._is_piece(text)}
         whole = "\0".join(texts)
-        plain = {sign for sign in {*whole} if self._is_sign(sign) and not _NEVER.match(sign)}
+        plain = {sign for sign in self._found_signs(whole) if not _NEVER.match(sign)}
         signs = "".join(sorted(plain.union(*pieces)))
         if not signs:
             return given, None
@@ -106,13 +110,15 @@ class TypedText:
         changed = [_each(one, replaced, own, False) for one in messages]
         return (*changed, _each(variables, replaced, named, True)), standing
 
-    def _is_sign(self, sign: str) -> bool:
-        """Whether control tokens are made of this, or of what the tokenizer takes it for (wide letters)."""
-        if sign in self._signs or sign.isascii() or self.normalize is None:
-            return sign in self._signs
-        if sign not in self._known:
-            self._known[sign] = not self._signs.isdisjoint(self.normalize(sign))
-        return self._known[sign]
+    def _found_signs(self, text: str) -> set[str]:
+        """What of a text control tokens are made of, or what the tokenizer takes for that (wide letters)."""
+        found = {sign for sign in self._signs if sign in text}
+        if self.normalize is None or text.isascii():
+            return found
+        letters = {letter for letter in {*text} if not letter.isascii()}
+        for letter in letters - self._known.keys():
+            self._known[letter] = not self._signs.isdisjoint(self.normalize(letter))
+        return found.union(letter for letter in letters if self._known[letter])
 
     def _is_piece(self, text: str) -> bool:
         """Whether it could be the middle of a control token, without any sign: a name between `<|` and `|>`."""
@@ -145,7 +151,7 @@ class TypedText:
 
     def is_more_than_written(self, ids: np.ndarray, text: str) -> bool:
         """Whether the tokenizer read control tokens where the text has others that it takes for the same: wide letters."""
-        found = int(np.isin(ids, self._ids).sum())
+        found = int(self._controls(ids).sum())
         return found > 0 and found > len(self.control_tokens.findall(text))
 
     def apart(self, text: str) -> Encoded:
@@ -155,19 +161,24 @@ class TypedText:
             ids = self._read(match.group())
             parts += [self.as_text(text[start : match.start()], start), arrays(ids, match.span() * len(ids))]
             start = match.end()
-        return _joined(*parts, self.as_text(text[start:], start))
+        return joined(*parts, self.as_text(text[start:], start))
 
     def as_text(self, text: str, start: int = 0) -> Encoded:
         """Without control tokens: what the tokenizer takes for one is cut until it does not."""
-        ids = encode_chat_piece(self.tokenizer, text, True, self.line_end) if text else []
-        if not np.isin(ids, self._ids).any():
-            return arrays(ids, (start, start + len(text)) * len(ids))
+        read = encode_chat_piece(self.tokenizer, text, True, self.line_end) if text else []
+        ids, places = arrays(read, (start, start + len(text)) * len(read))
+        if not self._controls(ids).any():
+            return ids, places
         if len(text) > 1:
             half = len(text) // 2
-            return _joined(self.as_text(text[:half], start), self.as_text(text[half:], start + half))
+            return joined(self.as_text(text[:half], start), self.as_text(text[half:], start + half))
         if self.tokenizer.unk_token_id is None:
             raise ValueError(f"{text!r} was typed, but the tokenizer cannot write it as plain text: leave it out.")
         return arrays([self.tokenizer.unk_token_id], (start, start + 1))
+
+    def _controls(self, ids: np.ndarray) -> np.ndarray:
+        """Which ids `(tokens,)` are those of control tokens: `(tokens,)` bool."""
+        return np.take(self._is_control, ids, mode="clip")
 
     def _read(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
@@ -177,7 +188,9 @@ def arrays(ids: Iterable[int], places: Iterable[int]) -> Encoded:
     return np.fromiter(ids, dtype=np.int64), np.fromiter(places, dtype=np.int64).reshape(-1, 2)
 
 
-def _joined(*parts: Encoded) -> Encoded:
+def joined(*parts: Encoded) -> Encoded:
+    if len(parts) == 1:
+        return parts[0]
     ids, places = (np.concatenate(column) for column in zip(*parts, strict=True))
     return ids, places
 
@@ -190,21 +203,27 @@ def _signs(token: str) -> set[str]:
 
 def _steers(value: str, name: Any, own: frozenset[str]) -> bool:
     """Whether a template goes by this entry of a dict, and does not just write it."""
-    return value in own and name in ("type", "role") or name == "role" and value in _ROLES
+    return name in ("type", "role") and (value in own or name == "role" and value in _ROLES)
 
 
-def _texts(value: Any, own: frozenset[str], name: Any = None) -> Iterator[str]:
+def _texts(given: Any, own: frozenset[str]) -> set[str]:
     """All that may be written, keys included."""
-    if isinstance(value, str):
-        if not _steers(value, name, own):
-            yield value
-    elif isinstance(value, Mapping):
-        yield from (key for key in value if isinstance(key, str) and key not in own)
-        for key, entry in value.items():
-            yield from _texts(entry, own, key)
-    elif isinstance(value, (list, tuple)):
-        for entry in value:
-            yield from _texts(entry, own, name)
+    found = set()
+
+    def collect(value: Any, name: Any) -> None:
+        if isinstance(value, str):
+            if not _steers(value, name, own):
+                found.add(value)
+        elif isinstance(value, (list, tuple)):
+            for entry in value:
+                collect(entry, name)
+        elif isinstance(value, (dict, Mapping)):  # abstract classes take long to ask
+            found.update(key for key in value if isinstance(key, str) and key not in own)
+            for key, entry in value.items():
+                collect(entry, key)
+
+    collect(given, None)
+    return found
 
 
 def _each(value: Any, change: Callable[[str], str], own: frozenset[str], options: bool, name: Any = None) -> Any:
@@ -236,8 +255,8 @@ def _escaped(code: int) -> str:
 def _overlap(words: str, token: str) -> bool:
     """Whether a token could hold a piece of these words."""
     reach = range(1, min(len(words), len(token)) + 1)
-    joined = any(words[-n:] == token[:n] or token[-n:] == words[:n] for n in reach)
-    return joined or words in token or token in words
+    meet = any(words[-n:] == token[:n] or token[-n:] == words[:n] for n in reach)
+    return meet or words in token or token in words
 
 
 @lru_cache
