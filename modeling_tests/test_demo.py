@@ -274,7 +274,7 @@ def test_an_exported_space_builds_its_page(shared, files, tmp_path, monkeypatch)
 
 
 def test_the_command_exports_for_the_hub(tmp_path, capsys):
-    assert cli.main(["demo", "org/anymal", "--export", str(tmp_path / "space")]) == 0
+    assert cli.main(["export", "space", "org/anymal", "--output", str(tmp_path / "space")]) == 0
     assert "app.py" in capsys.readouterr().out
     yaml = pytest.importorskip("yaml")
     metadata = yaml.safe_load((tmp_path / "space/README.md").read_text().split("---")[1])

@@ -56,7 +56,7 @@ def test_benchmarks_of_sound_from_their_own_files(tmp_path, monkeypatch, shared,
     ours = [row[1:] for row in lines("anymodality") if row[-1] in ("aishell.json", "audiocaps.json")]
     assert len(ours) == 2
     for words in ours:
-        assert main([*words, "--max-new-tokens", "3"]) in (0, None)
+        assert main([*words, "--generation", "max_new_tokens=3"]) in (0, None)
 
     spoken = {line["id"]: line["references"] for line in read_answers("aishell.json", "aishell")}
     assert spoken == {name: [text] for name, text in SPOKEN.items()}

@@ -96,7 +96,9 @@ def job(folder: Path, kind: str, **options) -> Job:
 
 
 def run(shared, jobs: list[Job], output, **options):
-    return evaluate(*shared, jobs, output, verbose=False, max_new_tokens=4, batch_size=3, **options)
+    return evaluate(
+        *shared, jobs, output, verbose=False, **{"generation": {"max_new_tokens": 4}, "batch_size": 3, **options}
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -321,7 +323,7 @@ def test_a_killed_run_goes_on(shared, folder, tmp_path, monkeypatch):
     """Killed in the middle of a line: whole lines are not answered again, and the results are those of one run."""
     output, whole = tmp_path / "results.json", tmp_path / "whole.json"
     expected = run(shared, [job(folder, "vqa")], whole)
-    assert answer(*shared, [job(folder, "vqa", limit=3)], output, max_new_tokens=4, verbose=False)
+    assert answer(*shared, [job(folder, "vqa", limit=3)], output, generation={"max_new_tokens": 4}, verbose=False)
     path = tmp_path / "results.samples/vqa.0.jsonl"
     kept = path.read_text()
     path.write_text(kept[: kept.rindex('"answer"')])
@@ -400,7 +402,7 @@ def test_owleval(owl, folder, tmp_path, capsys):
     """Questions in, answers and a page out; ratings in, counts and the table of abilities out."""
     output = str(tmp_path / "owl.json")
     words = ["evaluate", str(folder / "model"), "--tasks", "owleval", "--data", owl, "--output", output]
-    words += ["--media-root", str(folder), "--max-new-tokens", "3"]
+    words += ["--media-root", str(folder), "--generation", "max_new_tokens=3"]
     assert main(words) == 0
     assert "0  are rated" in capsys.readouterr().out
     answers = [json.loads(line) for line in (tmp_path / "owl.samples/owleval.answers.jsonl").read_text().splitlines()]
@@ -520,7 +522,7 @@ def test_anymals_suite_is_a_folder_of_benchmarks(shared, folder, tmp_path, capsy
     for name, kind in {"coco": "captions", "scienceqa": "choices"}.items():
         (tmp_path / f"{name}.jsonl").write_text((folder / f"{kind}.jsonl").read_text())
     words = ["evaluate", str(folder / "model"), "--output", str(tmp_path / "r.json"), "--media-root", str(folder)]
-    assert main([*words, "--tasks", "anymal", "--data", str(tmp_path), "--max-new-tokens", "3"]) == 0
+    assert main([*words, "--tasks", "anymal", "--data", str(tmp_path), "--generation", "max_new_tokens=3"]) == 0
     assert list(read_results(tmp_path / "r.json")["tasks"]) == ["anymal_coco", "anymal_scienceqa"]
     assert main([*words, "--tasks", "anymal", "--data", str(tmp_path / "r.samples")]) == 1
     assert "has no file of the suite anymal: coco.jsonl, " in capsys.readouterr().err
@@ -535,8 +537,8 @@ def test_the_command(folder, tmp_path, capsys):
         str(folder),
         "--output",
         output,
-        "--max-new-tokens",
-        "3",
+        "--generation",
+        "max_new_tokens=3",
     ]
     files = f"{folder / 'asr.jsonl'},{folder / 'labels.jsonl'}"
     assert main([*words, "--tasks", "asr,sizes:classification", "--data", files]) == 0
@@ -592,7 +594,16 @@ def test_the_command_in_processes_of_its_own(folder, tmp_path):
         "--output",
         str(tmp_path / "results.json"),
     ]
-    words += ["--tasks", "vqa", "--data", str(folder / "vqa.jsonl"), "--max-new-tokens", "3", "--num-processes", "2"]
+    words += [
+        "--tasks",
+        "vqa",
+        "--data",
+        str(folder / "vqa.jsonl"),
+        "--generation",
+        "max_new_tokens=3",
+        "--num-processes",
+        "2",
+    ]
     command = [sys.executable, "-m", "anymodality.cli", *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -608,7 +619,7 @@ def test_what_stops_a_later_task_stops_the_first(folder, shared, tmp_path):
 
 def test_the_last_process_to_end_sees_that_all_is_there(folder, shared, tmp_path):
     jobs = [job(folder, "captioning"), job(folder, "asr")]
-    options = {"verbose": False, "max_new_tokens": 2, "world_size": 2}
+    options = {"verbose": False, "generation": {"max_new_tokens": 2}, "world_size": 2}
     output = tmp_path / "results.json"
     assert not answer(*shared, jobs[:1], output, rank=0, **options)  # the first task is this process's,
     assert answer(*shared, jobs[:1], output, rank=1, **options)

@@ -42,7 +42,7 @@ NUMBERS = (
     "eighteen"
 ).split()
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *NUMBERS]
-WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch modality".split()
+WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch sense".split()
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role + ' : ' }}"
@@ -183,7 +183,7 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, output_dir: Path, s
     """A language model that can name and add digits that it reads, by the stock Trainer.
 
     It reads each digit as one to four words, as it will later be given several tokens for one medium; noise on its
-    embeddings (NEFTune) makes it tolerate tokens that are near to a word but no word.
+    embeddings (NEFTune) makes it tolerate tokens that are near a word, but are not one.
     """
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -219,7 +219,7 @@ def _chat_in_words(rng: random.Random) -> list[dict]:
     ]
 
 
-VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "modality"}
+VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "sense"}
 
 
 def sum_question(first: str, second: str, rng: random.Random | None = None) -> str:

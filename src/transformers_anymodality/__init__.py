@@ -1,5 +1,10 @@
 """Any causal language model with any modality, as one ordinary Transformers model. Importing registers everything."""
 
+from .utils import upstream_noise  # noqa: F401 (first: the imports below log what it silences)
+
+
+# isort: split
+
 from . import systems  # noqa: F401 (registers their parts)
 from .aligners import Aligner, AlignerConfig, register_aligner
 from .auto import register

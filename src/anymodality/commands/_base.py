@@ -1,9 +1,9 @@
 """What commands share: how they run, alone or in several processes, how they fail, and what they load."""
 
 import importlib
-import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,6 @@ def group(help: str) -> typer.Typer:
 
 def load_package() -> None:
     """Imports the package, which takes seconds; help, completion and mistyped options do without."""
-    # torch logs warnings about torchao here that a user of commands cannot act on.
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     importlib.import_module("transformers_anymodality")
 
 
@@ -62,16 +60,15 @@ def is_alone() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) == 1
 
 
-def run_in_processes(ctx: typer.Context, *more: str) -> None:
-    """Runs this command by torchrun in `num_processes` processes, with `more` words; exit status 1 if one fails."""
+def run_in_processes(ctx: typer.Context) -> None:
+    """Runs this command by torchrun in `num_processes` processes; exit status 1 if one fails."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    count, path = ctx.params["num_processes"], len(ctx.command_path.split()) - 1
+    count = ctx.params["num_processes"]
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    words = [*ctx.obj[:path], *more, *ctx.obj[path:]]
     try:
-        torchrun(["--standalone", "--nproc_per_node", str(count), "-m", "anymodality.cli", *words])
+        torchrun(["--standalone", "--nproc_per_node", str(count), "-m", "anymodality.cli", *ctx.obj])
     except ChildFailedError as error:  # each has said why
         raise typer.Exit(1) from error
 
@@ -131,6 +128,22 @@ def within(policy: Any, given: list[str] | None) -> Any:
         number = number * 1024**2 if name == "megabytes" else number
         holder[key] = number if name == "seconds" else int(number)
     return replace(policy, **{**own, "limits": replace(policy.limits, **limits)})
+
+
+def named_values(given: Sequence[str] | None) -> dict[str, Any]:
+    """The values of an option that is repeated as NAME=VALUE; each value is YAML."""
+    import yaml
+
+    found = {}
+    for words in given or ():
+        name, equals, value = words.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{words!r} must be NAME=VALUE.")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"The value in {words!r} is not YAML: {error}") from error
+    return found
 
 
 def media_part(modality: str, path: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """How options are declared, and the options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -46,6 +47,7 @@ OwnDType = Annotated[
 Device = Annotated[str | None, option("NAME", "Device, such as cuda:1; default: GPU or CPU.")]
 Source = Annotated[str, argument("DIR", "Model: a folder or Hub id.")]
 Max = Annotated[list[str] | None, option("NAME=N", "Limit, such as seconds=30; repeatable.", "--max")]
+Examples = Annotated[Path | None, option("FILE", "JSONL file of chats, whose first messages become examples.")]
 SystemPrompt = Annotated[str | None, option("TEXT", "System message, which comes first in each chat.")]
 MaxNewTokens = Annotated[
     int | None, option("N", "Maximum tokens of an answer; default: the checkpoint's, or 256.", min=1)

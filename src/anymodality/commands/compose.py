@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from anymodality.commands._base import print_json, tell
+from anymodality.commands._base import named_values, print_json, tell
 from anymodality.commands._options import Import, Json, OwnDType, flag, listing, option
 
 
@@ -67,7 +67,7 @@ def compose(
     }
     for name, words in (("modalities", modality), ("options", option)):
         if words:
-            settings[name] = {**(settings.get(name) or {}), **dict(map(_pair, words))}
+            settings[name] = {**(settings.get(name) or {}), **named_values(words)}
     with torch.device("meta") if plan else nullcontext():
         model, processor = compose_from(settings)
     if load_in_4bit:
@@ -120,19 +120,6 @@ def _read(file: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{file} must be a table of settings: {', '.join(_SETTINGS)}.")
     return settings
-
-
-def _pair(words: str) -> tuple[str, Any]:
-    """`name=value`, the value being YAML."""
-    import yaml
-
-    name, equals, value = words.partition("=")
-    if not equals:
-        raise typer.BadParameter(f"{words!r} must be NAME=VALUE.")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise typer.BadParameter(f"The value in {words!r} is not YAML: {error}") from error
 
 
 def _configs(value: Any) -> Any:

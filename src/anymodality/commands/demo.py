@@ -1,11 +1,10 @@
 """`anymodality demo`."""
 
 import signal
-from pathlib import Path
 from typing import Annotated
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import load_model, load_processor, name_of, tell, within
+from anymodality.commands._base import load_model, load_processor, name_of, within
 from anymodality.commands._options import option
 
 
@@ -14,12 +13,7 @@ def demo(
     host: Annotated[str | None, option("ADDRESS", "Address to listen on; default: only this machine.")] = None,
     port: Annotated[int | None, option("N", "Port; default: first free one from 7860.", min=1, max=65535)] = None,
     name: Annotated[str | None, option("NAME", "Title of the page; default: folder name or Hub id.")] = None,
-    examples: Annotated[
-        Path | None, option("FILE", "JSONL file of chats, whose first messages become examples.")
-    ] = None,
-    export: Annotated[
-        Path | None, option("FOLDER", "Folder for a Space that runs the page; nothing is started.")
-    ] = None,
+    examples: options.Examples = None,
     system_prompt: options.SystemPrompt = None,
     maxima: options.Max = None,
     dtype: options.DType = "auto",
@@ -40,12 +34,8 @@ def demo(
     from transformers_anymodality.utils.imports import require
 
     require("gradio", "demo")
-    from transformers_anymodality.inference.demo import Policy, build_page, export_space, launch
+    from transformers_anymodality.inference.demo import Policy, build_page, launch
 
-    if export is not None:
-        for file in export_space(source, export, system_prompt=system_prompt, examples=examples, module=module):
-            tell(file)
-        return
     policy = within(Policy(), maxima)
     processor = load_processor(source)
     page = build_page(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import is_alone, load_model, load_processor, run_in_processes, tell
+from anymodality.commands._base import is_alone, load_model, load_processor, named_values, run_in_processes, tell
 from anymodality.commands._options import listing, option
 
 
@@ -46,8 +46,9 @@ def evaluate(
     num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
     limit: Annotated[int | None, option("N", "Number of samples; default: all.", min=1)] = None,
-    max_new_tokens: Annotated[int | None, option("N", "Maximum tokens of an answer; task's if unset.", min=1)] = None,
-    num_beams: Annotated[int, option("N", "Beams; 1 = greedy.", min=1)] = 1,
+    generation: Annotated[
+        list[str] | None, option("NAME=VALUE", "Setting of `generate`: max_new_tokens=32, num_beams=5; repeatable.")
+    ] = None,
     prompt: Prompt = None,
     labels: Annotated[str | None, option("NAMES", "Choices for samples without their own.")] = None,
     media_root: options.MediaRoot = None,
@@ -59,7 +60,6 @@ def evaluate(
     ] = None,
     module: options.Import = None,
     names: Annotated[bool, listing(_tasks, "List tasks and suites, and exit.")] = False,
-    only_answer: Annotated[bool, typer.Option("--only-answer", hidden=True)] = False,
 ) -> None:
     """Evaluate a model: ask, keep the answers, and score them.
 
@@ -73,11 +73,11 @@ def evaluate(
     shared = dict(prompt=prompt, labels=_split([labels or ""]), media_root=media_root, limit=limit, split=split)
     jobs, processor = _jobs(_split(tasks), data, shared), load_processor(directory)
     raters = dict(ratings=_ratings(ratings or [], jobs), judge=Judge(*judge) if judge else None)
-    sizes = dict(batch_size=batch_size, workers=workers, max_new_tokens=max_new_tokens, num_beams=num_beams)
+    sizes = dict(batch_size=batch_size, workers=workers, generation=named_values(generation))
     if num_processes > 1 and is_alone():
-        run_in_processes(ctx, "--only-answer")
-    elif not answer(load_model(directory, dtype), processor, jobs, output, **sizes) or only_answer:
-        return None
+        run_in_processes(ctx)
+    elif not answer(load_model(directory, dtype), processor, jobs, output, **sizes) or num_processes > 1:
+        return None  # one that `num_processes` started leaves the rest to the one that started it
     results = finish(jobs, output, **raters)
     _write_pages(directory, processor, jobs, output)
     tell(_table(jobs, results, output))

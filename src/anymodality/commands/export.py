@@ -1,5 +1,6 @@
-"""`anymodality export gguf`."""
+"""`anymodality export gguf | space`."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from anymodality.commands import _options as options
@@ -33,4 +34,28 @@ def gguf(
 
     model = load_model(source, device="cpu")
     for path in export(model, load_processor(source), output, getattr(torch, dtype), converter):
+        tell(path)
+
+
+@app.command(cls=Command)
+def space(
+    source: options.Source,
+    output: Annotated[Path, option("DIR", "Folder to write; new or empty.")],
+    system_prompt: options.SystemPrompt = None,
+    examples: options.Examples = None,
+    module: options.Import = None,
+) -> None:
+    """Export a Space of the Hub that runs the page of `anymodality demo`.
+
+    The model is not copied: give its Hub id. Examples and their media are.
+
+    Example:
+      anymodality export space my-name/my-model --output my-space
+    """
+    from transformers_anymodality.utils.imports import require
+
+    require("gradio", "demo")
+    from transformers_anymodality.inference.demo import export_space
+
+    for path in export_space(source, output, system_prompt=system_prompt, examples=examples, module=module):
         tell(path)

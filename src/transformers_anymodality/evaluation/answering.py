@@ -45,8 +45,7 @@ def answer(
     *,
     batch_size: int = 8,
     workers: int = 0,
-    max_new_tokens: int | None = None,
-    num_beams: int = 1,
+    generation: Mapping[str, Any] | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     verbose: bool = True,
@@ -59,7 +58,8 @@ def answer(
         output: the results file, beside which answers are kept.
         batch_size: samples per run of the model.
         workers: processes that read media.
-        max_new_tokens: of an answer; the task's by default. Answers are greedy (or by `num_beams`), hence the same again.
+        generation: arguments of `generate`, such as `{"num_beams": 5}`. By default, decoding is greedy, so that a second
+            run gives the same answers, and the task says `max_new_tokens`.
         rank, world_size: of this process; from `accelerate launch` or `torchrun` by default.
 
     Returns:
@@ -75,9 +75,9 @@ def answer(
     weights = model_fingerprint(model)
     shares = []
     for job in jobs:
-        generation = {"max_new_tokens": max_new_tokens or job.task.max_new_tokens, "num_beams": num_beams}
-        generation = generation if job.task.output == "text" else None
-        files = AnswerFiles(output, job.name, _settings(model, weights, job, generation))
+        decoding = {"max_new_tokens": job.task.max_new_tokens, "num_beams": 1, **(generation or {})}
+        decoding = decoding if job.task.output == "text" else None
+        files = AnswerFiles(output, job.name, _settings(model, weights, job, decoding))
         done = {line["index"] for line in files.lines()}
         share = range(rank, job.count, world_size)
         todo = [index for index in share if index not in done]
@@ -87,7 +87,7 @@ def answer(
         with tqdm(total=len(share), initial=ready, desc=job.name, unit="sample", disable=silent) as bar:
             batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
             for samples, inputs in read_ahead(batches, partial(_prepared, job, processor), workers):
-                files.append(rank, _answered(model, processor, samples, inputs, generation))
+                files.append(rank, _answered(model, processor, samples, inputs, decoding))
                 bar.update(len(samples))
         shares.append((job, files))
     # Asked last, and of all tasks: whichever process ends last sees that all is there.
@@ -187,7 +187,7 @@ def _answered(model: Any, processor: Any, samples: Sequence[Sample], inputs: Any
     if generation is None:
         answers = likelihoods(model, samples, inputs)
     else:
-        answers = generated(model, processor, inputs, do_sample=False, **generation)
+        answers = generated(model, processor, inputs, **{"do_sample": False, **generation})
     lines = []
     for sample, answer in zip(samples, answers, strict=True):
         names = ["index", "id", "question", "references", "kept", *(["choices"] if sample.choices else [])]

@@ -1,8 +1,7 @@
 """Published systems, one folder each: `compose(**pandagpt())`.
 
-A folder holds what only that system needs: its own parts, its prompts, the conversion of its release (`convert`), its data
-and benchmarks (`data`). Shared code does not know the systems' names.
-"""
+A folder holds what only that system needs: its own parts, its prompts, the conversion of its release (`convert`), and its
+data and benchmarks (`data`). Shared code does not know the systems' names."""
 
 import importlib
 import pkgutil
@@ -16,7 +15,7 @@ from .pandagpt import pandagpt
 from .x_llm import x_llm
 
 
-# Each module of a shelf registers what it brings: parts now, as checkpoints name them; conversions and data when asked for.
+# Parts are registered now, because checkpoints name them. Conversions and data are registered when somebody looks one up.
 for _module in pkgutil.walk_packages(__path__, f"{__name__}."):
     if _module.name.rpartition(".")[2].startswith(("convert", "data")):
         LATER.append(_module.name)

@@ -22,7 +22,7 @@ from .._base import chosen, config_at_hand, cropped, register_system, template_b
 
 MODALITY_NAMES = ("image", "audio", "video", "imu")
 
-# Puts the media of a message behind its words, then leaves the rest to the language model's own template.
+# Puts the media of a message behind its text. The language model's own template does the rest.
 _INSTRUCTION_FIRST = template_beside(__file__, "instruction_first")
 _LLAMA_2 = template_beside(__file__, "llama_2")
 
@@ -36,34 +36,36 @@ def anymal(
     towers: dict[str, Any] | None = None,
     aligners: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """AnyMAL (arXiv 2309.16058, section 3, hyper-parameters in its appendix): arguments of `compose`.
+    """AnyMAL (arXiv 2309.16058, section 3 and appendix): arguments of `compose`.
 
-    Frozen towers, and of each medium a fixed number of tokens: images 64 and videos 32 by Perceiver resamplers of 6 and
-    4 layers, audio and IMU 32 by one linear layer. First the aligners are trained to caption (`set_trainable(model,
-    "aligners")`; images 100k steps of 2048 at 2e-4, audio 1k of 128 at 1e-4, videos 20k of 1024 at 1e-4, IMU 2k of 256
-    at 1e-4; the language model may be quantised meanwhile), then they and a LoRA on all linear layers to follow
-    instructions (`lora_config(model, r=64, lora_alpha=16)`, 3k steps of 128 at 1e-5).
+    Towers are frozen. Each item becomes a fixed number of tokens: an image 64 and a video 32 (Perceiver resamplers of 6
+    and 4 layers), audio and IMU 32 each (one linear layer). Training has two stages:
+
+    1. The aligners learn to caption: `set_trainable(model, "aligners")`. The language model may be quantised. Images take
+       100k steps of 2048 at 2e-4, audio 1k of 128 at 1e-4, videos 20k of 1024 at 1e-4, IMU 2k of 256 at 1e-4.
+    2. The aligners and a LoRA on all linear layers learn to follow instructions:
+       `lora_config(model, r=64, lora_alpha=16)`, 3k steps of 128 at 1e-5.
 
     Neither code nor weights were released. Where the paper is silent or leaves a choice:
 
-    - Images: CLIP ViT-L/14 at 336 pixels, of the three image towers that are compared; all its last layer's features,
-      the class token's among them.
-    - The resampler is Flamingo's in its published implementations (8 heads of 64, feed-forward layers four times as
-      wide) at the tower's width, with a linear layer to the language model's behind.
-    - Audio: CLAP's HTSAT, 10 s at 48 kHz, its pooled feature in front of the projection. One linear layer makes all 32
-      tokens of it, as wide as they are together; IMU likewise.
-    - Videos: InternVideo's masked-video half, VideoMAE ViT-L, with 8 frames, whose tower tells time apart; InternVideo
-      itself is not in Transformers. For the paper's "image model, 4 frames", give images instead.
+    - Images: CLIP ViT-L/14 at 336 pixels, one of the three image towers that the paper compares. The aligner reads all
+      features of its last layer, the class token included.
+    - The resampler is Flamingo's as published: 8 heads of width 64, feed-forward layers four times as wide. It works at the
+      tower's width. A linear layer then maps to the language model's width.
+    - Audio: CLAP's HTSAT, 10 s at 48 kHz. The aligner reads its pooled feature, before CLAP's projection. One linear layer
+      maps this feature to all 32 tokens at once. IMU works in the same way.
+    - Videos: VideoMAE ViT-L with 8 frames, the masked-video half of InternVideo. Transformers lacks InternVideo itself. For
+      the paper's "image model, 4 frames", give images instead.
     - IMU: IMU2CLIP's encoder, 5 s at 200 Hz.
-    - Prompts: `<instruction> <media>` in the language model's own chat format (LLaMA-2's if its tokenizer has none):
-      the words of a message come first, then its media in their order, without delimiters. For captions alone, as in
-      the first stage, give messages of media without words.
-    - What is learned is what the assistant says.
+    - Prompts: `<instruction> <media>` in the language model's own chat format, or LLaMA-2's if its tokenizer has none. The
+      text of a message comes first, then its media in order, without delimiters. For captions alone, as in the first
+      stage, give messages with media and without text.
+    - Only what the assistant says is learned.
 
     Args:
-        language_model, tokenizer: as `compose`'s; LLaMA-2-13B's config if left out.
-        towers: modality -> tower, or settings as `compose` takes them.
-        aligners: fields of `PerceiverResamplerAlignerConfig` for images and videos, and modality -> fields for one.
+        language_model, tokenizer: as for `compose`. Default: LLaMA-2-13B's config.
+        towers: modality -> tower, or settings as for `compose`.
+        aligners: fields of `PerceiverResamplerAlignerConfig` for images and videos, and modality -> fields for one of them.
     """
     names = chosen(modalities, MODALITY_NAMES, "AnyMAL")
     if language_model is None:
@@ -84,7 +86,7 @@ def anymal(
 
 
 def chat_template(own: str | dict[str, str] | None) -> str | dict[str, str]:
-    """The language model's own template (or several, by name), media of a message behind its words."""
+    """The language model's own template (or several, by name), with the media of a message behind its text."""
     if isinstance(own, dict):
         return {name: chat_template(template) for name, template in own.items()}
     return _INSTRUCTION_FIRST + (own or _LLAMA_2)
@@ -117,7 +119,7 @@ def _modality(name: str, given: Any, aligners: dict[str, Any]) -> dict[str, Any]
 def _processor(config: PreTrainedConfig | None) -> Any:
     """The sub-processor of a tower whose config is at hand; others are found with their tower."""
     if isinstance(config, ClapAudioConfig):
-        # Audio that is too long for a window is refused before any truncation.
+        # It never truncates: audio that is longer than the window was refused before.
         return ClapFeatureExtractor(truncation="fusion" if config.enable_fusion else "rand_trunc")
     kinds = {CLIPVisionConfig: CLIPImageProcessor, VideoMAEConfig: VideoMAEVideoProcessor}
     return kinds[type(config)](**cropped(config.image_size)) if type(config) in kinds else None

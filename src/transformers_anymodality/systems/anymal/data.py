@@ -1,9 +1,8 @@
-"""AnyMAL's multimodal instructions, as its paper shows them, for none were released; and its suite of public benchmarks,
-zero-shot (https://arxiv.org/abs/2309.16058, section 5, appendix B).
+"""AnyMAL's multimodal instructions and its suite of zero-shot benchmarks (https://arxiv.org/abs/2309.16058, section 5,
+appendix B).
 
-The wording of the benchmarks follows what the appendix asks for, and is not its text. SPICE and SPIDEr, which AudioCaps
-has besides, need a parser of scene graphs in Java, and are left out.
-"""
+The instructions were not released; their format follows the paper's figures. The benchmarks' prompts follow the appendix in
+content, not word for word. SPICE and SPIDEr of AudioCaps are left out, because they need a scene graph parser in Java."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -67,7 +66,7 @@ register_task(
 
 def _task(name: str, kind: str, prompt: str) -> Task:
     task = TASKS[kind]
-    # The data sets of memes have the text on them in `text`.
+    # Data sets of memes have the text of the picture in the column `text`.
     questions = (*task.questions, "text") if kind == "yes_no" else task.questions
     return replace(task, help=f"AnyMAL's {name}: {task.help}", prompt=prompt, questions=questions)
 

@@ -1,9 +1,8 @@
 """Macaw-LLM ([2306.09093](https://arxiv.org/abs/2306.09093)) puts images, audio and videos in front of an Alpaca prompt.
 
-CLIP reads images and frames, Whisper audio. A convolution shortens what they give, and each feature then attends over
-LLaMA's whole table of token embeddings (`MacawAligner`), so that it becomes a blend of words. Its releases are converted by
-`anymodality convert macaw_llm`, which tells by the file which graph it is of.
-"""
+CLIP reads images and frames, Whisper reads audio. A convolution shortens their features. Each feature then attends over
+LLaMA's whole table of token embeddings (`MacawAligner`), so that it becomes a blend of words. `anymodality convert
+macaw_llm` converts its releases. The file itself shows which graph it has."""
 
 from functools import partial
 from itertools import count
@@ -50,33 +49,33 @@ def macaw_llm(
 ) -> dict[str, Any]:
     """Macaw-LLM (arXiv 2306.09093): arguments of `compose`.
 
-    Prompts are Alpaca's: a user's message is the instruction, `{"role": "user", "content": ..., "input": ...}` one with
-    an input. Media stand in front of it, images, then audio, then videos, whatever their order in the messages, each
-    between two delimiters, `<image>` and `</image>`, which are added to a tokenizer that lacks them; placeholders are
-    therefore called `<image_patch>` and so on.
+    Prompts are Alpaca's. A user's message is the instruction; `{"role": "user", "content": ..., "input": ...}` also has an
+    input. Media stand in front of it: images, then audio, then videos, whatever their order in the messages. Each stands
+    between two delimiters such as `<image>` and `</image>`, which are added to a tokenizer that lacks them. Placeholders
+    therefore have other names: `<image_patch>` and so on.
 
     Where paper, code and release differ or are silent:
 
-    - Two graphs. "release" is the code of June 2023 that made the released weights: a video is one pooled feature of
-      each of 6 frames, which attend to each other, and all three modalities share one attention over the token table, of 8
-      heads. "current" is the code of July 2023: all patches of a video's frames attend to each other and are shortened
-      to 39 tokens, and each modality has an attention of its own, of 16 heads. Figure 1 shows another order of the
-      modalities than either.
-    - A modality that a prompt lacks is left out. The original encodes zeros for it, delimiters and all; who wants that,
-      gives zeros as model inputs.
-    - A medium's place in the messages is not kept, also not over several turns, which the original has none of: they
-      are further instructions and responses. A system message takes the place of the first sentences.
-    - The response is learned with its line ends, and an end token, without which a model does not learn to stop; the
-      original leaves that one to the tokenizer.
-    - Towers that are loaded from elsewhere bring no visual projection along; the aligner's starts at random.
+    - There are two graphs, and Figure 1 has another order of modalities than either.
+        - "release" is the code of June 2023, which made the released weights. A video is 6 frames with one pooled feature
+          each, which attend to each other. All three modalities share one attention over the token table, with 8 heads.
+        - "current" is the code of July 2023. All patches of a video's frames attend to each other, and are shortened to 39
+          tokens. Each modality has its own attention, with 16 heads.
+    - A modality that a prompt lacks is left out. The original encodes zeros for it, with delimiters. For the same, give
+      zeros as model inputs.
+    - The place of an item in the messages is not kept, in chats of several turns neither. The original has one turn only;
+      here further turns are further instructions and responses. A system message replaces the first sentences.
+    - The response is learned with its line ends and an end token, without which a model does not learn to stop. The
+      original leaves the end token to the tokenizer.
+    - Towers from elsewhere have no visual projection. The aligner's projection then starts at random.
 
     Args:
-        language_model, tokenizer: as `compose`'s; LLaMA-7B's config if left out.
+        language_model, tokenizer: as for `compose`. Default: LLaMA-7B's config.
         graph: "release" or "current".
-        towers: modality -> tower, or settings as `compose` takes them, instead of CLIP ViT-B/16 (images and videos have one
-            each) and Whisper base.
+        towers: modality -> tower, or settings as for `compose`. Default: CLIP ViT-B/16 (one for images, another for videos)
+            and Whisper base.
         aligners: fields of `MacawAlignerConfig` for all modalities, and modality -> fields for one.
-        faithful: also learn the colon of `### Response:`, and no end token, as the original with LLaMA's tokenizer.
+        faithful: learn the colon of `### Response:` too, and no end token, as the original does with LLaMA's tokenizer.
     """
     if graph not in GRAPHS:
         raise ValueError(f"graph is {graph!r}; Macaw-LLM has {' and '.join(GRAPHS)}.")
@@ -90,7 +89,7 @@ def macaw_llm(
 
 
 def prompts(faithful: bool = False) -> dict[str, Any]:
-    """How the system is spoken to and answers, as arguments of `compose`."""
+    """Chat template and text settings, as arguments of `compose`."""
     return {
         "chat_template": chat_template(faithful),
         "text": {"piecewise": True},
@@ -99,7 +98,7 @@ def prompts(faithful: bool = False) -> dict[str, Any]:
 
 
 def with_delimiters(tokenizer: Any, language_model: Any) -> PreTrainedTokenizerBase:
-    """A tokenizer of its own for the system, which knows the six delimiters."""
+    """A tokenizer for this system alone, with the six delimiters."""
     tokenizer = load_tokenizer(tokenizer, language_model)
     if missing := [token for token in DELIMITERS if token not in tokenizer.get_vocab()]:
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
@@ -173,7 +172,7 @@ def _processor(name: str, settings: dict[str, Any]) -> Any:
 
 
 def whisper_processor(config: WhisperConfig) -> WhisperFeatureExtractor:
-    """Whisper's, for any number of positions: its window holds as many frames as the tower reads (30 s as published)."""
+    """Whisper's, with a window of as many frames as the tower reads (30 s as published)."""
     frames, rate = 2 * config.max_source_positions, 16000
     seconds = next(s for s in count(max(1, frames // 100)) if rate * s // (rate * s // frames) == frames)
     return WhisperFeatureExtractor(
@@ -190,10 +189,12 @@ class MacawVideoProcessor(VideoLlavaVideoProcessor):
     num_frames = 6
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
-        """120 frames were extracted beforehand: every `total // 120`-th, and the last one for the 120th; of these the model
-        reads every 20th, and the last (for six frames). The tail of a long video is thus seen in its last frame alone.
-        Of a video of fewer frames than 120, the original drew some twice, at random and in order; here they are spread
-        evenly, which is what such a draw gives on average."""
+        """As in the original, which first extracted 120 frames: every `total // 120`-th, and the last one as the 120th.
+
+        With six frames, the model reads every 20th of these, and the last. So it sees the tail of a long video only in its
+        last frame. If a video has fewer than 120 frames, the original repeated some at random, in order. Here frames are
+        spread evenly, which is the mean of such draws.
+        """
         chosen = [place * (EXTRACTED_FRAMES // self.num_frames) for place in range(self.num_frames)]
         chosen[-1] = EXTRACTED_FRAMES - 1
         if total < EXTRACTED_FRAMES:

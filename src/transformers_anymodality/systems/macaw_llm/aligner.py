@@ -1,9 +1,9 @@
-"""Macaw-LLM's alignment (arXiv 2306.09093, section 3.2): a convolution shortens the features, a linear layer widens them,
-and attention over the language model's whole token table turns each into a blend of what words are.
+"""Macaw-LLM's alignment (arXiv 2306.09093, section 3.2).
 
-The published code has two graphs. Both are in one chain, of which a config leaves parts out: visual projection, positions
-and self-attention, convolution, linear layer, attention over the table. No residuals and no norms anywhere.
-"""
+A convolution shortens the features, a linear layer widens them, and attention over the language model's whole token table
+turns each into a blend of words. The published code has two graphs. Both are one chain, and a config leaves parts of it
+out: visual projection, positions and self-attention, convolution, linear layer, attention over the table. It has neither
+residuals nor norms."""
 
 import math
 
@@ -19,14 +19,14 @@ from ...utils.part_model import Attention, eager_attention_forward
 class MacawAlignerConfig(AlignerConfig):
     """
     Args:
-        projection_size: width of a linear layer without bias in front (CLIP's visual projection); None for none.
-        self_attention: over all features of an item. "long": after sinusoids are added; "temporal": after a learned
-            embedding of each frame is; None: neither.
-        conv_kernel, conv_stride: of the convolution over all features of an item, frame after frame; None: without it,
-            one token per feature.
-        attention_heads, align_heads: of the self-attention; of the attention over the token table.
-        attended_rows: the token table's first rows, which alone are attended; None for all. What comes behind the
-            vocabulary (placeholders, padding to a round number) is not a word.
+        projection_size: width of a linear layer without bias in front (CLIP's visual projection). None: no such layer.
+        self_attention: attention over all features of an item. "long" adds sinusoids first, "temporal" a learned embedding
+            of each frame. None: no self-attention.
+        conv_kernel, conv_stride: convolution over all features of an item, frame after frame. None: no convolution, one
+            token per feature.
+        attention_heads, align_heads: heads of the self-attention, and of the attention over the token table.
+        attended_rows: number of rows of the token table that are attended, from the first on. None: all. Rows behind the
+            vocabulary (placeholders, padding to a round number) are not words.
     """
 
     model_type = "macaw_aligner"
@@ -57,21 +57,21 @@ class MacawAlignerConfig(AlignerConfig):
         return "item"
 
     def count_tokens(self, frames: int, length: int) -> int:
-        """Windows of the convolution; features that fill none are filled up to one."""
+        """Windows of the convolution. Features that are fewer than one window are padded to one."""
         if self.conv_kernel is None:
             return frames * length
         return max(0, frames * length - self.conv_kernel) // self.conv_stride + 1
 
 
 class MacawAttention(Attention):
-    """torch's `nn.MultiheadAttention` with `add_bias_kv` and `add_zero_attn`, its weights by their names: behind the
-    keys and values stand a learned pair, and a pair of zeros.
+    """torch's `nn.MultiheadAttention` with `add_bias_kv` and `add_zero_attn`, and the same names of weights. So a learned
+    pair and a pair of zeros follow the keys and values.
 
-    With few queries, keys and values are not formed. A score `(W_q x + b_q) . (W_k e + b_k)` is
-    `(W_k^T (W_q x + b_q)) . e` plus what no `e` changes, and the same goes for values behind the weighted sum: each query
-    and head then reads the context as it is, `heads` times as wide as a key. That is cheaper while queries x (heads - 1)
-    < width, which holds for the tokens of some media against a vocabulary; beyond, keys and values are formed once for
-    all queries, and no weights of size queries x vocabulary need be kept.
+    With few queries, keys and values are not computed. A score `(W_q x + b_q) . (W_k e + b_k)` is
+    `(W_k^T (W_q x + b_q)) . e` plus a term without `e`; values are handled likewise, after the weighted sum. Each query and
+    head then reads the context itself, which is `heads` times as wide as a key. This is cheaper while queries x (heads - 1)
+    < width, as for the tokens of a few items against a vocabulary. With more queries, keys and values are computed once for
+    all, and attention weights of size queries x vocabulary need not be kept.
     """
 
     def __init__(self, config: MacawAlignerConfig, size: int, heads: int):
@@ -79,7 +79,7 @@ class MacawAttention(Attention):
             raise ValueError(f"Attention of width {size} cannot have {heads} heads; its heads must divide the width.")
         super().__init__(config, size // heads)
         self.heads = heads
-        # Not linear layers of their own: a sharded parameter is whole only while the module that owns it runs.
+        # Parameters, not linear layers: a sharded parameter is whole only while the module that owns it runs.
         self.in_proj_weight = nn.Parameter(torch.empty(3 * size, size))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * size))
         self.bias_k = nn.Parameter(torch.empty(1, 1, size))

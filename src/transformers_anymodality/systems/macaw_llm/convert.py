@@ -1,4 +1,4 @@
-"""Macaw-LLM's release: one file with two whole CLIPs, a whole Whisper, the language model and what aligns them."""
+"""Macaw-LLM's release: one file with two whole CLIPs, a whole Whisper, the language model and the aligners."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def plan(release: Release, options: Options) -> Plan:
         "audio": whisper_config(tensors, release.config),
     }
     arguments = {
-        # Configs of LLaMA's time say other ids for begin and end than its tokenizer.
+        # Early configs of LLaMA have other begin and end ids than its tokenizer.
         "language_model": llama_config(tensors, "llm.", {**_part(release.config, "llm_config"), **_ENDS}),
         "modalities": modalities(graph, towers, {"attended_rows": rows, **aligners(tensors, release.config, graph)}),
         **prompts(options.faithful),
@@ -59,14 +59,14 @@ def plan(release: Release, options: Options) -> Plan:
 
 
 def _part(config: dict[str, Any], *names: str) -> dict[str, Any]:
-    """A part of the release's config, without what is not the architecture."""
+    """The fields of a part of the release's config that describe its architecture."""
     found = next((config[name] for name in names if isinstance(config.get(name), dict)), {})
     strange = ("_name_or_path", "architectures", "model_type", "torch_dtype", "transformers_version")
     return {key: value for key, value in found.items() if key not in strange}
 
 
 def _frames(tensors: Tensors, config: dict[str, Any]) -> dict[str, int]:
-    """Frames of a video: as many as there are embeddings of their positions, which only one graph needs."""
+    """Frames of a video, counted by the embeddings of their positions, which only one graph has."""
     if (table := "temporal_position_embeddings.weight") in tensors:
         return {"num_frames": tensors.shape(table)[0]}
     told = {**config, **config.get("mm_config", {})}
@@ -96,7 +96,7 @@ def whisper_config(tensors: Tensors, config: dict[str, Any]) -> WhisperConfig:
 
 
 def aligners(tensors: Tensors, config: dict[str, Any], graph: str) -> dict[str, Any]:
-    """Heads show in no shape: 8 unless the config says otherwise."""
+    """Number of heads. No shape shows it: 8, unless the config says otherwise."""
     config = {**config, **config.get("mm_config", {})}
     heads = config.get("attention_heads", 8)
     fields: dict[str, Any] = {"attention_heads": heads, "align_heads": heads * (2 if graph == "current" else 1)}

@@ -14,11 +14,13 @@ from ...modalities import MODALITIES
     example={"id": "COCO_train2014_000000000999.jpg", "instruction": "What colour is it?", "response": "Blue."},
 )
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    """The `id` is the file: an image by its suffix, else a video (without suffix: `.mp4`), whose audio is taken along
-    where `<id>.wav` lies beside it in the media root. Fields `image`, `video` and `audio` name theirs, "None" for none;
-    neither is a text instruction, whose `input` goes into the message, where Macaw's template looks for it. A question
-    without `response` becomes a chat without answer. The original drops instructions about captions and answers with
-    "no" or "not"; here all are kept."""
+    """The `id` names the file: an image by its suffix, otherwise a video (`.mp4` if it has no suffix).
+
+    The audio of a video is taken along if `<id>.wav` is beside it in the media root. The fields `image`, `video` and `audio`
+    name files themselves, "None" for none. A record without any is a text instruction; its `input` goes into the message,
+    where Macaw's template looks for it. A question without `response` becomes a chat without answer. The original drops
+    instructions about captions, and answers with "no" or "not"; here all are kept.
+    """
     named = {kind: listed(record.get(kind)) for kind in ("image", "video", "audio")}
     if not any(kind in record for kind in named) and isinstance(record.get("id"), str):
         named.update(_by_id(record["id"], media_root))

@@ -1,8 +1,8 @@
 """mPLUG-Owl ([2304.14178](https://arxiv.org/abs/2304.14178), first version) talks about images and videos, 65 tokens each.
 
-A ViT of its own (`MplugOwlVisionModel`, which in the release for videos also mixes frames) and a visual abstractor, whose
-learned queries read what it gives (`VisualAbstractorAligner`). The language model is LLaMA, or BLOOMZ with its embedding
-norm where media bypass it. All three releases are converted by `anymodality convert mplug_owl`.
+A ViT of its own reads them (`MplugOwlVisionModel`; in the release for videos it also mixes frames). A visual abstractor
+with learned queries reads the ViT's features (`VisualAbstractorAligner`). The language model is LLaMA, or BLOOMZ with an
+embedding norm that media bypass. `anymodality convert mplug_owl` converts all three releases.
 """
 
 from functools import partial
@@ -46,34 +46,33 @@ def mplug_owl(
 ) -> dict[str, Any]:
     """mPLUG-Owl (arXiv 2304.14178, first version): arguments of `compose`.
 
-    A dialogue begins with a system line (a system message takes its place). Each medium and each text of a user is a
-    line of its own, `Human: <image>`, `Human: What is this?`; an answer is `AI: ` and what was said, then the end token.
-    Only answers and their end tokens are learned. Any number of images and videos may stand anywhere.
+    A dialogue begins with a system line, which a system message replaces. Each item and each text of a user is a line:
+    `Human: <image>`, `Human: What is this?`. An answer is `AI: `, the text, and the end token. Only answers and their end
+    tokens are learned. Any number of images and videos may stand anywhere.
 
     Where paper, code and releases differ or are silent:
 
-    - The system line is the README's. The demo has "between a curious human and AI. The AI gives", lets its prompts end
-      in `AI:` without a space, and its earlier answers end without the end token; training has the space and the token.
-    - Text is tokenised piece by piece, as in training: system line, `\\nHuman: `, a question and its line end, `AI: `, an
-      answer. The release's own inference cuts at media only, so that SentencePiece gives other tokens for `Human: ` and
-      `AI: ` than were learned.
-    - Generation samples from the best 3 tokens, as the release's generation config says, whose limit of 512 is one of new
-      tokens. The README has the best 5, the demo settings of its own.
-    - Images lose their aspect ratio. Training code crops at random besides; that is left to who trains.
-    - In "llama" and "bloomz", a video is read frame by frame and gives `num_frames` times 65 tokens; the demo gives the
-      frames as images with a line end in between, for which they must be given as images here. In "video", the tower
-      mixes frames and the aligner gives 65 tokens for all of them; class tokens are doubled in each of its layers, see
-      `MplugOwlVisionConfig`.
-    - Frames are those of the release, but its video decoder scales them, for which there is no exact equal.
-    - What only broke is not kept, not even by `faithful`: two media side by side were taken for one, several images of
-      one prompt all got the first one's features in "video", training on videos never looked at them, and padding on
-      the right spoilt batched generation.
+    - The system line is the README's. The demo has "between a curious human and AI. The AI gives". Its prompts end in `AI:`
+      without a space, and its earlier answers have no end token. Training has the space and the token.
+    - Text is tokenised piece by piece, as in training: system line, `\\nHuman: `, a question with its line end, `AI: `, an
+      answer. The release's own inference cuts at media only. SentencePiece then gives other tokens for `Human: ` and `AI: `
+      than those that were learned.
+    - Generation samples from the best 3 tokens, as the release's generation config says. Its limit of 512 counts new tokens.
+      The README has the best 5; the demo has other settings.
+    - Images lose their aspect ratio. The training code also crops at random; that is left to you.
+    - In "llama" and "bloomz", a video is read frame by frame and gives `num_frames` times 65 tokens. The demo gives frames
+      as images with line ends between them; for the same, give images. In "video", the tower mixes frames and the aligner
+      gives 65 tokens for all. Class tokens are doubled in each layer of that tower: see `MplugOwlVisionConfig`.
+    - Frames are those of the release. Its video decoder also scales them, for which there is no exact equal.
+    - Plain bugs are not kept, even by `faithful`: two items side by side were taken for one, in "video" all images of a
+      prompt got the features of the first, training on videos never looked at them, and padding on the right spoilt
+      generation in batches.
 
     Args:
-        language_model, tokenizer: as `compose`'s; LLaMA-7B's config if left out, or BLOOMZ-7B's with its embedding norm
+        language_model, tokenizer: as for `compose`. Default: LLaMA-7B's config, or BLOOMZ-7B's with the embedding norm
             in the embedding (`MplugOwlBloomConfig`).
         release: "llama", "bloomz" or "video" (the release for videos, with LLaMA).
-        towers: `{"image": tower}`, or settings as `compose` takes them, instead of a ViT-L/14; it is that of videos, too.
+        towers: `{"image": tower}`, or settings as for `compose`, instead of a ViT-L/14. Videos use it too.
         aligners: fields of `VisualAbstractorAlignerConfig`.
         faithful: in prompts to be answered (not in training), cut text at media only, and leave out the end tokens of
             earlier answers.
@@ -128,8 +127,8 @@ def chat_template(faithful: bool = False) -> str:
 
 
 class MplugOwlImageProcessor(CLIPImageProcessorPil):
-    """CLIP's, but images are squashed to a square instead of cropped. Resized by Pillow, as in the release: Torchvision
-    rounds to another of 256 levels here and there, which is why this class remembers it when it is saved."""
+    """CLIP's, but squashes images to a square instead of cropping them. Pillow resizes, as in the release, and saved
+    processors say so: Torchvision rounds some pixels to another of the 256 levels."""
 
     size = {"height": 224, "width": 224}
     do_center_crop = False

@@ -1,9 +1,9 @@
 """The visual abstractor of mPLUG-Owl (arXiv 2304.14178, section 3.1), then a projection and a learned end token.
 
 Learned queries attend over themselves and the features, layer by layer, so that each image becomes a fixed number of
-tokens. The paper says no more; all else is as in the release, of which two things are unusual: the residual of the
-attention is the normed query, and within the gated feed-forward layer is another norm. The video release gives the
-frames of a video to the layers at once, with as many temporal queries more, and adds the two halves up.
+tokens. The paper says no more; the rest is as in the release. Two things are unusual: the residual of the attention is the
+normed query, and the gated feed-forward layer has another norm inside. The video release gives all frames of a video to the
+layers at once, with as many temporal queries beside the others, and adds the two halves.
 """
 
 import torch
@@ -18,13 +18,13 @@ from ...utils.part_model import Attention, eager_attention_forward
 class VisualAbstractorAlignerConfig(AlignerConfig):
     """
     Args:
-        num_tokens: tokens per item, per frame without `temporal`: the queries and the end token.
-        intermediate_size: width of the feed-forward layers. The release's configs say 4096, its weights are of 2816.
-        layer_norm_eps, ffn_layer_norm_eps: of the norms around the attention; of that within the feed-forward layers.
-        temporal: the queries of a video attend over all its frames, together with temporal queries; without it each
-            frame is an image.
-        frame_length: features of one frame, by which the frames of a tower that gives those of all frames in one
-            sequence are told apart; `feature_length` if None, as where a video borrows the aligner of images.
+        num_tokens: tokens per item (without `temporal`: per frame), which are the queries and the end token.
+        intermediate_size: width of the feed-forward layers. The release's configs say 4096, but its weights have 2816.
+        layer_norm_eps, ffn_layer_norm_eps: epsilon of the norms around the attention, and within the feed-forward layers.
+        temporal: the queries of a video attend over all its frames, together with temporal queries. Without it, each frame
+            is an image.
+        frame_length: features per frame, for a tower that gives the features of all frames in one sequence. Default:
+            `feature_length`, as where a video borrows the aligner of images.
     """
 
     model_type = "visual_abstractor_aligner"
@@ -44,10 +44,10 @@ class VisualAbstractorAlignerConfig(AlignerConfig):
         if self.feature_size % self.num_heads:
             raise ValueError(f"feature_size {self.feature_size} is not a multiple of num_heads {self.num_heads}.")
         if self.num_tokens < 2:
-            raise ValueError(f"num_tokens is {self.num_tokens}; with the end token, it must be from 2 on.")
+            raise ValueError(f"num_tokens is {self.num_tokens}; it must be 2 or more, because one is the end token.")
 
     def split_frames(self, frames: int, length: int) -> tuple[int, int]:
-        """`(frames, length)` where a frame's features may be those of several frames, one behind the other."""
+        """`(frames, length)`, after a sequence of several frames' features is split into its frames."""
         one = self.frame_length or self.feature_length or length
         if length % one == 0:
             return frames * length // one, one
@@ -110,7 +110,7 @@ class VisualAbstractorAligner(Aligner):
     def __init__(self, config: VisualAbstractorAlignerConfig):
         super().__init__(config)
         dim = config.feature_size
-        # Drawn at random: rows of zeros, as in the release before training, would stay equal to each other.
+        # Random: rows of zeros, as in the release before training, would stay equal to each other.
         self.queries = nn.Parameter(torch.empty(config.num_tokens - 1, dim))
         self.temporal_queries = nn.Parameter(torch.empty_like(self.queries)) if config.temporal else None
         self.layers = nn.ModuleList(VisualAbstractorLayer(config) for _ in range(config.depth))
@@ -129,7 +129,7 @@ class VisualAbstractorAligner(Aligner):
             mask = mask.flatten(1).view(features.shape[:2])
         tokens = self.resample(features, mask, temporal=not apart and count > 1)
         if frames_there is not None and not apart and count > 1 and (frames_there == 1).any():
-            # An item of one frame is an image, also beside videos.
+            # An item with one frame is an image, even beside videos.
             still = self.resample(features, mask, temporal=False)
             tokens = torch.where((frames_there == 1).view(-1, 1, 1), still, tokens)
         tokens = torch.cat((tokens, self.end_token.expand(tokens.shape[0], 1, -1)), dim=1)

@@ -1,5 +1,6 @@
-"""BLOOM as mPLUG-Owl uses it: text is normed before media are put in between, and nothing after. Stock BLOOM norms whatever
-embeddings it is given; with the norm inside the embedding module, no other change is needed."""
+"""BLOOM as in mPLUG-Owl: text embeddings are normed before media are inserted, and media are not normed.
+
+Stock BLOOM norms all embeddings that it is given. With the norm inside the embedding module, no other change is needed."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""mPLUG-Owl's releases (llama-7b, bloomz-7b, llama-7b-video): one folder each, with the whole model in it."""
+"""mPLUG-Owl's releases (llama-7b, bloomz-7b, llama-7b-video): each is one folder with the whole model."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -29,12 +29,12 @@ def _first(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _over_time(tensor: torch.Tensor) -> torch.Tensor:
-    """A convolution over (time, 1, 1) as one over time."""
+    """A convolution with kernel (time, 1, 1) as a 1-D convolution."""
     return tensor[..., 0, 0] if tensor.ndim == 5 else tensor
 
 
 def _as_linear(tensor: torch.Tensor) -> torch.Tensor:
-    """A convolution of 1 x 1 x 1 as a linear layer."""
+    """A 1 x 1 x 1 convolution as a linear layer."""
     return tensor.flatten(1) if tensor.ndim == 5 else tensor
 
 
@@ -83,7 +83,7 @@ def _bloom_rules(config: MplugOwlBloomConfig) -> list[Rule]:
     ]
 
 
-# --- configs, by shapes where they tell ----------------------------------------------------------------------------
+# --- configs, by shapes where possible ----------------------------------------------------------------------------
 
 
 def _vision_config(tensors: Tensors, given: Mapping[str, Any]) -> MplugOwlVisionConfig:
@@ -131,7 +131,7 @@ def _bloom_config(tensors: Tensors, given: Mapping[str, Any]) -> MplugOwlBloomCo
 
 @register_conversion("mplug_owl", help="a folder with config.json and pytorch_model or model, sharded or not")
 def plan(release: Release, options: Options) -> Plan:
-    """Which of the three it is, and all sizes that shapes tell, is read from the tensors; the rest from config.json."""
+    """Reads the kind of release and most sizes from the tensors, the rest from config.json."""
     tensors, config = release.open("."), release.config
     if "query_tokens" not in tensors:
         raise ValueError(f"{release.folder} has no query_tokens: it is not a release of mPLUG-Owl's first version.")

@@ -1,5 +1,7 @@
-"""mPLUG-Owl's JSONL for instruction tuning: dialogues as one text, with and without images; and OwlEval, whose answers
-people rate A to D on a page (https://arxiv.org/abs/2304.14178, section 4.2)."""
+"""mPLUG-Owl's JSONL for instruction tuning, and OwlEval (https://arxiv.org/abs/2304.14178, section 4.2).
+
+The JSONL has dialogues as one text, with and without images. People rate OwlEval's answers from A to D on a page.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,9 +32,12 @@ _MARKERS = {"<image>": "image", "<|video|>": "video"}
     },
 )
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    """Lines of a human side by side are one turn. What precedes the first speaker is the system's, left out where it is
-    mPLUG-Owl's own line, which its template writes. Speakers are told at the begin of lines only, where the original
-    takes any `AI: `. In rows without media, `<image>` is text. `task_type` is kept, for mixtures."""
+    """Makes lines of a human that follow each other one turn.
+
+    Text before the first speaker is the system's. It is left out if it is mPLUG-Owl's own line, which the template writes.
+    Speakers are found at the beginning of lines only; the original takes any `AI: `. In rows without media, `<image>` is
+    text. `task_type` is kept, for mixtures.
+    """
     images, videos = listed(record.get("image")), listed(record.get("video"))
     media = {"<image>": images, "<|video|>": videos}
     tokens = {token: name for token, name in _MARKERS.items() if media[token]}
@@ -70,7 +75,7 @@ class OwlRating(Score):
     needs_references = False
 
     def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
-        """One of four numbers is 1."""
+        """Four numbers, of which one is 1."""
         if prediction not in _LETTERS:
             raise ValueError(f"is rated {prediction!r}, expected one of A, B, C, D.")
         return [prediction == one for one in _LETTERS]

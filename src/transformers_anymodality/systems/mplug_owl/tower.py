@@ -1,8 +1,8 @@
-"""The vision tower of mPLUG-Owl (arXiv 2304.14178, section 3.1): CLIP's ViT-L/14 in the release's own arrangement.
+"""The vision tower of mPLUG-Owl (arXiv 2304.14178, section 3.1): CLIP's ViT-L/14, arranged as in the release.
 
-The layers are Transformers' own CLIP layers. Unlike CLIP, the last norm is put on every token, the class token stays
-among them, and the norms have an epsilon of 1e-6. The video release adds a module to each layer that mixes each
-patch with the same patch of the frames beside it.
+The layers are Transformers' own CLIP layers. Unlike in CLIP, the last norm is applied to every token, the class token stays
+among them, and the norms have an epsilon of 1e-6. In the video release, each layer has a module that mixes a patch with the
+same patch of the neighbouring frames.
 """
 
 import torch
@@ -21,10 +21,10 @@ class MplugOwlVisionConfig(CLIPVisionConfig):
     """CLIP's, with the published sizes.
 
     Args:
-        temporal: build the modules that mix frames (the video release); without them frames are apart.
-        doubles_class_token: where frames are mixed, the release adds each frame's class token to itself in every layer:
-            after 24 layers it is 2^24 times as large, what attention adds to it is lost in rounding, and in float16
-            it overflows. The released weights were trained so; False leaves it alone, for weights of your own.
+        temporal: build the modules that mix frames (the video release). Without them, frames are separate.
+        doubles_class_token: where frames are mixed, the release adds each frame's class token to itself in every layer.
+            After 24 layers it is 2^24 times as large: rounding loses what attention adds to it, and in float16 it overflows.
+            The released weights were trained like this. Use False for weights of your own.
     """
 
     model_type = "mplug_owl_vision"
@@ -40,8 +40,8 @@ class MplugOwlVisionConfig(CLIPVisionConfig):
 
 
 class MplugOwlTemporal(nn.Module):
-    """What a layer of the video release adds to each frame: a convolution over time at half the width. The release's
-    1 x 1 x 1 convolutions are linear layers, and its 3 x 1 x 1 convolution goes over time alone."""
+    """A convolution over time at half the width, which a layer of the video release adds to each frame. The release's
+    1 x 1 x 1 convolutions are linear layers here; its 3 x 1 x 1 convolution goes over time alone."""
 
     def __init__(self, config: MplugOwlVisionConfig):
         super().__init__()
@@ -54,7 +54,7 @@ class MplugOwlTemporal(nn.Module):
         self.up_proj = nn.Linear(inner, dim)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """`(items, frames, 1 + patches, dim)`, the class token first -> what is added to it."""
+        """`(items, frames, 1 + patches, dim)`, class token first -> the sum's second term, of the same shape."""
         items, _, length, _ = frames.shape
         states = self.down_proj(self.norm(frames[:, :, 1:]))
         over_time = states.permute(0, 2, 3, 1).flatten(0, 1)  # (items * patches, dim / 2, frames)

@@ -1,5 +1,8 @@
 """PandaGPT ([2305.16355](https://arxiv.org/abs/2305.16355)) answers about six modalities through ImageBind, though it was
-trained on images alone. Its release is converted by `anymodality convert pandagpt`, with the LoRA merged or beside."""
+trained on images alone.
+
+`anymodality convert pandagpt` converts its release, with the LoRA merged or beside it.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +27,7 @@ from .._base import WORDS, chosen, config_at_hand, register_system, template_bes
 
 MODALITY_NAMES = ("image", "video", "audio", "depth", "thermal", "imu")
 
-# What is tokenised by itself ends with a mark, as the original tokenises its pieces.
+# A mark ends each piece that is tokenised by itself, as in the original.
 _TEMPLATE = WORDS + template_beside(__file__)
 
 
@@ -40,29 +43,29 @@ def pandagpt(
 ) -> dict[str, Any]:
     """PandaGPT (arXiv 2305.16355, sections 2 and 3): arguments of `compose`.
 
-    Every medium is one vector of ImageBind's, frozen, and one linear layer, trained, makes it a token. Media that stand
-    side by side are added into one token ("arithmetic"): several images, or an image and audio. The published models
-    are Vicuna-v0 with LoRA: `lora_config(model, r=32, lora_alpha=32, lora_dropout=0.1, target_modules=["q_proj",
+    ImageBind, which is frozen, gives one vector per item. One linear layer, which is trained, makes it a token. Tokens of
+    items that stand side by side are added into one ("arithmetic"): several images, or an image and audio. The published
+    models are Vicuna-v0 with LoRA: `lora_config(model, r=32, lora_alpha=32, lora_dropout=0.1, target_modules=["q_proj",
     "k_proj", "v_proj", "o_proj"])`.
 
     Where paper and code differ or are silent:
 
-    - The paper names six modalities, the code reads four. Depth and IMU come in as ImageBind takes them.
-    - Embeddings have ImageBind's lengths (thermal 10, depth and IMU 5), but audio has length 1, as in the code's copy of
-      ImageBind. Those of several clips are averaged and not made longer again.
-    - A prompt's pieces are tokenised by themselves, also an earlier turn's in a chat, which is how the model was trained;
-      the demo writes earlier turns into one piece.
-    - Media of later turns stand in `<Img>` tags of their own; the original only knows some at the beginning. A chat
-      without media has no tags. A system message stands in front.
-    - Generation ends at "##" (or "###", where that is one token), and answers are cut there; the original always drops
-      two tokens, also when the answer ended by its length.
-    - top_p is 0.01 with sampling, which is as good as greedy.
+    - The paper names six modalities, the code reads four. Depth and IMU are given as ImageBind takes them.
+    - Embeddings have ImageBind's lengths (thermal 10, depth and IMU 5). Audio has length 1, as in the code's copy of
+      ImageBind. The mean over several clips is not scaled back to that length.
+    - A prompt is tokenised piece by piece, as in training, earlier turns included. The demo writes earlier turns into one
+      piece.
+    - Media of later turns stand in `<Img>` tags of their own. The original has media only at the beginning. A chat without
+      media has no tags. A system message stands in front.
+    - Generation ends at "##" (or "###", if that is one token), and answers are cut there. The original always drops two
+      tokens, even if the answer ended by its length.
+    - Generation samples with top_p 0.01, which is nearly greedy.
 
     Args:
-        language_model, tokenizer: as `compose`'s; Vicuna-7B-v0's config if left out.
-        towers: modality -> tower instead of `imagebind_huge`'s; images and videos have one.
+        language_model, tokenizer: as for `compose`. Default: Vicuna-7B-v0's config.
+        towers: modality -> tower, instead of `imagebind_huge`'s. Images and videos share one.
         aligners: fields of the linear aligner's config.
-        faithful: audio of less than 6 s is centred as the original does: each clip again, where they overlap.
+        faithful: centre audio of less than 6 s as the original does: twice where its clips overlap.
     """
     names, towers = chosen(modalities, MODALITY_NAMES, "PandaGPT"), dict(towers or {})
     own = _towers(towers, faithful)
@@ -107,5 +110,5 @@ _SPECTROGRAM = {"num_mel_bins": 128, "target_length": 204}
 
 
 def _field(tower: Any, name: str, default: int) -> int:
-    """Of a tower's config; a tower that is yet to be loaded has the published size."""
+    """A field of a tower's config. A tower that is not loaded yet has the published size."""
     return getattr(config_at_hand(tower), name, default)

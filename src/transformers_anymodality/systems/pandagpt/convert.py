@@ -16,13 +16,13 @@ _ADAPTER = [
     Rule(_LORA, r"base_model.model.language_model.\1.lora_\2.weight"),
     Rule(r"llama_proj\..*", reason="in the model itself"),
 ]
-# What ImageBind calls the towers; images and videos have one.
+# ImageBind's names of the towers. Images and videos share one.
 _THEIRS = {"image": "vision", "audio": "audio", "depth": "depth", "thermal": "thermal", "imu": "imu"}
 
 
 class _Sum(Tensors):
-    """LLaMA and the difference that Vicuna made, added when asked for. Vicuna-v0 has rows for tokens that LLaMA lacks;
-    FastChat's difference is to zeros there."""
+    """LLaMA plus Vicuna's delta, added when a tensor is read. For tokens that LLaMA lacks, FastChat's delta is the whole
+    row."""
 
     def __init__(self, base: Tensors, delta: Tensors):
         super().__init__()
@@ -55,7 +55,7 @@ def _vicuna(release: Release) -> tuple[Tensors, dict[str, Any]]:
 
 
 def _lora(release: Release, tensors: Tensors, modules: list[str]) -> dict[str, Any]:
-    """Fields of a `LoraConfig`; the rank is in the weights, the scale is not."""
+    """Fields of a `LoraConfig`. The weights show the rank, but not the scale."""
     told = release.config.get("lora", {})
     rank = tensors.shape(f"llama_model.base_model.model.{modules[0]}.lora_A.default.weight")[0]
     targets = "|".join(sorted({module.rpartition(".")[2] for module in modules}))

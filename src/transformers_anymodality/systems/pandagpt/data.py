@@ -1,5 +1,7 @@
-"""PandaGPT's visual instructions, conversations about one image each, which no marker stands for; and its examples
-(https://arxiv.org/abs/2305.16355, section 4): asked, looked at on the page of samples, not scored."""
+"""PandaGPT's visual instructions (conversations about one image each, without a marker for it), and its examples.
+
+The examples (https://arxiv.org/abs/2305.16355, section 4) are asked and shown on the page of samples, not scored.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +27,7 @@ from ...evaluation.tasks import TASKS, register_task
     },
 )
 def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    """The image stands in front of the first question. A name without suffix gets `.jpg`."""
+    """Puts the image in front of the first question. A name without suffix gets `.jpg`."""
     name = record.get("image_name")
     images = [] if not name else [name if PurePosixPath(name).suffix else f"{name}.jpg"]
     turns: list[Any] = [(ROLES[turn["from"]], turn["value"]) for turn in record["conversation"]]
@@ -38,7 +40,7 @@ def convert(record: Mapping[str, Any], index: int, media_root: Path | None) -> I
 # --- benchmarks ------------------------------------------------------------------------------------------------------
 
 
-# What the examples show -> the modalities that it needs, and prompts.
+# Ability that the examples show -> the modalities that it needs, and prompts.
 _ABILITIES = {
     "image question": (("image",), ["What is shown here?", "What is unusual about this picture?"]),
     "image-inspired writing": (
@@ -56,7 +58,7 @@ _ABILITIES = {
 
 
 class _Asked(Sequence):
-    """Each record with every prompt for its modalities, made when it is asked for."""
+    """Each record with every prompt for its modalities. Items are made when they are read."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]]):
         self.records = records

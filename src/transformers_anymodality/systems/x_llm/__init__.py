@@ -1,7 +1,7 @@
 """X-LLM ([2305.04160](https://arxiv.org/abs/2305.04160)) treats images, videos and speech as foreign languages for ChatGLM.
 
-Here is what Transformers lacks of it: continuous integrate-and-fire (`CifModel`), the speech interface around it
-(`SpeechInterfaceAligner`), and ChatGLM-6B (`ChatGLMForCausalLM`). `anymodality convert x_llm` reads checkpoints of its
+This folder holds the parts that Transformers lacks: continuous integrate-and-fire (`CifModel`), the speech interface around
+it (`SpeechInterfaceAligner`), and ChatGLM-6B (`ChatGLMForCausalLM`). `anymodality convert x_llm` reads checkpoints of its
 training, `anymodality convert cif` a CIF alone.
 """
 
@@ -16,7 +16,7 @@ from .chatglm import ChatGLMConfig
 from .media import XLlmVideoProcessor
 
 
-# What an answer of ChatGLM-6B fills, and what it begins with.
+# The token that an answer of ChatGLM-6B fills, and the token that begins it.
 CHATGLM_TAIL = ("[gMASK]", "<sop>")
 
 _TEMPLATE = WORDS + template_beside(__file__)
@@ -34,37 +34,38 @@ def x_llm(
 ) -> dict[str, Any]:
     """X-LLM (arXiv 2305.04160): arguments of `compose`.
 
-    Images and frames of videos go through BLIP-2's ViT-g and one Q-Former, for which both have queries and a projection
-    of their own. Speech is features of a CIF speech encoder, one row per spoken token (`.npy`, at most 20 of width 512),
-    which a BERT reads on. All media of a chat stand in front of it, images, then speech, then videos, as
-    `<Image>...</Image>` and so on; a single question is `问：{question}\\n答：`, several are rounds,
-    `[Round 0]\\n问：{question}\\n答：{answer}\\n[Round 1]\\n...`. With ChatGLM-6B, `[gMASK]<sop>` stands in front of the
-    answer. Only the last answer is learned, its `<sop>` and end token included: those before it are its context.
+    Images and frames of videos go through BLIP-2's ViT-g and one Q-Former. Images and videos have separate queries and
+    projections. Speech is given as features of a CIF speech encoder, one row per spoken token (`.npy`, at most 20 rows of
+    width 512), and a BERT reads them.
+
+    All media stand in front of the chat: images, then speech, then videos, as `<Image>...</Image>` and so on. A single
+    question is `问：{question}\\n答：`. Several turns are rounds:
+    `[Round 0]\\n问：{question}\\n答：{answer}\\n[Round 1]\\n...`. With ChatGLM-6B, `[gMASK]<sop>` stands in front of
+    the answer. Only the last answer is learned, with its `<sop>` and end token; earlier answers are context.
 
     Where paper, code and releases differ or are silent:
 
-    - The speech encoder was never released, nor were any weights. For audio files, name a speech encoder (Whisper,
-      wav2vec 2.0, ...) as `towers={"audio": ...}`: the modality "audio" then takes the place of "speech", with a CIF in
-      front of its BERT that is still to be trained.
-    - The paper has one Q-Former for images and one for videos, the code has both use the same one; so does this. To
-      have two, give `aligners={"video": {"shares": None}}`.
-    - A question about an image and speech is given as it is, without `问：`, as in the instruction data for that.
-    - Images are resized to a square as for evaluation in BLIP-2. The code's own evaluation crops them at random, as in
-      training.
-    - A video is its first seconds, as many as there are frames (5 in training; the demo has 10).
+    - Neither the speech encoder nor any weights were released. For audio files, name a speech encoder (Whisper,
+      wav2vec 2.0, ...): `towers={"audio": ...}`. The modality "audio" then replaces "speech". A CIF, which must be
+      trained, stands in front of its BERT.
+    - The paper has one Q-Former for images and another for videos. In the code, both use the same one, and here too. For
+      two, give `aligners={"video": {"shares": None}}`.
+    - A question about an image and speech is given as it is, without `问：`, as in the instruction data.
+    - Images are resized to a square, as in BLIP-2's evaluation. The code crops them at random, in evaluation too.
+    - A video is its first seconds, one per frame (5 in training, 10 in the demo).
     - Prompts are not cut to the code's 31 tokens, nor answers to 30 or 198.
-    - Generation samples as the code does (top-p 0.7, temperature 0.95). Its demo streams by contrastive search, which
-      has left Transformers; its evaluation of transcripts has 5 beams: `num_beams=5, do_sample=False`.
+    - Generation samples as the code does: top-p 0.7, temperature 0.95. Its demo streams by contrastive search, which
+      Transformers no longer has. Its evaluation of transcripts has 5 beams: `num_beams=5, do_sample=False`.
 
     Args:
-        language_model, tokenizer: as `compose`'s; ChatGLM-6B's config if left out, whose tokenizer must have `[gMASK]`
-            and `<sop>` as special tokens.
-        towers: "image" -> tower, or settings as `compose` takes them, instead of ViT-g (that of videos, too); "speech" ->
+        language_model, tokenizer: as for `compose`. Default: ChatGLM-6B's config; its tokenizer must have `[gMASK]` and
+            `<sop>` as special tokens.
+        towers: "image" -> tower, or settings as for `compose`, instead of ViT-g (videos use it too); "speech" -> tower
             instead of `PrecomputedConfig()`; "audio" -> a speech encoder.
-        aligners: "image" -> fields of `QFormerAlignerConfig` for images and videos, "video" -> for videos only; "speech"
-            -> fields of `SpeechInterfaceAlignerConfig`, for "audio" too.
-        faithful: let the language model see the rows that fill speech up, fill videos of few seconds with frames of zeros
-            (else their frames are spread over the time there is), and see `CifConfig.faithful`.
+        aligners: "image" -> fields of `QFormerAlignerConfig` for images and videos; "video" -> for videos only; "speech" ->
+            fields of `SpeechInterfaceAlignerConfig`, for "audio" too.
+        faithful: let the language model see the padding of speech, pad short videos with frames of zeros (otherwise their
+            frames are spread over the video), and set `CifConfig.faithful`.
     """
     tail = CHATGLM_TAIL if is_chatglm(language_model) else ("", "")
     return {
@@ -86,7 +87,7 @@ def is_chatglm(language_model: Any) -> bool:
 
 
 def chat_template(filled: str = "", begin: str = "") -> str:
-    """Media, then rounds; `filled` ends the prompt, `begin` begins the answer, which stands between generation tags."""
+    """Media, then rounds. `filled` ends the prompt, and `begin` begins the answer."""
     template = _TEMPLATE
     for name, piece in {"CUT": PIECE_END, "FILLED": filled, "BEGIN": begin}.items():
         template = template.replace(name, f"'{piece}'")
@@ -100,7 +101,7 @@ def modalities(
     image = tower_settings(towers.get("image"), Blip2VisionConfig)
     config = config_at_hand(image["tower"])
     side = getattr(config, "image_size", 224)
-    # ViT-g's own last norm makes way for the aligner's, which has another epsilon.
+    # The aligner's norm, which has another epsilon, replaces ViT-g's last norm.
     qformer = {"type": "qformer", "feature_norm_eps": 1e-5, **aligners.get("image", {})}
     shared = ["qformer_layers"] if qformer["feature_norm_eps"] is None else ["qformer_layers", "feature_norm"]
     video = {"per_frame": True, "shares": dict.fromkeys(shared, "image"), **aligners.get("video", {})}

@@ -1,5 +1,7 @@
-"""X-LLM's speech interface (arXiv 2305.04160, section 3): the C-Former, which is continuous integrate-and-fire and a
-BERT over what fires, and the S-Adapter, a projection."""
+"""X-LLM's speech interface (arXiv 2305.04160, section 3): C-Former and S-Adapter.
+
+The C-Former is continuous integrate-and-fire and a BERT over the tokens that fire. The S-Adapter is a projection.
+"""
 
 import torch
 from torch import nn
@@ -14,12 +16,12 @@ from .cif import CifConfig, CifModel
 class SpeechInterfaceAlignerConfig(AlignerConfig):
     """
     Args:
-        num_tokens: places for spoken tokens; unused ones are masked, what fires beyond them is cut off, as published.
-        cif: settings of the `CifConfig` that makes one feature per spoken token out of frames (`{}` for the defaults);
-            None if the features are such already, rows of zeros being padding.
+        num_tokens: places for spoken tokens. Unused places are masked; tokens beyond them are cut off, as published.
+        cif: settings of the `CifConfig` that turns frames into one feature per spoken token (`{}` for the defaults). None:
+            the tower gives such features already, and rows of zeros are padding.
         token_size: width of the features per spoken token.
-        bert: whether a BERT reads them (the sizes below, those of bert-base-chinese as published); else the adapter does
-            at once, X-LLM's option "fc".
+        bert: whether a BERT reads them, with the sizes below (bert-base-chinese's, as published). False: the adapter reads
+            them directly, which is X-LLM's option "fc".
         faithful: let the language model see the unused places too, as X-LLM's code does.
     """
 
@@ -92,7 +94,7 @@ class SpeechInterfaceAligner(Aligner):
         self.post_init()
 
     def train(self, mode: bool = True):
-        """As usual, but a frozen CIF fires as in evaluation: what is left at an item's end is a token, too."""
+        """As usual, but a frozen CIF stays in eval mode, where the rest at an item's end is a token too."""
         super().train(mode)
         if self.config.cif is not None and not any(parameter.requires_grad for parameter in self.cif.parameters()):
             self.cif.eval()
@@ -100,7 +102,7 @@ class SpeechInterfaceAligner(Aligner):
 
     def token_features(self, features: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """`(items, length, dim)` frames or token features -> `(items, num_tokens, token_size)`, and which are real."""
-        if mask is not None:  # the CIF's convolution reaches behind an item's end
+        if mask is not None:  # the CIF's convolution reads beyond an item's end
             features = features.masked_fill(~mask.unsqueeze(-1), 0)
         if self.config.cif is None:
             real = features.sum(-1) != 0
@@ -114,11 +116,11 @@ class SpeechInterfaceAligner(Aligner):
     def forward(
         self, features: torch.Tensor, mask: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """As every aligner's, with the tokens that are used, `(items, tokens)` bool (but if `faithful`)."""
+        """As every aligner's, and the tokens that are used, `(items, tokens)` bool (not if `faithful`)."""
         states, used = self.token_features(features.flatten(1, 2), None if mask is None else mask.flatten(1))
         if self.config.bert:
             states = self.bert_projection(states).relu()
-            # BERT is told of no item without tokens: attention over nothing is not defined.
+            # Attention over nothing is not defined, so items without tokens are not masked for BERT.
             visible = used | ~used.any(-1, keepdim=True)
             states = same_attention(self.bert, self.config)(inputs_embeds=states, attention_mask=visible)
             states = states.last_hidden_state

@@ -1,10 +1,10 @@
 """ChatGLM-6B, the language model of X-LLM: a GLM (arXiv 2103.10360) with rotary positions in two dimensions.
 
-All tokens in front of the `bos` (its "sop", start of piece) are the context, and see each other; from there on each sees
-what is before it. Positions are pairs: a token of the context has its place and 0; a token of the answer has the place of
-the [GMASK] (or [MASK]) that it fills, and its place in the answer, from 1 on. So what a token's position is, and what it
-sees, follows from the ids, which this model always needs. Transformers has no class for it (its `glm` is a later model).
-Weights have the names of the published checkpoint.
+All tokens before the `bos` (its "sop", start of piece) are the context, and see each other. From there on, each token sees
+those before it. Positions are pairs. A token of the context has its place and 0. A token of the answer has the place of the
+[GMASK] (or [MASK]) that it fills, and its place in the answer, from 1 on. Positions and visible tokens thus follow from the
+ids, which this model always needs. Transformers has no class for it: its `glm` is a later model. Weights have the names of
+the published checkpoint.
 """
 
 import torch
@@ -81,8 +81,8 @@ class ChatGLMConfig(PreTrainedConfig):
 
 
 class TokenIdsLayer(DynamicLayer, DummyLayer):  # ty: ignore[unsupported-base]  one of two, by version
-    """The ids of cached tokens, kept as one more layer of whatever cache there is: so they are reordered, repeated and
-    cropped with it. A dummy layer is one that keeps no keys, and that is not moved to another device."""
+    """The ids of cached tokens, as one more layer of any cache, so that they are reordered, repeated and cropped with it.
+    A dummy layer keeps no keys, and is not moved to another device."""
 
     supports_early_init = False
 
@@ -92,12 +92,12 @@ class TokenIdsLayer(DynamicLayer, DummyLayer):  # ty: ignore[unsupported-base]  
 
     @property
     def ids(self) -> torch.Tensor | None:
-        """`(batch, tokens)`, None where there are none yet."""
+        """`(batch, tokens)`; None if there are none yet."""
         return self.keys[:, 0, :, 0] if self.get_seq_length() else None
 
     @classmethod
     def of(cls, cache: Cache) -> "TokenIdsLayer":
-        """That of a cache, which gets one once it has its layers for keys and values."""
+        """The layer of a cache. A cache gets it after its layers for keys and values."""
         layer = next((layer for layer in cache.layers if isinstance(layer, cls)), None)
         if layer is None:
             cache.layers.append(layer := cls())
@@ -105,7 +105,7 @@ class TokenIdsLayer(DynamicLayer, DummyLayer):  # ty: ignore[unsupported-base]  
 
 
 def positions(ids: torch.Tensor, real: torch.Tensor, config: ChatGLMConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where tokens are, and which of them are context.
+    """Positions of tokens, and which tokens are context.
 
     Args:
         ids, real: `(batch, length)`; `real` is bool, False for padding, which is not counted, wherever it stands.
@@ -128,8 +128,8 @@ def positions(ids: torch.Tensor, real: torch.Tensor, config: ChatGLMConfig) -> t
 
 
 class ChatGLMRotaryEmbedding(nn.Module):
-    """Cosines and sines of both positions, each for one half of every head. The frequencies are rounded to
-    float16, as the published code's are."""
+    """Cosines and sines of both positions, each for one half of every head. Frequencies are rounded to
+    float16, as in the published code."""
 
     def __init__(self, config: ChatGLMConfig):
         super().__init__()
@@ -153,7 +153,7 @@ class ChatGLMAttention(Attention):
     is_causal = True
 
     def __init__(self, config: ChatGLMConfig, layer_idx: int):
-        # The published code divides scores by the layer's number and multiplies them with it again, for float16's sake.
+        # The published code divides scores by the layer's number and multiplies them by it again, for float16.
         super().__init__(config, config.head_dim)
         self.layer_idx = layer_idx
         self.query_key_value = nn.Linear(config.hidden_size, 3 * config.hidden_size)
@@ -161,7 +161,7 @@ class ChatGLMAttention(Attention):
 
     def forward(self, hidden_states, position_embeddings, attention_mask, layer_past=None, **kwargs):
         """`hidden_states (batch, length, hidden)` -> the same, and attention weights."""
-        # A head's query, key and value stand beside each other.
+        # Query, key and value of a head are adjacent.
         joined = self.query_key_value(hidden_states).unflatten(-1, (-1, 3 * self.head_dim)).transpose(1, 2)
         query, key, value = joined.chunk(3, dim=-1)
         query, key = (self._turn(states, *position_embeddings) for states in (query, key))
@@ -265,9 +265,9 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             **{CACHE_NAME: cache},
-            # One token sees all that is before it anyway.
+            # A single token sees all tokens before it in any case,
             block_sequence_ids=context.long() - 1 if length > 1 else None,
-            # But not the room behind it, in a cache that has some.
+            # but not the empty places behind it in a static cache.
             allow_is_causal_skip=cache is None or cache.get_max_length(0) < 0,
         )
         states = inputs_embeds
@@ -299,7 +299,7 @@ class ChatGLMForCausalLM(ChatGLMPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(self, generation_config, model_kwargs, *args, **kwargs):
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         cache = cache_of(model_kwargs)
-        # With the ids in it, a static cache passes for none whose steps are all alike, to be compiled.
+        # With the ids in it, a static cache does not count as one that can be compiled.
         if cache is not None and cache.layers:
             TokenIdsLayer.of(cache)
 

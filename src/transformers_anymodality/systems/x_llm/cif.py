@@ -1,9 +1,9 @@
 """Continuous integrate-and-fire (CIF): from the frames of a speech encoder to about one feature per spoken token.
 
-Each frame gets a weight between 0 and 1. Weights add up over time; where the sum passes a threshold, a token fires: the
-weighted sum of the frames since the last one. After Dong and Xu, "CIF: Continuous Integrate-and-Fire for End-to-End
-Speech Recognition" (arXiv 1905.11235), with the rules of its public PyTorch implementation, which X-LLM's speech
-encoder is built on (arXiv 2305.04160, section 3).
+Each frame gets a weight between 0 and 1. Weights add up over time. When the sum passes a threshold, a token fires: the
+weighted sum of the frames since the last token. After Dong and Xu, "CIF: Continuous Integrate-and-Fire for End-to-End Speech
+Recognition" (arXiv 1905.11235). Details follow its public PyTorch implementation, on which X-LLM's speech encoder is built
+(arXiv 2305.04160, section 3).
 """
 
 from dataclasses import dataclass
@@ -18,21 +18,22 @@ from ...utils.part_model import PartModel
 from ...utils.upstream import can_return_tuple
 
 
-# Weights that were scaled to sum up to the wanted number of tokens miss the last threshold by rounding alone.
+# Weights that are scaled to sum to the wanted number of tokens may miss the last threshold by rounding.
 _ROUNDING = 1e-4
 
 
 class CifConfig(PreTrainedConfig):
     """
     Args:
-        hidden_size: width of the tokens; a projection without bias where it is not `feature_size`, that of the frames.
+        hidden_size: width of the tokens. If it is not `feature_size`, the width of the frames, a projection without bias
+            follows.
         weights: how a frame's weight is found: "conv" over its neighbours, "dense", or "linear" from it alone.
-        threshold: accumulated weight at which a token fires; 1 of it is what the token is made of all the same.
-        scale_weights: in training, scale an item's weights to sum up to its number of target tokens, where told.
-        tail_threshold: in evaluation, what is left at an item's end fires too if its weight is above; None never.
-        faithful: two accidents of the public implementation, for comparing with it. It needs a padded frame to see that
-            an item is over, so that the longest of a batch has no tail, and what an item gives depends on its company;
-            and weights that were scaled for n tokens may fire n - 1, as their sum is rounded frame by frame.
+        threshold: accumulated weight at which a token fires. Each token still takes a weight of 1.
+        scale_weights: in training, scale an item's weights to sum to its number of target tokens, if that is given.
+        tail_threshold: in evaluation, the rest at an item's end also fires if its weight is above this. None: never.
+        faithful: two accidents of the public implementation, for comparison with it. First, it needs a padded frame to see
+            the end of an item. So the longest item of a batch has no tail, and results depend on the rest of the batch.
+            Second, weights that were scaled for n tokens may fire n - 1, because their sum is rounded frame by frame.
     """
 
     model_type = "cif"
@@ -129,14 +130,14 @@ class CifModel(PartModel):
         return CifOutput(last_hidden_state=tokens, attention_mask=fired, counts=counts, quantity=quantity)
 
     def fire(self, weights: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What share each frame has in each token, `(items, most tokens, frames)`; and tokens per item, `(items,)`.
+        """The share of each frame in each token, `(items, most tokens, frames)`; and tokens per item, `(items,)`.
 
         A frame fires one token at most. So after frame i, at most one more has fired than after the frame before, and at
         most as many as thresholds were passed: the least of the latter, over all frames j up to i, plus i - j.
         """
         frames, lengths = weights.shape[1], mask.sum(-1)
         place = torch.arange(frames, device=weights.device)
-        # Of a long item's sum, float32 leaves too few digits behind the point.
+        # In float32, the sum of a long item has too few digits behind the point.
         sums = weights.to(torch.float32 if weights.device.type == "mps" else torch.float64).cumsum(-1)
         with torch.no_grad():
             passed = (sums - self.config.threshold + _ROUNDING).floor().long() + 1
@@ -144,13 +145,13 @@ class CifModel(PartModel):
             if self.config.faithful:
                 fired = _fired_frame_by_frame(weights, self.config.threshold)
             before = nn.functional.pad(fired, (1, 0))[:, :-1]
-            # Behind an item's end, one that was left over by scaled weights above 1 fires at once; then none.
+            # Scaled weights above 1 may leave a token over: it fires at once behind the item's end, and none after it.
             fires = (fired > before) & (place <= lengths.unsqueeze(-1))
-        left = (sums - fired).to(weights.dtype)  # what a frame leaves for the token that comes next
+        left = (sums - fired).to(weights.dtype)  # the part of a frame that goes into the next token
         lacked = 1 - nn.functional.pad(left, (1, 0))[:, :-1]
         for_next = torch.where(fires, left, weights).unsqueeze(1)
         for_fired = torch.where(fires, lacked, 0).unsqueeze(1)
-        # One row more than may fire, for what is left at the end.
+        # One more row than can fire, for the rest at the end.
         token = torch.arange(int(fires.sum(-1).max()) + 1, device=weights.device).view(1, -1, 1)
         shares = for_next * (fired.unsqueeze(1) == token) + for_fired * (fired.unsqueeze(1) == token + 1)
         shares, counts = self._tails(shares, fires.sum(-1), lengths)
@@ -160,7 +161,7 @@ class CifModel(PartModel):
     def _tails(
         self, shares: torch.Tensor, counts: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Lets what is left at the end of each item fire, scaled to weight 1, if it is enough."""
+        """Lets the rest at the end of each item fire if its weight is enough, scaled to weight 1."""
         if self.training or self.config.tail_threshold is None:
             return shares, counts
         token = torch.arange(shares.shape[1], device=shares.device)
@@ -174,7 +175,7 @@ class CifModel(PartModel):
 
 
 def _fired_frame_by_frame(weights: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Tokens that fired up to each frame, `(items, frames)` int64, by the rounding of float32 sums one after another."""
+    """Tokens that fired up to each frame, `(items, frames)` int64, rounded as float32 sums one after another are."""
     left, fired = torch.zeros_like(weights[:, 0]), torch.zeros_like(weights, dtype=torch.long)
     for place, weight in enumerate(weights.unbind(1)):
         fires = left + weight >= threshold

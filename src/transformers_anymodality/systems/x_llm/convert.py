@@ -1,4 +1,4 @@
-"""X-LLM's checkpoints, as its training writes them, and files of others for what they leave out.
+"""X-LLM's checkpoints, as its training writes them, with other files for the parts that they leave out.
 
 None was released. A checkpoint of its training (`checkpoint_N.pth`) holds what was trained, and some of what was not;
 BLIP-2's file, EVA's and ChatGLM-6B's folder beside it give the rest.
@@ -19,7 +19,7 @@ from .convert_chatglm import language_model
 
 _BLIP2 = ("blip2_pretrained_opt6.7b", "blip2_pretrained")
 _EVA = ("eva_vit_g",)
-# A frozen part that a checkpoint may leave out -> what a file that has it holds, and how its tensors are called.
+# Frozen part that a checkpoint may leave out -> a tensor by which its file is known, and how its tensors are called.
 _PARTS = {
     "vision": (("visual_encoder.cls_token", "cls_token"), r"visual_encoder\..*"),
     "norm": (("ln_vision.weight",), r"ln_vision\..*"),
@@ -27,14 +27,14 @@ _PARTS = {
     "queries": (("query_tokens",), r"query_tokens"),
     "projection": (("opt_proj.weight",), r"opt_proj\..*"),
 }
-# What videos may have for themselves.
+# Parts that videos may have for themselves.
 _VIDEO = {"queries": "video_query_tokens", "projection": "video_proj.weight"}
 _COUNTED = "computed from the config"
 _TEXT = "of the Q-Former's text branch, which X-LLM takes out"
 _WORDS = "speech takes the place of words, and the pooler is not read"
 _OWN = "the checkpoint has its own"
 _OTHER = "of a speech interface without BERT; the checkpoint has one with BERT"
-_BERT = "pre_bert_proj.weight"  # is there, if speech passes a BERT
+_BERT = "pre_bert_proj.weight"  # present if a BERT reads speech
 # The speech interface without BERT, the original's option "fc".
 _PLAIN = r"(?:asr_fc|(?:asr_fc\.)?speech_feat_proj)\.(weight|bias)"
 
@@ -48,8 +48,8 @@ _PLAIN = r"(?:asr_fc|(?:asr_fc\.)?speech_feat_proj)\.(weight|bias)"
     "of ChatGLM-6B (or --language-model)",
 )
 def plan(release: Release, options: Options) -> Plan:
-    """Without keys of a video interface, the image's queries and projection are the video's, too, as the original's loader
-    has it. A checkpoint without a speech interface becomes a system without speech."""
+    """Without keys of a video interface, videos use the queries and projection of images, as in the original's loader.
+    A checkpoint without a speech interface becomes a system without speech."""
     folder = release if release.folder.is_dir() else Release(release.folder.parent)
     checkpoints = sorted(folder.folder.glob("checkpoint*.pth"), key=lambda path: (len(path.stem), path.stem))
     own = release.open(".", "xllm", "x_llm", *(path.stem for path in reversed(checkpoints)))
@@ -81,7 +81,7 @@ def plan(release: Release, options: Options) -> Plan:
 
 
 def _owners(sources: list[Tensors]) -> dict[str, Tensors]:
-    """Part -> the first file that has it, of the checkpoint and files of others."""
+    """Part -> the first file that has it, of the checkpoint and the other files."""
     owners: dict[str, Tensors] = {}
     for tensors in sources:
         for part, (signs, _) in _PARTS.items():
@@ -96,7 +96,7 @@ def _owners(sources: list[Tensors]) -> dict[str, Tensors]:
 
 
 def _reads_speech(own: Tensors) -> str | None:
-    """The weight that features of speech meet first, if there is one."""
+    """The first weight that features of speech are multiplied by; None if there is no such weight."""
     plain = (name for name in own if name.endswith("weight") and re.fullmatch(_PLAIN, name))
     return _BERT if _BERT in own else next(plain, None)
 
@@ -105,7 +105,7 @@ def _reads_speech(own: Tensors) -> str | None:
 
 
 def _rules(tensors: Tensors, own: Tensors, owners: dict[str, Tensors]) -> list[Rule]:
-    """For the tensors of a file: first what another file gives instead."""
+    """Rules for the tensors of a file, those first that another file replaces."""
     last, plain = tensors.count("blocks.{}.norm1.weight") - 1, Rule(_PLAIN, r"speech_aligner.projection.\1")
     return [
         *(Rule(_PARTS[part][1], reason=_OWN) for part, owner in owners.items() if owner is not tensors),
@@ -218,7 +218,7 @@ def aligners(owners: dict[str, Tensors], own: Tensors, config: dict[str, Any]) -
 
 @register_conversion("cif", help="weights of a CifMiddleware, and its settings in config.json")
 def cif_plan(release: Release, options: Options) -> Plan:
-    """Sizes by the tensors, thresholds by the config; those that it does not say, as the code has them."""
+    """Sizes from the tensors, thresholds from the config. Default of a threshold: the code's."""
     tensors = release.open(".", "cif")
     rules = [
         Rule(r"(?:cif\.)?conv\.(.*)", r"conv.\1"),

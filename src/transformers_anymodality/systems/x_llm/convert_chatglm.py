@@ -1,4 +1,4 @@
-"""ChatGLM-6B from the files that it was published with, as the language model of a release of X-LLM.
+"""ChatGLM-6B from its published files, as the language model of a release of X-LLM.
 
 Its tokenizer was published as a SentencePiece file (`ice_text.model`) and code of its own around it: ids of image tokens,
 which the model never used, come before the file's, and line ends, tabs and runs of spaces are symbols.
@@ -19,11 +19,11 @@ from ...utils.upstream import generate_merges
 from .chatglm import ChatGLMConfig
 
 
-_CHATGLM = ("chatglm-6b", "chatglm_6b", "chatglm")  # what a folder of it is called
+_CHATGLM = ("chatglm-6b", "chatglm_6b", "chatglm")  # names of its folder
 _COUNTED = "computed from the config"
 _OTHER = "another language model was chosen"
 _WORD_TABLE = "transformer.word_embeddings.weight"
-# What its config says that shows in no shape.
+# Fields of its config that no shape shows.
 _TOLD = ("num_attention_heads", "max_sequence_length", "layernorm_epsilon")
 _TOLD += ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "gmask_token_id")
 _NOTES = ["ChatGLM-6B's licence holds for the language model."]
@@ -31,7 +31,7 @@ _NOTES = ["ChatGLM-6B's licence holds for the language model."]
 
 @dataclass
 class Language:
-    """What `compose` takes, what becomes of `opt_model` in the checkpoint, and files of its own."""
+    """Language model for `compose`, rules for `opt_model` in the checkpoint, and files of its own."""
 
     source: Any
     rule: Rule
@@ -41,7 +41,7 @@ class Language:
 
 
 def language_model(own: Tensors, folder: Release, options: Options) -> Language:
-    """The one that the user chose, or the checkpoint's, or that of a folder of ChatGLM-6B beside it."""
+    """The user's choice, or the checkpoint's, or that of a folder of ChatGLM-6B beside it."""
     chosen, absent = options.language_model, Rule(r"opt_model\..*", reason=_OTHER)
     if chosen is not None and not _is_published(Path(chosen)):
         return Language(chosen, absent, notes=["The interfaces were not trained with this language model."])
@@ -66,13 +66,13 @@ def language_model(own: Tensors, folder: Release, options: Options) -> Language:
 
 
 def _is_published(folder: Path) -> bool:
-    """Whether it is a folder of ChatGLM-6B as published, whose model type three later models share."""
+    """Whether it is a folder of ChatGLM-6B as published. Three later models have the same model type."""
     config = Release(folder).config if folder.is_dir() else {}
     return config.get("model_type") == "chatglm" and "inner_hidden_size" in config
 
 
 def chatglm_config(tensors: Tensors, prefix: str, given: dict[str, Any]) -> ChatGLMConfig:
-    """Sizes by the tensors, the rest by the config; of what that does not say, the published values."""
+    """Sizes from the tensors, the rest from the config. Default: the published values."""
     rows, size = tensors.shape(f"{prefix}{_WORD_TABLE}")
     layers = f"{prefix}transformer.layers"
     sizes = {
@@ -97,12 +97,14 @@ _ROLES = {
     "mask_token": "[MASK]",
 }
 _USER_DEFINED = 4  # the type of a piece
-_BPE = 2  # that of a model
+_BPE = 2  # the type of the model
 
 
 def chatglm_tokenizer(file: str | Path, gmask_token_id: int = 150001) -> PreTrainedTokenizerFast:
-    """ChatGLM-6B's, of its `ice_text.model`; raises ValueError for another kind of file. What `gmask_token_id`, the id of
-    `[gMASK]` in the model, lies above the file's own is the number of image tokens."""
+    """ChatGLM-6B's tokenizer, from its `ice_text.model`; raises ValueError for another kind of file.
+
+    `gmask_token_id` is the id of `[gMASK]` in the model. Its distance from the file's own id is the number of image tokens.
+    """
     pieces, trainer, normalizer = _read(Path(file))
     names = [name for name, _, _ in pieces]
     if missing := sorted({*_ROLES.values(), "[gMASK]"} - set(names)):
@@ -113,7 +115,7 @@ def chatglm_tokenizer(file: str | Path, gmask_token_id: int = 150001) -> PreTrai
     vocabulary += [(name, 0.0 if name in symbols else score) for name, score, _ in pieces]
     backend = Tokenizer(_model(vocabulary, images, trainer))
     backend.normalizer = _normalizer(normalizer)
-    # Whatever else the pieces would allow, symbols are themselves.
+    # Symbols stay whole, even where pieces could spell them.
     longest_first = sorted(symbols, key=len, reverse=True)
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join(map(re.escape, longest_first))), "isolated")
     backend.decoder = _decoder()
@@ -151,13 +153,13 @@ def _normalizer(spec: dict[int, Any]) -> normalizers.Normalizer:
 
 def _decoder() -> decoders.Decoder:
     steps = [decoders.Replace(symbol, text) for text, symbol in _symbols()]
-    # A blank that a text begins with is the one that was put in front of it.
+    # A blank at the beginning of a text was put there when it was encoded.
     steps += [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     return decoders.Sequence(steps)
 
 
 def _symbols() -> Iterator[tuple[str, str]]:
-    """What is written as a symbol, longest first."""
+    """Texts that are symbols, longest first."""
     yield from (("\n", "<n>"), ("\t", "<|tab|>"))
     yield from ((" " * length, f"<|blank_{length}|>") for length in range(_LONGEST_BLANK, 1, -1))
 
@@ -166,7 +168,7 @@ def _symbols() -> Iterator[tuple[str, str]]:
 
 
 def _read(file: Path) -> tuple[list[tuple[str, float, int]], dict[int, Any], dict[int, Any]]:
-    """Pieces (text, score, type), and the settings of trainer and normalizer by their numbers."""
+    """Pieces (text, score, type), and the settings of trainer and normalizer by field number."""
     pieces, trainer, normalizer = [], {}, {}
     try:
         for number, value in _fields(file.read_bytes()):
@@ -183,7 +185,7 @@ def _read(file: Path) -> tuple[list[tuple[str, float, int]], dict[int, Any], dic
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Numbers and values: whole numbers, floats, and bytes (of texts and of messages within)."""
+    """Field numbers and values: integers, floats, and bytes (texts and nested messages)."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)

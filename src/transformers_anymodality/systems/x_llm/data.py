@@ -1,6 +1,9 @@
-"""X-LLM's five kinds of records, each a task: describe an image or a video, transcribe, transcribe by an image, answer
-what is asked by speech. The prompts are its own; records take turns with them. And its judge, a language model that scores
-each answer beside a reference's (https://arxiv.org/abs/2305.04160, section 4)."""
+"""X-LLM's five kinds of records, and its judge (https://arxiv.org/abs/2305.04160, section 4).
+
+Each kind is a task: describe an image, describe a video, transcribe, transcribe with an image, answer a spoken question.
+Prompts are X-LLM's own, and records take them in turn. The judge is a language model that scores each answer beside the
+reference's.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

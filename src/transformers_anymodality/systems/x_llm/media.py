@@ -1,4 +1,4 @@
-"""What X-LLM reads: speech as features that were computed elsewhere, one row per spoken token; and frames of a video."""
+"""X-LLM's media: speech as precomputed features, one row per spoken token; and frames of a video."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from .._base import register_processor
 
 
 class TokenFeatureExtractor(FeatureExtractionMixin):
-    """Fills features up to `max_rows` rows, with zeros."""
+    """Pads features to `max_rows` rows, with zeros."""
 
     model_input_names = ["input_values"]
 
