@@ -107,17 +107,13 @@ def load(
         audio = str(folder / f"{i:05}.wav")
         clips.append({"id": f"{i:05}", "audio": audio, "text": text, "voice": str(rng.choice(able)), "kind": kind})
     _speak(clips, espeak, flite)
-    for clip in clips[1::2]:
-        samples, _ = soundfile.read(clip["audio"], dtype="float32")
-        narrow = soxr.resample(soxr.resample(samples, RATE, TELEPHONE), TELEPHONE, RATE)
-        soundfile.write(clip["audio"], narrow, RATE, subtype="PCM_16")
     index.write_text("".join(json.dumps(clip) + "\n" for clip in clips), encoding="utf-8")
     print(f"{folder}: {len(clips)} clips of {len(voices)} voices in {time.time() - started:.0f} s", flush=True)
     return {"train": clips}
 
 
 def _speak(clips: list[dict[str, Any]], espeak: Path | None, flite: Path | None) -> None:
-    """Writes the clips: flite's by processes beside, espeak-ng's by this one meanwhile."""
+    """Writes the clips: flite's by processes beside, espeak-ng's by this one meanwhile. Every second one as by telephone."""
     library = Espeak(espeak) if espeak else None
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
         waiting = []
@@ -131,6 +127,10 @@ def _speak(clips: list[dict[str, Any]], espeak: Path | None, flite: Path | None)
                 soundfile.write(clip["audio"], spoken, RATE, subtype="PCM_16")
         for one in waiting:
             one.result()
+    for clip in clips[1::2]:
+        samples, _ = soundfile.read(clip["audio"], dtype="float32")
+        narrow = soxr.resample(soxr.resample(samples, RATE, TELEPHONE), TELEPHONE, RATE)
+        soundfile.write(clip["audio"], narrow, RATE, subtype="PCM_16")
 
 
 def _spelt(clip: dict[str, Any]) -> str:
