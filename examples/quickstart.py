@@ -122,7 +122,7 @@ def train(
     """One pass over `samples` with the stock Trainer; `more` of its `TrainingArguments` go first. Returns its log.
 
     With `features`, a `FeatureStore`, media that are in it are not read and run through their towers again. `trainer` has
-    arguments of the Trainer itself, such as callbacks.
+    arguments of the Trainer itself, such as callbacks or another collator.
     """
     arguments = {
         "num_train_epochs": 1,
@@ -143,9 +143,8 @@ def train(
         model=model,
         args=TrainingArguments(output_dir=str(output), **{**arguments, **more}),
         train_dataset=samples,
-        data_collator=AnyModalityDataCollator(processor, features=features),
         processing_class=processor,
-        **trainer or {},
+        **{"data_collator": AnyModalityDataCollator(processor, features=features), **(trainer or {})},
     )
     run.train()
     return [entry for entry in run.state.log_history if "loss" in entry]

@@ -45,7 +45,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def real():
     """The package's modules by name."""
     sys.path.insert(0, str(EXAMPLES))
-    names = "convert ctranslate2 data emoji fetch motion noise recordings sentences splits stamps voices".split()
+    names = "convert ctranslate2 data dictation emoji fetch motion noise recordings sentences splits stamps voices".split()
     yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names})
     sys.path.remove(str(EXAMPLES))
 
@@ -473,6 +473,26 @@ def test_voices_speak_once_and_are_left_out_where_they_are_not(real, tmp_path, m
     assert {clip["voice"] for clip in both if clip["kind"] == "letters"} <= set(real.voices.ESPEAK)
     assert len({clip["voice"] for clip in both}) == len(real.voices.ESPEAK) + len(real.voices.FLITE)
     assert "60 clips of 4 voices" in capsys.readouterr().out
+
+
+def test_unlabelled_speech_is_written_down_once_without_what_the_test_says(real, tmp_path, monkeypatch):
+    texts = {"hello": "Hello there.", "seven": "Seven!", "figure": "Press 1.", "round": "no " * 40, "none": " ..."}
+    for name in texts:
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "long.wav", np.zeros(9 * 16_000), 16_000)
+    asked = []
+
+    def written(files, hearing):
+        asked.append(files)
+        return [texts[Path(file).stem] for file in files]
+
+    monkeypatch.setattr(real.dictation, "write_down", written)
+    unlabelled = [{"audio": str(tmp_path / f"{name}.wav"), "kind": "phrase"} for name in (*texts, "long")]
+    given, file = {"test": [{"text": "seven"}], "unlabelled": unlabelled}, tmp_path / "dictation.jsonl"
+    assert real.dictation.load(given, {}, file) == []
+    found = real.dictation.load(given, {"hearing": tmp_path}, file)
+    assert [item["text"] for item in found] == ["Hello there."] and found[0]["kind"] == "phrase"
+    assert real.dictation.load(given, {"hearing": tmp_path}, file) == found and len(asked) == 1 and len(asked[0]) == 5
 
 
 def make_watch(raw: Path) -> None:

@@ -23,7 +23,7 @@ from transformers import set_seed
 
 import transformers_anymodality
 
-from . import data, four_bits, motion_tower, page, tasks, texts
+from . import data, dictation, four_bits, motion_tower, page, tasks, texts
 from .answers import answer
 from .convert import convert
 from .examine import Examination, Row, text_kept
@@ -31,7 +31,6 @@ from .fetch import PARTS
 from .learn import Lesson, compose_parts
 
 
-VOICES = 1200  # clips of synthetic voices that are used; the tower takes 0.2 s for each, or 0.35 s without bfloat16
 LIBRARIES = ("torch", "transformers", "peft", "timm", "transformers-anymodality")
 
 
@@ -44,9 +43,8 @@ def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, 
 
 
 def limited(questions: dict[str, list], scale: float) -> dict[str, list]:
-    """Of the synthetic voices some; and of all a share, where the code is only tried."""
+    """A share of all, where the code is only tried."""
     rng = random.Random(4)
-    questions["speech"] = rng.sample(questions["speech"], min(VOICES, len(questions["speech"])))
     counts = {name: max(24, round(len(some) * min(1, 5 * scale))) for name, some in questions.items()}
     return {name: rng.sample(some, min(counts[name], len(some))) for name, some in questions.items()}
 
@@ -81,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not language_model:
         raise SystemExit("There is no language model: it could not be fetched. Name one by --language-model.")
     started = time.time()
+    if "recordings" in sets:
+        sets["recordings"]["train"] = dictation.load(sets["recordings"], folders, given.parts / "dictation.jsonl")
 
     def say(text: str) -> None:
         print(f"\n[{time.time() - started:5.0f} s] {text}", flush=True)

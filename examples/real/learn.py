@@ -11,6 +11,7 @@ from quickstart import train
 
 from transformers_anymodality import compose, lora_config
 from transformers_anymodality.features import FeatureStore, build_features
+from transformers_anymodality.training.packing import AnyModalityPackingCollator
 
 from . import words
 from .motion import RATE
@@ -19,9 +20,11 @@ from .tasks import Question
 
 # Row -> weight in the mix of stage 2.
 MIX = {
-    "speech": 4, "speech_foreign": 2, "translation": 2, "categories": 2, "yes_or_no": 2, "captions": 2, "names": 1,
-    "motion": 1, "same": 1, "both": 2, "two_pictures": 2, "noisy": 1, "senses": 1, "prose": 1, "own": 4,
+    "speech": 7, "speech_foreign": 2, "translation": 2, "categories": 2, "yes_or_no": 2, "captions": 2, "names": 1,
+    "motion": 3, "same": 1, "both": 2, "two_pictures": 2, "noisy": 1, "senses": 1, "prose": 1, "own": 5,
 }  # fmt: skip
+EPOCHS = {"audio": 8, "image": 12, "imu": 12}  # of stage 1
+ROW = 2048  # tokens; eight samples are far fewer, so a step is one row without padding
 
 
 def compose_parts(
@@ -73,11 +76,12 @@ class Lesson:
             build_features(self.model, self.processor, records, place, modalities=[name], workers=1, dtype=dtype)
         self.features = FeatureStore(self.folder / "features", self.model)
 
-    def learn_words(self, epochs: float = 12) -> None:
+    def learn_words(self) -> None:
         """Stage 1: each aligner by itself, without the language model running."""
         for modality, questions in self._named().items():
+            epochs = EPOCHS[modality] * self.scale
             self.logs[f"words of {modality}"] = words.train(
-                self.model, self.processor, questions, self.features, self.folder / "trainer", epochs * self.scale
+                self.model, self.processor, questions, self.features, self.folder / "trainer", epochs
             )
 
     def _named(self) -> dict[str, list[Question]]:
@@ -92,7 +96,7 @@ class Lesson:
         }
         return {modality: questions for modality, questions in named.items() if questions}
 
-    def instruct(self, steps: int = 460) -> None:
+    def instruct(self, steps: int = 600) -> None:
         """Stage 2: aligners go on, and LoRA lets the language model come to meet them."""
         adapted = get_peft_model(self.model, lora_config(self.model, r=16))
         self.logs["instruct"] = self.train_on_mix(adapted, steps, 3e-4, seed=2)
@@ -102,9 +106,11 @@ class Lesson:
         """What can be trained of `model` learns from all rows and text, by the stock Trainer. Returns its log."""
         steps = max(2, round(steps * self.scale))
         samples = mixed({**self.questions, **self.text}, 8 * steps, seed)
+        collator = AnyModalityPackingCollator(self.processor, model=model, max_length=ROW, features=self.features)
         log = train(
-            model, self.processor, samples, self.folder / "trainer", learning_rate, self.features,
+            model, self.processor, samples, self.folder / "trainer", learning_rate,
             per_device_train_batch_size=8, logging_steps=20, dataloader_num_workers=0, seed=seed, bf16=fast_bf16(),
+            trainer={"data_collator": collator},
         )  # fmt: skip
         model.eval()
         return log

@@ -42,7 +42,7 @@ def transcripts() -> dict[str, str]:
 def load(raw: Path) -> dict[str, list[dict[str, Any]]]:
     """`test`: recordings with `audio`, `text` and `kind` (digits, letters, phonetic). `unlabelled`: others, without `text`.
 
-    None is for training: the voice is heard in no other part.
+    Whisper writes down the others, for training (`dictation`): the words of the test are in none of them by themselves.
     """
     root, known = next(raw.rglob("asterisk/sounds")), transcripts()
     result = {"test": [], "unlabelled": []}

@@ -67,7 +67,7 @@ def which(category: str) -> str:
 
 
 def english(sets: Sets, split: str) -> Iterable[Question]:
-    """Recordings with English text: Asterisk's for testing alone, synthetic voices for training alone."""
+    """Recordings with English text: Asterisk's words for testing, its phrases and synthetic voices for training."""
     for name in ("recordings", "voices"):
         for item in sets.get(name, {}).get(split, ()):
             yield Question(HEAR, item["text"], [("audio", item["audio"])], {"kind": item["kind"]})

@@ -19,6 +19,7 @@ from .sentences import texts
 
 
 RATE = 16_000  # Hz
+TELEPHONE = 8_000  # Hz, of every second clip: what real recordings for telephones keep
 CLIPS = 3000
 # Name -> espeak-ng's voice and variant, words a minute, pitch (0 to 100).
 ESPEAK = {
@@ -112,7 +113,7 @@ def load(
 
 
 def _speak(clips: list[dict[str, Any]], espeak: Path | None, flite: Path | None) -> None:
-    """Writes the clips: flite's by processes beside, espeak-ng's by this one meanwhile."""
+    """Writes the clips: flite's by processes beside, espeak-ng's by this one meanwhile. Every second one as by telephone."""
     library = Espeak(espeak) if espeak else None
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
         waiting = []
@@ -126,6 +127,10 @@ def _speak(clips: list[dict[str, Any]], espeak: Path | None, flite: Path | None)
                 soundfile.write(clip["audio"], spoken, RATE, subtype="PCM_16")
         for one in waiting:
             one.result()
+    for clip in clips[1::2]:
+        samples, _ = soundfile.read(clip["audio"], dtype="float32")
+        narrow = soxr.resample(soxr.resample(samples, RATE, TELEPHONE), TELEPHONE, RATE)
+        soundfile.write(clip["audio"], narrow, RATE, subtype="PCM_16")
 
 
 def _spelt(clip: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ class Words(nn.Module):
         ordered: whether tokens say the words one after another.
     """
 
-    def __init__(self, model: nn.Module, modality: str, words: torch.Tensor, ordered: bool, drop: float = 0.1):
+    def __init__(self, model: nn.Module, modality: str, words: torch.Tensor, ordered: bool, drop: float = 0.2):
         super().__init__()
         self.model, self.modality, self.ordered, self.drop = model, modality, ordered, drop
         self.register_buffer("table", model.get_input_embeddings().weight.detach()[words].clone())
