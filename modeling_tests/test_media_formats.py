@@ -185,7 +185,9 @@ class TestUnits:
         ],
     )
     def test_what_does_not_fit_the_range_is_refused(self, modality, values, span, shade):
-        with pytest.raises(MediaError, match=f"come out {shade} under the value_range.*unit"):
+        with pytest.raises(
+            MediaError, match=f"(come out {shade} under the value_range|31000 C, which is unlikely).*unit"
+        ):
             self.read(values.reshape(5, 6), span, modality)
 
     def test_temperatures(self):
@@ -195,8 +197,34 @@ class TestUnits:
             np.testing.assert_allclose(self.read(source, modality="thermal"), celsius, atol=1e-3)
             np.testing.assert_allclose(self.read(source, (0, 50), "thermal"), celsius / 50, atol=1e-4)
 
+    @pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate"])
+    @pytest.mark.parametrize(
+        ("kind", "scale", "offset", "unit"),
+        [
+            ("u2", 100, 273.15, "cK"),  # FLIR's TLinear at high resolution
+            ("u2", 10, 273.15, "0.1 K"),  # at low resolution
+            ("u2", 25, 273.15, "0.04 K"),  # a gain in the metadata
+            ("f4", 1, 0, None),
+            ("f4", 1, 273.15, "K"),
+        ],
+    )
+    def test_radiometric_tiffs(self, tmp_path, kind, scale, offset, unit, compression):
+        celsius = np.linspace(-20, 120, 30).reshape(5, 6)
+        values = (celsius + offset) * scale
+        values = np.rint(values) if kind == "u2" else values
+        tags = writer.ImageFileDirectory_v2()
+        tags[271], tags[272], tags[40_000] = "FLIR", "Camera", "of the maker"
+        file = tmp_path / "heat.tiff"
+        Image.fromarray(values.astype(kind)).save(file, tiffinfo=tags, compression=compression)
+        told = {} if unit is None else {"unit": unit}
+        for source in ({"path": file, **told}, {"bytes": file.read_bytes(), **told}):
+            np.testing.assert_allclose(self.read(source, modality="thermal"), celsius, atol=0.6 / scale + 1e-4)
+        if kind == "u2" and scale > 10:
+            with pytest.raises(MediaError, match="unlikely.*unit"):
+                self.read(file, modality="thermal")
+
     def test_a_unit_is_one_of_the_quantity(self):
-        for unit in ("K", "feet", -1, True):
+        for unit in ("K", "feet", -1, True, "0.1 K", "x mm", "-1 mm", "mm ", ""):
             with pytest.raises(MediaError, match='"unit" of .*expected'):
                 self.read({"array": np.ones((2, 2)), "unit": unit})
         plain = MapSpec(name="height")

@@ -1,8 +1,8 @@
 """Files, shards and data sets of the Hub: as single records, as `datasets` of chats, and as mixtures of these."""
 
 import glob
-import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,7 +12,8 @@ from typing import Any
 from ..modalities import MODALITIES
 from ..processing.chat import parts_of
 from ..utils.imports import require
-from .records import modality_of_field, normalize
+from .parsing import explain_shard, parse
+from .records import modality_of_field, name_of, normalize
 
 
 _BUILDERS = {
@@ -43,7 +44,10 @@ def load(
         columns that there were besides. Media are not decoded: that is the collator's.
     """
     loaded = load_raw(source, streaming=streaming, split=split, **kwargs)
-    return _as_chats(loaded, media_root)
+    try:
+        return _as_chats(loaded, media_root)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} holds text that is not UTF-8 ({error}).") from error
 
 
 def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kwargs) -> Any:
@@ -67,7 +71,26 @@ def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kw
     if missing := [name for name in names if "://" not in name and not glob.glob(name) and not Path(name).exists()]:
         raise FileNotFoundError(f"{missing[0]} does not exist.")
     files = {split: names}
-    return _undecoded(datasets.load_dataset(builder, data_files=files, split=split, streaming=streaming, **kwargs))
+    try:
+        found = datasets.load_dataset(builder, data_files=files, split=split, streaming=streaming, **kwargs)
+    except Exception as error:  # readers of formats raise what they like
+        explain = {"json": _explain_json, "webdataset": explain_shard}.get(str(builder))
+        for name in [one for one in names if explain is not None and Path(one).is_file()]:
+            explain(name)
+        raise ValueError(f"{', '.join(names)} cannot be read ({_cause(error)}).") from error
+    return _undecoded(found)
+
+
+def _explain_json(file: str) -> None:
+    """Raises ValueError for the first line that is not JSON."""
+    for _ in open_records(file):
+        pass
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def mixture(
@@ -157,18 +180,15 @@ def _faster(messages: list[dict[str, Any]], speed: float) -> list[dict[str, Any]
 class _Lines(Sequence):
     """Lines of JSON, parsed when asked for. (JSON may hold line ends other than `\\n` as they are.)"""
 
-    def __init__(self, content: str):
-        self.lines = [(i, line) for i, line in enumerate(content.split("\n"), 1) if line.strip()]
+    def __init__(self, content: bytes):
+        self.lines = [(i, line) for i, line in enumerate(content.split(b"\n"), 1) if line.strip()]
 
     def __len__(self) -> int:
         return len(self.lines)
 
     def __getitem__(self, index: int) -> Any:
         number, line = self.lines[index]
-        try:
-            return json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"Line {number} is not JSON ({error}).") from error
+        return parse(line, f"Line {number}")
 
 
 def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
@@ -182,17 +202,17 @@ def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
     path = Path(file).expanduser()
     if path.suffix not in (".json", ".jsonl"):
         return load_raw(str(file), split=split)
-    content = path.read_text(encoding="utf-8-sig")
+    content = path.read_bytes().removeprefix(BOM_UTF8)
     if path.suffix == ".jsonl":
         return _Lines(content)
     try:
-        found = json.loads(content)
-    except ValueError as error:
+        found = parse(content, str(file))
+    except ValueError:
         lines = _Lines(content)
         with suppress(ValueError):
             if len(lines) > 1 and isinstance(lines[0], Mapping):
                 return lines
-        raise ValueError(f"{file} is not JSON ({error}).") from error
+        raise
     if isinstance(found, Mapping):
         lists = [value for value in found.values() if isinstance(value, list)]
         found = lists[0] if len(lists) == 1 else [found]
@@ -226,26 +246,36 @@ def _raw(feature: Any) -> Any:
 def _as_chats(dataset: Any, media_root: Any) -> Any:
     datasets = require("datasets", "train")
     if dataset.features is None:
-        return dataset.map(partial(normalize, media_root=media_root))
+        return dataset.map(partial(_normalized, media_root=media_root), with_indices=True)
     if "__key__" in dataset.features:
         features = _shard_features(dataset.features)
         row = partial(_row, media_root=media_root, columns=list(features))
-        return dataset.map(row, remove_columns=list(dataset.features), features=features)
+        return dataset.map(row, with_indices=True, remove_columns=list(dataset.features), features=features)
     features, kept = _features(dataset.features)
     dataset = dataset.rename_columns({old: new for old, new in kept.items() if old != new})
     types = {name: dataset.features[name] for name in kept.values()}
     others = [name for name in dataset.features if name not in types]
     row = partial(_row, media_root=media_root, columns=list(features), kept=types)
     if isinstance(dataset, datasets.IterableDataset):
-        return dataset.map(row, remove_columns=others, features=datasets.Features({**features, **types}))
+        both = datasets.Features({**features, **types})
+        return dataset.map(row, with_indices=True, remove_columns=others, features=both)
     # What is kept may hold many bytes, so it is neither read nor written again.
-    chats = dataset.select_columns(others).map(row, remove_columns=others, features=features)
+    chats = dataset.select_columns(others).map(row, with_indices=True, remove_columns=others, features=features)
     return datasets.concatenate_datasets([chats, dataset.select_columns(list(types))], axis=1) if types else chats
 
 
-def _row(record: Mapping[str, Any], media_root: Any, columns: list[str], kept: Collection[str] = ()) -> dict[str, Any]:
-    made = normalize({name: value for name, value in record.items() if name not in kept}, media_root=media_root)
+def _row(
+    record: Mapping[str, Any], index: int, media_root: Any, columns: list[str], kept: Collection[str] = ()
+) -> dict[str, Any]:
+    made = _normalized({name: value for name, value in record.items() if name not in kept}, index, media_root)
     return {name: made.get(name) for name in columns}
+
+
+def _normalized(record: Mapping[str, Any], index: int, media_root: Any) -> dict[str, Any]:
+    try:
+        return normalize(record, media_root=media_root)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{name_of(index, record)}: {error}") from error
 
 
 def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:

@@ -36,7 +36,8 @@ register_modality(
 )
 # Depth sensors store millimetres in 16 bits (NYU, ScanNet, RealSense); no depth camera or lidar sees further than 250 m.
 register_modality(MapSpec(name="depth", unit="m", integer_unit="mm", plausible=(0.1, 250.0)))
-register_modality(MapSpec(name="thermal", unit="C"))
+# What holds only numbers beyond, such as hundredths of a kelvin, has another unit.
+register_modality(MapSpec(name="thermal", unit="C", plausible=(-100.0, 3000.0)))
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -97,13 +97,18 @@ def load_npy(source: Path | BytesIO, name: str, limits: Limits) -> np.ndarray:
             shape, _, dtype = (numpy.read_array_header_1_0 if first else numpy.read_array_header_2_0)(file)
             if dtype.kind not in "buif":
                 raise MediaError(f"{name} holds {dtype}, expected plain real numbers (nothing is ever unpickled).")
+            if not shape or not all(type(count) is int and count >= 0 for count in shape):
+                raise MediaError(f"{name} has the shape {shape}, expected whole numbers for one axis or more.")
             size, there = math.prod(shape) * dtype.itemsize, length - file.tell()
             limits.check("max_bytes", size, lambda: f"{name} holds {size} bytes of numbers")
             if size > there:
                 raise MediaError(f"{name} is truncated: its header promises {size} bytes of numbers, {there} follow.")
+            if size < there:
+                raise MediaError(f"{name} holds {there - size} bytes behind its numbers: save one array per file.")
             file.seek(0)
             return to_numpy(np.load(file, allow_pickle=False), name)
         except MediaError:
             raise
-        except (ValueError, EOFError, OSError) as error:
-            raise MediaError(f"{name} is not a readable .npy file: {error}.") from error
+        except Exception as error:  # numpy's parser of headers raises what Python's does
+            reason = str(error).partition("\n")[0]
+            raise MediaError(f"{name} is not a readable .npy file ({type(error).__name__}: {reason}).") from error

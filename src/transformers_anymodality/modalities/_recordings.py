@@ -55,9 +55,11 @@ def decoding(name: str, kind: str) -> Generator[None]:
     """Whatever a decoder raises inside the block comes out as `MediaError`."""
     try:
         yield
-    except (MediaError, ImportError, MemoryError):
+    except (MediaError, ImportError):
         raise
     except Exception as error:
+        if type(error) is MemoryError:  # not PyAV's own, of a corrupt file that asks for too much
+            raise
         raise MediaError(
             f"{name} cannot be decoded as {kind} ({type(error).__name__}: {error}): it is corrupt, truncated, or holds "
             "recordings of several kinds."

@@ -25,6 +25,7 @@ _BLOCK = 1 << 18  # samples that are made floats at once
 _PADDING = 1 << 14  # more samples than encoders add to the end, to fill their last block
 _CHECKED = ("flac", "tta", "wavpack")  # codecs with checksums
 _COUNTED = ("flac", "tta", "wv")  # containers that count their samples
+_UNKNOWN = (0, (1 << 36) - 1)  # what writers to a pipe put for that number
 _TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # of titles and names, at the end of an MP3 or where two were joined
 
 
@@ -120,10 +121,11 @@ def _floats(resampler: Any, frame: Any, mix: bool) -> list[np.ndarray]:
 
 def _whole(samples: np.ndarray, stream: Any, kind: str, span: int, name: str) -> np.ndarray:
     """The samples without the encoder's padding. `span`: from the first to the end of the last, by their times."""
-    if stream.duration is None or kind not in (*_COUNTED, "ogg", "mov,mp4,m4a,3gp,3g2,mj2"):
-        promised = span if kind in _COUNTED else samples.shape[1]
-    else:
-        promised = round(stream.duration * stream.time_base * stream.codec_context.sample_rate)
+    promised = round((stream.duration or 0) * stream.time_base * stream.codec_context.sample_rate)
+    if kind in _COUNTED and promised in _UNKNOWN:
+        promised = span
+    elif not promised or kind not in (*_COUNTED, "ogg", "mov,mp4,m4a,3gp,3g2,mj2"):
+        return samples
     if kind in _COUNTED and samples.shape[1] < promised:
         raise MediaError(
             f"{name} is truncated or corrupt: {samples.shape[1]} samples of {promised} are there. Copy or export it again."

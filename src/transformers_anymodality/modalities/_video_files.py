@@ -191,7 +191,10 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
     begin, end = math.inf, -math.inf
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise MediaError(f"{name} is truncated or corrupt: packet {len(stamps)} of its video is incomplete.")
+            raise MediaError(
+                f"{name} is truncated or corrupt, or several recordings were joined: packet {len(stamps)} of its video is "
+                "incomplete."
+            )
         if packet.size == 0 or packet.is_discard:
             continue
         stamps.append(_stamp(packet, name))

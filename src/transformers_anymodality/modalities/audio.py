@@ -184,10 +184,16 @@ def _read(
             raise MediaError(f'"speed" of {name} is {speed!r}, expected 0.5 to 2.')
         rate = float(round(rate * speed))  # whole hertz, of which resamplers make small fractions
     limits.check_seconds(samples.shape[1] / rate, name)
+    _check_finite(samples, rate, name)
+    return samples, rate, name
+
+
+def _check_finite(samples: np.ndarray, rate: float, name: str, when: str = "") -> None:
     bad = first_bad(samples)
     if bad is not None:
-        raise MediaError(f"{name} holds {samples[bad]} at {bad[1] / rate:.6g} s (sample {bad[1]}): expected numbers.")
-    return samples, rate, name
+        raise MediaError(
+            f"{name} holds {samples[bad]} at {bad[-1] / rate:.6g} s (sample {bad[-1]}){when}: expected numbers."
+        )
 
 
 def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
@@ -227,6 +233,7 @@ def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.
         raise MediaError(f"{name} cannot be resampled from {rate:g} to {wanted:g} Hz ({error}).") from error
     if result.size == 0:
         raise MediaError(f"{name} is too short: {samples.size} samples at {rate:g} Hz leave none at {wanted:g} Hz.")
+    _check_finite(result, wanted, name, " once resampled")
     return np.ascontiguousarray(result, dtype=np.float32)
 
 

@@ -17,6 +17,7 @@ from ._base import ModalitySpec
 from ._limits import PIXELS, with_pixels
 from ._pdf import Pdf
 from ._source import DEFAULT_LIMITS, Limits, MediaError, describe, head, is_array, is_picture, open_source, told
+from ._tiff import heard
 
 
 if TYPE_CHECKING:
@@ -25,7 +26,24 @@ if TYPE_CHECKING:
 # What tiles share with whole images.
 _OF_TILES = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "resample", "do_convert_rgb")
 # Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
-_FORMATS = ["AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP"]
+_FORMATS = [
+    "AVIF",
+    "BMP",
+    "DIB",
+    "GIF",
+    "HEIF",
+    "JPEG",
+    "JPEG2000",
+    "MPO",
+    "PCX",
+    "PNG",
+    "PPM",
+    "QOI",
+    "TGA",
+    "TIFF",
+    "WEBP",
+]
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of a file of it
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _TIFF_TYPE = 254  # the tag that says of what kind a page is
 _TIFF_ASIDE = 0b101  # its bits for a smaller version of another page, and for a mask
@@ -87,24 +105,33 @@ def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image
     is_open = is_picture(source)
     if not is_open:
         module.init()
+    heard()  # forgets what belongs to others
     formats = [] if is_open else [known for known in _FORMATS if known in module.OPEN]
     try:
         with nullcontext(source) if is_open else module.open(source, formats=formats) as image:
             limits.check_pixels(image.width, image.height, name)
             yield image
+        if wrong := heard():
+            raise MediaError(f"{name} is corrupt (libtiff: {wrong}): save it again.")
     except (MediaError, ImportError):
         raise
     except module.UnidentifiedImageError as error:
+        start = head(source, 12)
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
+            raise MediaError(
+                f"{name} is HEIC, which Pillow does not read by itself: convert it, or pip install pillow-heif and call "
+                "pillow_heif.register_heif_opener()."
+            ) from error
+        hint = " It is a zip archive (.npz, .docx?): take the file out." if start[:4] == b"PK\3\4" else ""
         raise MediaError(
-            f"{name} is not an image of a known format (it begins with {head(source, 8)!r}): expected one of "
-            f"{', '.join(formats)}."
+            f"{name} is not an image of a known format (it begins with {start[:8]!r}): expected one of "
+            f"{', '.join(formats)}.{hint}"
         ) from error
     except module.DecompressionBombError as error:
         raise MediaError(f"{name} is refused by Pillow ({error}): see PIL.Image.MAX_IMAGE_PIXELS.") from error
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, EOFError, ValueError and more
-        raise MediaError(
-            f"{name} cannot be decoded ({type(error).__name__}: {error}): the file is truncated or corrupt."
-        ) from error
+        wrong = heard() or f"{type(error).__name__}: {error}"
+        raise MediaError(f"{name} cannot be decoded ({wrong}): the file is truncated or corrupt.") from error
 
 
 def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> "Image.Image":

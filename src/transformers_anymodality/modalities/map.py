@@ -1,5 +1,6 @@
 """Maps of one measured quantity (depth, temperature), raw values and all. An image tower reads three equal channels."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,8 @@ class MapSpec(ModalitySpec):
 
     Args:
         unit: that of `value_range` and of raw values, a quantity's first of `UNITS`; None for values as they are. Where
-            it matters, a source may say its own, `{"path": ..., "unit": "mm"}`: a name of the same quantity, or the
-            number of `unit` that one count is, such as 1 / 5000.
+            it matters, a source may say its own, `{"path": ..., "unit": "mm"}`: a name of the same quantity, also with how
+            much of it one count is, "0.04 K", or the number of `unit` that one count is, such as 1 / 5000.
         integer_unit: unit of integers of more than 8 bits whose source says none; 8 bits alone are refused then. Without
             it, values have `unit`, whatever their type.
         plausible: least and greatest value, in `unit`, that the maximum of a map may have whose source says no unit.
@@ -69,18 +70,19 @@ class MapSpec(ModalitySpec):
         if raw:
             return values
         low, high = span or (values.min(), values.max())
-        scaled = (values - low) / max(float(high) - float(low), np.finfo(np.float32).tiny)
+        low, high = float(low), float(high)
+        scaled = (values.astype(np.float64) - low) / max(high - low, np.finfo(np.float32).tiny)
         if span is not None:
             self._check_span(values, scaled, span, name)
         return np.repeat(np.clip(scaled, 0, 1)[..., None] * np.float32(255), 3, axis=-1).astype(np.float32)
 
     def _in_unit(self, values: np.ndarray, dtype: np.dtype, said: Any, name: str) -> np.ndarray:
         remedy = f'give it: {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
-        if said is None and self.integer_unit is None:
-            return values
-        if said is None and (dtype.kind in "bui" and dtype.itemsize == 1):
+        if said is None and self.integer_unit is not None and (dtype.kind in "bui" and dtype.itemsize == 1):
             raise MediaError(f"{name} holds 8-bit values, whose unit is unknown: {remedy}.")
-        unit = said if said is not None else self.integer_unit if dtype.kind in "ui" else self.unit
+        unit = said if said is not None else (dtype.kind in "ui" and self.integer_unit) or self.unit
+        if unit is None:
+            return values
         factor, offset = self._to_own(unit, name)
         result = (values.astype(np.float64) * factor + offset).astype(np.float32)
         known = result[values != 0]  # 0 stands for what was not measured
@@ -94,11 +96,12 @@ class MapSpec(ModalitySpec):
 
     def _to_own(self, unit: Any, name: str) -> tuple[float, float]:
         """Factor and offset from a unit to the spec's own."""
-        if isinstance(unit, str) and unit in self._units():
-            return UNITS[unit][1:]
+        count, _, own = unit.rpartition(" ") if isinstance(unit, str) else ("", "", "")
+        if own in self._units() and re.fullmatch(r"(\d+(\.\d*)?|)", count):
+            return UNITS[own][1] * float(count or 1), UNITS[own][2]
         if isinstance(unit, str) or self.unit is None:
             known = (
-                f"one of {self._units()}, or a number of {self.unit}"
+                f"one of {self._units()}, as it is or with a number ('0.1 {self._units()[-1]}'), or a number of {self.unit}"
                 if self.unit
                 else f"none, as {self.name} has none"
             )

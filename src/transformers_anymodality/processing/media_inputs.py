@@ -200,10 +200,29 @@ class MediaMixin:
             if sources:
                 extra = self._media_kwargs(name, kwargs)
                 items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
-                inputs.update(self._extract(name, items, extra))
+                inputs.update(own := self._extract(name, items, extra))
+                self._check_finite(name, items, own)
                 self._check_most(name, self.num_tokens(name, inputs))
                 token_counts[name] = self._spelled(name, items, inputs)
         return inputs, token_counts
+
+    def _check_finite(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> None:
+        """Raises MediaError where the sub-processor made NaN or infinity of floats; whole numbers are too small for that."""
+        values, frames = inputs[self.modalities[modality].main_input], inputs.get(f"{modality}_frames")
+        read = [item[0] if isinstance(item, tuple) else item for item in items]
+        if (
+            not any(isinstance(one, np.ndarray) and one.dtype.kind == "f" for one in read)
+            or not values.is_floating_point()
+            or values.isfinite().all()
+        ):
+            return
+        place = (~values.isfinite()).nonzero()[0].tolist()
+        counts = torch.ones(len(values), dtype=torch.long) if frames is None else frames
+        item = int((counts.cumsum(0) <= place[0]).sum())
+        raise MediaError(
+            f"{modality} {item}: {type(self.sub_processor(modality)).__name__} makes {values[tuple(place)].item()} of it, "
+            f"at {place[1:]} of what the tower reads: its values are too large. Scale them to their usual range."
+        )
 
     def _check_most(self, modality: str, counts: list[int]) -> None:
         most: Any = self.modalities[modality].options.get("max_tokens")

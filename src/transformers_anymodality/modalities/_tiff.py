@@ -1,0 +1,47 @@
+"""What libtiff, inside Pillow, finds wrong with a file. By itself it prints that to stderr, and often decodes on."""
+
+import ctypes
+import logging
+import re
+import threading
+import warnings
+from functools import cache
+from typing import Any
+
+from ..utils.imports import require
+
+
+class _Heard(threading.local):
+    def __init__(self):
+        self.errors: list[str] = []
+
+
+_heard = _Heard()
+_BROKEN_TAGS = (
+    "Corrupt EXIF data|Truncated File Read|Metadata Warning"  # Pillow's warnings; the pixels are read all the same
+)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
+def _hear(module: bytes | None, text: bytes | None, values: Any) -> None:
+    text = re.sub(rb"[ (]*%[-\d.l]*\w\)?|[.:]$", b"", text or b"")  # without the numbers in it
+    _heard.errors.append(b": ".join(filter(None, (module, text))).decode("ascii", "replace"))
+
+
+@cache
+def _listen() -> None:
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to stderr
+    warnings.filterwarnings("ignore", _BROKEN_TAGS, UserWarning, r"PIL\.")
+    library = ctypes.CDLL(require("PIL.Image").core.__file__)  # whose dependencies are searched, too
+    for name, handler in (("TIFFSetErrorHandler", _hear), ("TIFFSetWarningHandler", None)):
+        setter = getattr(library, name, None)
+        if setter is not None:  # none where Pillow was built without it, or hides it
+            setter.argtypes = [ctypes.c_void_p]
+            setter(ctypes.cast(handler, ctypes.c_void_p) if handler else None)
+
+
+def heard() -> str:
+    """What was found wrong in this thread since it was asked for last; empty for nothing."""
+    _listen()
+    errors, _heard.errors = _heard.errors, []
+    return "; ".join(dict.fromkeys(errors[:3]))
