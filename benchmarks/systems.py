@@ -1,138 +1,135 @@
-"""Published systems, against the originals' own steps restated in plain PyTorch over the same weights.
+"""The five published systems, against their originals' own steps in plain PyTorch (`_originals.py`) over the same weights.
 
-Here stands Macaw-LLM (the current graph, all three modalities): the rival aligns as the published code does. The table of
-positions is filled number by number in Python at each pass, and `nn.MultiheadAttention` reads the token table repeated for
-every sample. The other originals are not restated.
-
-    python -m benchmarks.systems [--quick]
+python -m benchmarks.systems [--quick]
 """
 
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import CLIPVisionConfig, WhisperConfig
+from transformers import Blip2VisionConfig, CLIPVisionConfig, VideoMAEConfig, WhisperConfig
 
 from transformers_anymodality import AnyModalityForCausalLM, compose
-from transformers_anymodality.systems import macaw_llm
+from transformers_anymodality.systems import anymal, macaw_llm, mplug_owl, pandagpt, x_llm
+from transformers_anymodality.systems.mplug_owl.tower import MplugOwlVisionConfig
+from transformers_anymodality.towers.imagebind import ImageBindAudioConfig, ImageBindVisionConfig
 
 from . import _models as models
+from . import _originals as originals
 from ._ratio import DEVICE, DTYPE, Effort, Result, compare, main
 
 
 TEXT = 64
-MODALITIES = ("image", "audio", "video")
+# Of a tower: width, layers, heads.
+TowerSizes = tuple[int, int, int]
 
 
 @torch.inference_mode()
 def measure(effort: Effort) -> Iterator[Result]:
-    model, new = build(effort), 2 if effort.tiny else 32
-    rival = Rival(model)
-    ids, media = prompt(model, 1)
-    greedy: dict[str, Any] = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
-    ours, hidden = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media}, model.config.placeholder_ids
-    torch.testing.assert_close(model(**ours).logits, rival.forward(ids, media), atol=1e-3, rtol=1e-3)
-    found = compare(lambda: model(**ours), lambda: rival.forward(ids, media), effort)
-    yield Result(9, "Macaw-LLM, forward", "the original's steps", found, 0.2)
-    found = compare(
-        lambda: model.generate(**ours, **greedy),
-        lambda: rival.generate(ids, media, suppress_tokens=hidden, **greedy),
-        effort,
-    )
-    yield Result(9, f"Macaw-LLM, {new} words", "the original's steps", found, 0.75)
+    for name, original, parts, limit in (
+        ("Macaw-LLM", originals.MacawLlm, _macaw_llm, 0.2),
+        ("AnyMAL", originals.AnyMal, _anymal, 0.75),
+        ("PandaGPT", originals.PandaGpt, _pandagpt, 0.75),
+        ("mPLUG-Owl", originals.MplugOwl, _mplug_owl, 0.75),
+        ("X-LLM", originals.XLlm, _x_llm, 0.75),
+    ):
+        model, new = build(parts, effort), 2 if effort.tiny else 32
+        rival = original(model)
+        ids, media = prompt(model, rival.names)
+        ours = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **media}
+        _agree(model, rival, ours, ids, media)
+        found = compare(lambda: model(**ours), lambda: rival.forward(ids, media), effort)  # noqa: B023
+        yield Result(9, f"{name}, forward", "the original's steps", found, limit)
+        greedy: dict[str, Any] = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+        hidden = model.config.placeholder_ids
+        found = compare(
+            lambda: model.generate(**ours, **greedy),  # noqa: B023
+            lambda: rival.generate(ids, media, suppress_tokens=hidden, **greedy),  # noqa: B023
+            effort,
+        )
+        yield Result(9, f"{name}, {new} words", "the original's steps", found, 0.75)
 
 
-def build(effort: Effort) -> AnyModalityForCausalLM:
+def _agree(
+    model: AnyModalityForCausalLM,
+    rival: originals.Original,
+    ours: dict[str, torch.Tensor],
+    ids: torch.Tensor,
+    media: dict[str, torch.Tensor],
+) -> None:
+    """Media's tokens, and what the language model makes of the text behind them."""
+    output, rows = model(**ours), model.config.modalities
+    for name in rival.names:
+        tokens, theirs = output.modality_hidden_states[name], rival.tokens(name, media[rows[name].main_input])
+        torch.testing.assert_close(tokens, theirs, atol=1e-3 * float(theirs.abs().max()), rtol=1e-3)
+    text = slice(1 - TEXT, None)
+    torch.testing.assert_close(output.logits[:, text], rival.forward(ids, media)[:, text], atol=1e-3, rtol=1e-3)
+
+
+def build(parts: Callable[..., dict[str, Any]], effort: Effort) -> AnyModalityForCausalLM:
     """At middle size, with random weights."""
     torch.manual_seed(0)
     sizes = models.Sizes(256, 2, 1000) if effort.tiny else models.Sizes(width=512, layers=8, words=8000)
-    width, layers, heads = (64, 1, 1) if effort.tiny else (384, 8, 6)
-    vision = dict(num_hidden_layers=layers, num_attention_heads=heads, patch_size=16)
-    vision |= dict(hidden_size=width, intermediate_size=4 * width)
-    whisper = dict(d_model=width, encoder_layers=layers, encoder_attention_heads=heads, encoder_ffn_dim=4 * width)
-    whisper |= dict(decoder_attention_heads=heads)
-    towers = {
-        "image": CLIPVisionConfig(**vision),
-        "video": CLIPVisionConfig(**vision),
-        "audio": WhisperConfig(**whisper),
-    }
-    arguments = macaw_llm(
-        models.language(sizes),
-        models.tokenizer(sizes.words),
-        graph="current",
-        towers=towers,
-        aligners={"image": {}, "video": {}},
-    )
-    model, _ = compose(**arguments)
+    tower = (64, 1, 1) if effort.tiny else (384, 8, 6)
+    model, _ = compose(**parts(tower, models.language(sizes), models.tokenizer(sizes.words)))
     return model.to(DEVICE, DTYPE).eval()
 
 
-class Rival:
-    """The published forward pass, over the parts of `model`."""
-
-    def __init__(self, model: AnyModalityForCausalLM):
-        self.model = model
-        self.table = model.get_input_embeddings().weight[: model.image_aligner.config.attended_rows]
-        self.align = {name: self.attention(model.aligner(name).align_attention) for name in MODALITIES}
-        self.long = self.attention(model.video_aligner.self_attention)
-
-    @staticmethod
-    def attention(ours: nn.Module) -> nn.MultiheadAttention:
-        theirs = nn.MultiheadAttention(
-            ours.out_proj.in_features, ours.heads, dropout=0.1, add_bias_kv=True, add_zero_attn=True
-        )
-        theirs.load_state_dict(ours.state_dict())
-        return theirs.to(DEVICE, DTYPE).eval()
-
-    @staticmethod
-    def positions(length: int, size: int) -> torch.Tensor:
-        table = torch.zeros(length, size)
-        for place in range(length):
-            for i in range(0, size, 2):
-                angle = place * math.exp(-math.log(10000.0) / size * (2 * i))
-                table[place, i], table[place, i + 1] = math.sin(angle), math.cos(angle)
-        return table
-
-    def tokens(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        aligner, tower, frames = self.model.aligner(name), self.model.tower(name), None
-        if name == "video":
-            frames, values = values.shape[1], values.flatten(0, 1)
-        states = tower(values).last_hidden_state
-        states = aligner.visual_projection(states)[:, 0 if name == "audio" else 1 :]
-        if frames is not None:
-            states = states.unflatten(0, (-1, frames)).flatten(1, 2)
-            states = (states + self.positions(*states.shape[1:]).to(states)).transpose(0, 1)
-            states = self.long(states, states, states)[0].transpose(0, 1)
-        states = aligner.projection(aligner.conv(states.transpose(1, 2)).transpose(1, 2))
-        table = self.table.unsqueeze(1).repeat(1, len(states), 1)
-        return self.align[name](states.transpose(0, 1), table, table)[0].transpose(0, 1)
-
-    def embeddings(self, ids: torch.Tensor, media: dict[str, torch.Tensor]) -> torch.Tensor:
-        embeddings = self.model.get_input_embeddings()(ids).clone()
-        for name in MODALITIES:
-            row = self.model.config.modalities[name]
-            embeddings[ids == row.token_id] = self.tokens(name, media[row.main_input]).flatten(0, 1)
-        return embeddings
-
-    def forward(self, ids: torch.Tensor, media: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.model.language_model(inputs_embeds=self.embeddings(ids, media)).logits
-
-    def generate(self, ids: torch.Tensor, media: dict[str, torch.Tensor], **settings) -> torch.Tensor:
-        embeddings = self.embeddings(ids, media)
-        mask = torch.ones_like(ids)
-        return self.model.language_model.generate(inputs_embeds=embeddings, attention_mask=mask, **settings)
+def _tower(width: int, layers: int, heads: int) -> dict[str, int]:
+    sizes = dict(hidden_size=width, intermediate_size=4 * width)
+    return sizes | dict(num_hidden_layers=layers, num_attention_heads=heads, patch_size=16)
 
 
-def prompt(model: AnyModalityForCausalLM, batch: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def _macaw_llm(tower: TowerSizes, *language: Any) -> dict[str, Any]:
+    """The current graph, all three modalities."""
+    width, layers, heads = tower
+    whisper = dict(d_model=width, encoder_layers=layers, encoder_attention_heads=heads, encoder_ffn_dim=4 * width)
+    towers = {
+        "image": CLIPVisionConfig(**_tower(*tower)),
+        "video": CLIPVisionConfig(**_tower(*tower)),
+        "audio": WhisperConfig(**whisper, decoder_attention_heads=heads),
+    }
+    return macaw_llm(*language, graph="current", towers=towers, aligners={"image": {}, "video": {}})
+
+
+def _anymal(tower: TowerSizes, *language: Any) -> dict[str, Any]:
+    towers = {
+        "image": CLIPVisionConfig(**_tower(*tower)),
+        "video": VideoMAEConfig(**_tower(*tower), image_size=112, num_frames=8),
+    }
+    return anymal(*language, modalities=towers, towers=towers)
+
+
+def _pandagpt(tower: TowerSizes, *language: Any) -> dict[str, Any]:
+    towers = {
+        "image": ImageBindVisionConfig(**_tower(*tower)),
+        "audio": ImageBindAudioConfig(**_tower(*tower), logit_scale=None),
+    }
+    return pandagpt(*language, modalities=towers, towers=towers)
+
+
+def _mplug_owl(tower: TowerSizes, *language: Any) -> dict[str, Any]:
+    aligners = {"num_heads": tower[2], "intermediate_size": 11 * tower[0] // 4}  # as wide as in the release
+    return mplug_owl(*language, towers={"image": MplugOwlVisionConfig(**_tower(*tower))}, aligners=aligners)
+
+
+def _x_llm(tower: TowerSizes, *language: Any) -> dict[str, Any]:
+    width, layers, heads = tower
+    queries = dict(qformer_hidden_size=width, depth=max(2, layers), num_heads=heads, intermediate_size=4 * width)
+    speech = dict(bert_hidden_size=width, depth=1, num_heads=heads, intermediate_size=width)
+    towers = {"image": Blip2VisionConfig(**_tower(*tower))}
+    return x_llm(*language, towers=towers, aligners={"image": queries, "speech": speech})
+
+
+def prompt(model: AnyModalityForCausalLM, names: tuple[str, ...]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """A word, an item of each modality, and other words."""
     generator, media, front = torch.Generator().manual_seed(1), {}, []
-    for name in MODALITIES:
+    for name in names:
         row, config = model.config.modalities[name], model.config.aligner_config(name)
-        media[row.main_input] = torch.randn(batch, *row.input_shape, generator=generator).to(DEVICE, DTYPE)
+        media[row.main_input] = torch.randn(1, *row.input_shape, generator=generator).to(DEVICE, DTYPE)
         front += [row.token_id] * config.count_tokens(row.num_frames, row.feature_length)
-    text = torch.randint(10, 900, (batch, TEXT), generator=generator)
-    return torch.cat([text[:, :1], torch.tensor([front] * batch), text[:, 1:]], dim=1).to(DEVICE), media
+    text = torch.randint(10, 900, (1, TEXT), generator=generator)
+    return torch.cat([text[:, :1], torch.tensor([front]), text[:, 1:]], dim=1).to(DEVICE), media
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
-from transformers_anymodality.training.packing import AnyModalityPackingCollator, first_fit
+from transformers_anymodality.training.packing import AnyModalityPackingCollator, plan_rows
 
 from . import _models as models
 from ._ratio import DEVICE, Effort, Result, compare, main, seconds, throughput
@@ -79,7 +79,7 @@ def packed(effort: Effort) -> Iterator[Result]:
     count = 1000 if effort.tiny else 100_000
     lengths = np.clip(rng.lognormal(5.5, 0.9, count), 20, 4000).astype(int).tolist()
     yield Result(
-        11, f"planning {count:,} samples", "a second", [seconds(lambda: first_fit(lengths, 4096))], 1.0, unit=" s"
+        11, f"planning {count:,} samples", "a second", [seconds(lambda: plan_rows(lengths, 4096))], 1.0, unit=" s"
     )
 
 

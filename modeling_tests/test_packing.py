@@ -8,7 +8,7 @@ from transformers import Trainer, TrainingArguments
 
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, set_trainable
-from transformers_anymodality.training.packing import AnyModalityPackingCollator, check_packing, first_fit
+from transformers_anymodality.training.packing import AnyModalityPackingCollator, check_packing, first_fit, plan_rows
 
 
 # Of both kinds, over architectures: rotary and learned positions, windows, experts; states, ALiBi, positions by the mask.
@@ -166,6 +166,18 @@ def test_the_layout():
 def test_first_fit():
     assert first_fit([5, 3, 7, 2, 8, 1], 10) == [[3, 4], [1, 2], [0, 5]]
     assert first_fit([], 4) == [] and first_fit([4, 4], 4) == [[0], [1]]
+
+
+def test_rows_are_as_few_as_by_first_fit_and_of_nearly_the_same_length():
+    assert plan_rows([6, 2, 2, 2], 10) == [[0], [1, 2, 3]]  # by first fit, of 10 and 2
+    assert plan_rows([6, 6, 4, 4, 3], 12) == first_fit([6, 6, 4, 4, 3], 12) == [[0, 1], [2, 3, 4]]  # evenly, 13 and 10
+    assert plan_rows([], 4) == [] and plan_rows([4, 4], 4) == [[0], [1]]
+    lengths = torch.randint(1, 400, (500,), generator=torch.Generator().manual_seed(0)).tolist()
+    packs, fitted = plan_rows(lengths, 512), first_fit(lengths, 512)
+    assert len(packs) == len(fitted) and sorted(i for pack in packs for i in pack) == list(range(500))
+    assert max(sum(lengths[i] for i in pack) for pack in packs) <= max(
+        sum(lengths[i] for i in pack) for pack in fitted
+    )
 
 
 def test_a_features_store_may_be_packed(tmp_path):

@@ -95,7 +95,8 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         language = type(self.language_model)
         self._takes, self._has_causal_loss = forward_parameters(language), has_causal_loss(language)
         prepare_outputs(language)
-        if self.config.reads_input_ids:
+        self._reads_input_ids = self.config.reads_input_ids  # reading a config takes as long as a small operator
+        if self._reads_input_ids:
             standing_hook(self.language_model.get_input_embeddings())
         for name in self.config.owners("tower"):
             if self.config.modalities[name].select_layer is not None:
@@ -202,7 +203,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         # While tokens are generated one by one, there is nothing to encode, nor to place: they go straight on.
         new = 0 if given is None else given.shape[1]
         decoding = cache is not None and new == 1
-        placing = media or mm_encoder_outputs or inputs_embeds is not None or self.config.reads_input_ids
+        placing = media or mm_encoder_outputs or inputs_embeds is not None or self._reads_input_ids
         straight = decoding and not placing
         unseen = tokens = None
         if not straight:
@@ -224,9 +225,13 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
             position_ids = _positions(attention_mask, new, cache)
         if position_ids is not None:
             arguments["position_ids"] = position_ids
+        if straight and "labels" not in arguments:
+            # At once: filling one more output takes as long as a small layer.
+            return self.language_model(
+                input_ids=input_ids, attention_mask=attention_mask, **arguments, return_dict=True
+            )
         output = self._run_language_model(input_ids, inputs_embeds, attention_mask=attention_mask, **arguments)
-        # Filling one more output takes as long as a small layer.
-        return output if straight else OUTPUTS[type(output)](**output, modality_hidden_states=tokens)
+        return OUTPUTS[type(output)](**output, modality_hidden_states=tokens)
 
     def _run_language_model(
         self, input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None, **arguments: Any
@@ -234,7 +239,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
         """The language model on embeddings; on ids instead, if there are none or it reads ids for more than that."""
         if inputs_embeds is None:
             return self.language_model(input_ids=input_ids, **arguments, return_dict=True)
-        if not self.config.reads_input_ids:
+        if not self._reads_input_ids:
             return self.language_model(inputs_embeds=inputs_embeds, **arguments, return_dict=True)
         if input_ids is None:
             raise ValueError(
@@ -325,10 +330,10 @@ class AnyModalityForCausalLM(AnyModalityGenerationMixin, AnyModalityPreTrainedMo
                 collators give it, asks so together with `num_items_in_batch`, as the Trainer's own loss does: other
                 losses read logits, and get them whole.
         """
-        if skip_logits is True or (skip_logits is not None and kwargs.get("num_items_in_batch") is not None):
-            kwargs["loss_alone"] = True
         if labels is not None:
             kwargs["labels"] = labels
+            alone = skip_logits is True or (skip_logits is not None and kwargs.get("num_items_in_batch") is not None)
+            kwargs["loss_alone"] = alone
         if not isinstance(logits_to_keep, int) or logits_to_keep:
             kwargs["logits_to_keep"] = logits_to_keep
         return super().forward(input_ids, attention_mask, position_ids, inputs_embeds, mm_encoder_outputs, **kwargs)

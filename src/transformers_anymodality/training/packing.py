@@ -4,6 +4,7 @@ Where position ids start anew a sample starts anew, and attention stays within i
 `position_ids` without an `attention_mask`, for eager, SDPA and flex attention; flash attention does so for a single row.
 """
 
+import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
@@ -58,7 +59,7 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
     def _batch(self, prompts: list[Prompt], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`input_ids`, `labels`, `position_ids` `(rows, sequence)`, and the media in the order of their placeholders."""
         lengths = [len(prompt) for prompt in prompts]
-        packs = [list(range(len(prompts)))] if self.one_row else first_fit(lengths, self.max_length)
+        packs = [list(range(len(prompts)))] if self.one_row else plan_rows(lengths, self.max_length)
         rows = [self._row(prompt) for prompt in prompts]
         joined = [{name: np.concatenate([rows[i][name] for i in pack]) for name in rows[0]} for pack in packs]
         batch = self._padded(joined)
@@ -76,6 +77,23 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         row = super()._row(prompt)
         row["labels"][0] = -100
         return {**row, "position_ids": np.arange(len(prompt))}
+
+
+def plan_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Indices of what stands together: in as many rows as `first_fit` finds, but of nearly the same length.
+
+    Rows are padded to the longest one, and what they lack of `capacity` is then lacking in all of them.
+    """
+    fitted = first_fit(lengths, capacity)
+    packs: list[list[int]] = [[] for _ in fitted]
+    rows = [(0, place) for place in range(len(packs))]  # a heap: the shortest is in front
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        length, place = rows[0]
+        packs[place].append(i)
+        heapq.heapreplace(rows, (length + lengths[i], place))
+    if max(rows, default=(0, 0))[0] > capacity:
+        return fitted
+    return [sorted(pack) for pack in packs]
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
