@@ -13,6 +13,7 @@ from PIL import Image
 
 from anymodality import cli
 from modeling_tests import chat_templates, tiny
+from modeling_tests.browser import HOSTILE, Alerts, tab
 from transformers_anymodality.data.figures import curves, write_html
 from transformers_anymodality.data.showing import as_text, look, write_page
 from transformers_anymodality.evaluation.pages import write_rating_page
@@ -20,21 +21,6 @@ from transformers_anymodality.hub import Licences, make_card
 from transformers_anymodality.hub.inspect import Inspection, ModalityInfo, PartInfo
 from transformers_anymodality.training.callbacks import tables
 from transformers_anymodality.utils.printing import as_json, in_markdown, visible
-
-
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "' onmouseover='alert(1)",
-    "</title></style></pre></script><svg/onload=alert(1)>",
-    "<!-- ]]> -->",
-    "](javascript:alert(1)) ![x](http://evil.example/a.png)",
-    "a | b\n\n---\nlicense: mit\n---\n# Title\n```\n~~~",
-    'x"\n- evil: [1, 2\n\t&anchor *alias !!python/object:os.system',
-    "{{ 7 * 7 }}{% raw %}{# x #}${7*7}",
-    "\x1b[2J\x1b]0;title\x07\x1b]8;;http://evil.example\x07a\x9b31m\rb\x08",
-    "\u202egnp.exe\u2066",
-)
 
 
 class Structure(HTMLParser):
@@ -76,21 +62,39 @@ def processor():
     return chat_templates.processor("chatml", "bytes")
 
 
+def page_of_sample(said, processor, folder):
+    """A page on which the words are text, an id, and the name of a file. Returns its path, and the sample."""
+    file = folder / (said.replace("/", "_").replace("\n", " ")[:60] + ".png")
+    Image.fromarray(tiny.medium("image")).save(file)
+    content = [{"type": "image", "path": str(file)}, {"type": "text", "text": said}]
+    answer = {"role": "assistant", "content": said}
+    record = {
+        "id": said,
+        "messages": [{"role": "system", "content": said}, {"role": "user", "content": content}, answer],
+    }
+    shown = look(record, processor)
+    write_page(folder / "sample.html", [shown], processor, title=said)
+    return folder / "sample.html", shown
+
+
+def page_of_answers(said, processor, folder):
+    """A page that asks for ratings, on which the words are everything. Returns its path."""
+    line = {"id": said, "index": 0, "references": [said], "question": said, "answer": said, "rating": said}
+    sample = SimpleNamespace(where=said, messages=[{"role": "user", "content": said}])
+    task = SimpleNamespace(rating=SimpleNamespace(choices={said: said}))
+    job = SimpleNamespace(name=said, task=task, sample=lambda index: sample)
+    settings = {"weights": said, "data": said, "generation": {said: said}}
+    files = SimpleNamespace(lines=lambda: [line], settings=lambda: settings)
+    write_rating_page(folder / "answers.html", job, processor, files)
+    return folder / "answers.html"
+
+
 @pytest.mark.parametrize("words", HOSTILE)
 def test_pages_and_lines_of_samples(words, processor, tmp_path):
     pages = []
-    for i, said in enumerate((words, "yes")):
-        file = tmp_path / (said.replace("/", "_").replace("\n", " ")[:60] + ".png")
-        Image.fromarray(tiny.medium("image")).save(file)
-        content = [{"type": "image", "path": str(file)}, {"type": "text", "text": said}]
-        answer = {"role": "assistant", "content": said}
-        record = {
-            "id": said,
-            "messages": [{"role": "system", "content": said}, {"role": "user", "content": content}, answer],
-        }
-        shown = look(record, processor)
-        write_page(tmp_path / f"{i}.html", [shown], processor, title=said)
-        pages.append((tmp_path / f"{i}.html").read_text())
+    for said in (words, "yes"):
+        file, shown = page_of_sample(said, processor, tmp_path)
+        pages.append(file.read_text())
         for colour in (False, True):
             text = as_text(shown, colour).replace("\x1b[1;32m", "").replace("\x1b[34m", "").replace("\x1b[0m", "")
             assert text == visible(text)
@@ -103,19 +107,21 @@ def test_pages_and_lines_of_samples(words, processor, tmp_path):
 
 @pytest.mark.parametrize("words", HOSTILE)
 def test_pages_of_answers(words, processor, tmp_path):
-    pages = []
-    for i, said in enumerate((words, "yes")):
-        line = {"id": said, "index": 0, "references": [said], "question": said, "answer": said, "rating": said}
-        sample = SimpleNamespace(where=said, messages=[{"role": "user", "content": said}])
-        task = SimpleNamespace(rating=SimpleNamespace(choices={said: said}))
-        job = SimpleNamespace(name=said, task=task, sample=lambda index, sample=sample: sample)
-        settings = {"weights": said, "data": said, "generation": {said: said}}
-        files = SimpleNamespace(lines=lambda line=line: [line], settings=lambda settings=settings: settings)
-        write_rating_page(tmp_path / f"{i}.html", job, processor, files)
-        pages.append((tmp_path / f"{i}.html").read_text())
+    pages = [page_of_answers(said, processor, tmp_path).read_text() for said in (words, "yes")]
     check_pages(*pages, words)
     data = pages[0].partition("id=data>")[2].partition("</script>")[0]
     assert json.loads(data)["given"] == {json.dumps(words): words}
+
+
+@pytest.mark.slow
+def test_a_browser_runs_none_of_it(processor, tmp_path):
+    with tab() as browser:
+        alerts = Alerts(browser)
+        for words in HOSTILE:
+            for page in (page_of_sample(words, processor, tmp_path)[0], page_of_answers(words, processor, tmp_path)):
+                browser.goto(page.as_uri())
+                alerts.touch()
+                assert alerts == [], (words, page.name)
 
 
 def test_pages_load_nothing_and_run_their_own_script_alone(tmp_path):

@@ -22,7 +22,7 @@ COUNTS = {"train": dict.fromkeys(MODALITIES, 480), "test": dict.fromkeys(MODALIT
 
 
 def ask(modality: str, file: Path) -> list[dict]:
-    """A chat that is to be answered."""
+    """A chat without its answer."""
     content = [{"type": modality, "path": str(file)}, {"type": "text", "text": QUESTION}]
     return [{"role": "user", "content": content}]
 
@@ -105,7 +105,7 @@ def show(heading: str, results: dict[str, list[float]]) -> None:
 
 @torch.no_grad()
 def answers(model, processor, questions: list[list[dict]]) -> list[str]:
-    """What the model says, greedily."""
+    """Greedy answers of the model."""
     model.eval()
     inputs = processor.apply_chat_template(
         questions, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"

@@ -1,4 +1,4 @@
-"""What a sensor in the hand feels when a digit is written in the air: acceleration with gravity, and turning."""
+"""A motion sensor in a hand that writes a digit in the air: acceleration with gravity, and rotation."""
 
 import numpy as np
 from scipy.interpolate import make_interp_spline

@@ -1,4 +1,4 @@
-"""Writes the quickstart's results as one HTML page: what was shown, what was answered, how training went."""
+"""Writes the quickstart's results as one HTML page: questions, answers, loss curves."""
 
 import csv
 import html

@@ -1,7 +1,7 @@
 """The parts that the modalities are composed of: small towers of stock architectures and a small language model.
 
-In earnest these would come from the Hub. Here each is trained from nothing in seconds, as its kind usually is: the
-towers to classify, the language model on text alone.
+They stand in for parts from the Hub. Each is trained from random weights, in the usual way of its kind: towers classify, the
+language model reads text.
 """
 
 import random
@@ -42,7 +42,7 @@ NUMBERS = (
     "eighteen"
 ).split()
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *NUMBERS]
-WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch sense".split()
+WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch modality".split()
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role + ' : ' }}"
@@ -102,9 +102,9 @@ def train_tower(
     """Trains a tower to tell digits apart, by a linear layer that is thrown away.
 
     Args:
-        modality: whose files `files` are: digit -> files.
-        config, processor: of another tower than `make_tower`'s.
-        pooled: it tells them apart by its pooled output, not by the mean of its features.
+        modality, files: a modality, and its files as digit -> files.
+        config, processor: another tower than `make_tower`'s, and its sub-processor.
+        pooled: classify by the pooled output, not by the mean of the features.
 
     Returns:
         The tower, frozen, in eval mode; and its accuracy on its last hundred batches.
@@ -159,7 +159,7 @@ def _mean(states: torch.Tensor) -> torch.Tensor:
 
 
 def _vary(inputs: torch.Tensor) -> torch.Tensor:
-    """Pictures are moved by up to two pixels, so that a tower does not learn the files by heart."""
+    """Moves pictures by up to two pixels, so that a tower does not memorise the files."""
     if inputs.ndim != 4:
         return inputs + 0.05 * torch.randn_like(inputs)
     row, column = random.randint(0, 4), random.randint(0, 4)
@@ -182,7 +182,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def train_language_model(tokenizer: PreTrainedTokenizerFast, output_dir: Path, steps: int) -> LlamaForCausalLM:
     """A language model that can name and add digits that it reads, by the stock Trainer.
 
-    It reads each digit as one to four words, as it will later be given several tokens for one medium; noise on its
+    It reads each digit as one to four words, as an item will later have several tokens. Noise on its
     embeddings (NEFTune) makes it tolerate tokens that are near a word, but are not one.
     """
     torch.manual_seed(0)
@@ -219,7 +219,7 @@ def _chat_in_words(rng: random.Random) -> list[dict]:
     ]
 
 
-VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "sense"}
+VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "modality"}
 
 
 def sum_question(first: str, second: str, rng: random.Random | None = None) -> str:

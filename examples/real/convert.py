@@ -10,7 +10,7 @@
 | `efficientnet/` | .pth | timm's `tf_efficientnet_lite0` in Transformers' wrapper |
 | `minilm/` | safetensors | as it is |
 
-Each is written once, whole or not at all. `--check` lets each of them say something.
+Each is written once, whole or not at all. `--check` runs each of them on a known input.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def only(folder: Path, pattern: str) -> Path:
 
 
 def language_model(raw: Path, target: Path) -> None:
-    """SmolLM2 from GGUF. Transformers unpacks the weights, and would not save them for the mark that it leaves on them."""
+    """SmolLM2 from GGUF. Transformers unpacks the weights, but marks them as quantised, and would then not save them."""
     file = only(raw, "*.gguf")
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.hf_quantizer.remove_quantization_config(model)
@@ -58,7 +58,7 @@ def whisper(raw: Path, target: Path) -> None:
 
 
 def hearing(raw: Path, target: Path, seconds: int = 10) -> None:
-    """Whisper, which else pads all to 30 s. Its encoder has learnt a position for each 20 ms; the later ones are cut."""
+    """Whisper for short sound; the stock one pads to 30 s. Its encoder has a position for each 20 ms; later ones are cut."""
     whisper(raw, target)
     model, extractor = AutoModel.from_pretrained(target), AutoFeatureExtractor.from_pretrained(target)
     positions = model.encoder.embed_positions.weight[: 50 * seconds].clone()
@@ -84,7 +84,7 @@ def efficientnet(raw: Path, target: Path) -> None:
 
 
 def _class_names() -> list[str]:
-    """Of ImageNet's 1000 classes, as timm carries them."""
+    """Names of ImageNet's 1000 classes, from timm."""
     from timm.data import ImageNetInfo
 
     names = ImageNetInfo()
@@ -96,7 +96,7 @@ def minilm(raw: Path, target: Path) -> None:
     shutil.copytree(only(raw, "model.safetensors").parent, target, dirs_exist_ok=True)
 
 
-# Folder's name -> the part that it is made of, and what makes it.
+# Folder's name -> the part that it is made from, and the function that makes it.
 FOLDERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "language_model": ("smollm2", language_model),
     "whisper": ("whisper", whisper),
@@ -107,10 +107,10 @@ FOLDERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 def convert(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Path]:
-    """Makes folders, all of `FOLDERS` if none is named, and fetches what they are made of.
+    """Makes the named folders (default: all of `FOLDERS`), and fetches their parts.
 
     Returns:
-        Name -> folder, of those that there are. What cannot be fetched was said.
+        Name -> folder. Folders whose parts cannot be fetched are reported, and left out.
     """
     folders = {}
     for name in names or FOLDERS:

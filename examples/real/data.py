@@ -3,7 +3,7 @@
     PYTHONPATH=examples python -m real.data [NAME ...] [--output outputs/parts]
 
 Prints how many items each split has, and writes chats to `outputs/parts/data/<task>_<split>.jsonl`, by the tasks of
-`tasks.kinds`. What cannot be fetched is said, and its data sets are left out.
+`tasks.kinds`. What cannot be fetched is reported, and its data sets are left out.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def load_watch(parts: Fetched, output: Path) -> Splits:
     return motion.load(parts.folders["watch"], output / "watch")
 
 
-# Name -> what loads it, the parts that it needs, and those that it can do without.
+# Name -> its loader, the parts that it needs, and optional parts.
 DATASETS: dict[str, tuple[Callable[[Fetched, Path], Splits], tuple[str, ...], tuple[str, ...]]] = {
     "stamps": (load_stamps, ("stamps",), ()),
     "same": (load_same, ("stamps",), ()),
@@ -67,7 +67,7 @@ DATASETS: dict[str, tuple[Callable[[Fetched, Path], Splits], tuple[str, ...], tu
 
 
 def load(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Splits]:
-    """Fetches what is needed, and gives name -> split -> items, of the data sets that there can be."""
+    """Fetches the parts, and returns name -> split -> items of each data set whose parts are there."""
     if unknown := sorted(set(names or ()) - DATASETS.keys()):
         raise ValueError(f"No data set {', '.join(unknown)}; there are {', '.join(DATASETS)}.")
     chosen = names or list(DATASETS)

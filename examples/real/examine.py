@@ -1,4 +1,4 @@
-"""The finished model examined: its answers beside a rival's, and beside those to exchanged media."""
+"""Examines the finished model: its answers beside a rival's, and beside its answers to exchanged media."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from .tasks import Question
 
 MOST = 100  # questions a row, where a data set has more
 CHOICES = 10  # captions to choose from
-# Row -> what counts; share of right answers by default.
+# Row -> metric; default: share of right answers.
 METRICS = {
     "speech": (results.word_errors, "wer"),
     "speech_foreign": (results.word_errors, "wer"),
@@ -29,15 +29,15 @@ METRICS = {
     "yes_or_no": (results.verdict, "accuracy"),
     "two_pictures": (results.verdict, "accuracy"),
 }
-# Row -> places of the media that its control exchanges; the first by default.
+# Row -> places of the media that its control exchanges; default: the first.
 EXCHANGED = {"same": (-1,), "two_pictures": (0, 1)}
-# Row -> modalities each of which is asked about alone, too: the better one is the rival.
+# Row -> modalities that are also asked about alone: the better one is the rival.
 ALONE = {"noisy": ("audio",), "senses": ("image", "audio")}
 
 
 @dataclass
 class Row:
-    """Questions, what was said to them, to them with a medium exchanged, and by a rival."""
+    """Questions, with the answers of the model, of the model after a medium was exchanged, and of a rival."""
 
     questions: list[Question]
     said: list[Any]

@@ -1,10 +1,10 @@
-"""Runs the replicas, all or those named, a seed after another, and prints one table.
+"""Runs all replicas, or those that are named, seed by seed, and prints one table.
 
 make replicas                                # all five systems
 make replicas ARGS="pandagpt --seeds 1"      # one of them, one seed
 make replicas ARGS=--write-docs              # all, and then their figures into docs/replicas.md
 
-A seed that was run before, by the same scripts, is not run again: an interrupted run goes on.
+A seed that the same scripts ran before is not run again, so an interrupted run continues.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def run(system: str, output: Path, scale: float = 1.0, seed: int = 0) -> claims.
     counts = {split: {name: max(40, round(n * scale)) for name, n in row.items()} for split, row in WORLD.items()}
     world = make_world(output / "world", counts)
     started, file = _processor_seconds(), results.run_file(output, system, seed)
-    shutil.rmtree(file.parent, ignore_errors=True)  # what an interrupted run left
+    shutil.rmtree(file.parent, ignore_errors=True)  # left by an interrupted run
     file.parent.mkdir(parents=True)
     set_seed(seed)
     lab = Lab(file.parent, output / system, world, scale, seed)
@@ -40,7 +40,7 @@ def run(system: str, output: Path, scale: float = 1.0, seed: int = 0) -> claims.
 
 
 def _processor_seconds() -> float:
-    """Of this process and of those that it started and that have ended; waiting aside."""
+    """CPU time of this process and of its ended children, without waiting."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 

@@ -1,12 +1,12 @@
 """AnyMAL (arXiv 2309.16058): modalities are aligned with a frozen language model, then it is taught to follow instructions.
 
-What is claimed, and what could have refuted it:
+The paper's claims, each with a control that could refute it:
 
-- Section 3.1: captioning alone, with towers and language model frozen, is enough to make a resampler (image, video) and a
-  linear layer (audio, IMU) speak the language model's tongue. Control: what was said of another item of the same modality,
-  which is as good where captions do not depend on what is perceived.
-- Section 3.1: the language model may be quantised to 4 bits meanwhile. Control: the same in full precision, which must be
-  no better by more than three points.
+- Section 3.1: captioning alone, with frozen towers and language model, is enough to train a resampler (image, video) and a
+  linear layer (audio, IMU). Control: the answer about another item of the same modality. It is as good if captions do not
+  depend on the item.
+- Section 3.1: the language model may be quantised to 4 bits in this stage. Control: the same in full precision, which may be
+  better by three points at most.
 - Section 3.2: instruction tuning (aligners and LoRA) on interleaved media brings reasoning. Control: the aligned model
   before it.
 """
@@ -31,7 +31,7 @@ CAPTIONS = {
     "audio": "someone says {}",
     "imu": "a hand writes {}",
 }
-# What stands for a medium as long as there are only words.
+# Stands for an item in chats of words alone.
 NOUNS = {"image": "photo", "video": "video", "audio": "sound", "imu": "motion"}
 QUESTIONS = {
     "which digit is it ?": lambda a: NUMBERS[a],
@@ -46,7 +46,7 @@ TOWER_STEPS = {"image": 350, "audio": 350, "imu": 400}
 
 
 def captions(world: dict, count: int, modalities: list[str], rng: random.Random) -> list[dict]:
-    """Chats of a medium and its caption, no more words."""
+    """Chats of an item and its caption, without other words."""
     chats = []
     for _ in range(count):
         modality, digit = rng.choice(modalities), rng.randrange(10)
@@ -73,7 +73,7 @@ def medium(world: dict, modality: str, digit: int, rng: random.Random) -> dict:
 
 
 def in_words(count: int, rng: random.Random) -> list[dict]:
-    """The same chats with words where media will stand: as many as a medium will have tokens."""
+    """The same chats with words in place of media, as many as an item will have tokens."""
     chats = []
     for _ in range(count):
         modality, digits = rng.choice(list(CAPTIONS)), [rng.randrange(10), rng.randrange(10)]
@@ -93,7 +93,7 @@ def in_words(count: int, rng: random.Random) -> list[dict]:
 
 
 def make_towers(lab: Lab) -> dict[str, dict]:
-    """Classifiers of digits, frozen; videos are read by the image tower, frame by frame, as the paper has it for images."""
+    """Frozen classifiers of digits. The image tower reads videos, frame by frame, as in the paper."""
     towers = {
         name: parts.train_tower(name, lab.world["train"][name], lab.some(steps), lab.seed)[0]
         for name, steps in TOWER_STEPS.items()
@@ -129,7 +129,7 @@ def align(lab: Lab, model, processor) -> list[dict]:
 
 
 def features(lab: Lab, model, processor, chats: list[dict]) -> FeatureStore:
-    """What towers tell of these chats' media: they are frozen, so that once is enough for all stages."""
+    """Features of these chats' media. Towers are frozen, so one run serves all stages."""
     build_features(model, processor, chats, lab.folder / "features", verbose=False)
     return FeatureStore(lab.folder / "features", model)
 
@@ -149,7 +149,7 @@ def caption_claims(lab: Lab, model, processor) -> list[Claim]:
 
 
 def four_bit_claim(lab: Lab, tokenizer, towers: dict, asked: list[dict], full: list[bool]) -> tuple[Claim, list[dict]]:
-    """Stage 1 again, with the language model in 4 bits; `full`: what was right of `asked` in full precision."""
+    """Stage 1 again, with the language model in 4 bits. `full`: right answers to `asked` in full precision."""
     language_model = AutoModelForCausalLM.from_pretrained(
         lab.folder / "language_model",
         quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"),
@@ -162,7 +162,7 @@ def four_bit_claim(lab: Lab, tokenizer, towers: dict, asked: list[dict], full: l
 
 
 def instruct(lab: Lab, model, processor):
-    """Stage 2: aligners go on, and LoRA on all linear layers of the language model."""
+    """Stage 2: aligners, and LoRA on all linear layers of the language model."""
     chats = instructions(lab.world["train"], 32 * lab.some(300), lab.rng("instruct"))
     lora = lora_config(model, r=64, lora_alpha=16)
     store = features(lab, model, processor, chats)

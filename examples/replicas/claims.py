@@ -14,14 +14,14 @@ class Claim:
     """One claim of a paper, measured beside a control that could have refuted it, on the same questions.
 
     Args:
-        name: the claim, in a few words.
+        name: short name of the claim.
         measured: a score of each question, (items,), 1 where it was answered well; or, for an error rate, (items, 2):
             errors, and the length of the right answer.
-        control: as `measured`, of the same questions in the same order, without that on which the claim rests.
-        chance: what guessing reaches, between 0 and 1; or the scores of a guess at each question, as `measured`.
-        without: what the control lacked, or was, in a few words.
+        control: as `measured`, for the same questions in the same order, without the thing that the claim rests on.
+        chance: the score of guessing, between 0 and 1; or the scores of a guess at each question, as `measured`.
+        without: short name of what the control lacks, or is.
         better: "higher" (accuracy) or "lower" (error rate).
-        margin: by how much it must be better than the control, at least; negative where it need only be as good.
+        margin: least difference to the control; negative if it need only be about as good.
         examples: (chat, answer) pairs for the page.
     """
 
@@ -54,7 +54,7 @@ class Claim:
 
 @dataclass
 class Replica:
-    """What a system's script returns for one seed: its claims, and how training went, stage -> Trainer's log."""
+    """One seed of a system: its claims, and the Trainer's log of each stage."""
 
     claims: list[Claim]
     logs: dict[str, list[dict]]
@@ -63,9 +63,9 @@ class Replica:
 def pool(claims: dict[int, Claim]) -> dict:
     """One claim over all seeds: `seed -> claim` into a row of `results.json`.
 
-    Rates are sums of scores over all questions of all seeds. An interval holds 95 % of what a paired bootstrap gives:
-    seeds are drawn with replacement, and in each of them questions with their scores of both sides. So it spans what
-    another seed would change as well as other questions. (Of one seed, it spans questions alone.)
+    Rates are sums of scores over all questions of all seeds. Intervals of 95 % are from a paired bootstrap: seeds are drawn
+    with replacement, then questions within each seed, with the scores of both sides. So an interval covers the variation
+    over seeds and over questions. (With one seed: over questions only.)
     """
     first, runs = next(iter(claims.values())), [claim.sums() for claim in claims.values()]
     sign = 1 if first.better == "higher" else -1
@@ -88,12 +88,12 @@ def pool(claims: dict[int, Claim]) -> dict:
 
 
 def resample(runs: list[np.ndarray], times: int = TIMES) -> np.ndarray:
-    """Draws as many seeds as there are, and in each as many items as it has.
+    """Draws seeds, and items within each seed, as many as there are of both.
 
     Args:
         runs: of each seed, (items, 3, 2).
 
-    Returns: sums over what was drawn, (times, 3, 2).
+    Returns: sums over the draws, (times, 3, 2).
     """
     rng = np.random.default_rng(0)
     totals = np.zeros((times, 3, 2))

@@ -1,4 +1,4 @@
-"""What all replicas do: a small language model that learns in text, training by the stock Trainer, questions, scores."""
+"""Shared by all replicas: a small language model that learns from text, training by the stock Trainer, questions, scores."""
 
 import random
 from collections.abc import Iterable
@@ -24,12 +24,12 @@ class Lab:
     """Where one seed of a replica works.
 
     Args:
-        folder: of this seed, for all that it makes.
-        shared: folder for files that are the same for all seeds of this replica.
-        world: split ("train", "validation", "test") -> modality -> digit -> files. What is chosen (the best of several)
-            is chosen by "validation"; claims are measured on "test".
-        scale: share of all steps and questions; 1 is what the claims need, 0.01 only tries the code.
-        seed: of initialisation, of what is learned from and of its order, and of the questions.
+        folder: folder of this seed.
+        shared: folder of the files that all seeds of this replica use.
+        world: split ("train", "validation", "test") -> modality -> digit -> files. Choices (the best of several)
+            are made on "validation"; claims are measured on "test".
+        scale: share of all steps and questions. The claims need 1; 0.01 only tries the code.
+        seed: random seed of weights, training data, its order, and questions.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class Lab:
     seed: int = 0
 
     def rng(self, purpose: str) -> random.Random:
-        """Draws for one purpose, which are others for each seed."""
+        """A random generator for one purpose, different for each seed."""
         return random.Random(f"{self.seed} {purpose}")
 
     def some(self, count: int, least: int = 2) -> int:
@@ -47,7 +47,7 @@ class Lab:
         return max(least, round(count * self.scale))
 
     def keep(self, model, processor) -> None:
-        """The checkpoint, for whoever wants to try it."""
+        """Saves the checkpoint, so that it can be tried."""
         model.save_pretrained(self.folder / "model")
         processor.save_pretrained(self.folder / "model")
 
@@ -73,7 +73,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def small_llama(tokenizer: PreTrainedTokenizerFast, **more) -> LlamaConfig:
-    """A language model of half a million parameters, yet to learn anything."""
+    """An untrained language model of half a million parameters."""
     sizes = {
         "hidden_size": 128,
         "intermediate_size": 256,
@@ -87,9 +87,9 @@ def small_llama(tokenizer: PreTrainedTokenizerFast, **more) -> LlamaConfig:
 
 
 def teach_text(lab: Lab, model, processor, chats: list[dict], **more) -> list[dict]:
-    """The language model learns what it is to know before it has any modality: chats of words alone.
+    """Trains the language model on chats of words alone, before it gets any modality.
 
-    Noise on its embeddings (NEFTune) makes it tolerate tokens that are near to a word but no word, as media's will be.
+    Noise on its embeddings (NEFTune) makes it tolerate tokens that are near a word, but are not one, as those of media.
     """
     return learn(
         lab, model, processor, chats, "language_model",
@@ -103,7 +103,7 @@ def teach_text(lab: Lab, model, processor, chats: list[dict], **more) -> list[di
 def learn(
     lab: Lab, model, processor, chats: list[dict], *parts: str, rates: dict[str, float] | None = None, **more
 ) -> list[dict]:
-    """One pass over `chats` in which `parts` alone learn (names for `set_trainable`). Returns the Trainer's log.
+    """One pass over `chats` in which only `parts` learn (names for `set_trainable`). Returns the Trainer's log.
 
     `rates` names them instead, each with its own learning rate.
     """
@@ -131,7 +131,7 @@ def chat(*turns: list[dict] | str, **columns) -> dict:
 
 @torch.no_grad()
 def answers(model, processor, chats: list[dict], max_new_tokens: int = 4, batch: int = 60) -> list[str]:
-    """What the model says, greedily, instead of each chat's last turn."""
+    """The model's greedy answer in place of each chat's last turn."""
     model.eval()
     given = []
     for start in tqdm(range(0, len(chats), batch), desc="answer", leave=False):
@@ -150,7 +150,7 @@ def right(chats: list[dict], given: list[str]) -> list[bool]:
 
 
 def wrong_characters(chats: list[dict], given: list[str]) -> list[tuple[int, int]]:
-    """Of each answer, the edits that make it the chat's last turn, and that turn's length; spaces aside."""
+    """For each answer: edits to the chat's last turn, and the length of that turn, both without spaces."""
     wanted = [chat["messages"][-1]["content"].replace(" ", "") for chat in chats]
     return [
         (Levenshtein.distance(one, text.replace(" ", "")), len(one)) for one, text in zip(wanted, given, strict=True)

@@ -1,16 +1,15 @@
 """Macaw-LLM (arXiv 2306.09093): images, videos and sound at once, in one stage of training.
 
-Towers and language model are trained beforehand, each for itself; then all learns from one mix of chats (section 3.3),
-about any of the modalities together, and text. The paper trains the towers; its code freezes them. Here they learn, at a
-tenth of the others' rate, as they know their job. Each aligner turns what its tower saw into blends of the language
-model's words (section 3.2). Much of each file is noise, in other places of each, so that no modality alone tells enough.
-What is claimed, and what could have refuted it:
+Towers and language model are trained separately first. Then all parts learn from one mix of chats about any of the
+modalities, and text (section 3.3). The paper trains the towers; its code freezes them. Here they learn, at a tenth of the
+others' rate. Each aligner turns its tower's features into blends of the language model's words (section 3.2). Much of each
+file is noise, in different places, so that a single modality does not tell enough. The paper's claims, each with a control
+that could refute it:
 
-- Section 1: the modalities together tell more than each of them. Controls: the best single modality about the same
-  events, and the best two (as the validation split has them); the model has learned from as many chats about each choice
-  of modalities.
-- Section 3.3: one stage is enough. Control: as many steps in two stages, aligners alone and then all; one stage must not
-  be worse by more than three points.
+- Section 1: the modalities together tell more than each alone. Controls: the best single modality about the same events,
+  and the best two, as chosen on the validation split. The model has learned from equally many chats about each choice.
+- Section 3.3: one stage is enough. Control: as many steps in two stages, aligners alone and then all parts. One stage may
+  be worse by three points at most.
 """
 
 import copy
@@ -29,7 +28,7 @@ from .lab import Lab, answers, chat, learn, make_tokenizer, right, small_llama, 
 
 
 NUMBERS = parts.NUMBERS
-SPOIL = {"image": 0.42, "video": 0.22, "audio": 0.63}  # share of a file's pieces that are noise
+SPOIL = {"image": 0.42, "video": 0.22, "audio": 0.63}  # share of a file that is noise
 MODALITIES = tuple(SPOIL)
 CHOICES = [chosen for count in (1, 2, 3) for chosen in combinations(MODALITIES, count)]
 COUNTS = {
@@ -54,13 +53,13 @@ def event(files: dict, rng: random.Random) -> tuple[list[dict], str, str]:
 
 
 def ask(happened: tuple[list[dict], str, str], modalities: tuple[str, ...] = MODALITIES) -> dict:
-    """A chat about what some modalities tell of an event."""
+    """A chat about an event, by some modalities."""
     media, question, answer = happened
     return chat([*(part for part in media if part["type"] in modalities), {"type": "text", "text": question}], answer)
 
 
 def in_words(rng: random.Random) -> dict:
-    """Words in the media's place, in front of all: most say one digit, as media will tell it, and others another."""
+    """Words in place of media. Most name one digit, some name another, as noisy media will."""
     digit, question = rng.randrange(10), rng.choice([*QUESTIONS])
     said = [digit] * rng.randint(3, 8) + [rng.randrange(10) for _ in range(rng.randint(0, 4))]
     rng.shuffle(said)
@@ -78,7 +77,7 @@ def mix(files: dict, count: int, rng: random.Random) -> list[dict]:
 
 
 def make_towers(lab: Lab, files: dict) -> dict:
-    """A small CLIP for images, the same for videos, and the encoder of a small Whisper; they know such noise."""
+    """A small CLIP for images, another for videos, and the encoder of a small Whisper, trained with such noise."""
     config = CLIPVisionConfig(
         hidden_size=96, intermediate_size=192, num_hidden_layers=2, num_attention_heads=4, image_size=32, patch_size=8
     )

@@ -1,17 +1,17 @@
-"""mPLUG-Owl (arXiv 2304.14178): the tower learns to see before a frozen language model, which then learns to converse.
+"""mPLUG-Owl (arXiv 2304.14178): the tower is trained with a frozen language model, which is then tuned for dialogue.
 
-What is claimed, and what could have refuted it:
+The paper's claims, each with a control that could refute it:
 
 - Section 3.2, stage 1: tower and abstractor are trained in front of the frozen language model. Control: the abstractor
-  alone, behind the tower as it was drawn at random.
-- Section 3.2, stage 2: LoRA on the language model, on text and multimodal chats together, with all that sees frozen,
-  keeps what was known in text. The text is opposites of two words, which no chat about images needs; chats of stage 2
-  hold half of the words. Controls: the same before stage 2, which must be no better by more than two points; and stage 2
-  without text, about words that text in the mix rehearses, and about the others. LoRA is larger here, and learns faster,
-  than in the paper: otherwise the control forgets nothing, and there is nothing to keep.
+  alone, behind a random tower.
+- Section 3.2, stage 2: LoRA on the language model keeps its knowledge of text, if it learns from text and multimodal chats
+  together, with tower and abstractor frozen. The text asks for opposites of words, which chats about images do not need.
+  Chats of stage 2 hold half of the words. Controls: the same before stage 2, which may be better by two points at most; and
+  stage 2 without text, about the words that the mix repeats, and about the others. LoRA is larger and learns faster than in
+  the paper: otherwise the control forgets nothing.
 - Section 5: several images are related to each other ("which image shows the larger number ?"), though no chat of either
   stage has two images in one turn. Controls: one of the two images exchanged; stage 1 alone.
-- Section 5: what was seen in the first turn is known in the third, after another image. Controls: the first image
+- Section 5: the third turn still knows the image of the first, after another image. Controls: the first image
   exchanged; stage 1 alone.
 """
 

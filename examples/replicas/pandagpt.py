@@ -1,17 +1,17 @@
-"""PandaGPT (arXiv 2305.16355): it learns to talk about images only, and then talks about all modalities.
+"""PandaGPT (arXiv 2305.16355): it learns to talk about images only, then it talks about all modalities.
 
-The paper rests on ImageBind (arXiv 2305.05665, section 3), to whose frozen image tower each other modality was bound by
-contrast, on pairs of an image and that modality. So here: an image tower learns with words, as CLIP does; sound, depth,
-warmth and motion are bound to it by pairs that show one digit; a language model that knows digits as words gets one
-linear layer and LoRA, trained on chats about images only (section 2). What is claimed, and what could have refuted it:
+The paper rests on ImageBind (arXiv 2305.05665, section 3). There, contrastive training on pairs binds each modality to a
+frozen image tower. Here too: an image tower learns with words, as CLIP does. Sound, depth, warmth and motion are bound to it
+by pairs that show one digit. A language model that knows digits as words gets one linear layer and LoRA, trained on chats
+about images only (section 2). The paper's claims, each with a control that could refute it:
 
-- Section 3: modalities that no chat was about are understood, video by the image tower. Control: towers that were trained
-  as long and tell digits apart as well (`make_tower` prints it), each in a space of its own, as each learned with words
-  of its own.
-- Section 3, "arithmetic": an image and a sound, added into one token, are understood together. What is asked was learned
-  from chats about two images. Control: the sound tower that is not bound.
-- Section 3: so an image and a sound of one digit, both noisy, add up, and the towers have met no such noise. Control: the
-  one of them that is the better alone on the validation split.
+- Section 3: modalities without any chat in training are understood, video through the image tower. Control: towers that
+  were trained as long and tell digits apart as well (`make_tower` prints it), but not bound: each learned with its own
+  words, so each has its own space.
+- Section 3, "arithmetic": an image and a sound, added into one token, are understood together. The question was
+  learned from chats about two images. Control: the sound tower that is not bound.
+- Section 3: so a noisy image and a noisy sound of one digit add up, though the towers have not met such noise. Control: the
+  better one of the two alone, as chosen on the validation split.
 """
 
 import copy
@@ -52,7 +52,7 @@ SPOIL = {"image": 0.25, "audio": 0.25}  # share of a file's pieces that are nois
 
 
 def make_model(language_model, tokenizer):
-    """The preset with small towers, untrained, and with what reads this world's files, short and in units of their own."""
+    """The preset with small untrained towers, and sub-processors for the short files of this world."""
     trunk = {
         "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192,
         "projection_dim": WIDTH, "initializer_range": 0.08, "drop_path_rate": 0.0, "head_dropout": 0.0,
@@ -79,7 +79,7 @@ def make_model(language_model, tokenizer):
 
 
 def make_tower(task: tuple) -> dict[str, torch.Tensor]:
-    """Trains a tower by contrast with what is shown beside it: words, which learn with it, or images.
+    """Trains a tower by contrast with words, which learn with it, or with images.
 
     Args:
         task: a modality; its tower's config; the composite's processor; digit -> files, to train and to test; steps;
@@ -140,7 +140,7 @@ def read(processor, modality: str, files: dict) -> tuple[torch.Tensor, torch.Ten
 
 
 def vary(inputs: torch.Tensor) -> torch.Tensor:
-    """One frame of each video; pictures and spectrograms moved a little, signals made noisy."""
+    """One frame of each video. Pictures and spectrograms are moved a little, signals get noise."""
     if inputs.ndim == 6:
         inputs = inputs[:, torch.randint(inputs.shape[1], (1,))]
     if inputs.ndim == 3:
@@ -149,7 +149,7 @@ def vary(inputs: torch.Tensor) -> torch.Tensor:
 
 
 def make_towers(lab: Lab, model, processor) -> tuple[dict[str, dict], dict[str, dict]]:
-    """Weights of towers: those of images and of what is bound to them, and those of other modalities, each for itself."""
+    """Weights of towers: of images and those bound to them; and of the other modalities, not bound."""
     files, test_files = lab.world["train"], lab.world["test"]
 
     def task(modality: str, images: dict | None = None) -> tuple:
@@ -228,7 +228,7 @@ def examine(model, processor, chats: list[dict], instead: dict | None = None) ->
 
 
 def zero_shot(lab: Lab, model, processor, alone: dict, rng: random.Random) -> list[Claim]:
-    """What chats about images taught, asked about each other modality, and about an image and a sound."""
+    """Asks what chats about images taught, about each other modality, and about an image and a sound."""
     files, count, claims = lab.world["test"], lab.some(360), []
     for modality in alone:
         asked = [ask(files, [modality], [rng.randrange(10)], rng.choice([*QUESTIONS]), rng) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""What runs found: a file for each seed of a system, and what is made of them: `results.json`, the page, the docs' table."""
+"""Results: a file for each seed of a system, and `results.json`, the page and the docs' tables made from them."""
 
 import ast
 import hashlib
@@ -27,7 +27,7 @@ NUMBERS = {2, 3, 4, 5, 6, 7, 8}  # columns
 
 
 def settings(system: str, scale: float) -> dict:
-    """What a run rests on: its scale, and the code of the scripts (comments and docstrings aside)."""
+    """A run's settings: its scale, and the code of the scripts without comments and docstrings."""
     world = [file for file in sorted((HERE.parent / "digits_world").glob("*.py")) if file.stem != "page"]
     scripts = [HERE / f"{system}.py", HERE / "lab.py", HERE.parent / "quickstart.py", *world]
     code = "".join(ast.dump(_Code().visit(ast.parse(file.read_text("utf-8")))) for file in scripts)
@@ -49,11 +49,11 @@ def save(file: Path, replica: Replica, seconds: float, own: dict) -> None:
     logs = {stage: [{"loss": entry["loss"]} for entry in log] for stage, log in replica.logs.items()}
     text = json.dumps({"settings": own, "seconds": seconds, "logs": logs, "claims": claims})
     file.with_suffix(".part").write_text(text, "utf-8")
-    file.with_suffix(".part").replace(file)  # a file that is there is whole
+    file.with_suffix(".part").replace(file)  # so that a file that exists is complete
 
 
 def load(file: Path, own: dict) -> dict | None:
-    """The run as it was saved, with its claims as such; None if there is none with these settings."""
+    """The saved run; None if there is none with these settings."""
     run = json.loads(file.read_text("utf-8")) if file.exists() else {"settings": None}
     if run["settings"] != own:
         return None
@@ -68,7 +68,7 @@ def run_file(output: Path, system: str, seed: int) -> Path:
 
 
 def collect(output: Path, systems, scale: float) -> tuple[dict, dict]:
-    """Every seed that was run with the present settings.
+    """All seeds that were run with the present settings.
 
     Returns: system -> {"seconds": of a seed, "claims": name -> row}; and system -> seed -> run.
     """
@@ -87,7 +87,7 @@ def collect(output: Path, systems, scale: float) -> tuple[dict, dict]:
 
 
 def write(output: Path, systems, scale: float) -> dict:
-    """`results.json`, which scripts read, and `index.html`, which people do. Returns the former."""
+    """Writes `results.json` for scripts, and `index.html` for people. Returns the former."""
     pooled, runs = collect(output, systems, scale)
     (output / "results.json").write_text(json.dumps(_rounded(pooled), indent=1), "utf-8")
     page.write(output / "index.html", pooled, runs)
@@ -134,7 +134,7 @@ def table(pooled: dict) -> str:
 
 
 def write_docs(output: Path, docs: Path = DOCS) -> None:
-    """Figures of `results.json` into `replicas.json`, where other systems' stay, and the tables of `replicas.md`."""
+    """Writes figures into `replicas.json`, where other systems' stay, and into the tables of `replicas.md`."""
     file = docs / "replicas.json"
     kept = json.loads(file.read_text("utf-8")) if file.exists() else {}
     found = kept | json.loads((output / "results.json").read_text("utf-8"))
@@ -145,7 +145,7 @@ def write_docs(output: Path, docs: Path = DOCS) -> None:
 
 
 def tables(pooled: dict) -> list[str]:
-    """The tables of `docs/replicas.md`: all claims, and what each system took."""
+    """The tables of `docs/replicas.md`: all claims, and the time of each system."""
     took = [
         (system, str(len(next(iter(found["claims"].values()))["seeds"])), str(found["seconds"]))
         for system, found in pooled.items()
