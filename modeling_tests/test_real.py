@@ -45,7 +45,9 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def real():
     """The package's modules by name."""
     sys.path.insert(0, str(EXAMPLES))
-    names = "convert ctranslate2 data dictation emoji fetch motion noise recordings sentences splits stamps voices".split()
+    names = (
+        "convert ctranslate2 data dictation emoji fetch motion noise recordings sentences splits stamps voices".split()
+    )
     yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names})
     sys.path.remove(str(EXAMPLES))
 
