@@ -98,13 +98,15 @@ class MacawLlm(Original):
         return table
 
     def tokens(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        aligner, tower, frames = self.model.aligner(name), self.model.tower(name), None
+        items = len(values)
+        states = self.model.tower(name)(values.flatten(0, 1) if name == "video" else values).last_hidden_state
+        return self.aligned(name, states.unflatten(0, (items, -1)))
+
+    def aligned(self, name: str, features: torch.Tensor) -> torch.Tensor:
+        """Of features `(items, frames, length, dim)`."""
+        aligner = self.model.aligner(name)
+        states = aligner.visual_projection(features)[:, :, 0 if name == "audio" else 1 :].flatten(1, 2)
         if name == "video":
-            frames, values = values.shape[1], values.flatten(0, 1)
-        states = tower(values).last_hidden_state
-        states = aligner.visual_projection(states)[:, 0 if name == "audio" else 1 :]
-        if frames is not None:
-            states = states.unflatten(0, (-1, frames)).flatten(1, 2)
             states = (states + self.positions(*states.shape[1:]).to(states)).transpose(0, 1)
             states = self.long(states, states, states)[0].transpose(0, 1)
         states = aligner.projection(aligner.conv(states.transpose(1, 2)).transpose(1, 2))

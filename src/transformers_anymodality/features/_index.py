@@ -189,7 +189,7 @@ def _in_order(name: str, pieces: list[_Columns]) -> _Columns:
 def _find(ordered: np.ndarray, key: bytes) -> int | None:
     """The place of `key`."""
     wanted = np.array(key, _HASH)
-    place = int(np.searchsorted(ordered, wanted))
+    place = int(ordered.searchsorted(wanted))
     return place if place < len(ordered) and ordered[place] == wanted else None
 
 

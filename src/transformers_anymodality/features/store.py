@@ -105,17 +105,18 @@ class FeatureStore:
             self._checked = processor
         inputs, token_counts, read = {}, {}, {}
         for name, sources in media.items():
-            digests = self._digests(name, sources) if sources and name in self.modalities else None
-            if digests is None:
+            places = self._places(name, sources) if sources and name in self.modalities else None
+            if places is None:
                 read[name] = sources
                 continue
-            features, own = [self.get(name, digest) for digest in digests], processor.modalities[name]
+            features, own = [self._read(name, *place) for place in places], processor.modalities[name]
             if own.options.get("timestamps"):
                 raise ValueError(
                     f"{name!r} has timestamps in the text, which a feature store does not hold: train without a store."
                 )
             if own.num_tokens is None:
-                lengths = [self._lengths(name, digest, one) for digest, one in zip(digests, features, strict=True)]
+                found = zip(places, features, strict=True)
+                lengths = [_lengths(self._shard(name, shard), digest, one) for (digest, shard, _), one in found]
                 inputs[f"{name}_features"] = torch.cat([one.flatten(0, -2) for one in features])
                 inputs[f"{name}_feature_lengths"] = torch.tensor([*chain.from_iterable(lengths)])
                 if own.num_frames is None:
@@ -128,39 +129,32 @@ class FeatureStore:
 
     def get(self, modality: str, digest: str) -> torch.Tensor:
         """Of a medium by its content's hash, `(frames, length, dim)`, or `(features, dim)` where frames differ."""
-        shard, checksum = self._shard(modality, digest)
-        return shard.get(digest, checksum)
-
-    def _lengths(self, modality: str, digest: str, features: torch.Tensor) -> list[int]:
-        """Features of each frame."""
-        if features.ndim == 3:
-            return [features.shape[1]] * len(features)
-        shard, _ = self._shard(modality, digest)
-        lengths = shard.lengths(digest)
-        if lengths is None or sum(lengths) != len(features):
-            raise DamagedStoreError(shard.path, f"is damaged: it does not say where the frames of {digest} begin")
-        return lengths
-
-    def _shard(self, modality: str, digest: str) -> tuple[Shard, int]:
-        place = self.indexes[modality].place(digest)
-        if place is None:
+        if (place := self.indexes[modality].place(digest)) is None:
             raise KeyError(digest)
-        number, checksum = place
+        return self._read(modality, digest, *place)
+
+    def _read(self, modality: str, digest: str, shard: int, checksum: int) -> torch.Tensor:
+        return self._shard(modality, shard).get(digest, checksum)
+
+    def _shard(self, modality: str, number: int) -> Shard:
         shard = self._open.get((modality, number))
         if shard is None:
             if len(self._open) >= _MOST_OPEN:
                 del self._open[next(iter(self._open))]
             shard = self._open[modality, number] = Shard(self.indexes[modality].path(number))
-        return shard, checksum
+        return shard
 
-    def _digests(self, modality: str, sources: list[Any]) -> list[str] | None:
-        digests = []
+    def _places(self, modality: str, sources: list[Any]) -> list[tuple[str, int, int]] | None:
+        """Of each medium, the hash of its content, the number of its shard, and its features' checksum. None if one is not
+        in the store, and media are read instead."""
+        places = []
         for i, source in enumerate(sources):
             try:
-                digests.append(self._contents(MODALITIES[modality], source))
+                digest = self._contents(MODALITIES[modality], source)
             except (MediaError, OSError) as error:
                 raise MediaError(f"{modality} {i}: {error}") from error
-            if digests[-1] in self.indexes[modality]:
+            if (place := self.indexes[modality].place(digest)) is not None:
+                places.append((digest, *place))
                 continue
             if self.missing == "read":
                 logger.warning_once(f"Media of {modality!r} are not in {self.folder} and are read, which is slow.")
@@ -170,4 +164,14 @@ class FeatureStore:
                 "build` on this data (it computes only what is missing). Media that are changed at random each time "
                 "(augmentation) cannot be stored: switch augmentation off, or train without a store."
             )
-        return digests
+        return places
+
+
+def _lengths(shard: Shard, digest: str, features: torch.Tensor) -> list[int]:
+    """Features of each frame of a medium."""
+    if features.ndim == 3:
+        return [features.shape[1]] * len(features)
+    lengths = shard.lengths(digest)
+    if lengths is None or sum(lengths) != len(features):
+        raise DamagedStoreError(shard.path, f"is damaged: it does not say where the frames of {digest} begin")
+    return lengths

@@ -13,8 +13,10 @@ from ._tables import Table
 
 def header_of(path: Path) -> Path | None:
     """The header of a record of which one file is given; None if it is of no record."""
+    if path.suffix.lower() not in (".hea", ".dat"):
+        return None
     header = path.with_suffix(".hea")
-    return header if path.suffix.lower() in (".hea", ".dat") and header.is_file() else None
+    return header if header.is_file() else None
 
 
 def files_of(path: Path) -> list[Path]:
