@@ -22,7 +22,7 @@ from ._source import Limits, MediaError
 
 MAX_CHANNELS = 8
 _BLOCK = 1 << 18  # samples that are made floats at once
-_PADDING = 1 << 14  # more samples than encoders add to the end, to fill their last block
+_PADDING = 1 << 12  # samples that encoders add to the end at most, to fill their last block
 _CHECKED = ("flac", "tta", "wavpack")  # codecs with checksums
 _COUNTED = ("flac", "tta", "wv")  # containers that count their samples
 _UNKNOWN = (0, (1 << 36) - 1)  # what writers to a pipe put for that number

@@ -1,10 +1,8 @@
 """What libtiff, inside Pillow, finds wrong with a file. By itself it prints that to stderr, and often decodes on."""
 
 import ctypes
-import logging
 import re
 import threading
-import warnings
 from functools import cache
 from typing import Any
 
@@ -17,9 +15,6 @@ class _Heard(threading.local):
 
 
 _heard = _Heard()
-_BROKEN_TAGS = (
-    "Corrupt EXIF data|Truncated File Read|Metadata Warning"  # Pillow's warnings; the pixels are read all the same
-)
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)
@@ -30,8 +25,6 @@ def _hear(module: bytes | None, text: bytes | None, values: Any) -> None:
 
 @cache
 def _listen() -> None:
-    logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its errors go to stderr
-    warnings.filterwarnings("ignore", _BROKEN_TAGS, UserWarning, r"PIL\.")
     library = ctypes.CDLL(require("PIL.Image").core.__file__)  # whose dependencies are searched, too
     for name, handler in (("TIFFSetErrorHandler", _hear), ("TIFFSetWarningHandler", None)):
         setter = getattr(library, name, None)

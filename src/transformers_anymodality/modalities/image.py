@@ -1,8 +1,11 @@
 """Stills with three colour channels, as 8-bit RGB."""
 
+import logging
+import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from numbers import Integral
 from pathlib import Path
@@ -97,21 +100,31 @@ def tiling(processor: Any, tiles: int) -> Any:
     return kind(**own, size={"height": height, "width": width}, crop_to_patches=True, max_patches=tiles)
 
 
+@cache
+def _quieten() -> None:
+    """Pillow tells of broken tags beside pixels that are sound, and logs what it raises."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read|Metadata Warning", UserWarning, r"PIL\.")
+
+
 @contextmanager
 def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image]":
     """An image, its size checked and its pixels not decoded yet: of a file, of bytes in memory, or a PIL image.
     Whatever Pillow raises inside the block comes out as `MediaError`."""
     module = require("PIL.Image")
-    is_open = is_picture(source)
+    is_open, is_tiff = is_picture(source), False
+    _quieten()
     if not is_open:
         module.init()
-    heard()  # forgets what belongs to others
     formats = [] if is_open else [known for known in _FORMATS if known in module.OPEN]
     try:
         with nullcontext(source) if is_open else module.open(source, formats=formats) as image:
+            is_tiff = image.format == "TIFF"
+            if is_tiff:
+                heard()  # forgets what belongs to others
             limits.check_pixels(image.width, image.height, name)
             yield image
-        if wrong := heard():
+        if is_tiff and (wrong := heard()):
             raise MediaError(f"{name} is corrupt (libtiff: {wrong}): save it again.")
     except (MediaError, ImportError):
         raise
@@ -130,7 +143,7 @@ def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image
     except module.DecompressionBombError as error:
         raise MediaError(f"{name} is refused by Pillow ({error}): see PIL.Image.MAX_IMAGE_PIXELS.") from error
     except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, EOFError, ValueError and more
-        wrong = heard() or f"{type(error).__name__}: {error}"
+        wrong = (is_tiff and heard()) or f"{type(error).__name__}: {error}"
         raise MediaError(f"{name} cannot be decoded ({wrong}): the file is truncated or corrupt.") from error
 
 
