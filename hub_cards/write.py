@@ -1,7 +1,7 @@
 """Writes the cards of the published systems: `python hub_cards/write.py`, with `--measure` to count their parts anew.
 
-What a system is made of (`parts.json`) is planned by its preset at the published size, which takes a minute; all
-else of a card is written from that, the recipes in `examples/recipes` and the table below.
+`parts.json` lists the parts of each system, planned by its preset at the published size, which takes a minute. The rest of a
+card comes from the recipes in `examples/recipes` and the table below.
 """
 
 import argparse
@@ -20,7 +20,7 @@ PARTS = HERE / "parts.json"
 RECIPES = HERE.parent / "examples" / "recipes"
 
 _LLAMA = "LLaMA's own licence (research, non-commercial)"
-# What the published training changes besides aligners; of language models, by LoRA (Macaw-LLM: all of it).
+# Parts besides aligners that the published training changes. Language models: by LoRA (Macaw-LLM: in full).
 _TRAINED = {
     "anymal": ("language_model",),
     "macaw_llm": ("image_tower", "audio_tower", "video_tower", "language_model"),
@@ -29,7 +29,7 @@ _TRAINED = {
     "x_llm": (),
 }
 
-# What no checkpoint says. Licences are those of the published weights, by part.
+# Facts that no checkpoint holds. Licences are those of the published weights, by part.
 SYSTEMS: dict[str, dict[str, Any]] = {
     "anymal": {
         "paper": "2309.16058",
@@ -45,7 +45,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "licences": {"language_model": "other", "image_tower": "mit", "video_tower": "mit", "audio_tower": "mit"},
         "notes": [f"language_model: {_LLAMA}."],
         "recipe": "macaw_llm_instruct.yaml",
-        "limits": ["English only.", "Trained with one medium of a kind per chat."],
+        "limits": ["English only.", "Trained with one item of each modality per chat."],
         "release": "`anymodality convert macaw_llm --from release/ --output macaw_llm`",
     },
     "mplug_owl": {
@@ -53,7 +53,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "licences": {"language_model": "other", "image_tower": "apache-2.0", "image_aligner": "apache-2.0"},
         "notes": [f"language_model: {_LLAMA}; of the BLOOMZ release, BigScience RAIL 1.0."],
         "recipe": "mplug_owl_instruct.yaml",
-        "limits": ["The LLaMA and BLOOMZ releases saw images alone; videos need the video release."],
+        "limits": ["The LLaMA and BLOOMZ releases were trained on images only; videos need the video release."],
         "release": "`anymodality convert mplug_owl --from mplug-owl-llama-7b/ --output mplug_owl`",
     },
     "pandagpt": {
@@ -64,8 +64,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
         "notes": [f"language_model: Vicuna's delta on LLaMA, {_LLAMA}.", "ImageBind's own file says CC BY-NC 4.0."],
         "recipe": "pandagpt_instruct.yaml",
         "limits": [
-            "Trained on images alone: the other modalities work as far as ImageBind binds them to images.",
-            "A medium is one token: what is small, written or counted is lost.",
+            "Trained on images only: other modalities work as well as ImageBind binds them to images.",
+            "An item is one token: small details, text and counts are lost.",
         ],
         "release": "`anymodality convert pandagpt --from release/ --output pandagpt`",
     },

@@ -13,6 +13,7 @@ from PIL import Image
 
 from anymodality import cli
 from modeling_tests import tiny
+from modeling_tests.browser import HOSTILE, Alerts, tab
 
 
 gr = pytest.importorskip("gradio")
@@ -28,7 +29,6 @@ from transformers_anymodality.inference.demo.session import Host, Session  # noq
 from transformers_anymodality.modalities import Limits  # noqa: E402
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUESTION = "what is this ?"
 
 
@@ -305,19 +305,42 @@ def test_a_module_of_ones_own_goes_along(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_visit(shared, files, tmp_path):
     """Upload, ask, answer, second turn, a bad file, an example; nothing comes from elsewhere."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
     example = [{"type": "image", "path": "photo.png"}, {"type": "text", "text": "What is this?"}]
     page, address = run(*shared, examples=chats(tmp_path, example))
     try:
-        with playwright.sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            tab = browser.new_page(viewport={"width": 1280, "height": 860})
-            tab.set_default_timeout(120_000)
-            visit(tab, address, files)
-            tab.screenshot(path=tmp_path / "page.png")
-            browser.close()
+        with tab() as browser:
+            visit(browser, address, files)
+            browser.screenshot(path=tmp_path / "page.png")
+    finally:
+        page.close()
+
+
+@pytest.mark.slow
+def test_a_browser_runs_nothing_that_is_said_or_named(shared, files, tmp_path, monkeypatch):
+    """Hostile words as the model's name, an example, a file's name, a question, and the model's answer."""
+    monkeypatch.setattr(Conversation, "say", lambda self, content, on_text: on_text(words) or words)
+    words = "\n\n".join(HOSTILE)
+    example = [{"type": "text", "text": words}]
+    page = build_page(*shared, words, examples=chats(tmp_path, example))
+    odd = shutil.copy(files["image"], tmp_path / "<img src=x onerror=alert(1)>.png")
+    try:
+        address = launch(page, max_megabytes=1, wait=False)
+        with tab() as browser:
+            alerts = Alerts(browser)
+            browser.goto(address)
+            browser.wait_for_selector("#chat .example")
+            alerts.touch()
+            with browser.expect_file_chooser() as chooser:
+                browser.click("#upload-image")
+            chooser.value.set_files(odd)
+            browser.wait_for_selector("#tray figure")
+            browser.fill("#box textarea", words)
+            browser.click("#send")
+            browser.wait_for_selector("#chat .bot-row")
+            browser.wait_for_selector("#send", state="visible")
+            alerts.touch()
+            assert alerts == []
+            assert "onerror=alert(1)" in browser.locator("#chat .user-row").inner_text()
     finally:
         page.close()
 

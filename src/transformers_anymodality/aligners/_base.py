@@ -32,11 +32,11 @@ class AlignerConfig(PreTrainedConfig):
         feature_length: features per frame, or None where they differ.
         num_frames: frames per item, or None where they differ.
         num_tokens: tokens per item; None for an aligner whose count follows the features (`count_tokens`).
-        sum_neighbours: tokens of media that stand side by side, of any modalities with this setting, are added into the
-            first one's place, and the language model does not see the places of the others. It is for aligners of one
-            token per medium, of towers whose embeddings share one space; `num_tokens` is 1, or None with one feature.
-        shares: name of a submodule -> modality whose aligner lends it. It is one module then, whose weights are trained
-            and saved once. It is for several modalities that are read by one network with some layers of their own.
+        sum_neighbours: add the tokens of adjacent items, of all modalities with this setting, into the first item's place.
+            The language model does not see the other places. It is for aligners with one token per item whose towers
+            share one embedding space; `num_tokens` is 1, or None with one feature.
+        shares: name of a submodule -> modality whose aligner lends it. The module is then trained and saved once. It is for
+            modalities that share a network but have some layers of their own.
     """
 
     # The wrapper's FSDP plan is the language model's; an aligner has no `layers.*` of its own to add to it.

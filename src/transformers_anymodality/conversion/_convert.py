@@ -1,7 +1,7 @@
 """Converting a release: compose its parts, stream its tensors into them, write a card.
 
-What a tensor goes into is known by name and shape alone (the model is built without data), so memory holds a shard of the
-output and, where one was chosen, the language model; never two copies of anything.
+The model is built without data, because names and shapes suffice to place each tensor. So memory holds one shard of the
+output, and the language model if one was chosen; never two copies of anything.
 """
 
 import math

@@ -60,8 +60,12 @@ class Tensors(Mapping[str, torch.Tensor]):
         return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
     def vit_sizes(self, patches: str, positions: str, layers: str) -> dict[str, int]:
-        """Fields of a ViT's config, by the names of its patches' convolution and of its positions, the class token's among
-        them, and by what the names of its layers begin with."""
+        """Fields of a ViT's config.
+
+        Args:
+            patches, positions: names of the convolution over patches, and of the positions with the class token's.
+            layers: beginning of the layers' names.
+        """
         size, _, patch, _ = self.shape(patches)
         return {
             "hidden_size": size,

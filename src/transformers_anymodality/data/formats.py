@@ -32,9 +32,9 @@ FORMATS: LazyRegistry[Format] = LazyRegistry("format")
 def register_format(name: str, *, help: str, example: Mapping[str, Any]) -> Callable[[Converter], Converter]:
     """Function decorator: makes a format known to `anymodality data convert`.
 
-    The function is given a record, its index in the file and the media root (for a look at which files there are, not to
-    put in front of paths), and gives any number of records with `messages`, whose contents are lists of parts, and media
-    columns by their argument names.
+    The function gets a record, its index in the file, and the media root. It yields any number of records, each with
+    `messages`, whose contents are lists of parts, and media columns by their argument names. The media root only shows which
+    files exist; do not put it in front of paths.
     """
 
     def register(convert: Converter) -> Converter:

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what it is made of, how it is used, how it was trained and measured, its licence."""
+"""The card of a checkpoint: parts, usage, training, evaluation, limits, licence."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -20,8 +20,8 @@ from .inspect import Inspection, PartInfo, inspect_checkpoint
 
 UNKNOWN = "unknown"
 
-# From free to bound, by the Hub's names: who uses the whole must keep to the terms of all of them, so this only chooses
-# the one that the card's metadata shows.
+# From permissive to strict, by the Hub's names. The terms of all of them apply to the whole; this order only chooses the one
+# that the card's metadata shows.
 _RANKS = (
     ("cc0-1.0", "unlicense", "wtfpl", "pddl"),
     ("mit", "apache-2.0", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "zlib", "cc-by-3.0", "cc-by-4.0", "ms-pl"),
@@ -36,7 +36,7 @@ _RANKS = (
 )
 
 _TEMPLATE = Path(__file__).with_name("template.md")
-# A file of each modality, as the card's code names it; those of other modalities bear the modality's name.
+# A file of each modality in the card's code. Files of other modalities have the modality's name.
 _FILES = {
     "image": "photo.jpg",
     "video": "clip.mp4",
@@ -46,7 +46,7 @@ _FILES = {
     "thermal": "thermal.png",
     "text": "page.txt",
 }
-# Modality -> the extras of this package that it needs.
+# Modality -> extras of this package that it needs.
 _EXTRAS = {"image": "image", "depth": "image", "thermal": "image", "video": "image,video", "audio": "audio"}
 
 
@@ -54,8 +54,8 @@ _EXTRAS = {"image": "image", "depth": "image", "thermal": "image", "video": "ima
 class Licences:
     """
     Args:
-        whole: of the checkpoint; the strictest of its parts if left out.
-        parts: part -> its licence; found in the card of what it was made from if left out.
+        whole: licence of the checkpoint. Default: the strictest of its parts.
+        parts: part -> its licence. Default: that of its source's card.
         notes: sentences for the card.
     """
 
@@ -127,7 +127,7 @@ def make_card(
 
 
 class _Facts:
-    """What is known of a checkpoint; the inspection of one that is not a composite is empty."""
+    """The facts of a checkpoint. The inspection is empty if it is not a composite."""
 
     def __init__(
         self,
@@ -159,7 +159,7 @@ def _context(
     limits: Iterable[str] = (),
     origin: str = "made here",
 ) -> dict[str, Any]:
-    """What the template reads."""
+    """The template's variables."""
     parts, modalities = facts.inspection.parts, facts.inspection.modalities
     extras = {extra for one in modalities for extra in _EXTRAS.get(one.name, "signal").split(",")}
     return {
@@ -260,7 +260,7 @@ def strictest(licences: Iterable[str]) -> str:
 
 
 def published_card(source: str) -> CardData | None:
-    """The metadata of the card of what a part was made from, in its folder or on the Hub; None if there is none."""
+    """The metadata of the card of a part's source, in its folder or on the Hub; None without a card."""
     try:
         return ModelCard.load(
             Path(source, "README.md") if Path(source).exists() else source, ignore_metadata_errors=True

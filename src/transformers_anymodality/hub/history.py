@@ -1,4 +1,4 @@
-"""What a Trainer and `anymodality evaluate` left beside a checkpoint: recipe, losses, results."""
+"""Recipe, losses and results that a Trainer and `anymodality evaluate` left beside a checkpoint."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _ROWS = 8  # of losses in a card
 
 
 def read_history(folder: Path) -> dict[str, Any] | None:
-    """Of the newest `trainer_state.json` in the folder or its `checkpoint-*`; None if there is none.
+    """Facts of the newest `trainer_state.json` in the folder or its `checkpoint-*`; None if there is none.
 
     Returns:
         `recipe`, what was set, by name; `losses`, (step, training loss or None, evaluation loss or None), some of them,
@@ -63,7 +63,7 @@ def data_name(data: str) -> str:
 
 
 def read_results(file: Path) -> list[EvalResult]:
-    """What `anymodality evaluate` wrote, one entry per task and metric; none if there is no such file.
+    """Results of `anymodality evaluate`, one entry per task and metric. Empty without a file.
 
     Raises:
         ValueError: the file is something else.

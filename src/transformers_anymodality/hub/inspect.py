@@ -1,4 +1,4 @@
-"""What a checkpoint holds, from its config and the headers of its weight files; weights are not loaded."""
+"""Lists a checkpoint's parts, from its config and the headers of its weight files. Weights are not loaded."""
 
 import math
 from collections import Counter, defaultdict
@@ -126,7 +126,7 @@ def _dtypes(part: PartInfo) -> list[str]:
 
 
 def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Inspection:
-    """Reads the config and the headers of the weight files; of a repository on the Hub, no more than these.
+    """Reads the config and the headers of the weight files; from the Hub, only these are fetched.
 
     Args:
         source: folder or Hub id.
@@ -211,7 +211,7 @@ def _modalities(config: AnyModalityConfig, rows: dict[str, dict[str, Any]]) -> l
 
 
 def _rows(source: str, hub: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the processor knows of each modality, if there is one."""
+    """The processor's entry for each modality, if there is a processor."""
     file = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
     return {} if file is None else read_json(file).get("modalities", {})
 
@@ -233,7 +233,7 @@ def _stored(source: str, hub: dict[str, Any]) -> Iterator[Tensor]:
 
 
 def _stored_tensor(name: str, dtype: str, count: int) -> Tensor:
-    """Of safetensors' name of a dtype, which torch may lack."""
+    """A tensor's facts, from safetensors' name of its dtype, which torch may lack."""
     known = str_to_torch_dtype.get(dtype, dtype)
     return name, known, count, count * getattr(known, "itemsize", 1)
 

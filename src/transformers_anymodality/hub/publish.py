@@ -1,4 +1,4 @@
-"""Publishing: model, processor and card in one commit, after a fresh process has loaded what is about to be uploaded."""
+"""Publishes model, processor and card in one commit, after a fresh process has loaded the files."""
 
 import os
 import shutil
@@ -26,8 +26,8 @@ from .history import data_name
 from .inspect import Inspection, inspect_checkpoint
 
 
-# What a training leaves in its folder that is not part of the model: states of optimizers and loaders, which are pickled,
-# the Trainer's, which names folders of this machine, logs, and checkpoints, which are models by themselves.
+# Files of a training that are not part of the model: states of optimizers and loaders (pickled), the Trainer's state (names
+# folders of this machine), logs, and checkpoints (models by themselves).
 _LEFT_OUT = ("checkpoint-*", "runs", "logs", "wandb", "*.bin", "*.pt", "*.pth", "*.pkl", "*.log", "*.samples") + (
     (".*", "__pycache__", "*.partial", "global_step*", "latest", "trainer_state.json")
 )
@@ -38,10 +38,10 @@ class Upload:
     """What goes to the Hub.
 
     Args:
-        repo_id: where to.
+        repo_id: repository.
         files: path in the repository -> bytes.
-        left_out: what is in the folder and stays there.
-        difference: largest difference of a logit between the model and what a fresh process loaded.
+        left_out: files of the folder that are not uploaded.
+        difference: largest difference of a logit between the model and the one that a fresh process loaded.
         url: of the commit; None for a dry run.
     """
 
@@ -85,8 +85,8 @@ def publish(
     Args:
         folder: model and processor, full or light; a card is added where there is none.
         repo_id: "org/name"; made if need be.
-        model: what the folder was saved from; the folder's own if left out.
-        module: registers modalities and towers of your own; who loads the checkpoint needs it, too.
+        model: the model in memory that was saved into the folder. Default: the folder's own.
+        module: registers modalities and towers of your own. Users of the checkpoint need it too.
         dry_run: do all but upload.
         private, token, revision, create_pr, commit_message, commit_description: as `HfApi.upload_folder`.
         card: arguments of `make_card`, for the card that is added.
@@ -118,7 +118,7 @@ def publish(
                 commit_message=commit_message or "Upload model, processor and card",
                 commit_description=commit_description,
             )
-        except RuntimeError as error:  # which the client makes of whatever stops a large file
+        except RuntimeError as error:  # the client raises this for any failure of a large file
             raise OSError(f"{error} Nothing was committed; try again. ({error.__cause__})") from error
     return Upload(repo_id, sizes, left_out, difference, commit.pr_url or commit.commit_url)
 

@@ -38,9 +38,9 @@ def require(module: str, extra: str | None = None) -> ModuleType:
         extra: the extra of this package that installs it; known for the modules this package itself uses.
 
     Raises:
-        ImportError: it is not installed (the message holds the command that installs it), or it is installed and
-            fails to load, whatever it raises then (the message names its version and that of torch: a package built
-            against another torch fails with `OSError` or `RuntimeError`).
+        ImportError: it is not installed; the message has the command that installs it. Or it is installed and fails to load,
+            with any error; the message names its version and torch's, because packages that were built for another torch
+            fail with `OSError` or `RuntimeError`.
     """
     top = module.partition(".")[0]
     known_extra, distribution = _OPTIONAL.get(top, (top, top))
