@@ -157,10 +157,11 @@ MODEL = {
     "`image_aligner_config`.*num_tokens` is -1": part("image_aligner_config", num_tokens=-1),
     "`image_aligner_config`.*num_tokens` is 1000000000": part("image_aligner_config", num_tokens=10**9),
     "`image_aligner_config`.*num_heads` is '8'": part("image_aligner_config", num_heads="8"),
-    "`image_aligner_config`.*layer_norm_eps` is nan": part("image_aligner_config", layer_norm_eps=float("nan")),
+    "`image_aligner_config.layer_norm_eps` is NaN": part("image_aligner_config", layer_norm_eps=float("nan")),
     "`image_config`": part("image_config", hidden_size="x"),
     "`text_config`": part("text_config", num_attention_heads=0),
     "`text_config.num_hidden_layers` is 1000000000": part("text_config", num_hidden_layers=10**9),
+    "`text_config.rms_norm_eps` is NaN": part("text_config", rms_norm_eps=float("nan")),
     "`image_aligner_config.depth` is 1000000000": part("image_aligner_config", depth=10**9),
     "`audio_config.inner.depths` is": part("audio_config", inner={"depths": [2, 10**9]}),
 }
@@ -189,6 +190,10 @@ PROCESSOR = {
     "`config.modalities`": lambda config: config.update(modalities=[3]),
     "lacks '../x_tokenizer'": rows("image", processor="../x_tokenizer"),
     "sampling_rate` is -1": part("imu_feature_extractor", sampling_rate=-1),
+    "std` is 0": part("imu_feature_extractor", std=0),
+    "`image_processor.image_mean` is NaN": part("image_processor", image_mean=[0.5, float("nan"), 0.5]),
+    "`modalities.image.inputs` is empty": rows("image", inputs={}),
+    "`modalities.image` has no `num_tokens`": rows("image", num_tokens=None),
     "channels` is": part("imu_feature_extractor", channels=[1, 2]),
     "`config.image_processor`": lambda config: config.update(image_processor=[]),
     "does not say its class": lambda config: config["image_processor"].pop("image_processor_type"),
@@ -201,6 +206,13 @@ def test_a_processor_config_that_makes_no_sense_is_refused_by_its_key(copy, mess
     edit(copy / "processor_config.json", PROCESSOR[message])
     with pytest.raises(ConfigError, match=f"processor_config.json of {copy}.*({message})"):
         AutoProcessor.from_pretrained(copy)
+
+
+def test_a_processor_that_counts_by_what_is_not_there_is_refused(copy):
+    edit(copy / "processor_config.json", rows("depth", grid="x"))
+    processor = AutoProcessor.from_pretrained(copy)
+    with pytest.raises(ConfigError, match="`modalities.depth.grid` is 'x'; there are depth_values alone"):
+        tiny.inputs(processor, tiny.chat("depth"))
 
 
 REFERENCES = {

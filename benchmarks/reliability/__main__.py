@@ -36,9 +36,10 @@ ATTACKS: dict[str, Callable[[], Attack]] = {
 
 def run(name: str, count: int, seed: int, most_seconds: float) -> dict[str, Any]:
     attack, rng, ways = ATTACKS[name](), random.Random(seed), Counter()
-    failed, tried, started = [], 0, time.monotonic()
+    failed, tried = [], 0
     with tempfile.TemporaryDirectory() as folder:
         attack.prepare(Path(folder))
+        started = time.monotonic()
         try:
             while tried < count and time.monotonic() - started < most_seconds:
                 outcome = attack.attempt(rng)

@@ -59,6 +59,8 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
         check_fields(type(self).__name__, given, _SETTINGS, {"num_samples": 1})
         if not sampling_rate > 0:
             raise ConfigError(f"`{type(self).__name__}.sampling_rate` is {sampling_rate}; it must be above 0.")
+        if 0 in (std if isinstance(std, list) else [std]):
+            raise ConfigError(f"`{type(self).__name__}.std` is {std}; values are divided by it, so it must not be 0.")
         self.channels = list(channels)
         self.sampling_rate = sampling_rate
         self.num_samples = num_samples

@@ -13,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ..modalities._base import check_modality_name
-from ..utils.checked import ConfigError, check_fields, check_layers, read_from
+from ..utils.checked import ConfigError, check_fields, check_numbers, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import CACHE_NAMES, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
@@ -287,6 +287,6 @@ def as_config(key: str, value: Any) -> PreTrainedConfig:
             f"`{key}` has an unknown model type {model_type!r}.{did_you_mean(model_type, CONFIG_MAPPING)} If it is a "
             "class of your own, import the module that registers it before loading."
         )
-    check_layers(key, value)
+    check_numbers(key, value)
     with read_from(f"`{key}`"):
         return CONFIG_MAPPING[model_type].from_dict(dict(value))

@@ -112,6 +112,12 @@ class ModalityInputs:
             raise ConfigError(
                 f"`{where}.num_tokens` is {given['num_tokens']}, more than {_MOST_TOKENS} for one medium."
             )
+        if not given["inputs"]:
+            raise ConfigError(f"`{where}.inputs` is empty; it must name the model's inputs.")
+        if given.get("num_tokens") is None and given.get("aligner") is None:
+            raise ConfigError(
+                f"`{where}` has no `num_tokens`, and no config of the `aligner` that tells how many there are."
+            )
         options = given.get("options") or {}
         _check_options(where, modality, options)
         values: dict[str, Any] = {**given, "inputs": main_input_first(modality, given["inputs"])}
@@ -304,6 +310,11 @@ class MediaMixin:
                 f"`modalities.{modality}.inputs` names {own.inputs[own.main_input]!r}; {type(processor).__name__} gives "
                 f"{', '.join(outputs)} alone."
             )
+        needed = {"grid": inputs, "frame_counts": outputs if own.num_frames is None else None}
+        for key, there in {**needed, "sizes": outputs if own.tells_lengths else None}.items():
+            name = getattr(own, key)
+            if name is not None and there is not None and name not in there:
+                raise ConfigError(f"`modalities.{modality}.{key}` is {name!r}; there are {', '.join(there)} alone.")
         if own.grid is not None:
             inputs[own.main_input] = in_rows(inputs[own.main_input], inputs[own.grid])
         if own.num_frames is None:

@@ -56,15 +56,18 @@ def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be {least[name]} or more.")
 
 
-def check_layers(where: str, config: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a config, or one in it, with more layers than any model has: building them would not end."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            check_layers(f"{where}.{key}", value)
-        elif _BUILT.search(str(key)):
-            for one in value if isinstance(value, list) else [value]:
-                if isinstance(one, (int, float)) and one > _MOST_BUILT:
-                    raise ConfigError(f"`{where}.{key}` is {value!r:.80}; it must be at most {_MOST_BUILT}.")
+def check_numbers(where: str, value: Any) -> None:
+    """Raises ConfigError for NaN in a config, and for more layers than any model has: building them would not end."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            check_numbers(f"{where}.{key}", inner)
+    elif isinstance(value, list):
+        for inner in value:
+            check_numbers(where, inner)
+    elif isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"`{where}` is NaN; it must be a number.")
+    elif isinstance(value, (int, float)) and value > _MOST_BUILT and _BUILT.search(where):
+        raise ConfigError(f"`{where}` is {value}; it must be at most {_MOST_BUILT}.")
 
 
 def _fits(value: Any, hint: Any) -> bool:
