@@ -76,6 +76,13 @@ def test_weights_of_another_kind_or_not_finite_are_refused(copy, kind):
         AutoModelForCausalLM.from_pretrained(copy)
 
 
+def test_finite_weights_whose_sum_is_not_finite_are_loaded(copy):
+    tensors = load_file(copy / "model.safetensors")
+    tensors[NAME].fill_(torch.finfo(tensors[NAME].dtype).max)
+    save_file(tensors, copy / "model.safetensors", {"format": "pt"})
+    assert AutoModelForCausalLM.from_pretrained(copy).state_dict()[NAME].equal(tensors[NAME])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_weights_of_another_float_are_converted(copy, dtype):
     tensors = load_file(copy / "model.safetensors")

@@ -88,7 +88,10 @@ def _is_finite(value: torch.Tensor, is_buffer: bool) -> bool:
     plain = type(value) in (torch.Tensor, nn.Parameter) and value.is_floating_point()
     if not plain or value.is_meta or not value.numel():
         return True
-    lowest, highest = torch.aminmax(value.detach().float() if value.itemsize == 1 else value.detach())
+    value = value.detach().float() if value.itemsize == 1 else value.detach()
+    if value.sum().isfinite():  # one that is not would show in the sum
+        return True
+    lowest, highest = torch.aminmax(value)
     if is_buffer:  # masks are infinite
         return not bool(lowest.isnan())
     return bool(lowest.isfinite() and highest.isfinite())
