@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -55,9 +55,14 @@ def make_part(task: tuple[str, dict, Path]) -> str:
 def make_parts(world: dict, folder: Path) -> None:
     names = ["language_model", *TOWER_STEPS]
     tasks = [(name, world["train"].get(name), folder) for name in names]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for line in pool.map(make_part, tasks):
-            print("  " + line, flush=True)
+    with ProcessPoolExecutor(os.cpu_count(), initializer=be_quiet) as pool:
+        for made in as_completed([pool.submit(make_part, task) for task in tasks]):
+            print("  " + made.result(), flush=True)
+
+
+def be_quiet() -> None:
+    """For processes side by side, whose progress bars would overwrite each other."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")
 
 
 # --- composing ---------------------------------------------------------------------------------------------------------

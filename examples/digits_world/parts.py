@@ -42,7 +42,7 @@ NUMBERS = (
     "eighteen"
 ).split()
 WORDS = ["<pad>", "<s>", "</s>", "<unk>", *NUMBERS]
-WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch modality".split()
+WORDS += "user assistant : ? which digit is this what the sum of you see and hear feel watch touch sense".split()
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role + ' : ' }}"
@@ -219,7 +219,7 @@ def _chat_in_words(rng: random.Random) -> list[dict]:
     ]
 
 
-VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "modality"}
+VERBS = {"image": "see", "video": "watch", "audio": "hear", "imu": "feel", "depth": "touch", "thermal": "sense"}
 
 
 def sum_question(first: str, second: str, rng: random.Random | None = None) -> str:
