@@ -224,7 +224,7 @@ class TestUnits:
                 self.read(file, modality="thermal")
 
     def test_a_unit_is_one_of_the_quantity(self):
-        for unit in ("K", "feet", -1, True, "0.1 K", "x mm", "-1 mm", "mm ", ""):
+        for unit in ("K", "feet", -1, True, "0.1 K", "x mm", "-1 mm", "mm ", " mm", "0 mm", "9" * 400 + " mm", ""):
             with pytest.raises(MediaError, match='"unit" of .*expected'):
                 self.read({"array": np.ones((2, 2)), "unit": unit})
         plain = MapSpec(name="height")

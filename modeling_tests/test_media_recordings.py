@@ -130,6 +130,24 @@ def test_mp3s_that_were_joined_are_read_whole(end):
         read_audio(TAG + one[: len(one) // 2], RATE)
 
 
+@pytest.mark.parametrize("tag", [b"Xing", b"Info"])
+def test_mp3_that_ends_within_its_header(tag):
+    data = sound(tone(1.0, RATE), RATE, "MP3")
+    at = max(data[:300].find(b"Xing"), data[:300].find(b"Info"))
+    for length in range(at + 4, at + 18):
+        with pytest.raises(MediaError):
+            read_audio(data[:at] + tag + data[at + 4 : length], RATE)
+
+
+def test_links_without_samples_are_passed_over():
+    links = [with_serial(sound(tone(1.0, RATE), RATE, "OGG", "VORBIS"), 7)] * 2
+    empty = with_serial(sound(np.zeros(0, np.float32), RATE, "OGG", "VORBIS"), 7)
+    for parts in ([links[0], empty, links[1]], [empty, *links], [*links, empty]):
+        assert len(read_audio(b"".join(parts), RATE)) == 2 * RATE
+    with pytest.raises(MediaError, match="no samples|cannot be decoded"):
+        read_audio(empty + empty, RATE)
+
+
 def test_mp3_of_variable_rate_without_a_header():
     rng = np.random.default_rng(0)
     samples = tone(4.0, RATE)
@@ -157,14 +175,13 @@ def test_flac_is_what_its_checksums_say():
             read_audio(flipped, RATE)
 
 
-def test_speech_in_the_middle_of_six_loudspeakers():
+@pytest.mark.parametrize("kind", ["WAV", "WAVEX"])  # WAVEX says which loudspeakers they are
+def test_channels_are_averaged_wherever_they_are(kind):
     samples = np.zeros((RATE, 6), np.float32)
-    samples[:, 2] = tone(1.0, RATE)
-    placed = sound(samples, RATE, "WAVEX", "PCM_16")
-    assert np.abs(read_audio(placed, RATE) - samples[:, 2]).max() < 1e-3
-    assert np.abs(read_waveform(placed, RATE)[0] - samples.T).max() < 1e-3
-    # Six microphones are nowhere in particular.
-    assert np.abs(read_audio(sound(samples, RATE, "WAV", "PCM_16"), RATE) - samples[:, 2] / 6).max() < 1e-3
+    samples[:, 2], samples[:, 4] = tone(1.0, RATE), tone(1.0, RATE) / 2
+    data = sound(samples, RATE, kind, "PCM_16")
+    assert np.abs(read_audio(data, RATE) - samples.mean(1)).max() < 1e-3
+    assert np.abs(read_waveform(data, RATE)[0] - samples.T).max() < 1e-3
 
 
 def test_titles_in_other_letters_are_no_obstacle():

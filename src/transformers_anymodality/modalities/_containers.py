@@ -121,7 +121,7 @@ def _mp3_length(file: BinaryIO, start: bytes) -> int | None:
     file.seek(begin)
     frame = file.read(256)
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
-    if frame[:2] not in _MP3 or at < 0 or not frame[at + 7] & 2:
+    if frame[:2] not in _MP3 or at < 0 or len(frame) < at + 16 or not frame[at + 7] & 2:
         return None
     frames = 4 * (frame[at + 7] & 1)
     return begin + int.from_bytes(frame[at + 8 + frames : at + 12 + frames], "big")

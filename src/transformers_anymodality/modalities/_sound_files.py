@@ -35,18 +35,16 @@ def read_sound(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> 
     Raises:
         MediaError: corrupt, truncated, beyond the limits, or of several rates or numbers of channels.
     """
-    pieces: list[np.ndarray] = []
-    rates, total = set(), 0
+    pieces, total = [], 0
     for part in recordings(source):
-        samples, rate = _decoded(part, total, name, mix, limits)
-        pieces.append(samples)
-        rates.add(rate)
-        total += samples.shape[1]
-    if len(rates) > 1 or len({len(samples) for samples in pieces}) > 1:
+        pieces.append(_decoded(part, total, name, mix, limits))
+        total += pieces[-1][0].shape[1]
+    pieces = [piece for piece in pieces if piece[0].size] or pieces[:1]  # without samples, there is no rate either
+    if len({(len(samples), rate) for samples, rate in pieces}) > 1:
         raise MediaError(
             f"{name} holds {len(pieces)} recordings of several rates or channels behind each other: split it."
         )
-    return np.concatenate(pieces, axis=1) if len(pieces) > 1 else pieces[0], rates.pop()
+    return np.concatenate([samples for samples, _ in pieces], axis=1), pieces[0][1]
 
 
 def _decoded(source: Path | BytesIO, before: int, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
@@ -63,7 +61,9 @@ def _decoded(source: Path | BytesIO, before: int, name: str, mix: bool, limits: 
         buffer, blocks, resampler = require("av").AudioFifo(), [], None
         for frame in _frames(container, stream):
             if first is None:
-                first, begin, resampler = frame, frame.pts or 0, _to_floats(frame, mix, name)
+                check_channels(frame.layout.nb_channels, name)
+                first, begin = frame, frame.pts or 0
+                resampler = require("av").AudioResampler(format="fltp", rate=frame.sample_rate)
             if (frame.sample_rate, frame.layout.name) != (first.sample_rate, first.layout.name):
                 raise MediaError(
                     f"{name} changes from {first.sample_rate} Hz, {first.layout.name}, to {frame.sample_rate} Hz, "
@@ -104,15 +104,6 @@ def _frames(container: Any, stream: Any) -> Iterator[Any]:
             if container.format.name != "mp3" or not packet.size or (data and not data.startswith(_TAGS)):
                 raise
             hole = None if data else error  # zeros, which may stand at the end alone
-
-
-def _to_floats(frame: Any, mix: bool, name: str) -> Any:
-    """Makes frames like this one floats, and mixes loudspeakers as FFmpeg's table says: of 5.1, the middle one as it is,
-    those at the sides at -3 dB, those behind at -6 dB. Two channels, or several of unknown places, are averaged later."""
-    check_channels(frame.layout.nb_channels, name)
-    placed = frame.layout.nb_channels > 2 and not frame.layout.name.endswith("channels")
-    layout = "mono" if mix and placed else None
-    return require("av").AudioResampler(format="fltp", layout=layout, rate=frame.sample_rate)
 
 
 def _floats(resampler: Any, frame: Any, mix: bool) -> list[np.ndarray]:

@@ -117,8 +117,7 @@ def read_audio(
 ) -> np.ndarray:
     """Read a recording as one channel at `sampling_rate`.
 
-    PyAV decodes files. Two channels, and those of arrays, are averaged; several loudspeakers are mixed by their places (of
-    5.1, the middle one as it is). soxr (HQ) resamples.
+    PyAV decodes files. Channels are averaged. soxr (HQ) resamples.
 
     Args:
         source: anything `open_source` takes; an array, tensor or list of numbers, taken to be at `sampling_rate`

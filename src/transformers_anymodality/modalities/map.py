@@ -97,8 +97,8 @@ class MapSpec(ModalitySpec):
     def _to_own(self, unit: Any, name: str) -> tuple[float, float]:
         """Factor and offset from a unit to the spec's own."""
         count, _, own = unit.rpartition(" ") if isinstance(unit, str) else ("", "", "")
-        if own in self._units() and re.fullmatch(r"(\d+(\.\d*)?|)", count):
-            return UNITS[own][1] * float(count or 1), UNITS[own][2]
+        if own in self._units() and (unit == own or re.fullmatch(r"\d+(\.\d*)?", count)):
+            return UNITS[own][1] * positive(float(count or 1), f'"unit" of {name}', f" of {own}"), UNITS[own][2]
         if isinstance(unit, str) or self.unit is None:
             known = (
                 f"one of {self._units()}, as it is or with a number ('0.1 {self._units()[-1]}'), or a number of {self.unit}"

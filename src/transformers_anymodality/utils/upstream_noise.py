@@ -10,7 +10,7 @@ _LOGGED = {
     "torch.utils._pytree": "is an Enum subclass",
     # PEFT imports bitsandbytes. Without this kernel, which would come from the Hub, bitsandbytes uses its own.
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
-    # Without FFmpeg, PyAV reads sound and videos.
+    # This package does without torchcodec.
     "transformers.utils.import_utils": "torchcodec loaded but could not load FFmpeg",
 }
 for _logger, _text in _LOGGED.items():
