@@ -2,21 +2,23 @@
 
 import json
 import random
+import re
 import resource
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoProcessor
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoProcessor
 from transformers.utils import logging
 
 from modeling_tests import tiny
 from modeling_tests.training_runs import trainer
 from transformers_anymodality.training.checkpoints import last_checkpoint
-from transformers_anymodality.utils.checked import ConfigError
+from transformers_anymodality.utils.checked import ConfigError, check_flags, check_numbers
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +172,8 @@ MODEL = {
     "`text_config.num_hidden_layers` is 1000000000": part("text_config", num_hidden_layers=10**9),
     "`text_config.rms_norm_eps` is NaN": part("text_config", rms_norm_eps=float("nan")),
     "`image_aligner_config.depth` is 1000000000": part("image_aligner_config", depth=10**9),
+    "`text_config.output_hidden_states` is 'image'": part("text_config", output_hidden_states="image"),
+    "`image_config.return_dict` is {}": part("image_config", return_dict={}),
     "`audio_config.inner.depths` is": part("audio_config", inner={"depths": [2, 10**9]}),
 }
 
@@ -199,6 +203,11 @@ PROCESSOR = {
     "sampling_rate` is -1": part("imu_feature_extractor", sampling_rate=-1),
     "std` is 0": part("imu_feature_extractor", std=0),
     "`image_processor.image_mean` is NaN": part("image_processor", image_mean=[0.5, float("nan"), 0.5]),
+    "`image_processor.image_mean` is True": part("image_processor", image_mean=True),
+    "`image_processor.image_mean` is inf": part("image_processor", image_mean=[0.5, float("inf"), 0.5]),
+    "`image_processor.rescale_factor` is True": part("image_processor", rescale_factor=True),
+    "`image_processor.do_resize` is {}": part("image_processor", do_resize={}),
+    "`image_processor.do_center_crop` is {}": part("image_processor", do_center_crop={}),
     "`modalities.image.inputs` is empty": rows("image", inputs={}),
     "`modalities.image` has no `num_tokens`": rows("image", num_tokens=None),
     "channels` is": part("imu_feature_extractor", channels=[1, 2]),
@@ -220,6 +229,36 @@ def test_a_processor_that_counts_by_what_is_not_there_is_refused(copy):
     processor = AutoProcessor.from_pretrained(copy)
     with pytest.raises(ConfigError, match="`modalities.depth.grid` is 'x'; there are depth_values alone"):
         tiny.inputs(processor, tiny.chat("depth"))
+
+
+def test_a_number_of_frames_that_nothing_cuts_is_refused(copy):
+    edit(copy / "processor_config.json", rows("imu", num_frames=None))
+    processor = AutoProcessor.from_pretrained(copy)
+    with pytest.raises(ConfigError, match="`num_frames` is None, so that recordings are cut"):
+        tiny.inputs(processor, tiny.chat("imu"))
+
+
+def test_what_the_classes_of_transformers_say_of_themselves_is_not_refused():
+    checked = {"configs": 0, "processors": 0}
+    for cls in CONFIG_MAPPING.values():
+        try:
+            own = json.loads(cls().to_json_string(use_diff=False))
+        except Exception:  # one that needs arguments, or another package
+            continue
+        check_flags(cls.__name__, own, cls)
+        checked["configs"] += 1
+    for name in sorted(dir(transformers)):
+        if not re.search(r"(ImageProcessor\w*|VideoProcessor|FeatureExtractor)$", name):
+            continue
+        try:
+            cls = getattr(transformers, name)
+            own = json.loads(cls().to_json_string())
+        except Exception:
+            continue
+        check_numbers(name, own, finite=True)
+        check_flags(name, own, cls)
+        checked["processors"] += 1
+    assert checked["configs"] > 300 and checked["processors"] > 80, checked
 
 
 REFERENCES = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.checked import ConfigError
 from ._source import Limits, MediaError, opened
 
 
@@ -55,8 +56,11 @@ def windows(values: np.ndarray, length: int, options: Mapping[str, Any], rate: f
 
     Raises:
         MediaError: there would be more.
+        ConfigError: nothing says how many there may be.
     """
     most, overlap = options["windows"], options.get("overlap") or 0.0
+    if most is None:
+        raise ConfigError("`num_frames` is None, so that recordings are cut, but `options.windows` is not set.")
     step = length - round(overlap * rate)
     count = 1 + max(0, -((length - len(values)) // step))
     if count > most:

@@ -13,7 +13,7 @@ import torch
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
 from ..modalities._base import check_modality_name
-from ..utils.checked import ConfigError, check_fields, check_numbers, read_from
+from ..utils.checked import ConfigError, check_fields, check_flags, check_numbers, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import CACHE_NAMES, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
@@ -288,5 +288,6 @@ def as_config(key: str, value: Any) -> PreTrainedConfig:
             "class of your own, import the module that registers it before loading."
         )
     check_numbers(key, value)
+    check_flags(key, value, CONFIG_MAPPING[model_type])
     with read_from(f"`{key}`"):
         return CONFIG_MAPPING[model_type].from_dict(dict(value))

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, P
 
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
-from ..utils.checked import ConfigError, check_fields, check_numbers, read_from
+from ..utils.checked import ConfigError, check_fields, check_flags, check_numbers, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
 from .chat import ChatWriter, media_of, read_chats
@@ -370,14 +370,16 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             if name not in processor_dict:
                 raise ValueError(f"The processor's config lacks {name!r}, which its modalities need: save it again.")
             check_fields("config", {name: processor_dict[name]}, {name: dict}, {})
-            check_numbers(name, processor_dict[name])
+            check_numbers(name, processor_dict[name], finite=True)
             settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
             kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
             kind = next((kind for kind in kinds if kind in settings), None)
             if kind is None:
                 raise ConfigError(f"`{name}` does not say its class, as `feature_extractor_type` or the like.")
             with read_from(f"`{name}`"):
-                parts[name] = sub_processor_class(settings[kind])(**settings)
+                preparing = sub_processor_class(settings[kind])
+                check_flags(name, settings, preparing)
+                parts[name] = preparing(**settings)
         return [tokenizer, parts]
 
 

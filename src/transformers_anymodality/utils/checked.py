@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import torch
 
@@ -56,18 +56,51 @@ def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be {least[name]} or more.")
 
 
-def check_numbers(where: str, value: Any) -> None:
-    """Raises ConfigError for NaN in a config, and for more layers than any model has: building them would not end."""
+def check_numbers(where: str, value: Any, finite: bool = False) -> None:
+    """Raises ConfigError for NaN in a config, for infinity where all is `finite`, and for more layers than any model has:
+    building them would not end."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            check_numbers(f"{where}.{key}", inner)
+            check_numbers(f"{where}.{key}", inner, finite)
     elif isinstance(value, list):
         for inner in value:
-            check_numbers(where, inner)
-    elif isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"`{where}` is NaN; it must be a number.")
+            check_numbers(where, inner, finite)
+    elif isinstance(value, float) and (math.isnan(value) or finite and math.isinf(value)):
+        raise ConfigError(f"`{where}` is {'NaN' if math.isnan(value) else value}; it must be a finite number.")
     elif isinstance(value, (int, float)) and value > _MOST_BUILT and _BUILT.search(where):
         raise ConfigError(f"`{where}` is {value}; it must be at most {_MOST_BUILT}.")
+
+
+def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:
+    """Raises ConfigError where a class of Transformers declares true or false and has something else (0, 1 and null aside),
+    or where one that prepares media declares numbers and has true or false. It does not check this itself."""
+    fields, parts = getattr(cls, "__dataclass_fields__", None), getattr(cls, "sub_configs", None)
+    if fields is not None:
+        hints = {name: field.type for name, field in fields.items()}
+    else:
+        hints = getattr(getattr(cls, "valid_kwargs", None), "__annotations__", {})
+    for name, value in values.items():
+        if isinstance(parts, Mapping) and name in parts and isinstance(value, Mapping):
+            check_flags(f"{where}.{name}", value, parts[name])
+        kinds = _plain_kinds(hints.get(name))
+        if kinds == {bool} and value is not None and (isinstance(value, float) or value not in (0, 1)):
+            raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be true or false.")
+        if fields is None and isinstance(value, bool) and kinds and bool not in kinds:
+            raise ConfigError(f"`{where}.{name}` is {value}; it must not be true or false.")
+
+
+def _plain_kinds(hint: Any) -> set[Any]:
+    """The types that an annotation names, but for None; none if it is not known or names other classes."""
+    if isinstance(hint, str):
+        return {bool} if hint.replace(" ", "") in ("bool", "bool|None", "None|bool") else set()
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _plain_kinds(get_args(hint)[0])
+    if origin in (Union, UnionType):
+        kinds = [_plain_kinds(inner) for inner in get_args(hint) if inner is not NoneType]
+        return set().union(*kinds) if all(kinds) else set()
+    kind = origin or hint
+    return {kind} if kind in (bool, int, float, str, list, tuple, dict) else set()
 
 
 def _fits(value: Any, hint: Any) -> bool:
