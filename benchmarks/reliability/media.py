@@ -26,7 +26,7 @@ from transformers_anymodality.modalities import MediaError, read_audio, read_ima
 from .attack import Attack, Outcome, start
 
 
-SECONDS = 30  # after which an attempt hangs
+SECONDS = 120  # after which an attempt hangs, on a busy machine too
 AXES = ["ax", "ay", "az", "gx", "gy", "gz"]
 # Formats without a length or an end mark: a stream of packets, or rows of text.
 LOSSY = {
