@@ -1,5 +1,6 @@
 """What is read from a checkpoint's JSON is checked: one kind of error, which names the file and the key."""
 
+import inspect
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -78,29 +79,35 @@ def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:
     if fields is not None:
         hints = {name: field.type for name, field in fields.items()}
     else:
-        hints = getattr(getattr(cls, "valid_kwargs", None), "__annotations__", {})
+        arguments = inspect.signature(cls.__init__).parameters.values()
+        numbers = {one.name: type(one.default) for one in arguments if type(one.default) in (int, float)}
+        hints = {**numbers, **getattr(getattr(cls, "valid_kwargs", None), "__annotations__", {})}
     for name, value in values.items():
         if isinstance(parts, Mapping) and name in parts and isinstance(value, Mapping):
             check_flags(f"{where}.{name}", value, parts[name])
         kinds = _plain_kinds(hints.get(name))
         if kinds == {bool} and value is not None and (isinstance(value, float) or value not in (0, 1)):
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be true or false.")
-        if fields is None and isinstance(value, bool) and kinds and bool not in kinds:
-            raise ConfigError(f"`{where}.{name}` is {value}; it must not be true or false.")
+        if fields is None and kinds and bool not in kinds and _holds_flag(value):
+            raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must not be true or false.")
+
+
+def _holds_flag(value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return isinstance(value, bool) or any(map(_holds_flag, inner))
 
 
 def _plain_kinds(hint: Any) -> set[Any]:
-    """The types that an annotation names, but for None; none if it is not known or names other classes."""
+    """The types that an annotation names, those inside lists and tables too, but for None; none if it is not known or names
+    other classes."""
     if isinstance(hint, str):
         return {bool} if hint.replace(" ", "") in ("bool", "bool|None", "None|bool") else set()
-    origin = get_origin(hint)
+    origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _plain_kinds(get_args(hint)[0])
-    if origin in (Union, UnionType):
-        kinds = [_plain_kinds(inner) for inner in get_args(hint) if inner is not NoneType]
-        return set().union(*kinds) if all(kinds) else set()
-    kind = origin or hint
-    return {kind} if kind in (bool, int, float, str, list, tuple, dict) else set()
+        return _plain_kinds(inner[0])
+    kinds = [_plain_kinds(one) for one in inner if one not in (NoneType, ...)]
+    own = set() if origin in (Union, UnionType) else {origin or hint}
+    return own.union(*kinds) if own <= {bool, int, float, str, list, tuple, dict} and all(kinds) else set()
 
 
 def _fits(value: Any, hint: Any) -> bool:
