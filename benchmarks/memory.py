@@ -7,7 +7,6 @@ Each takes its step in a process of its own, whose largest resident size is read
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -90,8 +89,9 @@ def _load(folder: str, side: str) -> tuple[float, float]:
 
 
 def _largest() -> float:
-    """Resident so far, in megabytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Of this process so far, in MB. Not `ru_maxrss`, which a process inherits from the one that starts it."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 if __name__ == "__main__":
