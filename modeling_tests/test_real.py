@@ -484,11 +484,11 @@ def test_unlabelled_speech_is_written_down_once_without_what_the_test_says(real,
     soundfile.write(tmp_path / "long.wav", np.zeros(9 * 16_000), 16_000)
     asked = []
 
-    def written(files, hearing):
+    def written(hearing, files, fast):
         asked.append(files)
         return [texts[Path(file).stem] for file in files]
 
-    monkeypatch.setattr(real.dictation, "write_down", written)
+    monkeypatch.setattr(real.dictation, "transcribe", written)
     unlabelled = [{"audio": str(tmp_path / f"{name}.wav"), "kind": "phrase"} for name in (*texts, "long")]
     given, file = {"test": [{"text": "seven"}], "unlabelled": unlabelled}, tmp_path / "dictation.jsonl"
     assert real.dictation.load(given, {}, file) == []

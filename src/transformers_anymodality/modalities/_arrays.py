@@ -63,7 +63,9 @@ def windows(values: np.ndarray, length: int, options: Mapping[str, Any], rate: f
     """
     most, overlap = options["windows"], options.get("overlap") or 0.0
     if most is None:
-        raise ConfigError("`num_frames` is None, so that recordings are cut, but `options.windows` is not set.")
+        raise ConfigError(
+            "`num_frames` is None, so that recordings are cut, but `options.windows` is not set: set one."
+        )
     step = length - round(overlap * rate)
     count = 1 + max(0, -((length - len(values)) // step))
     if count > most:

@@ -30,22 +30,8 @@ if TYPE_CHECKING:
 _OF_TILES = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "resample", "do_convert_rgb")
 # Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
 _FORMATS = [
-    "AVIF",
-    "BMP",
-    "DIB",
-    "GIF",
-    "HEIF",
-    "JPEG",
-    "JPEG2000",
-    "MPO",
-    "PCX",
-    "PNG",
-    "PPM",
-    "QOI",
-    "TGA",
-    "TIFF",
-    "WEBP",
-]
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP",
+]  # fmt: skip
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of a file of it
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
 _TIFF_TYPE = 254  # the tag that says of what kind a page is

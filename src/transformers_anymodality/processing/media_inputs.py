@@ -311,10 +311,13 @@ class MediaMixin:
                 f"`modalities.{modality}.inputs` names {own.inputs[own.main_input]!r}; {type(processor).__name__} gives "
                 f"{', '.join(outputs)} alone."
             )
-        needed = {"grid": inputs, "frame_counts": outputs if own.num_frames is None else None}
-        for key, there in {**needed, "sizes": outputs if own.tells_lengths else None}.items():
-            name = getattr(own, key)
-            if name is not None and there is not None and name not in there:
+        used: dict[str, Any] = {"grid": inputs}
+        if own.num_frames is None:
+            used["frame_counts"] = outputs
+        if own.tells_lengths:
+            used["sizes"] = outputs
+        for key, there in used.items():
+            if (name := getattr(own, key)) is not None and name not in there:
                 raise ConfigError(f"`modalities.{modality}.{key}` is {name!r}; there are {', '.join(there)} alone.")
         if own.grid is not None:
             inputs[own.main_input] = in_rows(inputs[own.main_input], inputs[own.grid])
