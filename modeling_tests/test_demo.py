@@ -379,5 +379,5 @@ def visit(tab, address: str, files: dict[str, Path]) -> None:
     tab.click("#new")
     tab.click("#chat .example >> nth=0")
     tab.wait_for_selector("#tray figure")
-    assert tab.input_value("#box textarea") == "What is this?"
+    tab.wait_for_function("document.querySelector('#box textarea').value == 'What is this?'")
     assert elsewhere == []

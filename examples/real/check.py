@@ -62,7 +62,7 @@ def transcribe(folder: Path, files: list[str], batch: int = 16, fast: bool = Fal
         sounds = [read_sound(file, rate) for file in files[start : start + batch]]
         inputs = processor(sounds, sampling_rate=rate, return_tensors="pt", return_attention_mask=not fast)
         with faster() if fast else nullcontext():
-            written = model.generate(**inputs, max_new_tokens=60)
+            written = model.generate(**inputs, max_length=64)
         texts += processor.batch_decode(written, skip_special_tokens=True)
     return [text.strip() for text in texts]
 
