@@ -104,13 +104,10 @@ def main(arguments: list[str] | None = None) -> None:
     lesson.learn_words()
     say("Stage 2: aligners and LoRA")
     lesson.instruct()
-    folder = given.output / "model"
-    lesson.model.save_pretrained(folder)
-    processor.save_pretrained(folder)
     after = text_measured(lesson.model, processor, held_out)
 
     say("A new process loads the model and answers; rivals do, too")
-    rows = Examination(lesson, test, given.parts, folder).run()
+    rows = Examination(lesson, test, given.parts, given.output / "model").run()
     found = report(given.output, rows, text_kept(before, after), lesson, time.time() - started)
     page.write_docs(found, given.write_docs)
 

@@ -1,13 +1,16 @@
 """The parts composed into one model, and its training: aligners learn words, LoRA is instructed."""
 
 import random
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model
 from quickstart import train
+from transformers import AutoModelForCausalLM, AutoProcessor, set_seed
 
 from transformers_anymodality import compose, lora_config
 from transformers_anymodality.features import FeatureStore, build_features
@@ -97,10 +100,16 @@ class Lesson:
         return {modality: questions for modality, questions in named.items() if questions}
 
     def instruct(self, steps: int = 600) -> None:
-        """Stage 2: aligners go on, and LoRA lets the language model come to meet them."""
-        adapted = get_peft_model(self.model, lora_config(self.model, r=16))
-        self.logs["instruct"] = self.train_on_mix(adapted, steps, 3e-4, seed=2)
-        self.model = adapted.merge_and_unload()
+        """Stage 2: aligners go on, and LoRA lets the language model come to meet them. Saves the model.
+
+        A new process loads what stage 1 saved. In the old one, tensors of many sizes have left free memory in small pieces.
+        The allocator searches these for each new tensor, and a step takes twice as long.
+        """
+        self.model.save_pretrained(self.folder / "words", processor=self.processor)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
+            lesson = replace(self, model=None, processor=None, features=None)
+            self.logs["instruct"] = new.submit(_instruct, lesson, steps).result()
+        self.model = AutoModelForCausalLM.from_pretrained(self.folder / "model")
 
     def train_on_mix(self, model: Any, steps: int, learning_rate: float, seed: int) -> list[dict]:
         """What can be trained of `model` learns from all rows and text, by the stock Trainer. Returns its log."""
@@ -114,6 +123,18 @@ class Lesson:
         )  # fmt: skip
         model.eval()
         return log
+
+
+def _instruct(lesson: Lesson, steps: int) -> list[dict]:
+    """Stage 2 of a lesson whose stage 1 is saved. Returns its log."""
+    set_seed(0)
+    saved = lesson.folder / "words"
+    lesson.model, lesson.processor = AutoModelForCausalLM.from_pretrained(saved), AutoProcessor.from_pretrained(saved)
+    lesson.features = FeatureStore(lesson.folder / "features", lesson.model)
+    adapted = get_peft_model(lesson.model, lora_config(lesson.model, r=16))
+    log = lesson.train_on_mix(adapted, steps, 3e-4, seed=2)
+    adapted.merge_and_unload().save_pretrained(lesson.folder / "model", processor=lesson.processor)
+    return log
 
 
 def mixed(questions: dict[str, list], count: int, seed: int) -> list[dict]:
