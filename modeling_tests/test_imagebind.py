@@ -213,7 +213,7 @@ def test_all_towers_in_one_model(tmp_path):
     for name, value in again(**media).items():
         torch.testing.assert_close(value, output[name], atol=1e-6, rtol=1e-6)
     assert list(model(imu_values=media["imu_values"])) == ["imu_embeds"]
-    with pytest.raises(ValueError, match="something to embed"):
+    with pytest.raises(ValueError, match="no input to embed"):
         model()
 
 
