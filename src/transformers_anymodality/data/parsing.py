@@ -1,4 +1,4 @@
-"""JSON and WebDataset shards as people hand them over: what is wrong with them, and where."""
+"""Finds what is wrong in JSON and WebDataset shards, and where."""
 
 import json
 import tarfile
@@ -12,7 +12,7 @@ def parse(content: bytes, where: str) -> Any:
     try:
         found = json.loads(content.decode("utf-8"))
         if b"\\ud" in content.lower():
-            json.dumps(found, ensure_ascii=False).encode("utf-8")  # halves of characters are no text
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
         return found
     except RecursionError as error:
         raise ValueError(f"{where} is nested too deeply.") from error
@@ -21,7 +21,7 @@ def parse(content: bytes, where: str) -> Any:
 
 
 def explain_shard(file: str) -> None:
-    """Raises ValueError for the first sample that is not like those before it, or holds what is not JSON or text."""
+    """Raises ValueError for the first sample that differs from those before it, or holds invalid JSON or text."""
     samples: dict[str, set[str]] = {}
     kinds: dict[type, str] = {}
     with suppress(tarfile.TarError), tarfile.open(file) as tar:
