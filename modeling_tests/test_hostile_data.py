@@ -105,7 +105,7 @@ def test_csv_numbers(cell, column, tmp_path):
     rows[1][column == "ax"] = cell
     file = tmp_path / "walk.csv"
     file.write_bytes("\n".join(["time," + ",".join(AXES), *map(",".join, rows), ""]).encode())
-    with pytest.raises(MediaError, match="walk.csv.*(line 3|row 1|does not come after)"):
+    with pytest.raises(MediaError, match="walk.csv.*(line 3|row 1|is not later than)"):
         read_signal(file, AXES, 10)
 
 

@@ -186,7 +186,7 @@ class TestUnits:
     )
     def test_what_does_not_fit_the_range_is_refused(self, modality, values, span, shade):
         with pytest.raises(
-            MediaError, match=f"(come out {shade} under the value_range|31000 C, which is unlikely).*unit"
+            MediaError, match=f"(become {shade} under the value_range|31000 C, which is unlikely).*unit"
         ):
             self.read(values.reshape(5, 6), span, modality)
 
