@@ -188,7 +188,7 @@ def test_sizes_that_are_missing_or_wrong_are_errors(made):
         with pytest.raises(ValueError, match=f"was given without {said}, which"):
             model(**{key: value for key, value in inputs.items() if key != name})
     for name, wrong in (("audio_frames", [1, 1]), ("image_feature_lengths", [6, 6]), ("video_frames", [1])):
-        with pytest.raises(ValueError, match="Pass the processor's whole output"):
+        with pytest.raises(ValueError, match="Pass the processor's full output"):
             model(**{**inputs, name: torch.tensor(wrong)})
 
 

@@ -150,7 +150,9 @@ MODEL = {
     "`modalities.image.token_id` is -1": rows("image", token_id=-1),
     "`modalities.image.token_id` is True": rows("image", token_id=True),
     "`modalities.image.token_id` is 1.5": rows("image", token_id=1.5),
-    "is the placeholder of": lambda c: c["modalities"]["image"].update(token_id=c["modalities"]["audio"]["token_id"]),
+    "is already the placeholder of": lambda c: c["modalities"]["image"].update(
+        token_id=c["modalities"]["audio"]["token_id"]
+    ),
     "beyond the": rows("image", token_id=10**6),
     "`modalities.image.inputs`": rows("image", inputs=[]),
     "`modalities.image.input_shape`": rows("image", input_shape=[3, "x"]),

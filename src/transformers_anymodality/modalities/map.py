@@ -77,7 +77,7 @@ class MapSpec(ModalitySpec):
         return np.repeat(np.clip(scaled, 0, 1)[..., None] * np.float32(255), 3, axis=-1).astype(np.float32)
 
     def _in_unit(self, values: np.ndarray, dtype: np.dtype, said: Any, name: str) -> np.ndarray:
-        remedy = f'give it: {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
+        remedy = f'give the unit, {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
         if said is None and self.integer_unit is not None and (dtype.kind in "bui" and dtype.itemsize == 1):
             raise MediaError(f"{name} holds 8-bit values, whose unit is unknown: {remedy}.")
         unit = said if said is not None else (dtype.kind in "ui" and self.integer_unit) or self.unit
