@@ -288,7 +288,7 @@ def test_limits_that_a_processor_lacks_are_refused():
     plain = {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "aligner": "linear"}
     for options, message in (
         ({"max_tokens": 5}, "max_tokens=5 of 'image' cannot be reached: the limits of CLIPImageProcessor leave 17"),
-        ({"max_pixels": 99}, "max_pixels is set, but CLIPImageProcessor has no limits of pixels"),
+        ({"max_pixels": 99}, "max_pixels is set, but CLIPImageProcessor has no pixel limits"),
     ):
         with pytest.raises(ValueError, match=message):
             tiny.composite(settings={"image": {**plain, **options}})

@@ -418,7 +418,7 @@ def test_unknown_arguments_matter_without_media_too(processor):
             "Message 0 has a text part whose text is None",
         ),
         ([{"role": "user", "content": [{"text": 5}]}], "Message 0 has a text part whose text is 5"),
-        ([{"role": "user", "content": {"type": "text", "text": "yes"}}], "Message 0 has a dict for its content"),
+        ([{"role": "user", "content": {"type": "text", "text": "yes"}}], "Message 0 has a dict as its content"),
         ([{"role": "user", "content": "yes"}, {"content": "yes"}], "Message 1 is not a dict with a role"),
         (["yes"], "messages that are not dicts"),
     ],

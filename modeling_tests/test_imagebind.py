@@ -239,7 +239,7 @@ def test_published_sizes():
 
 
 def test_imu2clip_says_which_lengths_it_reads():
-    with pytest.raises(ValueError, match="leaves 8 steps of time, and conv_channels is 32"):
+    with pytest.raises(ValueError, match="leaves 8 time steps, but conv_channels is 32"):
         Imu2ClipConfig(context_length=350)
     with pytest.raises(ValueError, match="Recordings of 340 samples"):
         tower("imu2clip")(torch.randn(1, 6, 340))
