@@ -94,7 +94,7 @@ def test_tokens_follow_content(made):
     assert inputs["audio_frames"].tolist() == [1, 1, 2, 4] and len(inputs["input_features"]) == 8
     assert counts["video"] == [17, 51, 85]
     assert counts["image"] == [1, 10, 64]
-    with pytest.raises(ValueError, match="audio 0: 4.1 s are 5 windows of 1.0 s, and the model takes 4, 4.0 s"):
+    with pytest.raises(ValueError, match="audio 0: 4.1 s are 5 windows of 1.0 s, but the model takes 4, 4.0 s"):
         processor.process_media({"audio": [any_size.sound(4.1)]})
 
 

@@ -550,7 +550,7 @@ def test_the_command(folder, tmp_path, capsys):
         ("--tasks", "asr,vqa", "--data", f"{files},x"): "2 tasks, but 3 files",
         ("--tasks", "ars", "--data", "x"): "Unknown task 'ars'. Did you mean 'asr'",
         ("--tasks", "asr", "--data", "gone.jsonl"): "gone.jsonl",
-        ("--tasks", "asr", "--data", files.split(",")[0], "--ratings", "r"): "say which task's they are",
+        ("--tasks", "asr", "--data", files.split(",")[0], "--ratings", "r"): "the task is unclear",
     }.items():
         assert main([*words, *wrong]) == 1
         assert message in capsys.readouterr().err
