@@ -75,7 +75,7 @@ def compose(
         tokenizer: found with the language model if left out.
         chat_template, generation: replace the tokenizer's template, and fields of the language model's generation config.
         text: how the processor handles text, see `AnyModalityProcessor`.
-        dtype: for the language model and towers loaded here; as their checkpoints say if left out.
+        dtype: for the language model and towers loaded here; as in their checkpoints if left out.
         hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
             For other loading options (`device_map`, `quantization_config`), load the part yourself and pass the model.
 

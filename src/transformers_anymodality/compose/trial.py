@@ -222,7 +222,7 @@ def _check_length(part: Part, items: list[Inputs], lengths: list[int], channels_
     if lengths != counted or lengths[0] == lengths[1]:
         raise ValueError(
             f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, but its "
-            f"config leads to {counted}: it does not say their width."
+            f"config gives {counted}: it does not say their width."
         )
 
 

@@ -52,7 +52,7 @@ class Report:
     def __str__(self) -> str:
         bad = len({problem.sample for problem in self.problems})
         lines = [
-            f"{self.samples:,} samples with {self.media:,} media: {f'{bad:,} have' if bad else 'none has'} problems."
+            f"{self.samples:,} samples with {self.media:,} media: {f'{bad:,} have' if bad else 'none have'} problems."
         ]
         lines += [f"  {'problem':<16}  {'samples':>7}"] if self.problems else []
         for kind, meaning in KINDS.items():

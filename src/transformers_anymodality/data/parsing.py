@@ -31,7 +31,7 @@ def explain_shard(file: str) -> None:
             where, stream = f"{file}, {member.name}", tar.extractfile(member)
             content = stream.read() if stream is not None and field in ("json", "txt") else b""
             if field in samples.setdefault(folder + slash + key, set()):
-                raise ValueError(f"{where} is there twice.")
+                raise ValueError(f"{where} occurs twice.")
             samples[folder + slash + key].add(field)
             if field == "txt":
                 _checked_text(content, where)
@@ -43,9 +43,7 @@ def explain_shard(file: str) -> None:
             for turn in turns if isinstance(turns, list) else ():
                 kinds.setdefault(type(turn.get("content") if isinstance(turn, Mapping) else turn), where)
             if len(kinds) > 1:
-                raise ValueError(
-                    f"{where} holds messages whose contents are lists and others: make all of them lists."
-                )
+                raise ValueError(f"{where} holds messages with lists and other contents: make all of them lists.")
     first = next(iter(samples.values()), set())
     for key, fields in samples.items():
         if fields != first:

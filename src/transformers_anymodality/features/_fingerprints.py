@@ -181,7 +181,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON, without those that do not change the computation; long ones as a hash."""
+    """Settings that affect the computation, as JSON; long ones as a hash."""
     kept = {key: value for key, value in settings.items() if key not in _ASIDE and value is not None}
     kept = json.loads(json.dumps(kept, sort_keys=True, default=_as_json))
     return {key: value if len(str(value)) <= 2000 else _hashed(value) for key, value in kept.items()}

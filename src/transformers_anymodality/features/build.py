@@ -62,8 +62,8 @@ def build_features(
     from its share of the records: keep samples of one medium together, because two shares compute it twice.
 
     Args:
-        model: the composite, or `load_towers`; its towers run where it is, in eval mode.
-        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming.
+        model: the composite, or from `load_towers`; its towers run on its device, in eval mode.
+        records: records for `data.normalize`: a list, or a data set of `datasets`, map-style or streaming.
         folder: new, or from an earlier build with the same towers.
         modalities: modalities to encode; all of the model's by default.
         batch_size: media per run of a tower.

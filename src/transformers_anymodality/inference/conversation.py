@@ -185,5 +185,5 @@ class _Streamer(TextStreamer):
 
 
 def context_length(config: Any) -> int | None:
-    """The context length in the model's config; None if it has none."""
+    """The context length in the model's config, or None."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

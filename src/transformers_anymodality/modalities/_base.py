@@ -15,7 +15,7 @@ from ..utils.registry import Registry
 MODALITIES: "Registry[ModalitySpec]" = Registry("modality")
 # Names that would hide attributes that Transformers reads from a config or model.
 _RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone"}
-_RESERVED |= {"quantization", "generation"}  # whose `_config` is not that of a part
+_RESERVED |= {"quantization", "generation"}  # their `_config` is not that of a part
 
 
 class UnknownModalityError(ValueError):

@@ -31,7 +31,7 @@ def promised_length(file: BinaryIO, start: bytes, length: int, name: str) -> int
         case b"RIFF" | b"FORM" if len(start) >= 12:
             size = struct.unpack("<I" if start[:4] == b"RIFF" else ">I", start[4:8])[0]
             return size + 8 if size < _UNKNOWN_SIZE else None
-        case b"riff" if len(start) >= 24:  # Sony Wave64, whose sizes count the header
+        case b"riff" if len(start) >= 24:  # Sony Wave64; its sizes include the header
             return struct.unpack("<Q", start[16:24])[0]
         case b".snd" if len(start) >= 12:
             begin, size = struct.unpack(">II", start[4:12])

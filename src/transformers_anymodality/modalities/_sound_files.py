@@ -26,7 +26,7 @@ _PADDING = 1 << 12  # most samples that encoders add to the end to fill their la
 _CHECKED = ("flac", "tta", "wavpack")  # codecs with checksums
 _COUNTED = ("flac", "tta", "wv")  # containers that count their samples
 _UNKNOWN = (0, (1 << 36) - 1)  # writers to a pipe put one of these as the count
-_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # of titles and names, at the end of an MP3 or where two were joined
+_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICS")  # metadata at the end of an MP3, or between two joined ones
 
 
 def read_sound(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> tuple[np.ndarray, float]:
@@ -39,7 +39,7 @@ def read_sound(source: Path | BytesIO, name: str, mix: bool, limits: Limits) -> 
     for part in recordings(source):
         pieces.append(_decoded(part, total, name, mix, limits))
         total += pieces[-1][0].shape[1]
-    pieces = [piece for piece in pieces if piece[0].size] or pieces[:1]  # without samples, there is no rate either
+    pieces = [piece for piece in pieces if piece[0].size] or pieces[:1]  # without samples, there is no rate
     if len({(len(samples), rate) for samples, rate in pieces}) > 1:
         raise MediaError(f"{name} holds {len(pieces)} recordings with different rates or channels: split it.")
     return np.concatenate([samples for samples, _ in pieces], axis=1), pieces[0][1]

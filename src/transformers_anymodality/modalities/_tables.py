@@ -126,7 +126,7 @@ def _parse_csv(
         if elapsed is not None:
             seconds.append(elapsed)
         elapsed = row_number / sampling_rate if elapsed is None else elapsed
-        limits.check("max_seconds", elapsed, partial("{} lies {:.6g} s after the first".format, where, elapsed))
+        limits.check("max_seconds", elapsed, partial("{} is {:.6g} s after the first".format, where, elapsed))
     if watch is None:
         raise MediaError(f"{name} has a header row and no readings.")
     watch.check()

@@ -101,9 +101,9 @@ class MapSpec(ModalitySpec):
             return UNITS[own][1] * positive(float(count or 1), f'"unit" of {name}', f" of {own}"), UNITS[own][2]
         if isinstance(unit, str) or self.unit is None:
             known = (
-                f"one of {self._units()}, as it is or with a number ('0.1 {self._units()[-1]}'), or a number of {self.unit}"
+                f"one of {self._units()}, alone or with a number ('0.1 {self._units()[-1]}'), or a number of {self.unit}"
                 if self.unit
-                else f"none, as {self.name} has none"
+                else f"no unit, because {self.name} has none"
             )
             raise MediaError(f'"unit" of {name} is {unit!r}, expected {known}.')
         return positive(unit, f'"unit" of {name}', f" of {self.unit}"), 0.0

@@ -47,7 +47,7 @@ class CheckpointMixin(PreTrainedModel):
 
     @property
     def is_quantized(self) -> bool:
-        """Always False: only the language model, `model.language_model`, is quantised, and with it what is frozen.
+        """Always False: only the language model (`model.language_model`) is quantised, which freezes it.
 
         The Trainer refuses quantised models without an adapter of PEFT; here aligners can still learn.
         """

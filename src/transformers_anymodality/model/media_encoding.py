@@ -294,7 +294,7 @@ class MediaEncodingMixin(PreTrainedModel):
 
 
 def _check_sizes(modality: str, settings: ModalityConfig, given: Collection[str]) -> None:
-    """Raises ValueError if the arguments of `get_modality_features` lack the sizes that separate the media."""
+    """Raises ValueError if sizes that separate the media are missing from `get_modality_features`' arguments."""
     grid = settings.grid if "features" not in given else None
     needed = {"frames": settings.num_frames is None, "feature_lengths": settings.packed, grid: grid is not None}
     if missing := [name for name, is_needed in needed.items() if is_needed and name not in given]:

@@ -192,7 +192,7 @@ class MediaMixin:
         """Reads and prepares media.
 
         Args:
-            media: modality -> its media over the whole batch, in the order of placeholders.
+            media: modality -> its media over the full batch, in the order of placeholders.
 
         Returns:
             Model inputs, one row per medium; and modality -> tokens that each of its media needs.

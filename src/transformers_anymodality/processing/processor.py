@@ -98,7 +98,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         Args:
             text: one prompt or a batch, with a modality's placeholder token wherever a medium belongs.
             images, videos, audio: media, also under any other modality's argument name (`imu=`, `depth=`, ...): one
-                medium, a flat list over the whole batch in the order of the placeholders, or a list per prompt.
+                medium, a flat list over the full batch in the order of the placeholders, or a list per prompt.
             kwargs: the tokenizer's keyword arguments; a sub-processor's as `images_kwargs={...}` (or flat, if the
                 tokenizer does not have the name); `allow_urls=True` to fetch media from URLs.
 

@@ -261,7 +261,7 @@ def _overlap(words: str, token: str) -> bool:
 
 @lru_cache
 def _own_words(template: str) -> tuple[frozenset[str], list[str]]:
-    """Names of roles, types and keys that the template reads, and what it may look for in texts, the longest first."""
+    """Names of roles, types and keys that the template reads, and strings that it may search for, the longest first."""
     words = []
     for _, kind, text in Environment().lex(template):
         if kind == "string":

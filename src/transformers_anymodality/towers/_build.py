@@ -1,6 +1,6 @@
 """Builds a tower from a config, a model or a Hub id: only the encoder, with only the layers that are read.
 
-`build_tower(config)` serves composing and loading, so a config is all that a checkpoint needs to say about its towers.
+Composing and loading both use `build_tower(config)`, so a checkpoint needs only the configs of its towers.
 """
 
 import copy
@@ -105,8 +105,8 @@ def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
         if keep == layers or 0 < _size(cut) < whole:
             return cut
     raise ValueError(
-        f"select_layer needs a tower with one stack of layers; the config of {config.model_type!r} does not say how "
-        "many it has (`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read the final output."
+        f"select_layer needs a tower with one stack of layers, but the config of {config.model_type!r} does not give "
+        "their number (`num_hidden_layers`, or `blocks` in timm). Leave out select_layer to read the final output."
     )
 
 
@@ -118,7 +118,7 @@ def _with_layers(config: PreTrainedConfig, name: str, keep: int) -> PreTrainedCo
 
 
 def _size(config: PreTrainedConfig) -> int:
-    """Number of weights of the tower that a config builds; 0 if it builds none."""
+    """Number of weights of a config's tower; 0 if it cannot be built."""
     try:
         return sum(parameter.numel() for parameter in weightless(config).parameters())
     except (TypeError, ValueError, RuntimeError, IndexError):
@@ -155,7 +155,7 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """A tower with random weights, built by `config` alone. Safe on the meta device."""
+    """A tower with random weights, built only from `config`. Safe on the meta device."""
     return build(tower_class(config), config)
 
 

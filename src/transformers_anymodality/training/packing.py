@@ -41,7 +41,7 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         model: the model that is trained; it is checked once whether packing is exact for it, and is not kept.
 
     Raises:
-        ValueError: packing would change what the model learns; the message says why.
+        ValueError: packing would change the training; the message says why.
     """
 
     model: InitVar[nn.Module | None] = None

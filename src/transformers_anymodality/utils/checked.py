@@ -14,7 +14,7 @@ import torch
 
 # Sizes and ids; tensors and tokenizers have no larger ones.
 _MOST = 2**31 - 1
-# Layers are built one after another, before anything else tells that there are too many.
+# Layers are built one after another, and no other check finds that there are too many.
 _BUILT, _MOST_BUILT = re.compile(r"(layer|depth|block|stage)s?$"), 10_000
 
 

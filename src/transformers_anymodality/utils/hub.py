@@ -47,7 +47,7 @@ def check_folder(source: str | os.PathLike, subfolder: str = "") -> None:
     path = Path(source)
     if path.is_file():
         raise ValueError(
-            f"{source} is a file, and weights alone do not say which architecture they are for. Build the model, load them "
+            f"{source} is a file, but weights alone do not say which architecture they are for. Build the model, load them "
             "into it (safetensors, or `torch.load(..., weights_only=True)`), and pass the model, or the folder that its "
             "`save_pretrained` writes."
         )

@@ -85,7 +85,7 @@ HOOKS: dict[str, dict[str, str]] = {
     "transformers.PreTrainedModel": {
         "_can_compile_fullgraph": "tracing has no graph breaks",
         "_can_record_outputs": "which modules give hidden states and attentions",
-        "_init_weights": "fills weights that no checkpoint brings",
+        "_init_weights": "fills weights that are not in a checkpoint",
         "_initialize_weights": "fills modules without weights, which are skipped below foreign classes",
         "_is_stateful": "assisted decoding asks whether a cache can be cut",
         "_input_embed_layer": "where a tower's embeddings are",
@@ -110,10 +110,10 @@ HOOKS: dict[str, dict[str, str]] = {
     "trl.RewardTrainer": {"_prepare_dataset": "records go to the collator as they are"},
     "trl.SFTTrainer": {"_is_vision_dataset": "whether records go to the collator as they are"},
     "trl.GRPOTrainer": {
-        "_generate_and_score_completions": "from records to what the loss reads",
+        "_generate_and_score_completions": "turns records into the loss's inputs",
         "_get_per_token_logps_and_entropies": "where the loss calls the model",
         "_logs": "prompts that trackers get",
-        "_tokenize_prompts": "from chats to what `generate` reads",
+        "_tokenize_prompts": "turns chats into the inputs of `generate`",
     },
     # Meant to be overridden or called, although the names look private.
     "evaluate.EvaluationModule": {"_compute": "a metric's scores", "_info": "a metric's inputs"},
@@ -126,7 +126,7 @@ HOOKS: dict[str, dict[str, str]] = {
     "vllm.multimodal.processing.BaseMultiModalProcessor": {
         "_call_hf_processor": "each medium is prepared by itself",
         "_get_mm_fields_config": "which inputs are of which modality",
-        "_get_prompt_updates": "how many tokens a medium has",
+        "_get_prompt_updates": "the number of tokens of a medium",
     },
 }
 
@@ -173,7 +173,7 @@ def build(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any) -
 
 
 def is_initialized(module: Any) -> bool:
-    """Whether a module's weights are filled; only Transformers' models say so."""
+    """Whether a module's weights are initialised; only Transformers' models have this mark."""
     return getattr(module, "_is_hf_initialized", False)
 
 

@@ -143,8 +143,8 @@ class Session:
 class Turn:
     text: str
     pictures: str  # HTML
-    answer: str = ""  # as far as it came
-    final: str | None = None  # the whole of it
+    answer: str = ""  # so far
+    final: str | None = None  # the complete answer
     error: str | None = None
 
 

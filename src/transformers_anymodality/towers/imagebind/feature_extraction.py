@@ -74,7 +74,7 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         """`(num_clips, 1, num_mel_bins, target_length)` of one item."""
         samples, rate = read_waveform(item, default_rate)
         if rate != int(rate):
-            raise MediaError(f"Audio of {rate} Hz: expected whole samples per second.")
+            raise MediaError(f"Audio of {rate} Hz: expected an integer rate.")
         waveform = require("torchaudio").functional.resample(torch.from_numpy(samples), int(rate), self.sampling_rate)
         if waveform.shape[1] < int(_WINDOW_SECONDS * self.sampling_rate):
             raise MediaError(f"Audio of {samples.shape[1] / rate:.3g} s is too short: expected 0.025 s or more.")

@@ -125,7 +125,7 @@ class ImageBindVisionEmbeddings(ImageBindEmbeddings):
         self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel, stride=kernel, bias=False)
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Of `(rows, channels, height, width)` or `(rows, channels, frames, height, width)`."""
+        """Patches of `(rows, channels, height, width)` or `(rows, channels, frames, height, width)`."""
         values = values.unsqueeze(2) if values.ndim == 4 else values
         if values.shape[2] == 1:
             values = values.expand(-1, -1, self.tubelet_size, -1, -1)
@@ -134,7 +134,7 @@ class ImageBindVisionEmbeddings(ImageBindEmbeddings):
 
 
 class ImageBindMapEmbeddings(ImageBindEmbeddings):
-    """Of images with one channel, and of spectrograms, whose patches may overlap."""
+    """Embeddings of images with one channel, and of spectrograms; patches may overlap."""
 
     def __init__(self, config):
         if isinstance(config, ImageBindAudioConfig):
@@ -148,7 +148,7 @@ class ImageBindMapEmbeddings(ImageBindEmbeddings):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Of `(rows, channels, height, width)`."""
+        """Patches of `(rows, channels, height, width)`."""
         maps = self.patch_embedding(values)
         return self.norm(maps.flatten(2).transpose(1, 2)), (1, *maps.shape[2:])
 
@@ -161,7 +161,7 @@ class ImageBindImuEmbeddings(ImageBindEmbeddings):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Of `(rows, channels, samples)`; a patch is the samples of its first channel, then those of the next."""
+        """Patches of `(rows, channels, samples)`: the samples of the first channel, then those of the next."""
         patches = values.unfold(-1, self.patch_size, self.patch_size).transpose(1, 2).flatten(2)
         return self.norm(self.patch_embedding(patches)), (patches.shape[1],)
 
