@@ -229,7 +229,7 @@ class TestUnits:
                 self.read({"array": np.ones((2, 2)), "unit": unit})
         plain = MapSpec(name="height")
         assert plain.read(np.eye(2), Raw(), {"value_range": None}).tolist() == np.eye(2).tolist()
-        with pytest.raises(MediaError, match="none, as height has none"):
+        with pytest.raises(MediaError, match="no unit, because height has none"):
             plain.read({"array": np.eye(2), "unit": "m"}, Raw(), {"value_range": None})
 
     def test_without_a_range_units_do_not_matter(self):
