@@ -76,7 +76,7 @@ class TestImports:
             raise error
 
         monkeypatch.setattr(_imports.importlib, "import_module", broken)
-        with pytest.raises(ImportError, match=rf"does not load.*{error}.*soxr .*beside torch \d"):
+        with pytest.raises(ImportError, match=rf"does not load.*{error}.*soxr .*with torch \d"):
             _imports.require.__wrapped__("soxr")
 
 
