@@ -24,12 +24,12 @@ BEGIN, END = "<!-- begin: written by `make bench` -->", "<!-- end -->"
 
 
 def run(script: str, effort: Effort) -> Iterator[Result]:
-    """What a script measures, printed as it comes; if it fails, what it measured before."""
+    """Yields and prints a script's results; if the script fails, the results before the failure stay."""
     try:
         for result in import_module(f"benchmarks.{script}").measure(effort):
             print(result, flush=True)
             yield result
-    except Exception:  # the others' figures are still good
+    except Exception:  # the other scripts' figures are still valid
         traceback.print_exc()
     gc.collect()
 
@@ -40,7 +40,7 @@ def table(results: list[Result]) -> str:
 
 
 def write(results: list[Result], how: str, page: Path = PAGE) -> None:
-    """Puts the table between its markers."""
+    """Writes the table between its markers."""
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     after = rest.split(END)[1]
     body = f"{BEGIN}\n{date.today()}, {how}: {machine()}.\n\n{table(results)}\n{END}"

@@ -1,4 +1,4 @@
-"""What the benchmarks share: composites with random weights, Transformers' LLaVA class with the same, and batches."""
+"""Shared by the benchmarks: composites with random weights, Transformers' LLaVA class with the same weights, batches."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcesso
 from ._ratio import DEVICE, DTYPE
 
 
-# Plain strings, and parts joined; what the assistant says is in generation tags.
+# Strings, and parts joined; the assistant's text is in generation tags.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message.role }} : {% if message.role == 'assistant' %}{% generation %}"
     "{{ message.content }}{% endgeneration %}{% else %}{{ message.content }}{% endif %} </s> {% endfor %}"
@@ -30,7 +30,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of a tower and a language model."""
+    """Sizes of a tower and a language model."""
 
     width: int = 64
     layers: int = 2
@@ -47,7 +47,7 @@ class Sizes:
 
 TINY = Sizes()
 MIDDLE = Sizes(width=512, layers=8, words=32000, tower_width=384, tower_layers=8, side=224, patch=14)
-# About 1.4 billion parameters: what a GPU can show.
+# About 1.4 billion parameters, for a GPU.
 LARGE = Sizes(width=2048, layers=24, words=32000, tower_width=1024, tower_layers=24, side=336, patch=14)
 
 
@@ -90,13 +90,13 @@ def image_processor(sizes: Sizes) -> CLIPImageProcessor:
 
 
 def image(sizes: Sizes) -> dict[str, Any]:
-    """The row of a LLaVA's image."""
+    """The settings of LLaVA's image modality."""
     reading = {"select_layer": -2, "select_feature": "patches"}
     return {"tower": vision(sizes), "processor": image_processor(sizes), "aligner": "mlp", **reading}
 
 
 def composite(sizes: Sizes, **rows: Any) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
-    """In eval mode; a LLaVA unless rows of modalities are given."""
+    """A composite in eval mode; a LLaVA unless `rows` give other modalities."""
     torch.manual_seed(0)
     model, processor = compose(language(sizes), rows or {"image": image(sizes)}, tokenizer=tokenizer(sizes.words))
     model.generation_config.eos_token_id = model.language_model.generation_config.eos_token_id = None
@@ -104,7 +104,7 @@ def composite(sizes: Sizes, **rows: Any) -> tuple[AnyModalityForCausalLM, AnyMod
 
 
 def llava(model: AnyModalityForCausalLM, sizes: Sizes) -> LlavaForConditionalGeneration:
-    """Transformers' own class, with the weights of a composite of one image row."""
+    """Transformers' own class, with the weights of a composite that has only images."""
     config = LlavaConfig(
         vision_config=vision(sizes),
         text_config=model.config.text_config,
@@ -119,7 +119,7 @@ def llava(model: AnyModalityForCausalLM, sizes: Sizes) -> LlavaForConditionalGen
         "lm_head.weight": own["language_model.lm_head.weight"],
     }
     missing, unexpected = theirs.load_state_dict(renamed, strict=False)
-    # LLaVA keeps what it does not read: the tower's last layer and norm.
+    # LLaVA keeps modules that it does not read: the tower's last layer and norm.
     last = f".layers.{sizes.tower_layers - 1}."
     if unexpected or any(last not in key and "post_layernorm" not in key for key in missing):
         raise ValueError(f"LLaVA's weights have other names: {missing}, {unexpected}.")
@@ -150,7 +150,7 @@ def labels_for(inputs: dict[str, torch.Tensor], answer: int) -> torch.Tensor:
 
 
 def embeddings_by_hand(model: AnyModalityForCausalLM, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Tower, aligner and table of embeddings, called as one would without a composite."""
+    """Tower, aligner and embeddings, called directly without a composite."""
     ids = inputs["input_ids"]
     embeds = model.language_model.get_input_embeddings()(ids)
     tower = model.image_tower(pixel_values=inputs["pixel_values"], output_hidden_states=True)

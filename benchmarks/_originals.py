@@ -1,8 +1,8 @@
-"""What the published systems do between media and language model, restated in plain PyTorch over the parts of a composite.
+"""The published systems' steps between media and language model, in plain PyTorch over the parts of a composite.
 
-Attention is written out where the original's own code writes it out, and is PyTorch's where it calls that. Towers that the
-originals take from Transformers are called as they are; so is the language model, which is the same on both sides, with
-today's attention and cache. So a ratio tells only what is a system's own.
+Attention is written out if the original's own code writes it out, and is PyTorch's if it calls that. Towers that the
+originals take from Transformers are called unchanged. So is the language model, which is the same on both sides, with
+today's attention and cache. So a ratio shows only a system's own code.
 """
 
 import math
@@ -25,7 +25,7 @@ class Original:
         self.model, self.table = model, model.get_input_embeddings()
 
     def tokens(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Media of a modality -> what stands for them among the embeddings, `(items, tokens, hidden)`."""
+        """Media of a modality -> their embeddings, `(items, tokens, hidden)`."""
         raise NotImplementedError
 
     def embeddings(self, ids: torch.Tensor, media: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -39,7 +39,7 @@ class Original:
         return self.model.language_model(inputs_embeds=self.embeddings(ids, media)).logits
 
     def generate(self, ids: torch.Tensor, media: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
-        """The new words alone."""
+        """Only the new words."""
         embeddings = self.embeddings(ids, media)
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device)
         return self.model.language_model.generate(inputs_embeds=embeddings, attention_mask=mask, **settings)
@@ -51,7 +51,7 @@ def _heads(states: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Written out, `(items, heads, length, width)` each; what is added to the scores is zero, but added."""
+    """Attention written out, `(items, heads, length, width)` each; a zero mask is still added to the scores."""
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     if mask is not None:
         scores = scores + mask
@@ -103,7 +103,7 @@ class MacawLlm(Original):
         return self.aligned(name, states.unflatten(0, (items, -1)))
 
     def aligned(self, name: str, features: torch.Tensor) -> torch.Tensor:
-        """Of features `(items, frames, length, dim)`."""
+        """Aligns features `(items, frames, length, dim)`."""
         aligner = self.model.aligner(name)
         states = aligner.visual_projection(features)[:, :, 0 if name == "audio" else 1 :].flatten(1, 2)
         if name == "video":
@@ -115,8 +115,8 @@ class MacawLlm(Original):
 
 
 class AnyMal(Original):
-    """No code was released: Flamingo's resampler as its public implementations have it, behind Transformers' towers. Keys
-    and values are one projection; the greatest score is taken off before the softmax."""
+    """No code was released: this is Flamingo's resampler as in its public implementations, after Transformers' towers. Keys
+    and values are one projection; the greatest score is subtracted before the softmax."""
 
     names = ("image", "video")
 
@@ -148,8 +148,8 @@ class AnyMal(Original):
 
 
 class PandaGpt(Original):
-    """Its copy of ImageBind, whose blocks are of PyTorch's own attention with the sequence in front. Tokens of all media are
-    added into one, which stands between pieces of text."""
+    """Its copy of ImageBind, with PyTorch's own attention, sequence first. Tokens of all media are added to one, which
+    stands between pieces of text."""
 
     names = ("image", "audio")
 
@@ -202,7 +202,7 @@ class PandaGpt(Original):
 
 
 class MplugOwl(Original):
-    """Its own ViT and abstractor. Queries, keys and values of a head stand beside each other in one projection."""
+    """Its own ViT and abstractor. Queries, keys and values of a head are side by side in one projection."""
 
     names = ("image",)
 
@@ -245,7 +245,7 @@ class MplugOwl(Original):
 
 
 class XLlm(Original):
-    """Its EVA ViT, whose projection gets its bias put together at each pass, and BERT's layers for queries."""
+    """Its EVA ViT, which joins the bias of its projection at each pass, and BERT's layers for queries."""
 
     names = ("image",)
 

@@ -1,7 +1,7 @@
-"""Ratios of two things that run alternately, and how they are told.
+"""Ratios of two alternating runs, and how they are reported.
 
-A ratio is `ours / rival` in CPU seconds of one thread (on CUDA, in seconds of the device). Rounds go A B, B A, A B, ...;
-what is told is the median of the rounds' ratios, with their quartiles, beside its goal. Nothing is asserted about it.
+A ratio is `ours / rival` in CPU seconds of one thread (on CUDA, in seconds of the device). Rounds go A B, B A, A B, ...
+The report has the median of the rounds' ratios, their quartiles, and the goal. Nothing is asserted.
 """
 
 import argparse
@@ -22,14 +22,14 @@ import transformers
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.bfloat16 if DEVICE == "cuda" else torch.float32
-# Peak of dense bfloat16, by the makers' data sheets.
+# Peak of dense bfloat16, from the makers' data sheets.
 _PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
-_SHORTEST = 0.02  # seconds of one timing: what is faster runs several times
+_SHORTEST = 0.02  # seconds of one timing: faster functions run several times
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long each ratio is measured, in seconds, in how many rounds at least, and whether models are tiny, for tests."""
+    """Seconds per ratio, the least number of rounds, and whether models are tiny, for tests."""
 
     seconds: float
     least: int
@@ -41,7 +41,7 @@ FULL, QUICK, TINY = Effort(8.0, 7), Effort(1.0, 3), Effort(0.0, 1, tiny=True)
 
 @dataclass(frozen=True)
 class Result:
-    """A line of the table: the median of `ratios` against its goal, at most `limit` or, if `at_least`, at least that."""
+    """A line of the table: the median of `ratios`, and its goal: at most `limit` or, if `at_least`, at least that."""
 
     goal: int
     what: str
@@ -93,7 +93,7 @@ def _clock() -> float:
 
 
 def seconds(run: Callable[[], Any], times: int = 1) -> float:
-    """Of one run, as the mean of some."""
+    """Seconds of one run, as the mean of several."""
     start = _clock()
     for _ in range(times):
         run()
@@ -101,13 +101,13 @@ def seconds(run: Callable[[], Any], times: int = 1) -> float:
 
 
 def _warm(run: Callable[[], Any]) -> float:
-    """Seconds of a run; of what is short, not of the first."""
+    """Seconds of a run; for short ones, not of the first run."""
     first = seconds(run)
     return first if first > 10 * _SHORTEST else seconds(run)
 
 
 def _times(runs: Sequence[Callable[[], Any]], effort: Effort) -> int:
-    """How often each runs in one timing, so that the longest of them is not too short. Warms them up."""
+    """How often each function runs in one timing, so that the longest is not too short. Warms them up."""
     longest = max(map(_warm, runs))
     return 1 if effort.tiny else max(1, round(_SHORTEST / max(longest, 1e-9)))
 
@@ -128,13 +128,13 @@ def compare(ours: Callable[[], Any], rival: Callable[[], Any], effort: Effort) -
 
 
 def compare_commands(ours: Sequence[str], rival: Sequence[str], rounds: int) -> list[float]:
-    """The same of two commands, by the CPU seconds of their processes."""
+    """The same for two commands, in CPU seconds of their processes."""
     found = []
     for index in range(rounds + 1):
         pair = (ours, rival) if index % 2 else (rival, ours)
         used = {command is ours: children_seconds(command) for command in pair}
         found.append(used[True] / used[False])
-    return found[1:]  # the first warms the files up
+    return found[1:]  # the first round warms up the files
 
 
 def children_seconds(command: Sequence[str]) -> float:
@@ -145,7 +145,7 @@ def children_seconds(command: Sequence[str]) -> float:
 
 
 def growth(sizes: Sequence[int], run: Callable[[int], Callable[[], Any]], effort: Effort) -> float:
-    """The exponent of the cost's growth: the slope of the seconds over the sizes, both as logarithms, by least squares."""
+    """The exponent of the cost's growth: the slope of log seconds over log sizes, by least squares."""
     costs = []
     for size in sizes:
         once = run(size)
@@ -157,7 +157,7 @@ def growth(sizes: Sequence[int], run: Callable[[int], Callable[[], Any]], effort
 
 
 def throughput(step: Callable[[], Any], tokens: int) -> str:
-    """On CUDA, tokens per second and model FLOPs utilisation of a step; elsewhere nothing, as machines are shared."""
+    """On CUDA, tokens per second and model FLOPs utilisation of a step; elsewhere "", because machines are shared."""
     if DEVICE == "cpu":
         return ""
     from torch.utils.flop_counter import FlopCounterMode
@@ -186,7 +186,7 @@ def _processor() -> str:
 
 
 def main(description: str, measure: Callable[[Effort], Iterator[Result]]) -> None:
-    """Runs one script: prints each result as it comes."""
+    """Runs one script, and prints each result at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Fewer rounds: a first impression")
     options = parser.parse_args()

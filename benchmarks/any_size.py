@@ -1,6 +1,6 @@
-"""A batch of short and long media, against the same media one by one: what is mixed costs what its content costs.
+"""A batch of short and long media against the same media one by one: mixing lengths should not add cost.
 
-Towers and aligners of each kind (patches of all images as one row, tiles, windows of sound, frames by the second) encode a
+Towers and aligners of each kind (patches of all images as one row, tiles, windows of audio, frames per second) encode a
 batch, and each of its media alone. The rival is the sum of the single runs. Outputs are compared first.
 
     .venv/bin/python benchmarks/any_size.py [--rounds 9] [--threads 1]
@@ -59,7 +59,7 @@ ALIGNERS: dict[str, Any] = {
 
 
 def settings(aligner: Any) -> dict[str, Any]:
-    """Towers that are large enough for layers to cost more than Python."""
+    """Settings with towers that are large enough for layers to cost more than Python."""
     own = any_size.modalities(aligner)
     own["image"]["tower"].update(
         dict(hidden_size=256, intermediate_size=1024, num_heads=4, depth=6, fullatt_block_indexes=[2, 5])
@@ -98,7 +98,7 @@ def compared(model, processor, modality: str, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="Rounds, which alternate between both sides")
+    parser.add_argument("--rounds", type=int, default=9, help="Rounds, alternating between both sides")
     parser.add_argument("--threads", type=int, default=1, help="Threads of torch")
     parser.add_argument("--output", default="outputs/any_size.json", help="File for the results")
     options = parser.parse_args()

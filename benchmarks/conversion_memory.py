@@ -1,8 +1,8 @@
-"""How much memory a conversion takes: a made-up PandaGPT release of some gigabytes through `anymodality convert`.
+"""Memory of a conversion: `anymodality convert` on a PandaGPT release of some gigabytes with random weights.
 
     python benchmarks/conversion_memory.py --gigabytes 2 --format bin
 
-What counts is memory that cannot be given back (anonymous pages); pages of mapped files can, and are shown apart.
+Memory that cannot be reclaimed (anonymous pages) counts; pages of mapped files can be reclaimed, and are shown separately.
 """
 
 import argparse
@@ -24,8 +24,8 @@ HIDDEN, INNER, ROWS = 2048, 5504, 32001
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=2.2, help="of the release's largest file")
-    parser.add_argument("--format", choices=("bin", "safetensors"), default="bin", help="of that file")
+    parser.add_argument("--gigabytes", type=float, default=2.2, help="Size of the release's largest file")
+    parser.add_argument("--format", choices=("bin", "safetensors"), default="bin", help="Format of that file")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def make_release(folder: Path, gigabytes: float, suffix: str) -> int:
-    """A Vicuna of so many gigabytes with made-up weights; the rest as small as it is recorded. Gives its size."""
+    """Writes a Vicuna of `gigabytes` with random weights; the other parts are small, as recorded. Returns its size."""
     folder.mkdir()
     layer = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * INNER
     layers = max(1, round((gigabytes * 1e9 / 2 - 2 * ROWS * HIDDEN) / layer))
@@ -63,7 +63,7 @@ def make_release(folder: Path, gigabytes: float, suffix: str) -> int:
     weights = {name: torch.empty(shape, dtype=torch.float16).normal_(0, 0.02) for name, shape in shapes.items()}
     file = folder / f"vicuna.{suffix}"
     if suffix == "bin":
-        torch.save(weights, file)  # noqa: TID251 (what a release is made of)
+        torch.save(weights, file)  # noqa: TID251 (the format of releases)
     else:
         save_file(weights, file)
     width = load_file(RECORDED / "pytorch_model.safetensors")["llama_proj.weight"].shape[1]
@@ -79,7 +79,7 @@ def make_release(folder: Path, gigabytes: float, suffix: str) -> int:
 
 
 def watch(command: list) -> tuple[int, int, float]:
-    """Peaks of a process's anonymous and of all its memory, in bytes; and its seconds."""
+    """Peak of a process's anonymous memory, peak of all its memory, in bytes; and its seconds."""
     process, begin = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), time.monotonic()
     anonymous = resident = 0
     while process.poll() is None:
@@ -92,7 +92,7 @@ def watch(command: list) -> tuple[int, int, float]:
         resident = max(resident, int(found.get("VmHWM", "0 kB").split()[0]) * 1024)
         time.sleep(0.02)
     if process.wait():
-        raise SystemExit(f"{command[3] if len(command) > 3 else command} failed; run it by itself to see why.")
+        raise SystemExit(f"{command[3] if len(command) > 3 else command} failed; run it alone to see why.")
     return anonymous, resident, time.monotonic() - begin
 
 

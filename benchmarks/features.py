@@ -1,5 +1,5 @@
-"""The feature store: a stage-1 step that reads it, against one that has features in memory; its making, against the tower
-alone over the same files; and random reads of small items.
+"""The feature store: a stage-1 step that reads it, against one with features in memory; its build, against the tower alone
+over the same files; and random reads of small items.
 
     python -m benchmarks.features [--quick]
 """
@@ -65,7 +65,7 @@ def steps(model: Any, processor: Any, rows: list[dict], store: Path, effort: Eff
 
 
 def reads(rows: list[dict], store: Path, effort: Effort) -> Iterator[Result]:
-    """Of one vector per image, in batches at random, by the same call as collators make."""
+    """Reads of one vector per image, in random batches, with the collator's own call."""
     sizes = models.TINY if effort.tiny else models.Sizes(tower_width=384, tower_layers=1)
     pooled = {"tower": models.vision(sizes), "processor": models.image_processor(sizes), "select_feature": "pooled"}
     model, processor = models.composite(sizes, image=pooled | {"aligner": "linear", "num_tokens": 1})

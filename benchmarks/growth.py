@@ -59,7 +59,7 @@ def _chat(turns: int, said: str = "word9 word10 word11") -> list[dict[str, str]]
 
 
 def _modalities(count: int) -> Callable[[], Any]:
-    """Kinds of image, by names of their own."""
+    """A model with `count` image modalities."""
     names = [f"view_{i}" for i in range(count)]
     for name in names:
         if name not in MODALITIES:

@@ -1,5 +1,5 @@
 """Forward, prefill and decoding of a composite, against its language model alone, its parts called by hand, and LLaVA with
-the same weights. And how often the host waits for the device.
+the same weights; and how often the host waits for the device.
 
     python -m benchmarks.inference [--quick]
 """
@@ -22,7 +22,7 @@ def measure(effort: Effort) -> Iterator[Result]:
 
 
 def decoding(effort: Effort) -> Iterator[Result]:
-    """A tiny language model, so that what is between it and `generate` weighs most."""
+    """A tiny language model, so that the code between it and `generate` weighs most."""
     sizes, new = models.TINY, 4 if effort.tiny else 64
     ours, _ = models.composite(sizes)
     greedy: dict[str, Any] = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=3)
@@ -60,14 +60,14 @@ def whole(effort: Effort) -> Iterator[Result]:
 
 
 def waits() -> Iterator[Result]:
-    """Counted by operators whose result Python must know; their number does not vary."""
+    """Counts operators whose result Python needs; the number does not vary."""
     sizes = models.TINY
     ours, _ = models.composite(sizes)
     theirs, inputs = models.llava(ours, sizes), models.batch(ours, sizes, 2)
     labels = models.labels_for(inputs, 8)
 
     def steps(model: Any, **given: Any) -> float:
-        """Of one decoding step of `generate`."""
+        """Waits of one decoding step of `generate`."""
         few, many = (
             host_waits(model.generate, **given, max_new_tokens=n, min_new_tokens=n, do_sample=False, pad_token_id=3)
             for n in (2, 12)
@@ -92,7 +92,7 @@ def waits() -> Iterator[Result]:
 
 def _agree(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     if not torch.equal(ours, theirs):
-        raise ValueError("Both sides must say the same before their speeds are compared.")
+        raise ValueError("Both sides must give the same answer before their speeds are compared.")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """`anymodality serve` under 1, 16, 64 and 256 clients at once, and its answers per second.
 
-Each client asks once: a text, a text and an image, a stream that it cuts, a picture that is none, or a body that is too
-large. "Survived" means that the next request is answered. Answers per second, of texts with an image: one client after
+Each client sends one request: a text, a text and an image, a stream that it cuts, an invalid image, or a body that is too
+large. "Survived" means that the next request is answered. Answers per second are for texts with an image: one client after
 another, 16 at once, and `generate` on the same 16 as one batch. All 48 answers must be equal.
 
-    python -m benchmarks.load [--quick]                 answers per second alone
-    python -m benchmarks.load --clients 1 16 64 256     first under so many clients
+    python -m benchmarks.load [--quick]                 only answers per second
+    python -m benchmarks.load --clients 1 16 64 256     first the load of so many clients
 """
 
 import argparse
@@ -52,7 +52,7 @@ HEADERS = {"Content-Type": "application/json", "Authorization": "Bearer key"}
 
 
 def save_model(folder: Path) -> None:
-    """A tower and a language model of some million parameters, with random weights; greedy, and ending by length alone."""
+    """Saves a tower and a language model of some million random parameters; greedy, and ending only by length."""
     torch.manual_seed(0)
     words = ["<s>", "</s>", *(f"word{i}" for i in range(WORDS - 2))]
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, "word0"))
@@ -103,7 +103,7 @@ def chat(seed: int, data: str | None = None) -> list[dict[str, Any]]:
 
 
 def post(port: int, body: Any, cut: bool = False) -> tuple[int, Any]:
-    """Status and answer; 0 for a connection that ended. `cut`: leave after the first piece."""
+    """Status and answer; status 0 if the connection ended. `cut`: leave after the first piece."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
         data = body if isinstance(body, bytes) else json.dumps(body)
@@ -128,7 +128,7 @@ def ask(port: int, seed: int, tokens: int) -> str:
 
 
 def mixed(port: int, seed: int, huge: bytes = b" " * 2 * 1024**2) -> int:
-    """One request of five kinds; its status."""
+    """Sends a request of one of five kinds; returns its status."""
     match seed % 5:
         case 0:
             return post(port, {"messages": chat(seed), "max_tokens": 4})[0]
@@ -192,7 +192,7 @@ def speed(port: int, folder: Path, tokens: int) -> dict[str, Any]:
 
 
 def measure(effort: Effort) -> Iterator[Result]:
-    """By the clock, as client, server and `generate` are processes of their own."""
+    """Wall-clock time, because client, server and `generate` are separate processes."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "model"
         save_model(folder)

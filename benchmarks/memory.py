@@ -1,7 +1,7 @@
-"""Peak memory of a training step with a large vocabulary, against Transformers' LLaVA class with the same weights; and of
-loading a checkpoint, against its weights.
+"""Peak memory of a training step with a large vocabulary, against Transformers' LLaVA class with the same weights; and peak
+memory of loading a checkpoint, against its weights.
 
-Each takes its step in a process of its own, whose largest resident size is read before and after.
+Each step runs in its own process, whose largest resident size is read before and after.
 
     python -m benchmarks.memory [--quick]
 """
@@ -54,13 +54,13 @@ def _in_process(what: str, *words: str) -> dict[str, float]:
 
 
 def _prepare(folder: Path, sizes: models.Sizes, rows: int, length: int = 512, answer: int = 32) -> None:
-    """Both models, and a batch of prompts with an image and answers of other lengths, in files."""
+    """Writes both models, and a batch of prompts with an image and answers of different lengths, to files."""
     ours, _ = models.composite(sizes)
     models.llava(ours, sizes).save_pretrained(folder / "theirs")
     ours.save_pretrained(folder / "ours")
     batch = models.batch(ours, sizes, rows, text=length - sizes.image_tokens - 1)
     labels = torch.full_like(batch["input_ids"], -100)
-    for row in range(rows):  # answers end where the rows' own padding would begin
+    for row in range(rows):  # answers end where the row's padding begins
         end = length - 7 * row
         labels[row, end - answer : end] = batch["input_ids"][row, end - answer : end]
     save_file({**batch, "labels": labels}, folder / "batch.safetensors")
@@ -74,14 +74,14 @@ def _step(folder: str, side: str) -> tuple[float, float]:
         parameter.requires_grad_(name.startswith(("image_aligner.", "model.multi_modal_projector.")))
     batch = load_file(Path(folder) / "batch.safetensors")
     before = _largest()
-    as_trainer = {"skip_logits": True} if side == "ours" else {}  # as the collator and the Trainer ask
+    as_trainer = {"skip_logits": True} if side == "ours" else {}  # as with the collator and the Trainer
     loss = model(**batch, **as_trainer).loss
     loss.backward()
     return before, float(loss)
 
 
 def _load(folder: str, side: str) -> tuple[float, float]:
-    """The largest size before loading, and the megabytes of the weights, each of which is looked at."""
+    """The largest size before loading, and the megabytes of the weights, all of which are read."""
     before = _largest()
     model = AutoModelForCausalLM.from_pretrained(Path(folder) / side)
     sizes = [weight.nbytes for weight in model.parameters() if weight.sum().isfinite()]
@@ -89,7 +89,7 @@ def _load(folder: str, side: str) -> tuple[float, float]:
 
 
 def _largest() -> float:
-    """Of this process so far, in MB. Not `ru_maxrss`, which a process inherits from the one that starts it."""
+    """Peak memory of this process so far, in MB. Not `ru_maxrss`, which a process inherits from its parent."""
     (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) * 1024 / 1e6
 

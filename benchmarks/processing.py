@@ -1,4 +1,4 @@
-"""From files, arrays and chats to model inputs, against the sub-processors, the template and the tokenizer that do the work.
+"""Turning files, arrays and chats into model inputs, against the sub-processors, template and tokenizer alone.
 
 python -m benchmarks.processing [--quick]
 """
@@ -81,7 +81,7 @@ def media(processor: AnyModalityProcessor, folder: Path, effort: Effort) -> Iter
 
 
 def _frames(file: str, count: int = 8) -> list[np.ndarray]:
-    """By decoding all."""
+    """Frames of a video, by decoding all of it."""
     with av.open(file) as container:
         stream = container.streams.video[0]
         wanted = {*np.linspace(0, stream.frames - 1, count).round().astype(int).tolist()}
@@ -89,7 +89,7 @@ def _frames(file: str, count: int = 8) -> list[np.ndarray]:
 
 
 def collating(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Result]:
-    """Chats of four turns with an image; LLaVA's processor masks nothing of them."""
+    """Chats of four turns with an image; LLaVA's processor does not mask any labels."""
     tokenizer, sample = processor.tokenizer, Image.new("RGB", (SIDES.side, SIDES.side))
     settings = {"image_token": processor.modalities["image"].token, "num_additional_image_tokens": 1}
     theirs = LlavaProcessor(processor.sub_processor("image"), tokenizer, SIDES.patch, "default", **settings)
@@ -106,7 +106,7 @@ def collating(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Resul
 
 
 def turns(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Result]:
-    """Ids and what the assistant said; with generation tags, and with a template that has none."""
+    """Ids and the assistant's text; with generation tags, and with a template without them."""
     own = processor.chat_template
     plain = own.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     try:
@@ -136,7 +136,7 @@ def _chat(count: int, words: int, image: Image.Image | None = None) -> list[dict
 
 
 def _photos(folder: Path, count: int) -> list[str]:
-    """Smooth ones of 640 x 480, as JPEG."""
+    """Smooth images of 640 x 480, as JPEG."""
     rng, files = np.random.default_rng(0), []
     for i in range(count):
         files.append(str(folder / f"{i}.jpg"))
@@ -145,7 +145,7 @@ def _photos(folder: Path, count: int) -> list[str]:
 
 
 def _sounds(folder: Path, count: int) -> list[str]:
-    """Ten seconds each."""
+    """Audio files of ten seconds."""
     rng, files = np.random.default_rng(0), []
     for i in range(count):
         files.append(str(folder / f"{i}.wav"))

@@ -1,4 +1,4 @@
-"""What must be imported, and read and written, before anything runs.
+"""Start-up: imports, and loading and saving of checkpoints.
 
 python -m benchmarks.starting [--quick]
 """
@@ -17,7 +17,7 @@ from . import _models as models
 from ._ratio import Effort, Result, compare, compare_commands, main
 
 
-# What the package subclasses and registers with, each from its own module of Transformers.
+# The classes of Transformers that the package subclasses or registers with.
 _STOCK = (
     "import torch; from transformers import PreTrainedModel, GenerationMixin, PreTrainedConfig, ProcessorMixin, "
     "AutoModelForCausalLM, AutoProcessor, FeatureExtractionMixin, LogitsProcessorList, SuppressTokensLogitsProcessor, "
@@ -73,7 +73,7 @@ def loading(effort: Effort) -> Iterator[Result]:
 
 
 def _touch(weights) -> float:
-    """Reads every weight, as mapped files are not read before."""
+    """Reads every weight, because mapped files are read only on access."""
     return float(sum(weight.sum() for weight in weights if isinstance(weight, torch.Tensor)))
 
 

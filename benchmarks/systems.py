@@ -1,4 +1,4 @@
-"""The five published systems, against their originals' own steps in plain PyTorch (`_originals.py`) over the same weights.
+"""The five published systems, against the originals' own steps in plain PyTorch (`_originals.py`) with the same weights.
 
 python -m benchmarks.systems [--quick]
 """
@@ -55,7 +55,7 @@ def measure(effort: Effort) -> Iterator[Result]:
 def aligning(
     model: AnyModalityForCausalLM, rival: originals.MacawLlm, media: dict[str, torch.Tensor], effort: Effort
 ) -> Result:
-    """From a video's features to tokens: without the tower, which is the same on both sides."""
+    """From a video's features to tokens, without the tower, which is the same on both sides."""
     main = model.config.modalities["video"].main_input
     features, _ = model.encode("video", {main: media[main]})
     found = compare(lambda: model.align("video", features), lambda: rival.aligned("video", features), effort)
@@ -69,7 +69,7 @@ def _agree(
     ids: torch.Tensor,
     media: dict[str, torch.Tensor],
 ) -> None:
-    """Media's tokens, and what the language model makes of the text behind them."""
+    """Compares the tokens of media, and the language model's output for the text after them."""
     output, rows = model(**ours), model.config.modalities
     for name in rival.names:
         tokens, theirs = output.modality_hidden_states[name], rival.tokens(name, media[rows[name].main_input])
@@ -79,7 +79,7 @@ def _agree(
 
 
 def build(parts: Callable[..., dict[str, Any]], effort: Effort) -> AnyModalityForCausalLM:
-    """At middle size, with random weights."""
+    """A system of medium size, with random weights."""
     torch.manual_seed(0)
     sizes = models.Sizes(256, 2, 1000) if effort.tiny else models.Sizes(width=512, layers=8, words=8000)
     tower = (64, 1, 1) if effort.tiny else (384, 8, 6)

@@ -1,7 +1,7 @@
-"""The files of this package that one image passes on its way from a sample to the loss.
+"""The files of this package that run for one image, from a sample to the loss.
 
 A sample with an image file goes through the collator and the model, as in a training step; `sys.setprofile` follows it.
-Fewer files are less to read for whoever wants to know what happens to a medium. Runs offline, on a tiny model.
+With fewer files, a reader finds out faster what happens to a medium. Runs offline, on a tiny model.
 
     .venv/bin/python benchmarks/trace.py [--calls]
 """
@@ -27,7 +27,7 @@ PACKAGE = Path(transformers_anymodality.__file__).parent
 
 
 def traced(function: Callable[[], Any]) -> tuple[Any, dict[str, dict[str, int]]]:
-    """What the function returns, and the calls in our files: file -> function -> times, both in order of entry."""
+    """The function's result, and the calls in our files: file -> function -> times, both in order of entry."""
     calls: dict[str, dict[str, int]] = {}
 
     def profile(frame, event, _):
@@ -58,7 +58,7 @@ def way_of_an_image() -> dict[str, dict[str, int]]:
         def step():
             return model(**collator([sample])).loss
 
-        step()  # what is imported or cached on first use is not on the way
+        step()  # so that imports and caching on first use do not count
         loss, calls = traced(step)
     assert loss.isfinite()
     return calls

@@ -24,7 +24,7 @@ def measure(effort: Effort) -> Iterator[Result]:
 
 
 def text_only(effort: Effort) -> Iterator[Result]:
-    """A batch without media, of a composite that takes images and videos, in one process."""
+    """A batch without media, for a composite that takes images and videos, in one process."""
     sizes = models.TINY if effort.tiny else models.Sizes(192, 4, 2000, 192, 4, side=112, patch=14)
     rows = {"image": models.image(sizes), "video": {**models.image(sizes), "num_frames": 8}}
     model, _ = models.composite(sizes, **rows)
@@ -57,7 +57,7 @@ def with_images(effort: Effort) -> Iterator[Result]:
 
 
 def packed(effort: Effort) -> Iterator[Result]:
-    """Lengths as instruction data have them, many short answers and few long ones; two of three samples have an image."""
+    """Lengths as in instruction data, many short answers and few long ones; two of three samples have an image."""
     sizes = models.TINY if effort.tiny else models.Sizes(192, 4, 2000)
     rng, longest = np.random.default_rng(0), 512
     model, processor = models.composite(sizes)

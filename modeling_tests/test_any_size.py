@@ -94,7 +94,7 @@ def test_tokens_follow_content(made):
     assert inputs["audio_frames"].tolist() == [1, 1, 2, 4] and len(inputs["input_features"]) == 8
     assert counts["video"] == [17, 51, 85]
     assert counts["image"] == [1, 10, 64]
-    with pytest.raises(ValueError, match="audio 0: 4.1 s are 5 windows of 1.0 s, and the model takes 4, 4.0 s"):
+    with pytest.raises(ValueError, match="audio 0: 4.1 s are 5 windows of 1.0 s, but the model takes 4, 4.0 s"):
         processor.process_media({"audio": [any_size.sound(4.1)]})
 
 
@@ -188,7 +188,7 @@ def test_sizes_that_are_missing_or_wrong_are_errors(made):
         with pytest.raises(ValueError, match=f"was given without {said}, which"):
             model(**{key: value for key, value in inputs.items() if key != name})
     for name, wrong in (("audio_frames", [1, 1]), ("image_feature_lengths", [6, 6]), ("video_frames", [1])):
-        with pytest.raises(ValueError, match="Pass the processor's whole output"):
+        with pytest.raises(ValueError, match="Pass the processor's full output"):
             model(**{**inputs, name: torch.tensor(wrong)})
 
 
@@ -288,7 +288,7 @@ def test_limits_that_a_processor_lacks_are_refused():
     plain = {"tower": tiny.vision_config(), "processor": tiny.image_processor(), "aligner": "linear"}
     for options, message in (
         ({"max_tokens": 5}, "max_tokens=5 of 'image' cannot be reached: the limits of CLIPImageProcessor leave 17"),
-        ({"max_pixels": 99}, "max_pixels is set, but CLIPImageProcessor has no limits of pixels"),
+        ({"max_pixels": 99}, "max_pixels is set, but CLIPImageProcessor has no pixel limits"),
     ):
         with pytest.raises(ValueError, match=message):
             tiny.composite(settings={"image": {**plain, **options}})

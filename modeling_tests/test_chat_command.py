@@ -148,7 +148,7 @@ def test_the_command(saved, monkeypatch, capsys):
         "allow_urls",
         "/imu PATH",
         "4 messages appended",
-        "Nothing was said yet",
+        "The conversation is empty",
     ):
         assert message in err, message
     chats = [json.loads(line)["messages"] for line in (folder / "chats.jsonl").read_text().splitlines()]

@@ -150,7 +150,9 @@ MODEL = {
     "`modalities.image.token_id` is -1": rows("image", token_id=-1),
     "`modalities.image.token_id` is True": rows("image", token_id=True),
     "`modalities.image.token_id` is 1.5": rows("image", token_id=1.5),
-    "is the placeholder of": lambda c: c["modalities"]["image"].update(token_id=c["modalities"]["audio"]["token_id"]),
+    "is already the placeholder of": lambda c: c["modalities"]["image"].update(
+        token_id=c["modalities"]["audio"]["token_id"]
+    ),
     "beyond the": rows("image", token_id=10**6),
     "`modalities.image.inputs`": rows("image", inputs=[]),
     "`modalities.image.input_shape`": rows("image", input_shape=[3, "x"]),
@@ -313,7 +315,7 @@ def test_every_file_that_is_torn_or_missing_is_seen(run, tmp_path, caplog, monke
             file.write_bytes(content)
             caplog.clear()
             assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2"), (file.name, damage)
-            assert file.name in caplog.text and "is passed over" in caplog.text, (file.name, damage)
+            assert file.name in caplog.text and "is skipped" in caplog.text, (file.name, damage)
         file.unlink()
         assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2"), file.name
         file.write_bytes(whole)

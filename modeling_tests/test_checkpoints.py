@@ -241,7 +241,7 @@ def test_light_checkpoints_notice_what_changed_or_is_gone(hub, tmp_path):
 
 
 def test_nothing_to_refer_to_is_an_error(saved, tmp_path):
-    with pytest.raises(ValueError, match="no part of this model came from there"):
+    with pytest.raises(ValueError, match="no part of this model came from the Hub"):
         saved[1].save_pretrained(tmp_path, light=True)
 
 

@@ -551,7 +551,7 @@ def test_check_passes_what_is_right(processor, saved, tmp_path, capsys):
     assert cli.main(["data", "check", str(file), "--processor", saved, "--media-root", str(tmp_path)]) == 0
     length = AnyModalityDataCollator(processor, media_root=tmp_path)([record])["input_ids"].shape[1]
     out = capsys.readouterr().out
-    assert f"3 samples with 3 media: none has problems.\n  tokens per sample: median {length}," in out
+    assert f"3 samples with 3 media: none have problems.\n  tokens per sample: median {length}," in out
     assert cli.main(["data", "check", str(lines(tmp_path / "none.jsonl")), "--processor", saved]) == 1
     assert cli.main(["data", "check", str(tmp_path / "gone.jsonl"), "--processor", saved]) == 1
 

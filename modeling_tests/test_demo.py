@@ -190,7 +190,7 @@ def test_examples_can_be_tried(page, files):
 
 
 def test_a_depth_map_that_is_attached_as_an_image_is_refused_with_a_hint(page, files):
-    assert "would come out black" in (tray := attach(page, Session(page.host), "image", files["depth"]))
+    assert "would be black" in (tray := attach(page, Session(page.host), "image", files["depth"]))
     assert "(depth, temperature)" in tray
 
 

@@ -371,7 +371,7 @@ def test_answers_of_another_run_are_refused(shared, folder, tmp_path):
     output.write_text("[]")
     with pytest.raises(ValueError, match="is not a results file"):
         read_results(output)
-    with pytest.raises(ValueError, match="Two tasks are called 'vqa'"):
+    with pytest.raises(ValueError, match="Two tasks have the name 'vqa'"):
         run(shared, [job(folder, "vqa"), job(folder, "vqa")], tmp_path / "other.json")
 
 
@@ -431,7 +431,7 @@ def test_owleval(owl, folder, tmp_path, capsys):
     assert main([*words, "--ratings", write(tmp_path, "ratings", [{"id": 2, "rating": "A"}])]) == 0
     assert "owl_rating 1" in capsys.readouterr().out
     for wrong, message in [
-        ({"id": 9, "rating": "A"}, "record 0 rates the id '?9'?, which no answer has"),
+        ({"id": 9, "rating": "A"}, "record 0 rates the id '?9'?, but no answer has"),
         ({"id": 1, "rating": "F"}, r"record 0 \(id 1\): its rating is 'F'"),
     ]:
         assert main([*words, "--ratings", write(tmp_path, "ratings", [wrong])]) == 1
@@ -550,7 +550,7 @@ def test_the_command(folder, tmp_path, capsys):
         ("--tasks", "asr,vqa", "--data", f"{files},x"): "2 tasks, but 3 files",
         ("--tasks", "ars", "--data", "x"): "Unknown task 'ars'. Did you mean 'asr'",
         ("--tasks", "asr", "--data", "gone.jsonl"): "gone.jsonl",
-        ("--tasks", "asr", "--data", files.split(",")[0], "--ratings", "r"): "say which task's they are",
+        ("--tasks", "asr", "--data", files.split(",")[0], "--ratings", "r"): "the task is unclear",
     }.items():
         assert main([*words, *wrong]) == 1
         assert message in capsys.readouterr().err

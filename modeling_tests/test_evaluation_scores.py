@@ -182,7 +182,7 @@ def test_ratings():
 def test_what_cannot_be_scored():
     with pytest.raises(ValueError, match="cider: 1 predictions, but 2 lists"):
         SCORES["cider"](["a"], [["a"], ["b"]])
-    with pytest.raises(ValueError, match="cider: no samples were given"):
+    with pytest.raises(ValueError, match="cider: there are no samples"):
         SCORES["cider"]([], [])
     with pytest.raises(ValueError, match="sample 1 must have a non-empty list of references, not 'b'"):
         SCORES["accuracy"](["a", "b"], [["a"], "b"])

@@ -75,7 +75,7 @@ def test_no_flipped_bit_passes(built, copy, kind):
             assert same(content(copy, model), right), file
             unseen += 1
         except ValueError as error:
-            assert file.name in str(error) and (WHAT_TO_DO in str(error) or "of format" in str(error)), error
+            assert file.name in str(error) and (WHAT_TO_DO in str(error) or "have format" in str(error)), error
         file.write_bytes(before)
     assert unseen == 0 or kind == "*.arrow"
 
@@ -144,7 +144,7 @@ def test_an_earlier_format_is_refused_by_name(built, copy):
     model, processor, _ = built
     (copy / "image" / "index.json").write_text('{"format": 1, "dtype": "float32"}')
     for use in (lambda: FeatureStore(copy, model), lambda: build(model, processor, copy)):
-        with pytest.raises(ValueError, match="image are of format 1, which has no checksums"):
+        with pytest.raises(ValueError, match="image have format 1, which has no checksums"):
             use()
 
 

@@ -245,7 +245,7 @@ def test_folders_and_files_without_a_config_are_refused(language_file, tmp_path)
         compose(str(tmp_path), {"image": image()})
     torch.save({"a": torch.ones(1)}, tmp_path / "tower.pth")
     language, tokenizer = tiny.language_model(), tiny.tokenizer()
-    with pytest.raises(ValueError, match="tower.pth is a file, and weights alone do not say which architecture"):
+    with pytest.raises(ValueError, match="tower.pth is a file, but weights alone do not say which architecture"):
         compose(language, {"image": {"tower": str(tmp_path / "tower.pth")}}, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="no config.json.* It holds tiny.gguf, tower.pth"):
         compose(language, {"image": {"tower": str(tmp_path)}}, tokenizer=tokenizer)

@@ -213,7 +213,7 @@ def test_all_towers_in_one_model(tmp_path):
     for name, value in again(**media).items():
         torch.testing.assert_close(value, output[name], atol=1e-6, rtol=1e-6)
     assert list(model(imu_values=media["imu_values"])) == ["imu_embeds"]
-    with pytest.raises(ValueError, match="something to embed"):
+    with pytest.raises(ValueError, match="no input to embed"):
         model()
 
 
@@ -239,7 +239,7 @@ def test_published_sizes():
 
 
 def test_imu2clip_says_which_lengths_it_reads():
-    with pytest.raises(ValueError, match="leaves 8 steps of time, and conv_channels is 32"):
+    with pytest.raises(ValueError, match="leaves 8 time steps, but conv_channels is 32"):
         Imu2ClipConfig(context_length=350)
     with pytest.raises(ValueError, match="Recordings of 340 samples"):
         tower("imu2clip")(torch.randn(1, 6, 340))

@@ -186,7 +186,7 @@ class TestUnits:
     )
     def test_what_does_not_fit_the_range_is_refused(self, modality, values, span, shade):
         with pytest.raises(
-            MediaError, match=f"(come out {shade} under the value_range|31000 C, which is unlikely).*unit"
+            MediaError, match=f"(become {shade} under the value_range|31000 C, which is unlikely).*unit"
         ):
             self.read(values.reshape(5, 6), span, modality)
 
@@ -229,7 +229,7 @@ class TestUnits:
                 self.read({"array": np.ones((2, 2)), "unit": unit})
         plain = MapSpec(name="height")
         assert plain.read(np.eye(2), Raw(), {"value_range": None}).tolist() == np.eye(2).tolist()
-        with pytest.raises(MediaError, match="none, as height has none"):
+        with pytest.raises(MediaError, match="no unit, because height has none"):
             plain.read({"array": np.eye(2), "unit": "m"}, Raw(), {"value_range": None})
 
     def test_without_a_range_units_do_not_matter(self):

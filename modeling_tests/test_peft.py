@@ -325,7 +325,7 @@ def test_rows_of_adapters_inside_towers_are_refused():
     config = lora_config(model, r=2)
     config.target_modules = r".*(image_tower|language_model)\..*\.q_proj"
     adapted = get_peft_model(model, config, adapter_name="a").eval()
-    with pytest.raises(ValueError, match="which see media and not rows"):
+    with pytest.raises(ValueError, match="which see media, not rows"):
         adapted(**tiny.inputs(processor, *ROWS[:2]), adapter_names=["a", "__base__"])
 
 

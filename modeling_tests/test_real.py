@@ -567,8 +567,8 @@ def test_data_sets_are_written_as_chats_and_what_lacks_parts_is_said(real, tmp_p
     monkeypatch.setattr(real.data, "fetch", lambda names, output: real.fetch.Fetched(folders))
     real.data.main(["--output", str(tmp_path)])
     said = capsys.readouterr().out
-    assert "recordings: left out, for there is no phrases." in said
-    assert "voices: left out, for there is nothing that makes it." in said
+    assert "recordings: left out, because phrases is missing." in said
+    assert "voices: left out, because it has no items." in said
     counts = Counter()
     for file in (tmp_path / "data").iterdir():
         for i, line in enumerate(file.read_text().splitlines()):

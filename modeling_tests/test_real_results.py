@@ -217,7 +217,7 @@ def test_the_table_is_written_where_docs_have_a_place_for_it(real, tmp_path):
     real.page.write_docs(found, [file])
     text = file.read_text()
     assert text.startswith("before\n<!-- real -->") and text.endswith("<!-- /real -->\nafter\n") and "old" not in text
-    assert "| Exercises, by subjects never felt | accuracy | 1.000 | 1.000 to 1.000 | 1.000 |" in text
+    assert "| Exercises, new subjects | accuracy | 1.000 | 1.000 to 1.000 | 1.000 |" in text
     with pytest.raises(ValueError, match="0 places"):
         (tmp_path / "none.md").write_text("text")
         real.page.write_docs(found, [tmp_path / "none.md"])

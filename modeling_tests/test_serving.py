@@ -116,7 +116,7 @@ def test_every_sense_has_openais_two_forms_and_sensors_numbers():
         ({"type": "image", "bytes": "abc"}, "expected a data: URL"),
         ({"type": "smell", "smell": "abc"}, "takes text, image"),
         ({"type": "input_imug", "input_imug": []}, "Did you mean 'input_imu'"),
-        ({"type": "input_imu", "input_imu": {"values": [[1], [2, 3]]}}, "cannot be made an array"),
+        ({"type": "input_imu", "input_imu": {"values": [[1], [2, 3]]}}, "cannot be converted to an array"),
         ({"type": "input_imu", "input_imu": {"values": [["a"]]}}, "expected real numbers"),
         ({"type": "input_imu", "input_imu": 3}, "expected a data: URL"),
         ({"type": "image_url"}, "expected a data: URL"),

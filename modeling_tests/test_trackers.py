@@ -31,7 +31,7 @@ def test_answers_need_the_processor(tmp_path):
     run = trainer(model, processor, tmp_path)
     run.callback_handler.processing_class = processor.tokenizer
     AnswersCallback(samples(2)).attach(run)
-    with pytest.raises(ValueError, match="give it `processing_class=processor`"):
+    with pytest.raises(ValueError, match="pass `processing_class=processor`"):
         run.train()
 
 

@@ -327,7 +327,7 @@ def test_what_trl_refuses_of_images_it_refuses_of_all_media(tmp_path, name, sett
 def test_a_composite_as_reward_model_is_refused(tmp_path):
     model, processor = tiny.composite("llama", tiny.modalities("imu"))
     model.save_pretrained(tmp_path / "rewards", processor=processor)
-    with pytest.raises(ValueError, match="composite is among `reward_funcs`"):
+    with pytest.raises(ValueError, match="composite is in `reward_funcs`"):
         trainer("GRPO", model, processor, records("prompt", "imu"), tmp_path, reward_funcs=str(tmp_path / "rewards"))
 
 

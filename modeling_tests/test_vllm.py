@@ -191,7 +191,7 @@ def test_what_vllm_cannot_run_is_refused():
         with pytest.raises(ValueError, match=message):
             check(config)
     model.config.image_aligner_config.sum_neighbours = True
-    with pytest.raises(ValueError, match="tokens that the language model does not see"):
+    with pytest.raises(ValueError, match="tokens that the language model must not see"):
         check(model.config)
 
 

@@ -23,11 +23,10 @@ PATH = Path(__file__).parents[1] / "docs" / "architectures.md"
 INTRODUCTION = """\
 # Architectures
 
-Every text decoder that `AutoModelForCausalLM` of Transformers {version} builds was composed with media,
-and every encoder of images, video, sound and series that `AutoModel` builds, and one of each family of timm, a tower;
-all of them tiny and with random weights. `modeling_tests/test_any_language_model.py` and `test_any_tower.py` prove what
-the tables say, also that what is said to fail does. This page is written by
-`python -m modeling_tests.write_architectures`.
+Every text decoder that `AutoModelForCausalLM` of Transformers {version} builds was composed with media. Every encoder of
+images, video, audio and series that `AutoModel` builds, and one of each family of timm, was used as a tower. All are tiny,
+with random weights. `modeling_tests/test_any_language_model.py` and `test_any_tower.py` prove the tables, including the
+failures. `python -m modeling_tests.write_architectures` writes this page.
 
 | | tried | pass everything | fail some checks | refused by `compose` |
 |---|---|---|---|---|
@@ -36,18 +35,18 @@ the tables say, also that what is said to fail does. This page is written by
 
 LANGUAGE_CHECKS = """\
 Checked: media reach the logits; the loss is the cross-entropy of the shifted labels; its gradient reaches the aligner;
-greedy generation is the same with and without a cache (generation), and beside a longer row as alone (padding); a
-checkpoint comes back exactly; without weights, the same composite is planned (plan); LoRA on all linear layers is trained,
+greedy generation is the same with and without a cache (generation), and next to a longer row as alone (padding); a
+checkpoint is restored exactly; the plan without weights is the same composite (plan); LoRA on all linear layers is trained,
 saved and loaded; the vocabulary grows by the placeholder (growth).
 
-{padding} fail only on padding, and do so without media too: train them with padding on the right, as the collator does,
+{padding} fail only on padding, also without media: train them with padding on the right, as the collator does,
 and generate row by row."""
 
 TOWER_CHECKS = """\
-Checked: features are those of the whole tower, though what nobody reads of it is dropped; tokens are the same beside a
-longer medium as alone (batch); a frozen tower keeps no graph, a trained one gets a gradient in all its weights; a
-checkpoint comes back exactly; without weights, the same composite is planned (plan); `select_layer=-2` is what the whole
-tower calls `hidden_states[-2]` (layer)."""
+Checked: features are those of the full tower, although unread modules are dropped; tokens are the same next to a longer
+medium as alone (batch); a frozen tower keeps no graph, a trained one gets a gradient in all its weights; a checkpoint is
+restored exactly; the plan without weights is the same composite (plan); `select_layer=-2` equals the full tower's
+`hidden_states[-2]` (layer)."""
 
 
 def status(name: str, refused: dict[str, str], known: dict[str, dict[str, str]]) -> str:
@@ -74,7 +73,7 @@ def language_models() -> str:
         [
             f"## Language models\n\n{checks}",
             table("| model type | result |", rows),
-            "In the same mapping, but no text decoders of their own:",
+            "In the same mapping, but not separate text decoders:",
             table("| model type | why not |", others),
         ]
     )
@@ -118,7 +117,7 @@ def tower_tables(describe: Callable[[str], str] = layout) -> str:
         [
             f"## Towers\n\n{TOWER_CHECKS}",
             table("| tower | reads | features | `select_layer` | result |", rows),
-            "Other models with media as their input, but no encoders:",
+            "Other models with media as their input, which are not encoders:",
             table("| model type | why not |", others),
         ]
     )

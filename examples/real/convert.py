@@ -1,4 +1,4 @@
-"""Fetched weights as ordinary Hugging Face folders, which `compose` and the Auto classes load.
+"""Converts fetched weights to ordinary Hugging Face folders, which `compose` and the Auto classes load.
 
     PYTHONPATH=examples python -m real.convert [NAME ...] [--output outputs/parts] [--check]
 
@@ -6,11 +6,11 @@
 |---|---|---|
 | `language_model/` | GGUF | LlamaForCausalLM in float32, its tokenizer with chat template |
 | `whisper/` | CTranslate2's `model.bin` | WhisperForConditionalGeneration, tokenizer, feature extractor |
-| `hearing/` | the same | the same for 10 s of sound instead of 30: a third of the work |
+| `hearing/` | the same | the same for 10 s of audio instead of 30: a third of the work |
 | `efficientnet/` | .pth | timm's `tf_efficientnet_lite0` in Transformers' wrapper |
-| `minilm/` | safetensors | as it is |
+| `minilm/` | safetensors | unchanged |
 
-Each is written once, whole or not at all. `--check` runs each of them on a known input.
+Each is written once, completely or not at all. `--check` runs each of them on a known input.
 """
 
 import argparse
@@ -36,15 +36,15 @@ from .fetch import OUTPUT, fetch
 
 
 def only(folder: Path, pattern: str) -> Path:
-    """The one file in `folder`, or below, of that pattern."""
+    """The only file in `folder`, or below, that matches the pattern."""
     found = sorted(folder.rglob(pattern))
     if len(found) != 1:
-        raise FileNotFoundError(f"{folder} holds {len(found)} files {pattern}, one was expected.")
+        raise FileNotFoundError(f"{folder} holds {len(found)} files {pattern}; one was expected.")
     return found[0]
 
 
 def language_model(raw: Path, target: Path) -> None:
-    """SmolLM2 from GGUF. Transformers unpacks the weights, but marks them as quantised, and would then not save them."""
+    """SmolLM2 from GGUF. Transformers dequantises the weights, but marks them as quantised, and would not save them."""
     file = only(raw, "*.gguf")
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     model.hf_quantizer.remove_quantization_config(model)
@@ -58,7 +58,7 @@ def whisper(raw: Path, target: Path) -> None:
 
 
 def hearing(raw: Path, target: Path, seconds: int = 10) -> None:
-    """Whisper for short sound; the stock one pads to 30 s. Its encoder has a position for each 20 ms; later ones are cut."""
+    """Whisper for short audio; the stock one pads to 30 s. Its encoder has a position for each 20 ms; later ones are cut."""
     whisper(raw, target)
     model, extractor = AutoModel.from_pretrained(target), AutoFeatureExtractor.from_pretrained(target)
     positions = model.encoder.embed_positions.weight[: 50 * seconds].clone()
@@ -69,14 +69,14 @@ def hearing(raw: Path, target: Path, seconds: int = 10) -> None:
 
 
 def efficientnet(raw: Path, target: Path) -> None:
-    """EfficientNet-lite0 under timm's names. The file has the same layers in the same order under other names; shapes are
-    compared when they are loaded."""
+    """EfficientNet-lite0 with timm's names. The file has the same layers in the same order under other names; loading
+    compares the shapes."""
     config = TimmWrapperConfig(architecture="tf_efficientnet_lite0", num_labels=1000, do_pooling=True)
     model = TimmWrapperForImageClassification(config)
     weights = torch.load(only(raw, "*.pth"), map_location="cpu", weights_only=True)  # noqa: TID251  tensors alone
     named = dict(zip(model.timm_model.state_dict(), weights.values(), strict=True))
     model.timm_model.load_state_dict(named)
-    own = model.timm_model.pretrained_cfg  # size, crop, mean and deviation, as the release was trained with
+    own = model.timm_model.pretrained_cfg  # size, crop, mean and deviation of the release's training
     config.pretrained_cfg = {key: value for key, value in own.items() if key not in ("url", "hf_hub_id")}
     config.id2label = dict(enumerate(_class_names()))
     config.label2id = {name: i for i, name in config.id2label.items()}
@@ -92,11 +92,11 @@ def _class_names() -> list[str]:
 
 
 def minilm(raw: Path, target: Path) -> None:
-    """A judge of captions: an ordinary folder already."""
+    """A judge of captions; it already is an ordinary folder."""
     shutil.copytree(only(raw, "model.safetensors").parent, target, dirs_exist_ok=True)
 
 
-# Folder's name -> the part that it is made from, and the function that makes it.
+# Folder's name -> its part, and the function that converts it.
 FOLDERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
     "language_model": ("smollm2", language_model),
     "whisper": ("whisper", whisper),
@@ -107,10 +107,10 @@ FOLDERS: dict[str, tuple[str, Callable[[Path, Path], None]]] = {
 
 
 def convert(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Path]:
-    """Makes the named folders (default: all of `FOLDERS`), and fetches their parts.
+    """Creates the named folders (default: all of `FOLDERS`), and fetches their parts.
 
     Returns:
-        Name -> folder. Folders whose parts cannot be fetched are reported, and left out.
+        Name -> folder. Folders whose parts cannot be fetched are reported and left out.
     """
     folders = {}
     for name in names or FOLDERS:
@@ -136,9 +136,9 @@ def convert(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="real.convert", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FOLDERS)}; all if none is named")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all that is made")
-    parser.add_argument("--check", action="store_true", help="let each say something, and count its keys")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"folders: {', '.join(FOLDERS)}; default: all")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all results")
+    parser.add_argument("--check", action="store_true", help="check of each folder's output and keys")
     given = parser.parse_args(arguments)
     folders = convert(given.names, given.output)
     if given.check:

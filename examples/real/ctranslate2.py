@@ -1,4 +1,4 @@
-"""A Whisper in CTranslate2's format, `model.bin`, as an ordinary Hugging Face folder."""
+"""Converts a Whisper in CTranslate2's format, `model.bin`, to an ordinary Hugging Face folder."""
 
 import json
 import re
@@ -19,15 +19,15 @@ from transformers import (
 # CTranslate2's numbers for its types (include/ctranslate2/types.h).
 TYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
 ENGLISH, MULTILINGUAL = 51864, 51865  # tokens of the two vocabularies
-HEAD = 64  # width of an attention head, of all sizes of Whisper
+HEAD = 64  # width of an attention head, in all sizes of Whisper
 
 
 def read_model(file: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """The spec's name, and every variable under its name, those under a second name too.
+    """The spec's name, and every variable under its name, also under a second name.
 
-    The format, little-endian: version, the spec's name and revision, then how many variables there are, each as name, rank
-    (one byte), sizes, type (one byte), bytes; then the aliases as pairs of names. A string is its length (16 bits) and
-    its bytes, the last of which is zero.
+    The format, little-endian: version, the spec's name and revision, then the number of variables, each as name, rank (one
+    byte), sizes, type (one byte), bytes; then the aliases as pairs of names. A string is its length (16 bits) and its bytes,
+    ending with zero.
     """
     with file.open("rb") as stream:
 
@@ -38,7 +38,7 @@ def read_model(file: Path) -> tuple[str, dict[str, np.ndarray]]:
             return stream.read(number("H"))[:-1].decode()
 
         if (version := number("I")) < 5:
-            raise ValueError(f"{file} is of CTranslate2's version {version}; 5 and 6 are read.")
+            raise ValueError(f"{file} has CTranslate2's version {version}; only 5 and 6 are supported.")
         name, _ = text(), number("I")
         variables = {}
         for _ in range(number("I")):
@@ -46,7 +46,7 @@ def read_model(file: Path) -> tuple[str, dict[str, np.ndarray]]:
             shape = struct.unpack(f"<{rank}I", stream.read(4 * rank))
             kind = number("B")
             if kind not in TYPES:
-                raise ValueError(f"{file}: {key} is of type {kind}; known are {sorted(TYPES)}.")
+                raise ValueError(f"{file}: {key} has the type {kind}; known: {sorted(TYPES)}.")
             data = stream.read(number("I"))
             variables[key] = np.frombuffer(data, TYPES[kind]).reshape(shape)
         for _ in range(number("I")):
@@ -56,7 +56,7 @@ def read_model(file: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 class _Weights:
-    """From CTranslate2's variables to a state dict of Transformers' Whisper."""
+    """Turns CTranslate2's variables into a state dict of Transformers' Whisper."""
 
     def __init__(self, variables: dict[str, np.ndarray]):
         self.variables, self.state = variables, {}
@@ -74,7 +74,7 @@ class _Weights:
         self.state |= {f"{target}.weight": self.get(f"{source}/gamma"), f"{target}.bias": self.get(f"{source}/beta")}
 
     def linear(self, source: str, *targets: str) -> None:
-        """One layer, or several that are stacked in one. Keys of attention have no bias in Transformers, and zeros here."""
+        """One layer, or several that are stacked. Keys of attention have no bias in Transformers, and zeros here."""
         weights, biases = (self.get(f"{source}/{kind}").chunk(len(targets)) for kind in ("weight", "bias"))
         for target, weight, bias in zip(targets, weights, biases, strict=True):
             self.state[f"{target}.weight"] = weight
@@ -97,7 +97,7 @@ class _Weights:
 
 
 def whisper_from(file: Path) -> WhisperForConditionalGeneration:
-    """The model of a `model.bin`, in float32. Raises ValueError if it is not Whisper's or does not fill it exactly."""
+    """The model of a `model.bin`, in float32. Raises ValueError if it is not a Whisper or does not fill it exactly."""
     name, variables = read_model(file)
     if name != "WhisperSpec":
         raise ValueError(f"{file} holds a {name}, not Whisper.")
@@ -143,7 +143,7 @@ _PLACES = {"source": "encoder", "target": "decoder"}
 
 
 def generation_config(model: WhisperForConditionalGeneration, released: dict, tokenizer) -> GenerationConfig:
-    """What stock `generate` needs to know of an English-only Whisper. `released`: the `config.json` beside `model.bin`."""
+    """Settings of stock `generate` for an English-only Whisper. `released`: the `config.json` next to `model.bin`."""
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("startofprev", "notimestamps")}
     return GenerationConfig(
         is_multilingual=model.config.vocab_size >= MULTILINGUAL,
@@ -152,7 +152,7 @@ def generation_config(model: WhisperForConditionalGeneration, released: dict, to
         decoder_start_token_id=model.config.decoder_start_token_id,
         no_timestamps_token_id=ids["notimestamps"],
         prev_sot_token_id=ids["startofprev"],
-        max_initial_timestamp_index=50,  # a second, as in OpenAI's own decoding
+        max_initial_timestamp_index=50,  # one second, as in OpenAI's own decoding
         return_timestamps=False,
         suppress_tokens=released["suppress_ids"],
         begin_suppress_tokens=released["suppress_ids_begin"],

@@ -1,9 +1,9 @@
-"""The real data sets, each as splits of plain items, and as chats that training and evaluation read.
+"""The real data sets, as splits of plain items, and as chats for training and evaluation.
 
     PYTHONPATH=examples python -m real.data [NAME ...] [--output outputs/parts]
 
-Prints how many items each split has, and writes chats to `outputs/parts/data/<task>_<split>.jsonl`, by the tasks of
-`tasks.kinds`. What cannot be fetched is reported, and its data sets are left out.
+Prints the number of items of each split, and writes chats to `outputs/parts/data/<task>_<split>.jsonl` for the tasks of
+`tasks.kinds`. Missing parts are reported, and their data sets are left out.
 """
 
 import argparse
@@ -67,7 +67,7 @@ DATASETS: dict[str, tuple[Callable[[Fetched, Path], Splits], tuple[str, ...], tu
 
 
 def load(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Splits]:
-    """Fetches the parts, and returns name -> split -> items of each data set whose parts are there."""
+    """Fetches the parts, and returns name -> split -> items of each data set whose parts are available."""
     if unknown := sorted(set(names or ()) - DATASETS.keys()):
         raise ValueError(f"No data set {', '.join(unknown)}; there are {', '.join(DATASETS)}.")
     chosen = names or list(DATASETS)
@@ -76,19 +76,19 @@ def load(names: list[str] | None = None, output: Path = OUTPUT) -> dict[str, Spl
     for name in chosen:
         make, needed, _ = DATASETS[name]
         if lacking := [part for part in needed if part not in parts.folders]:
-            print(f"{name}: left out, for there is no {', '.join(lacking)}.", flush=True)
+            print(f"{name}: left out, because {', '.join(lacking)} is missing.", flush=True)
             continue
         if any((splits := make(parts, output)).values()):
             result[name] = splits
         else:
-            print(f"{name}: left out, for there is nothing that makes it.", flush=True)
+            print(f"{name}: left out, because it has no items.", flush=True)
     return result
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="real.data", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DATASETS)}; all if none is named")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all that is fetched and made")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"data sets: {', '.join(DATASETS)}; default: all")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for downloads and results")
     given = parser.parse_args(arguments)
     folder, sets = given.output / "data", load(given.names, given.output)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""Real speech without transcripts, written down by Whisper: to train on, never to test with (pseudo-labels).
+"""Real speech without transcripts, transcribed by Whisper (pseudo-labels), for training, never for tests.
 
-Synthetic voices alone do not prepare for a telephone. With 1,200 of their clips, the audio aligner got 85 % of the words of
-the real test recordings wrong. With 3,000 clips and these phrases, spoken by the voice of the test, it got 70 % wrong.
+Synthetic voices alone are not enough for telephone speech. With 1,200 of their clips, the audio aligner got 85 % of the
+words of the real test recordings wrong. With 3,000 clips and these phrases, spoken by the test's voice, it got 70 % wrong.
 """
 
 import json
@@ -14,17 +14,17 @@ from .check import transcribe
 from .splits import normalised
 
 
-SECONDS = 8.0  # of the longest recording that is used; the tower hears ten at once
-LETTERS = 25  # a second at most; in a longer text, the decoder has repeated one word
+SECONDS = 8.0  # of the longest recording that is used; the tower's window has ten
+LETTERS = 25  # per second at most; in a longer text, the decoder has repeated one word
 
 
 def load(recordings: dict[str, list[dict[str, Any]]], folders: dict[str, Path], file: Path) -> list[dict[str, Any]]:
-    """The unlabelled recordings with `text`, made once. Those that say the same as a test recording are left out.
+    """The unlabelled recordings with `text`, transcribed once. Recordings with the text of a test recording are left out.
 
     Args:
-        recordings: as `recordings.load` gives them.
+        recordings: from `recordings.load`.
         folders: holds `hearing`; without it, no recording is used.
-        file: JSONL, where they are kept.
+        file: JSONL file for the result.
     """
     if file.is_file():
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -44,5 +44,5 @@ def load(recordings: dict[str, list[dict[str, Any]]], folders: dict[str, Path], 
 
 
 def usable(text: str, seconds: float) -> bool:
-    """Whether a text has words, no figures (which can be said in several ways), and no more letters than a voice can say."""
+    """Whether a text has words, no figures (they can be read in several ways), and not more letters than a voice can say."""
     return bool(normalised(text)) and not any(map(str.isdigit, text)) and len(text) <= LETTERS * seconds + 5

@@ -1,4 +1,4 @@
-"""Emoji: pictures of Google's with names and categories, and OpenMoji's tags."""
+"""Emoji: Google's pictures with names and categories, and OpenMoji's tags."""
 
 import json
 import re
@@ -9,17 +9,17 @@ from .splits import SHARES, assign, clusters, normalised
 
 
 _PEOPLE = re.compile(r"\b(man|woman|person|people|men|women|boy|girl|female|male)s?\b")
-_NOT_PICTURES = ("Component",)  # skin tones alone
+_NOT_PICTURES = ("Component",)  # only skin tones
 
 
 def load(raw: Path, tags: Path | None = None) -> dict[str, list[dict[str, Any]]]:
     """Split -> emoji: `image` (64 x 64 PNG, transparent background), `name`, `category`, `subcategory`, `tags`.
 
-    Each once, without its variants of skin. Split by name: those alike within a subcategory, as a man and a woman who do the
-    same, are on one side; all categories are in all splits.
+    Each once, without its skin variants. Split by name: similar ones within a subcategory, such as a man and a woman who do
+    the same, are on one side; all categories are in all splits.
 
     Args:
-        tags: of OpenMoji, unpacked. Without it there are no tags, and names are those of Unicode in lower case.
+        tags: folder of OpenMoji. Without it there are no tags, and names are those of Unicode in lower case.
     """
     pictures = next(raw.rglob("img/google/64"))
     entries = json.loads(next(raw.rglob("emoji.json")).read_text(encoding="utf-8"))
@@ -51,5 +51,5 @@ def load(raw: Path, tags: Path | None = None) -> dict[str, list[dict[str, Any]]]
 
 
 def _code(unified: str) -> str:
-    """Code points without the selectors of presentation, which the two write differently."""
+    """Code points without variation selectors, which the two sources write differently."""
     return "-".join(part for part in unified.upper().split("-") if part != "FE0F")

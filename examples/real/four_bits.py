@@ -1,10 +1,10 @@
-"""Stage 1 in front of a language model in 4 bits, beside the same in full precision (AnyMAL, arXiv 2309.16058, section 3.1).
+"""Stage 1 with a language model in 4 bits, against full precision (AnyMAL, arXiv 2309.16058, section 3.1).
 
     make real ARGS=--four-bits
 
-After `make real`, whose parts and features it reads. Both learn from the same samples, from the same weights. How well they
-know the right answers of held-out questions is told by the mean loss of a word, by which both are compared, question by
-question; the control has learnt nothing.
+Run it after `make real`, whose parts and features it reads. Both learn from the same samples and the same initial weights.
+They are compared by the mean loss per word of the right answers to held-out questions, question by question. The control
+is untrained.
 """
 
 import json
@@ -23,7 +23,7 @@ from .answers import likelihoods
 from .learn import Lesson, compose_parts
 
 
-ROWS = ("categories", "names", "captions", "motion")  # without speech, which a stage of its own prepares
+ROWS = ("categories", "names", "captions", "motion")  # without speech, which needs a separate stage first
 
 
 def composed(language_model: Path, parts: Path, statistics: dict, four_bits: bool) -> tuple[Any, Any]:
@@ -35,12 +35,12 @@ def composed(language_model: Path, parts: Path, statistics: dict, four_bits: boo
 
 
 def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
-    """Writes `four_bits.json` and prints what is in it.
+    """Writes `four_bits.json` and prints its content.
 
     Args:
-        parts: what `make real` fetched.
-        output: what `make real` made; its features are read.
-        steps: of training, of 8 samples each.
+        parts: folder of the parts from `make real`.
+        output: folder of the results of `make real`; its features are read.
+        steps: training steps of 8 samples each.
     """
     sets = data.load(["stamps", "emoji", "watch"], parts)
     statistics = motion_tower.train(sets["watch"], parts / "motion")
@@ -70,7 +70,7 @@ def run(parts: Path, output: Path, steps: int = 80) -> dict[str, Any]:
 
 
 def compared(losses: dict[str, list[float]]) -> dict[str, Any]:
-    """`{loss, full_precision, control, worse_by, interval, n}`; the interval is of the difference, paired by questions."""
+    """`{loss, full_precision, control, worse_by, interval, n}`; the interval is for the difference, paired by questions."""
     rows = {name: np.stack([values, np.ones(len(values))], 1) for name, values in losses.items()}
     row = results.row("loss", rows["4 bits"], rows["full precision"], rows["untaught"], ("untaught", "full precision"))
     return {

@@ -1,4 +1,4 @@
-"""The parts composed into one model, and its training: aligners learn words, LoRA is instructed."""
+"""Composes the parts into one model, and trains it: aligners learn words, then LoRA learns instructions."""
 
 import random
 from concurrent.futures import ProcessPoolExecutor
@@ -27,13 +27,13 @@ MIX = {
     "motion": 3, "same": 1, "both": 2, "two_pictures": 2, "noisy": 1, "senses": 1, "prose": 1, "own": 5,
 }  # fmt: skip
 EPOCHS = {"audio": 8, "image": 12, "imu": 12}  # of stage 1
-ROW = 2048  # tokens; eight samples are far fewer, so a step is one row without padding
+ROW = 2048  # tokens; eight samples have far fewer, so a step is one row without padding
 
 
 def compose_parts(
     language_model: Any, parts: Path, statistics: dict[str, list[float]], available: set[str], tokenizer: Any = None
 ) -> tuple[Any, Any]:
-    """Whisper's encoder for sound, cut to what was recorded; EfficientNet for pictures; the IMU tower of this run."""
+    """Whisper's encoder for audio, cut to the recordings' length; EfficientNet for pictures; the IMU tower of this run."""
     modalities = {
         "image": {"tower": str(parts / "efficientnet"), "aligner": "mlp", "num_tokens": 4},
         "audio": {"tower": str(parts / "hearing"), "aligner": {"type": "mlp", "stride": 4, "intermediate_size": 1024},
@@ -44,19 +44,19 @@ def compose_parts(
 
 
 def fast_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself, twice as fast as float32 or more. Others only imitate it, slowly."""
+    """Whether this CPU multiplies bfloat16 natively, at least twice as fast as float32. Others emulate it slowly."""
     able = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 @dataclass
 class Lesson:
-    """What all stages share.
+    """Shared by all stages.
 
     Attributes:
         questions: row -> questions of the training split.
         text: row of the mix -> records without media.
-        scale: share of all steps; 1 for real, 0.01 only tries the code.
+        scale: share of all steps; 1 is the real run, 0.01 only tests the code.
     """
 
     model: Any
@@ -69,8 +69,8 @@ class Lesson:
     logs: dict[str, list[dict]] = field(default_factory=dict)
 
     def keep_features(self, others: list[Question]) -> None:
-        """Every medium through its tower, once: those of training and `others`. Whisper's may run in bfloat16: its features
-        move by 1.5 %, those of a convolutional tower by 8 %."""
+        """Runs every medium of training and `others` through its tower, once. Whisper's tower may run in bfloat16: its
+        features change by 1.5 %, those of a convolutional tower by 8 %."""
         questions = [question for row in self.questions.values() for question in row]
         records = [question.record for question in [*questions, *others]]
         place = self.folder / "features"
@@ -80,7 +80,7 @@ class Lesson:
         self.features = FeatureStore(self.folder / "features", self.model)
 
     def learn_words(self) -> None:
-        """Stage 1: each aligner by itself, without the language model running."""
+        """Stage 1: each aligner alone, without running the language model."""
         for modality, questions in self._named().items():
             epochs = EPOCHS[modality] * self.scale
             self.logs[f"words of {modality}"] = words.train(
@@ -88,7 +88,7 @@ class Lesson:
             )
 
     def _named(self) -> dict[str, list[Question]]:
-        """Modality -> what it says of each medium; of an emoji its category and its name."""
+        """Modality -> questions with the words for each medium; for an emoji its category and its name."""
         rows = {name: self.questions.get(name, []) for name in MIX}
         names = {question.media[0]: question.answer for question in rows["names"]}
         emoji = [replace(one, answer=f"{one.answer}. {names.get(one.media[0], '')}") for one in rows["categories"]]
@@ -100,7 +100,7 @@ class Lesson:
         return {modality: questions for modality, questions in named.items() if questions}
 
     def instruct(self, steps: int = 600) -> None:
-        """Stage 2: aligners go on, and LoRA lets the language model come to meet them. Saves the model.
+        """Stage 2: trains aligners further, and the language model by LoRA. Saves the model.
 
         A new process loads what stage 1 saved. In the old one, tensors of many sizes have left free memory in small pieces.
         The allocator searches these for each new tensor, and a step takes twice as long.
@@ -112,7 +112,7 @@ class Lesson:
         self.model = AutoModelForCausalLM.from_pretrained(self.folder / "model")
 
     def train_on_mix(self, model: Any, steps: int, learning_rate: float, seed: int) -> list[dict]:
-        """What can be trained of `model` learns from all rows and text, by the stock Trainer. Returns its log."""
+        """Trains the trainable parts of `model` on all rows and text, with the stock Trainer. Returns its log."""
         steps = max(2, round(steps * self.scale))
         samples = mixed({**self.questions, **self.text}, 8 * steps, seed)
         collator = AnyModalityPackingCollator(self.processor, model=model, max_length=ROW, features=self.features)
@@ -138,7 +138,7 @@ def _instruct(lesson: Lesson, steps: int) -> list[dict]:
 
 
 def mixed(questions: dict[str, list], count: int, seed: int) -> list[dict]:
-    """Records drawn by `MIX` of the rows that there are; each row is gone through before any of it comes again."""
+    """Records drawn from the existing rows by `MIX`; a row repeats only after all its records were drawn."""
     rng, waiting, records = random.Random(seed), {}, []
     rows = [name for name in MIX if questions.get(name)]
     for name in rng.choices(rows, [MIX[name] for name in rows], k=count):

@@ -1,4 +1,4 @@
-"""seglearn's watch data: seven exercises of the shoulder, as a watch's six axes feel them."""
+"""seglearn's watch data: seven exercises of the shoulder, recorded with six axes of a watch."""
 
 import csv
 import subprocess
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 
-RATE = 50  # Hz, as its loader says
+RATE = 50  # Hz, from its loader
 SECONDS = 5.0
 GRAVITY = 9.80665
 COLUMNS = ("time", "ax", "ay", "az", "gx", "gy", "gz")
-# The data set's short names, as the paper (arXiv 1802.01489) calls the exercises.
+# The data set's short names -> the paper's names of the exercises (arXiv 1802.01489).
 EXERCISES = {
     "PEN": "pendulum",
     "ABD": "abduction",
@@ -24,7 +24,7 @@ EXERCISES = {
     "ROW": "upright row",
 }
 SUBJECTS = {"train": (1, 2, 3, 4, 5, 6, 7), "validation": (8,), "test": (9, 10)}
-# The file is a pickle, which runs code when it is read. So a process that does nothing else reads it, once, into arrays.
+# The file is a pickle, which runs code when it is read. So a separate process converts it to arrays, once.
 _CONVERT = """
 import sys, numpy
 data = numpy.load(sys.argv[1], allow_pickle=True).item()
@@ -35,8 +35,8 @@ numpy.savez(sys.argv[2], values=numpy.concatenate(data["X"]), lengths=lengths, e
 
 
 def plain(raw: Path, file: Path) -> dict[str, np.ndarray]:
-    """The recordings as plain arrays, which are kept in `file`: `values (all samples, 6)`, `lengths (recordings,)`, and of
-    each recording `exercise`, `subject`, `side`."""
+    """The recordings as plain arrays, stored in `file`: `values (all samples, 6)`, `lengths (recordings,)`, and `exercise`,
+    `subject`, `side` of each recording."""
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f"half-{file.name}")
@@ -51,13 +51,13 @@ def load(raw: Path, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Split -> windows of `SECONDS`: `imu`, a CSV with `COLUMNS` in s, m/s^2 (gravity included) and rad/s; `exercise`,
     `subject`, `side`. Each subject is in one split.
 
-    The file has g and rad/s: where the watch is still, the acceleration is 1.01 long; and where it turns, the direction of
-    gravity turns at 0.4 of the gyroscope's speed (median), which would be 22 times it in degrees. The axes of the two
-    sensors are not of one frame: no exchange of axes and signs lets the one explain the other.
+    The file has g and rad/s: if the watch is still, the length of the acceleration is 1.01; if it turns, the direction of
+    gravity turns at 0.4 of the gyroscope's speed (median), which would be 22 times it in degrees. The two sensors do not
+    share a frame: no exchange of axes and signs makes them agree.
     """
     data = plain(raw, folder / "watch.npz")
     if tuple(data["columns"].tolist()) != ("ax", "ay", "az", "wx", "wy", "wz"):
-        raise ValueError(f"{raw} has the columns {data['columns'].tolist()}, six others were expected.")
+        raise ValueError(f"{raw} has the columns {data['columns'].tolist()}; six others were expected.")
     split_of = {subject: split for split, subjects in SUBJECTS.items() for subject in subjects}
     names = [EXERCISES[short] for short in data["names"].tolist()]
     result, samples = {split: [] for split in SUBJECTS}, round(RATE * SECONDS)

@@ -1,4 +1,4 @@
-"""A small IMU tower, trained on the motion of the training subjects by the stock Trainer."""
+"""A small IMU tower, trained on the motion of the training subjects with the stock Trainer."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ def read(items: list[dict[str, Any]], config: PatchTSTConfig, statistics: dict[s
 
 
 def train(splits: dict[str, list[dict[str, Any]]], folder: Path, seed: int = 0) -> dict[str, list[float]]:
-    """Trains the tower to tell exercises apart, keeps it without its head in `folder`; the best epoch by the validation
-    subject. One that is there is taken: features that were computed by it stay right.
+    """Trains the tower to classify exercises, and saves it without its head in `folder`: the best epoch on the validation
+    subject. An existing tower is reused, so that its stored features stay valid.
 
     Returns:
         Mean and standard deviation of each channel over the training split, as options of the IMU modality.

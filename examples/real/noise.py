@@ -1,4 +1,4 @@
-"""Modalities that tell too little alone: captions spoken in noise, and pictures of which most is hidden."""
+"""Media that are not enough alone: captions spoken in noise, and pictures that are mostly hidden."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 SIGNAL = 0.0  # decibels of speech above noise
-GRID, HIDDEN = 4, 11  # of 4 x 4 squares of a picture
+GRID, HIDDEN = 4, 11  # a picture has 4 x 4 squares, 11 are hidden
 
 
 def load(splits: dict[str, list[dict[str, Any]]], folder: Path, language: str) -> dict[str, list[dict[str, Any]]]:
@@ -37,7 +37,7 @@ def load(splits: dict[str, list[dict[str, Any]]], folder: Path, language: str) -
 
 
 def drown(source: Path, file: Path, rng: np.random.Generator) -> None:
-    """Noise with the spectrum of what is said (as of many who talk at once), `SIGNAL` decibels below it."""
+    """Adds noise with the spectrum of the speech (like many speakers at once), `SIGNAL` decibels below it."""
     sound, rate = soundfile.read(source, dtype="float64", always_2d=True)
     spectrum = np.fft.rfft(sound.mean(1))
     phases = np.exp(2j * np.pi * rng.random(len(spectrum)))
@@ -48,7 +48,7 @@ def drown(source: Path, file: Path, rng: np.random.Generator) -> None:
 
 
 def hide(source: Path, file: Path, rng: np.random.Generator) -> None:
-    """Grey over `HIDDEN` of the picture's squares, others for each picture."""
+    """Covers `HIDDEN` of the picture's squares with grey, different ones for each picture."""
     picture = Image.open(source).convert("RGBA")
     picture = (
         Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB").resize((128, 128))

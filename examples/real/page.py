@@ -1,4 +1,4 @@
-"""The page: results beside rivals and controls, and what was seen, heard and felt with what was said to it."""
+"""The page: results with rivals and controls, and media with the model's answers."""
 
 import html
 import re
@@ -14,15 +14,15 @@ from .results import LESS_IS_BETTER
 
 
 TITLES = {
-    "speech": "English speech, written down",
-    "speech_foreign": "Spanish speech, written down",
+    "speech": "English speech, transcribed",
+    "speech_foreign": "Spanish speech, transcribed",
     "translation": "Spanish speech into English",
     "categories": "The category of a picture",
     "yes_or_no": "Yes or no, about a picture",
-    "captions": "The right one of ten captions, of pictures never seen",
-    "motion": "Exercises, by subjects never felt",
+    "captions": "The right one of ten captions, new pictures",
+    "motion": "Exercises, new subjects",
     "same": "Does the recording say what is in the picture?",
-    "both": "A word and a picture, both told",
+    "both": "A word and a picture, both right",
     "two_pictures": "Which of two pictures?",
     "noisy": "Spanish in noise into English, with its picture",
     "senses": "A hidden picture and speech in noise",
@@ -54,7 +54,7 @@ def table(found: dict[str, Any]) -> list[list[str]]:
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """The table, and what became of text, for docs."""
+    """The table, and the results for text, for docs."""
     head, *lines = [[cell or " " for cell in line] for line in table(found)]
     marks = ["---", "---", "--:", "---", "--:", "--:", "--:", "---"]
     text, low_high = found["text"], "{:+.1%} to {:+.1%}".format(*found["text"]["interval"])
@@ -65,7 +65,7 @@ def markdown(found: dict[str, Any]) -> str:
     )
     versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
     threads = "one CPU thread" if found["threads"] == 1 else f"{found['threads']} CPU threads"
-    took = f"All of it took {found['seconds'] / 60:.0f} minutes of {threads}, downloads aside ({versions})."
+    took = f"All of it took {found['seconds'] / 60:.0f} minutes of {threads}, without downloads ({versions})."
     rows = "\n".join("| " + " | ".join(line) + " |" for line in [head, marks, *lines])
     return f"{rows}\n\n{kept}\n\n{took}"
 
@@ -98,7 +98,7 @@ def write(
     losses = "".join(curve(stage, log) for stage, log in logs.items() if log)
     text = found.get("text", {})
     kept = (
-        f"<p>Perplexity of English prose that was held out: {text['perplexity_before']:.2f} before, "
+        f"<p>Perplexity of held-out English prose: {text['perplexity_before']:.2f} before, "
         f"{text['perplexity']:.2f} after ({text['worse_by']:+.1%}, 95 % {text['interval'][0]:+.1%} to "
         f"{text['interval'][1]:+.1%}). "
         f"Short questions answered: {text['short_questions_before']} of {text['short_questions_n']} before, "
@@ -114,8 +114,8 @@ def write(
         ["part", "version", "licence", "for"], [[p["name"], p["version"], p["licence"], p["use"]] for p in parts]
     )
     body = (
-        f"<p>One model out of real parts, trained and examined in {found['seconds'] / 60:.0f} minutes on a CPU, and asked "
-        "about what it has not met. Beside each number: a rival, and the same question with another picture or recording."
+        f"<p>One model from real parts, trained and examined in {found['seconds'] / 60:.0f} minutes on a CPU, and tested "
+        "on new media. Each number has a rival, and a control: the same question with another picture or recording."
         "</p>"
         f"{scores}<h2>{TITLES['text']}</h2>{kept}<h2>Loss</h2>{losses}{cards}<h2>Parts and data</h2>{used}"
     )

@@ -1,4 +1,4 @@
-"""Asterisk's English prompts: one real voice. What some recordings say is known exactly by their names."""
+"""Asterisk's English prompts: one real voice. The names of some recordings are exact transcripts."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ _NOT_SPEECH = {
 
 
 def transcripts() -> dict[str, str]:
-    """Name of a recording -> what is said in it."""
+    """Name of a recording -> its transcript."""
     texts = {f"digits/{number}": word for number, word in NUMBERS.items()}
     texts |= {f"digits/{word}": word for word in (*LARGE, "today", "tomorrow", "yesterday", "dollars", "minus")}
     texts |= {f"digits/day-{i}": day for i, day in enumerate(DAYS)}
@@ -42,7 +42,7 @@ def transcripts() -> dict[str, str]:
 def load(raw: Path) -> dict[str, list[dict[str, Any]]]:
     """`test`: recordings with `audio`, `text` and `kind` (digits, letters, phonetic). `unlabelled`: others, without `text`.
 
-    Whisper writes down the others, for training (`dictation`): the words of the test are in none of them by themselves.
+    Whisper transcribes the others for training (`dictation`): none of them is a word of the test alone.
     """
     root, known = next(raw.rglob("asterisk/sounds")), transcripts()
     result = {"test": [], "unlabelled": []}

@@ -1,4 +1,4 @@
-"""Rows of results: each number beside its rival, its control, how many items it rests on, and its 95 % interval."""
+"""Rows of results: each number with its rival, its control, its number of items, and its 95 % interval."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,18 +10,18 @@ from scipy.stats import bootstrap
 from transformers_anymodality.evaluation import SCORES
 
 
-# What a score of one item is: numerator and denominator, which are summed over items before they are divided.
+# The score of one item: numerator and denominator, which are summed over items before the division.
 Scores = np.ndarray
 LESS_IS_BETTER = ("wer", "cer")
 
 
 def plain(text: str) -> str:
-    """Without case and the punctuation at its ends."""
+    """The text in lower case, without punctuation at its ends."""
     return " ".join(text.lower().strip(" .,!?").split())
 
 
 def word_errors(said: Sequence[str], wanted: Sequence[str]) -> Scores:
-    """Edits between words, and words that were wanted, as the package's own `wer` counts them."""
+    """Word edits, and the number of wanted words, as counted by the package's own `wer`."""
     return SCORES["wer"].rows(said, [[text] for text in wanted])
 
 
@@ -36,13 +36,13 @@ def chrf(said: Sequence[str], wanted: Sequence[str]) -> Scores:
 
 
 def exact(said: Sequence[Any], wanted: Sequence[Any]) -> Scores:
-    """1 where both are the same, but for case and punctuation; and 1 each."""
+    """1 if both are the same except for case and punctuation; and 1 each."""
     same = [plain(str(one)) == plain(str(other)) for one, other in zip(said, wanted, strict=True)]
     return np.array([(float(one), 1.0) for one in same])
 
 
 def verdict(said: Sequence[str], wanted: Sequence[str]) -> Scores:
-    """Of answers that give their reasons first: 1 where the last sentences are the same; and 1 each."""
+    """For answers that give their reasons first: 1 if the last sentences are the same; and 1 each."""
     return exact([plain(one).split(". ")[-1] for one in said], [plain(one).split(". ")[-1] for one in wanted])
 
 
@@ -51,9 +51,9 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray, axis: int = -1) -> n
 
 
 def interval(scores: Scores, of: Callable = ratio) -> list[float]:
-    """95 % by bootstrap over items (percentiles of 5,000 draws)."""
+    """95 % interval by bootstrap over items (percentiles of 5,000 draws)."""
     if len(scores) < 2 or np.all(scores[:, 0] * scores[0, 1] == scores[0, 0] * scores[:, 1]):
-        return [float(of(*scores.T))] * 2  # all alike: drawn again, they are the same
+        return [float(of(*scores.T))] * 2  # all scores are equal, and so are all draws
     drawn = bootstrap(
         tuple(scores.T), of, paired=True, vectorized=True, n_resamples=5000, method="percentile",
         rng=np.random.default_rng(0),
@@ -71,7 +71,7 @@ def row(
 ) -> dict[str, Any]:
     """
     Args:
-        names: what the rival and the control are, in a few words.
+        names: short names of the rival and the control.
 
     Returns: `{metric, rival, control, n, interval, over_control, over_control_interval, ...}`; `over_control` is the
     difference to the control, paired by items.

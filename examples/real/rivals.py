@@ -1,4 +1,4 @@
-"""What else can do each job: Whisper's own decoder, and linear models on the same features."""
+"""Other ways to do each job: Whisper's own decoder, and linear models on the same features."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from .tasks import Question
 
 
 def whisper(folder: Path, questions: list[Question], batch: int = 8) -> list[str]:
-    """Recognised by the whole model whose encoder the composite hears with."""
+    """Transcripts by the full Whisper, whose encoder is the composite's audio tower."""
     recognise = pipeline("automatic-speech-recognition", model=str(folder), device="cpu")
     said = []
     for start in tqdm(range(0, len(questions), batch), desc="Whisper", leave=False):
@@ -29,13 +29,13 @@ def whisper(folder: Path, questions: list[Question], batch: int = 8) -> list[str
 
 
 def _heard(path: str) -> dict[str, Any]:
-    """As the pipeline takes it: files it would have ffmpeg read."""
+    """Samples for the pipeline, which would read files with ffmpeg."""
     values, rate = soundfile.read(path, dtype="float32", always_2d=True)
     return {"raw": values.mean(1), "sampling_rate": rate}
 
 
 def pooled(questions: list[Question], processor: Any, features: FeatureStore) -> np.ndarray:
-    """Mean features of each question's first medium, `(questions, dim)`: of those that the composite reads."""
+    """Mean of the composite's features for each question's first medium, `(questions, dim)`."""
     rows = []
     for question in questions:
         modality, path = question.media[0]
@@ -71,7 +71,7 @@ def retrieve(
     processor: Any,
     features: FeatureStore,
 ) -> list[int]:
-    """A linear map from pooled features to MiniLM's embedding of the caption; the place of the nearest of each choice."""
+    """A linear map from pooled features to MiniLM's embedding of the caption; returns the index of the nearest choice."""
     model = make_pipeline(StandardScaler(), RidgeCV(np.logspace(0, 5, 11)))
     model.fit(pooled(train, processor, features), embed(minilm, [question.answer for question in train]))
     seen = model.predict(pooled(test, processor, features))

@@ -73,7 +73,7 @@ def texts(count: int, captions: Sequence[str] = (), avoid: Sequence[str] = (), s
 
     Args:
         captions: of the training split.
-        avoid: captions of the others, which are in no text as they stand.
+        avoid: captions of the other splits; texts must not contain them.
     """
     rng, refused = np.random.default_rng(seed), {normalised(text) for text in avoid}
     letters = [chr(code) for code in range(ord("A"), ord("Z") + 1)]

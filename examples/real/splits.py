@@ -1,4 +1,4 @@
-"""Splits that do not leak: what is named alike stays on one side."""
+"""Splits that do not leak: items with similar names stay on one side."""
 
 import re
 from collections import defaultdict
@@ -14,16 +14,16 @@ _ARTICLES = re.compile(r"^(a pair of|a|an|the|some|one|two) ")
 
 
 def normalised(text: str) -> str:
-    """A caption without case, punctuation and its leading article: "A badger." and "Badger" are one."""
+    """A caption without case, punctuation and its leading article: "A badger." and "Badger" are the same."""
     return _ARTICLES.sub("", " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split()))
 
 
 def clusters(names: Sequence[str], groups: Sequence[Hashable], same: Sequence[Sequence[Hashable]] = ()) -> list[int]:
-    """Which items belong together, as the number of each one's cluster.
+    """The cluster number of each item.
 
-    Two are joined if they have one name; if they are of one group, and rapidfuzz's token-set ratio of their names is `ALIKE`
-    or more ("bison", "american bison"); or if they share a key other than None of a column in `same` (the hash of a file).
-    So are those that are joined over others.
+    Two items are joined if they have the same name; if they have the same group, and rapidfuzz's token-set ratio of their
+    names is at least `ALIKE` ("bison", "american bison"); or if they share a key other than None in a column of `same` (the
+    hash of a file). Items that are connected through others are joined, too.
     """
     parent = list(range(len(names)))
 
@@ -50,8 +50,8 @@ def clusters(names: Sequence[str], groups: Sequence[Hashable], same: Sequence[Se
 
 
 def assign(cluster: Sequence[int], seed: int = 0) -> list[str]:
-    """The split of each item. Clusters are dealt in a shuffled order, larger ones first, each to the split that is
-    furthest from its share; so a cluster larger than a tenth of everything is for training."""
+    """The split of each item. Clusters are assigned in a shuffled order, larger ones first, each to the split that is
+    furthest below its share; so a cluster larger than a tenth of everything is for training."""
     sizes = defaultdict(int)
     for one in cluster:
         sizes[one] += 1

@@ -1,4 +1,4 @@
-"""Tux Paint's stamps: pictures with captions in many languages, spoken captions, and sounds of the things."""
+"""Tux Paint's stamps: pictures with captions in many languages, spoken captions, and sounds of the objects."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ import numpy as np
 from .splits import assign, clusters, normalised
 
 
-LANGUAGES = ("en", "es", "fr", "ca", "ro", "bg", "ru")  # those whose spoken captions nearly all stamps have
+LANGUAGES = ("en", "es", "fr", "ca", "ro", "bg", "ru")  # nearly all stamps have spoken captions in these
 _LINE = re.compile(r"(\w+)\.utf8=(.*)")
 
 
@@ -19,12 +19,12 @@ def load(raw: Path) -> dict[str, list[dict[str, Any]]]:
     """Split -> stamps. Each is
 
     - `id`: its place, `animals/mammals/badger`; `category`: its first folder;
-    - `image`: PNG, often with a transparent background; None where there is only an SVG, which is for speech alone then;
+    - `image`: PNG, often with a transparent background; None if there is only an SVG, then only speech is used;
     - `caption`: English; `captions`: language -> caption, as written;
     - `speech`: language -> a recording of that caption. A language has few speakers, who are in all splits;
-    - `sound`: a recording of the thing itself, or None.
+    - `sound`: a recording of the object itself, or None.
 
-    Split by caption: those with one normalised caption, with captions alike within a category, with the same picture or the
+    Split by caption: stamps with the same normalised caption, similar captions within a category, the same picture or the
     same sound are on one side.
     """
     root = next(raw.rglob("tuxpaint/stamps"))
@@ -39,7 +39,7 @@ def load(raw: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _read(file: Path, root: Path) -> dict[str, Any] | None:
-    """The stamp that a file of captions is about; None if there is no picture or no caption."""
+    """The stamp of a file of captions; None if there is no picture or no caption."""
     first, *lines = file.read_text(encoding="utf-8").splitlines() or [""]
     base, place = file.with_suffix(""), file.relative_to(root).with_suffix("")
     beside = {suffix: path for suffix in ("png", "svg", "ogg", "wav") if (path := Path(f"{base}.{suffix}")).is_file()}
@@ -47,7 +47,7 @@ def _read(file: Path, root: Path) -> dict[str, Any] | None:
         return None
     captions = {match[1]: match[2].strip() for line in lines if (match := _LINE.fullmatch(line)) and match[2].strip()}
     recordings = {code: Path(f"{base}_desc{'' if code == 'en' else '_' + code}.ogg") for code in LANGUAGES}
-    # Those of symbols are words: their names, spoken.
+    # Recordings of symbols are words: their spoken names.
     sound = None if place.parts[0] == "symbols" else beside.get("ogg") or beside.get("wav")
     return {
         "id": place.as_posix(),
@@ -65,14 +65,14 @@ def _digest(file: str | None) -> str | None:
 
 
 def pairs(splits: dict[str, list[dict[str, Any]]], seed: int = 0) -> dict[str, list[dict[str, Any]]]:
-    """Same or not: a stamp's picture with a recording, of the thing or of its caption, that is its own or another stamp's.
+    """Same or not: a stamp's picture with a recording of an object or a caption, its own or another stamp's.
 
-    Each recording comes twice, once with its own picture and once with one of another cluster of the same split and, where
-    there is one, of the same kind of recording. So neither picture nor recording alone tells the answer.
+    Each recording comes twice: with its own picture, and with a picture of another cluster of the same split and, if there
+    is one, with the same kind of recording. So neither the picture nor the recording alone gives the answer.
 
     Returns:
-        Split -> pairs: `image`, `audio`, `kind` ("sound" or a language), `same`, `caption` of the picture and `heard`, that
-        of the recording's stamp.
+        Split -> pairs: `image`, `audio`, `kind` ("sound" or a language), `same`, `caption` of the picture, and `heard`, the
+        caption of the recording's stamp.
     """
     rng, result = np.random.default_rng(seed), {}
     for split, stamps in splits.items():
@@ -82,7 +82,7 @@ def pairs(splits: dict[str, list[dict[str, Any]]], seed: int = 0) -> dict[str, l
             recordings = [(stamp, path) for stamp, path in recordings if path]
             shuffled = rng.permutation(len(recordings))
             for place, (stamp, path) in zip(np.argsort(shuffled), recordings, strict=True):
-                # The next in a shuffled ring: every picture is shown as often with its own as with another's.
+                # The next in a shuffled ring: every picture comes as often with its own recording as with another.
                 ring = np.roll(shuffled, -int(place) - 1)
                 others = (recordings[i][0] for i in ring if recordings[i][0]["cluster"] != stamp["cluster"])
                 for picture in (stamp, next(others, None)):

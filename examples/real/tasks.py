@@ -1,4 +1,4 @@
-"""What the model is trained on, and what it is asked: chats out of the data sets' items."""
+"""Training samples and test questions: chats from the data sets' items."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 
 Sets = dict[str, dict[str, list[dict[str, Any]]]]
-SPOKEN = "es"  # the language that is recognised and translated
+SPOKEN = "es"  # the language to transcribe and translate
 HEAR = "Write down what is said."
 HEAR_FOREIGN = "Write down what is said in Spanish."
 TRANSLATE = "Translate what is said into English."
@@ -41,8 +41,8 @@ class Question:
     """One question of a row of results.
 
     Attributes:
-        media: (modality, path) in the order in which they stand.
-        rest: more than the answer, for rivals: such as the item's category, or captions to choose from.
+        media: (modality, path) in order.
+        rest: further facts for rivals, such as the item's category, or captions to choose from.
     """
 
     text: str
@@ -89,7 +89,7 @@ def categories(sets: Sets, split: str) -> Iterable[Question]:
 
 
 def yes_or_no(sets: Sets, split: str, rng: random.Random) -> Iterable[Question]:
-    """Half of each: the right category, or another. The answer says what is seen first, and then decides."""
+    """Half of the questions name the right category, half another. The answer first names the category, then decides."""
     for i, item in enumerate(sets.get("emoji", {}).get(split, ())):
         others = [name for name in EMOJI_CATEGORIES if name != item["category"]]
         asked = item["category"] if i % 2 else rng.choice(others)
@@ -98,7 +98,7 @@ def yes_or_no(sets: Sets, split: str, rng: random.Random) -> Iterable[Question]:
 
 
 def two_pictures(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Question]:
-    """Two emoji of two categories, one of which is asked for. The answer says both first, and then decides."""
+    """Two emoji of two categories; the question asks for one. The answer first names both, then decides."""
     items = sets.get("emoji", {}).get(split, ())
     for _ in range(count if len({item["category"] for item in items}) > 1 else 0):
         one = rng.choice(items)
@@ -134,7 +134,7 @@ def same(sets: Sets, split: str) -> Iterable[Question]:
 
 
 def both(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Question]:
-    """A word that is said, and a picture's category: who has only one of them can tell half of the answer."""
+    """A spoken word, and a picture's category: one medium alone gives only half of the answer."""
     words = [one for one in english(sets, split) if one.rest["kind"] != "captions" and len(one.answer.split()) == 1]
     pictures = list(categories(sets, split))
     for _ in range(count if words and pictures else 0):
@@ -143,13 +143,13 @@ def both(sets: Sets, split: str, rng: random.Random, count: int) -> Iterable[Que
 
 
 def noisy(sets: Sets, split: str) -> Iterable[Question]:
-    """A caption spoken in noise, to be translated, and the picture that it is of."""
+    """A caption spoken in noise, to translate, and its picture."""
     for item in sets.get("noisy", {}).get(split, ()):
         yield Question(TRANSLATE, item["caption"], [("image", item["image"]), ("audio", item["noisy_audio"])])
 
 
 def senses(sets: Sets, split: str) -> Iterable[Question]:
-    """A picture of which most is hidden, and its caption spoken in noise."""
+    """A mostly hidden picture, and its caption spoken in noise."""
     for item in sets.get("noisy", {}).get(split, ()):
         yield Question(WHAT, item["caption"], [("image", item["noisy_image"]), ("audio", item["noisy_audio"])])
 
@@ -158,7 +158,7 @@ def senses(sets: Sets, split: str) -> Iterable[Question]:
 
 
 def kinds(sets: Sets, split: str, seed: int) -> dict[str, list[Question]]:
-    """Row of the results -> its questions, those that the data sets allow."""
+    """Row of the results -> its questions, if the data sets allow them."""
     rng = random.Random(seed)
     found = {
         "speech": english(sets, split),
@@ -179,7 +179,7 @@ def kinds(sets: Sets, split: str, seed: int) -> dict[str, list[Question]]:
 
 
 def with_parts(questions: dict[str, list[Question]]) -> dict[str, list[Question]]:
-    """For training: what is asked about a noisy recording and its picture is asked as often about one of them alone."""
+    """For training: questions about a noisy recording and its picture come as often about one of them alone."""
     return questions | {
         "noisy": [one for q in questions["noisy"] for one in (q, only(q, "audio"))],
         "senses": [one for q in questions["senses"] for one in (q, only(q, "audio"), only(q, "image"))],
@@ -191,7 +191,7 @@ def only(question: Question, modality: str) -> Question:
 
 
 def exchanged(questions: list[Question], places: Sequence[int] = (0,), seed: int = 0) -> list[Question]:
-    """The same questions, each with media of a question that has another answer, at these places: the control."""
+    """The control: the same questions, each with media of a question with another answer at these places."""
     rng, result = random.Random(seed), []
     for question in questions:
         others = [one for one in questions if one.answer != question.answer] or questions

@@ -1,4 +1,4 @@
-"""Text that must not be lost: English prose that every Python carries, and fifty short questions."""
+"""Text that the model must not forget: English prose from Python's own help, and fifty short questions."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from .answers import answer, faster
 from .tasks import chat
 
 
-# Question -> what a right answer holds, any of those divided by a bar.
+# Question -> words in a right answer; a bar separates alternatives.
 SHORT = json.loads(Path(__file__).with_name("short_questions.json").read_text())
 OPENERS = ("What is", "What", "Which", "Who", "How many", "How", "Where", "Why", "When", "What colour")
 _SENTENCES = re.compile(r".*[.!?](?=\s|$)")
@@ -21,7 +21,7 @@ _PROSE = re.compile(r"\n\n(?=[A-Z])(?P<text>[A-Z](?:.|\n(?! ))+?[.:])(?=\n\n)")
 
 
 def passages(least: int = 200) -> list[str]:
-    """Paragraphs of Python's language reference, which `help()` prints: those of `least` letters or more, without code."""
+    """Paragraphs of Python's language reference, as in `help()`, with at least `least` letters and without code."""
     from pydoc_data.topics import topics
 
     found = {" ".join(match["text"].split()) for text in topics.values() for match in _PROSE.finditer(text)}
@@ -29,14 +29,14 @@ def passages(least: int = 200) -> list[str]:
 
 
 def split(seed: int = 0, held_out: int = 150) -> tuple[list[str], list[str]]:
-    """Passages for training, and those that perplexity is measured on."""
+    """Passages for training, and passages for measuring perplexity."""
     found = passages()
     random.Random(seed).shuffle(found)
     return found[held_out:], found[:held_out]
 
 
 def chats(texts: list[str], words: int = 36) -> list[dict[str, Any]]:
-    """Records without media: a passage that is begun, and how it goes on."""
+    """Records without media: the beginning of a passage, and its continuation."""
     records = []
     for text in texts:
         head, tail = text.split()[:8], text.split()[8:words]
@@ -46,12 +46,12 @@ def chats(texts: list[str], words: int = 36) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def own_chats(model: Any, processor: Any, count: int = 320, batch: int = 50) -> list[dict[str, Any]]:
-    """Short questions that the language model asks itself, and its own answers: who trains on them stays as it is.
+    """Short questions that the language model asks itself, and its own answers: training on them preserves the model.
 
-    It writes on where a user's turn begins (Magpie, arXiv 2406.08464), here after a word that questions begin with. None of
-    `SHORT` is among them.
+    It continues the start of a user's turn (Magpie, arXiv 2406.08464), here after a word with which questions begin. None of
+    them is in `SHORT`.
     """
-    mark = "\N{WHITE SQUARE}"  # no template has it
+    mark = "\N{WHITE SQUARE}"  # not in any template
     before, _ = processor.apply_chat_template(chat((), mark, "")[:1], tokenize=False).split(mark)
     tested, asked = {question.lower() for question in SHORT}, {}
     for start in tqdm(range(0, count, batch), desc="ask itself", leave=False):
@@ -68,13 +68,13 @@ def own_chats(model: Any, processor: Any, count: int = 320, batch: int = 50) -> 
             if mark_found and "\n" not in question and f"{question}?".lower() not in tested:
                 asked[f"{question}?"] = None
     said = answer(model, processor, [chat((), question, "")[:1] for question in asked], max_new_tokens=32)
-    whole = [_SENTENCES.match(text) for text in said]  # without a sentence that ran out of tokens
+    whole = [_SENTENCES.match(text) for text in said]  # without an unfinished last sentence
     return [{"messages": chat((), question, text[0])} for question, text in zip(asked, whole, strict=True) if text]
 
 
 @torch.no_grad()
 def losses(model: Any, tokenizer: Any, texts: list[str], batch: int = 8) -> list[tuple[float, int]]:
-    """Sum of the words' negative log-likelihoods, and how many words, of each text. Perplexity is exp of their ratio."""
+    """Sum of the words' negative log-likelihoods, and number of words, per text. Perplexity is exp of their ratio."""
     result = []
     for start in tqdm(range(0, len(texts), batch), desc="perplexity", leave=False):
         inputs = tokenizer(texts[start : start + batch], padding=True, padding_side="right", return_tensors="pt")

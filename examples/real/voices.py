@@ -1,4 +1,4 @@
-"""Speech of synthetic voices, for training only: espeak-ng's, from its library, and flite's, from its command."""
+"""Speech of synthetic voices, for training only: espeak-ng's library, and flite's command."""
 
 import ctypes
 import json
@@ -19,9 +19,9 @@ from .sentences import texts
 
 
 RATE = 16_000  # Hz
-TELEPHONE = 8_000  # Hz, of every second clip: what real recordings for telephones keep
+TELEPHONE = 8_000  # Hz, for every second clip, as in real telephone recordings
 CLIPS = 3000
-# Name -> espeak-ng's voice and variant, words a minute, pitch (0 to 100).
+# Name -> espeak-ng's voice and variant, words per minute, pitch (0 to 100).
 ESPEAK = {
     "en-us+m3": (150, 40),
     "en-us+f2": (165, 60),
@@ -32,13 +32,13 @@ ESPEAK = {
     "en-029+m5": (145, 45),
 }
 FLITE = ("slt", "rms", "awb", "kal16")
-LETTERS = ("letters",)  # flite reads a lone A as the article, so espeak-ng says these
+LETTERS = ("letters",)  # flite reads a single A as the article, so espeak-ng says these
 _SYNCHRONOUS, _SPEED, _PITCH, _UTF8 = 2, 1, 3, 1  # of espeak-ng's speak_lib.h
 _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
 class Espeak:
-    """espeak-ng's library, from a folder that holds it and its `espeak-ng-data`. One of a process, for one thread."""
+    """espeak-ng's library, from a folder with it and its `espeak-ng-data`. One per process, for one thread."""
 
     def __init__(self, folder: Path):
         data = next(folder.rglob("espeak-ng-data"))
@@ -54,7 +54,7 @@ class Espeak:
                 self.blocks.append(np.ctypeslib.as_array(samples, (count,)).copy())
             return 0
 
-        self._keep = _CALLBACK(keep)  # held, for the library calls it
+        self._keep = _CALLBACK(keep)  # kept, because the library calls it
         self.library.espeak_SetSynthCallback(self._keep)
 
     def say(self, text: str, voice: str) -> np.ndarray:
@@ -87,12 +87,12 @@ def load(
     avoid: Sequence[str] = (),
     count: int = CLIPS,
 ) -> dict[str, list[dict[str, Any]]]:
-    """`train`: clips with `audio` (16 kHz), `text`, `voice` and `kind`. Made once, by the voices that there are.
+    """`train`: clips with `audio` (16 kHz), `text`, `voice` and `kind`. Made once, with the available voices.
 
     Args:
-        folder: where clips are written; `clips.jsonl`, written last, says that all are there.
+        folder: folder for clips; `clips.jsonl` is written last, so it shows that all clips exist.
         espeak, flite: unpacked packages; None leaves their voices out.
-        captions, avoid: as `sentences.texts` takes them.
+        captions, avoid: as in `sentences.texts`.
     """
     index = folder / "clips.jsonl"
     if index.is_file():
@@ -113,7 +113,7 @@ def load(
 
 
 def _speak(clips: list[dict[str, Any]], espeak: Path | None, flite: Path | None) -> None:
-    """Writes the clips: flite's by processes beside, espeak-ng's by this one meanwhile. Every second one as by telephone."""
+    """Writes the clips: flite's in other processes, espeak-ng's in this one. Every second clip has telephone quality."""
     library = Espeak(espeak) if espeak else None
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 2) - 1)) as pool:
         waiting = []

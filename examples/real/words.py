@@ -1,10 +1,11 @@
-"""Stage 1: aligners learn the language model's words, before it listens.
+"""Stage 1: aligners learn the language model's words, without running it.
 
-An aligner that is trained in front of a language model alone learns slowly: its tokens mean nothing at first, and each step
+An aligner that is trained only through a language model learns slowly: its tokens mean nothing at first, and each step
 costs a run of the language model. X-LLM (arXiv 2305.04160, section 3.2) trains the interface as a recogniser first. Here
-each aligner learns to say the words of the answer, and the classes are the language model's own words: a token's score for
-a word falls with its squared distance to the word's embedding. So what the aligner says lies where the language model has
-learnt to read. Speech says words in their order, by CTC (Graves et al. 2006); of others each word is said by some token.
+each aligner learns to predict the words of the answer, and the classes are the language model's own words: a token's score
+for a word falls with its squared distance to the word's embedding. So the aligner's tokens lie where the language model has
+learnt to read. Audio tokens give the words in order, by CTC (Graves et al. 2006); in other modalities any token may give a
+word.
 """
 
 from pathlib import Path
@@ -22,18 +23,18 @@ from .tasks import Question
 
 
 class Words(nn.Module):
-    """The composite's path of one modality, with a loss over those words that the texts hold, and a blank.
+    """The composite's path of one modality, with a loss over the words in the texts, and a blank.
 
     Args:
         words: `(words,)` int64, their ids in the language model's vocabulary.
-        ordered: whether tokens say the words one after another.
+        ordered: whether tokens give the words in order.
     """
 
     def __init__(self, model: nn.Module, modality: str, words: torch.Tensor, ordered: bool, drop: float = 0.2):
         super().__init__()
         self.model, self.modality, self.ordered, self.drop = model, modality, ordered, drop
         self.register_buffer("table", model.get_input_embeddings().weight.detach()[words].clone())
-        self.register_buffer("unit", self.table.var(0).sum())  # of distances: that of words to their mean
+        self.register_buffer("unit", self.table.var(0).sum())  # unit of distances: that of words to their mean
         self.blank = nn.Parameter(torch.randn(self.table.shape[1]) * self.table.std())
         self.sharpness = nn.Parameter(torch.tensor(3.0))
 
@@ -44,7 +45,7 @@ class Words(nn.Module):
             label_lengths: `(items,)`.
             media: arguments of `get_modality_features`.
         """
-        if self.training:  # features that were not perceived
+        if self.training:  # drops some features
             features = media["features"]
             kept = torch.rand(features.shape[:-1], device=features.device) > self.drop
             media["features"] = features * kept.unsqueeze(-1)
@@ -52,20 +53,20 @@ class Words(nn.Module):
         lengths = torch.tensor([len(tokens) for tokens in said])
         classes = torch.cat([self.blank[None], self.table])
         tokens = pad_sequence(list(said), batch_first=True)
-        # The squared distance, by products of matrices.
+        # The squared distance, by matrix products.
         distances = tokens.square().sum(-1, keepdim=True) - 2 * tokens @ classes.T + classes.square().sum(-1)
         scores = (-self.sharpness.exp() * distances / self.unit).log_softmax(-1)
         if self.ordered:
             loss = nn.functional.ctc_loss(scores.transpose(0, 1), labels, lengths, label_lengths, zero_infinity=True)
         else:
             items = torch.repeat_interleave(torch.arange(len(said)), label_lengths)
-            by_any = scores.logsumexp(1) - lengths[:, None].log()  # the mean probability of a word over tokens
+            by_any = scores.logsumexp(1) - lengths[:, None].log()  # mean probability of a word over tokens
             loss = -by_any[items, labels].mean()
         return {"loss": loss, "scores": scores}
 
 
 class WordsCollator:
-    """Questions -> features out of the store, and their answers' words."""
+    """Questions -> features from the store, and the words of the answers."""
 
     def __init__(self, processor: Any, features: FeatureStore, words: torch.Tensor):
         self.processor, self.features = processor, features
@@ -83,7 +84,7 @@ class WordsCollator:
 
 
 def spell(processor: Any, question: Question) -> list[int]:
-    """The answer's words as ids of the language model's vocabulary."""
+    """The answer's words as ids in the language model's vocabulary."""
     return processor.tokenizer.encode(question.answer, add_special_tokens=False)
 
 
@@ -95,7 +96,7 @@ def train(
     folder: Path,
     epochs: float,
 ) -> list[dict]:
-    """The stock Trainer over questions about one medium each, all of one modality. Returns its log."""
+    """Trains with the stock Trainer on questions about one medium each, all of one modality. Returns its log."""
     words = torch.tensor(sorted({word for question in questions for word in spell(processor, question)}))
     ((modality, _),) = questions[0].media
     set_trainable(model, [f"{modality}_aligner"], verbose=False)

@@ -1,4 +1,4 @@
-"""The `anymodality` command: puts together what is in `commands`."""
+"""The `anymodality` command, with all modules of `commands`."""
 
 import importlib
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from anymodality.commands._base import Command, group
 
 
-# In the order of a model's life. Each is a module of `commands` with a function of its name, or an `app` of several.
+# In the order of use. Each is a module of `commands` with a function of the same name, or an `app` of several.
 _COMMANDS = "compose convert data features inspect generate chat evaluate compare card push export serve demo".split()
 
 app = group(
@@ -22,7 +22,7 @@ for _name in _COMMANDS:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, 1 for what a user can mend, 2 for a mistyped command line."""
+    """Runs the command; returns its exit status: 0, 1 for an error that a user can fix, 2 for an invalid command line."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         app(args=words, obj=words, prog_name="anymodality")

@@ -1,1 +1,1 @@
-"""The commands of `anymodality`, one module each. They load what they need when they run, so that help is quick."""
+"""The commands of `anymodality`, one module each. They import what they need when they run, so that help is fast."""

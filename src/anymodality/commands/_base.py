@@ -1,4 +1,4 @@
-"""What commands share: how they run, alone or in several processes, how they fail, and what they load."""
+"""Shared by commands: running in one or several processes, errors, and loading."""
 
 import importlib
 import os
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor
 
 
-# What `--max NAME=N` may name, besides megabytes: fields `max_NAME` of a policy and of its limits.
+# Valid names in `--max NAME=N`, besides megabytes: fields `max_NAME` of a policy and of its limits.
 _MAXIMA = ("pixels", "seconds", "frames", "media", "new_tokens", "requests")
 
 
 class Command(TyperCommand):
-    """Loads the package and the module of `--import`, then runs. A user's mistake is one line on stderr, exit status 1.
+    """Loads the package and the module of `--import`, then runs. A user's error is one line on stderr, exit status 1.
 
-    What follows "Example:" in its docstring stands at the end of its help.
+    The text after "Example:" in its docstring is printed at the end of its help.
     """
 
     def __init__(self, *args: Any, help: str | None = None, **settings: Any):
@@ -38,7 +38,7 @@ class Command(TyperCommand):
                 importlib.import_module(module)
             return super().invoke(ctx)
         except BrokenPipeError:
-            raise  # whoever read the output has seen enough
+            raise  # the reader closed the pipe
         except (ValueError, OSError, ImportError) as error:
             known = "transformers_anymodality" in sys.modules
             (tell if known else print)(f"{ctx.command_path}: {error}", file=sys.stderr)
@@ -46,22 +46,22 @@ class Command(TyperCommand):
 
 
 def group(help: str) -> typer.Typer:
-    """For a module of several commands: `app = group("...")`, then `@app.command(cls=Command)`."""
+    """For a module with several commands: `app = group("...")`, then `@app.command(cls=Command)`."""
     return typer.Typer(help=help, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def load_package() -> None:
-    """Imports the package, which takes seconds; help, completion and mistyped options do without."""
+    """Imports the package, which takes seconds; help, completion and errors about options do not need it."""
     importlib.import_module("transformers_anymodality")
 
 
 def is_alone() -> bool:
-    """Whether this process is the only one, not one of several that a launcher started."""
+    """Whether this is the only process, not one of several from a launcher."""
     return int(os.environ.get("WORLD_SIZE", 1)) == 1
 
 
 def run_in_processes(ctx: typer.Context) -> None:
-    """Runs this command by torchrun in `num_processes` processes; exit status 1 if one fails."""
+    """Runs this command with torchrun in `num_processes` processes; exit status 1 if one fails."""
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
@@ -69,7 +69,7 @@ def run_in_processes(ctx: typer.Context) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
     try:
         torchrun(["--standalone", "--nproc_per_node", str(count), "-m", "anymodality.cli", *ctx.obj])
-    except ChildFailedError as error:  # each has said why
+    except ChildFailedError as error:  # each process has printed its error
         raise typer.Exit(1) from error
 
 
@@ -79,7 +79,7 @@ def name_of(source: str) -> str:
 
 
 def load_processor(source: str) -> "AnyModalityProcessor":
-    """The processor of a checkpoint; ValueError if it is another model's."""
+    """The processor of a checkpoint; raises ValueError if it belongs to another kind of model."""
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(source)
@@ -98,7 +98,7 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None) -> "
 
 
 def own_device() -> str:
-    """A GPU if there is one; of several, that of this process."""
+    """A GPU if there is one; with several, this process's GPU."""
     import torch
 
     if not torch.cuda.is_available():
@@ -107,7 +107,7 @@ def own_device() -> str:
 
 
 def within(policy: Any, given: list[str] | None) -> Any:
-    """A copy of a server's or demo's policy, with the maxima that were given as NAME=N."""
+    """A copy of a server's or demo's policy, with the limits given as NAME=N."""
     from transformers_anymodality.utils.registry import did_you_mean
 
     limits, own = dict(vars(policy.limits)), dict(vars(policy))
@@ -117,13 +117,13 @@ def within(policy: Any, given: list[str] | None) -> Any:
         name, _, value = words.partition("=")
         if name not in places:
             hint = did_you_mean(name, places)
-            raise typer.BadParameter(f"{words!r} is not a maximum.{hint} Known: {', '.join(places)}.")
+            raise typer.BadParameter(f"{words!r} is not a limit.{hint} Known: {', '.join(places)}.")
         try:
             number = float(value)
         except ValueError:
             number = 0.0
         if not 0 < number < float("inf"):
-            raise typer.BadParameter(f"{words!r} must be {name}=N, N being a number above 0.")
+            raise typer.BadParameter(f"{words!r} must be {name}=N; N must be a number above 0.")
         holder, key = places[name]
         number = number * 1024**2 if name == "megabytes" else number
         holder[key] = number if name == "seconds" else int(number)
@@ -131,7 +131,7 @@ def within(policy: Any, given: list[str] | None) -> Any:
 
 
 def named_values(given: Sequence[str] | None) -> dict[str, Any]:
-    """The values of an option that is repeated as NAME=VALUE; each value is YAML."""
+    """The values of a repeatable option NAME=VALUE; each value is YAML."""
     import yaml
 
     found = {}
@@ -147,14 +147,14 @@ def named_values(given: Sequence[str] | None) -> dict[str, Any]:
 
 
 def media_part(modality: str, path: str) -> dict[str, str]:
-    """The content part of a chat for a medium on disk, or on the web."""
+    """The content part of a chat for a medium on disk or on the web."""
     return {"type": modality, "url" if path.startswith(("http://", "https://")) else "path": path}
 
 
 def sampling(
     model: "AnyModalityForCausalLM", max_new_tokens: int | None, temperature: float | None, seed: int | None
 ) -> dict[str, Any]:
-    """Arguments of `generate`; what is None stays as the checkpoint's generation config says. Sets the seed."""
+    """Arguments of `generate`; None keeps the value of the checkpoint's generation config. Sets the seed."""
     from transformers import set_seed
 
     if seed is not None:
@@ -168,7 +168,7 @@ def sampling(
 
 
 def tell(text: Any, **settings: Any) -> None:
-    """Prints for people, and nothing that a terminal would obey: file names, data and answers are anybody's."""
+    """Prints text without control characters: file names, data and answers are not trusted."""
     from transformers_anymodality.utils.printing import visible
 
     print(visible(text), **settings)

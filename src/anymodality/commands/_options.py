@@ -1,4 +1,4 @@
-"""How options are declared, and the options that several commands share."""
+"""Helpers to declare options, and options that several commands share."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from anymodality.commands._base import load_package
 
 
 def option(metavar: str | None, help: str, *names: str, **settings: Any) -> Any:
-    """An option; `metavar` is None where the help lists the values."""
+    """An option; `metavar` is None if the help lists the values."""
     return typer.Option(*names, metavar=metavar, help=help, **settings)
 
 
@@ -20,7 +20,7 @@ def flag(name: str, help: str) -> Any:
 
 
 def listing(lines: Callable[[], str], help: str) -> Any:
-    """A flag that prints what is registered, which only the loaded package knows, and ends."""
+    """A flag that prints registered names, which need the loaded package, and exits."""
 
     def show(wanted: bool) -> None:
         if wanted:
@@ -32,7 +32,7 @@ def listing(lines: Callable[[], str], help: str) -> Any:
 
 
 def argument(metavar: str, help: str) -> Any:
-    """A word that is not an option."""
+    """A positional argument."""
     return typer.Argument(metavar=metavar, help=help, show_default=False)
 
 
@@ -47,8 +47,8 @@ OwnDType = Annotated[
 Device = Annotated[str | None, option("NAME", "Device, such as cuda:1; default: GPU or CPU.")]
 Source = Annotated[str, argument("DIR", "Model: a folder or Hub id.")]
 Max = Annotated[list[str] | None, option("NAME=N", "Limit, such as seconds=30; repeatable.", "--max")]
-Examples = Annotated[Path | None, option("FILE", "JSONL file of chats, whose first messages become examples.")]
-SystemPrompt = Annotated[str | None, option("TEXT", "System message, which comes first in each chat.")]
+Examples = Annotated[Path | None, option("FILE", "JSONL file of chats; their first messages become examples.")]
+SystemPrompt = Annotated[str | None, option("TEXT", "System message at the start of each chat.")]
 MaxNewTokens = Annotated[
     int | None, option("N", "Maximum tokens of an answer; default: the checkpoint's, or 256.", min=1)
 ]

@@ -19,10 +19,10 @@ def card(
         Words,
         option(
             "[PART=]NAME",
-            "Licence of a part (image_tower=mit) or of the whole; default: as the parts say; repeatable.",
+            "Licence of a part (image_tower=mit) or of the model; default: from the parts; repeatable.",
         ),
     ] = None,
-    base_model: Annotated[Words, option("ID", "Base model; default: those of the parts; repeatable.")] = None,
+    base_model: Annotated[Words, option("ID", "Base model; default: from the parts; repeatable.")] = None,
     language: Annotated[Words, option("CODE", "Language code (ISO 639), such as en; repeatable.")] = None,
     dataset: Annotated[Words, option("ID", "Training data set; repeatable.")] = None,
     recipe: Annotated[str | None, option("FILE", "YAML file of the training.")] = None,
@@ -70,5 +70,5 @@ def _licences(words: list[str]):
     parts = dict(word.split("=", 1) for word in words if "=" in word)
     whole = [word for word in words if "=" not in word]
     if len(whole) > 1:
-        raise typer.BadParameter(f"The whole has one licence, not {', '.join(whole)}.")
+        raise typer.BadParameter(f"The model has one licence, not {', '.join(whole)}.")
     return Licences(whole[0] if whole else None, parts)

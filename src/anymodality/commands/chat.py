@@ -41,7 +41,7 @@ def chat(
     model = load_model(source, dtype, device)
     generation = sampling(model, max_new_tokens, temperature, seed)
     terminal = _Terminal(Conversation(model, processor, system_prompt, {"allow_urls": allow_urls}, **generation))
-    _note(f"{source}: {', '.join(processor.modalities) or 'text alone'}. /help lists what you can do.")
+    _note(f"{source}: {', '.join(processor.modalities) or 'text only'}. /help lists all commands.")
     for line in _lines():
         if not terminal.read(line):
             break
@@ -52,7 +52,7 @@ class _Terminal:
 
     def __init__(self, conversation: "Conversation"):
         self.conversation = conversation
-        self.media: list[dict[str, Any]] = []  # attached, and not said yet
+        self.media: list[dict[str, Any]] = []  # attached, but not sent yet
         self.commands = {"help": self._help, "reset": self._reset, "save": self._save}
 
     def read(self, line: str) -> bool:
@@ -76,14 +76,14 @@ class _Terminal:
             self._attach(name, _path(argument))
         else:
             known = [*modalities, *self.commands, "quit"]
-            raise ValueError(f"There is no /{name}.{did_you_mean(name, known)} /help lists what there is.")
+            raise ValueError(f"There is no /{name}.{did_you_mean(name, known)} /help lists all commands.")
 
     def _help(self, _: str) -> None:
         media = ", ".join(f"/{name} PATH" for name in self.conversation.processor.modalities)
         _note(
-            f"{media or 'No media'}: attach a file to what you say next, several if you like\n"
-            "/reset: begin a new conversation\n"
-            "/save FILE.jsonl: append the conversation to a file that `anymodality data` and training read\n"
+            f"{media or 'No media'}: attach files to your next message\n"
+            "/reset: start a new conversation\n"
+            "/save FILE.jsonl: append the conversation to a file for `anymodality data` and training\n"
             "/quit: end (so does Ctrl-D; Ctrl-C ends an answer)"
         )
 
@@ -97,7 +97,7 @@ class _Terminal:
 
         messages = self.conversation.messages
         if not path or not any(message["role"] == "assistant" for message in messages):
-            raise ValueError("/save needs the name of a file." if not path else "Nothing was said yet.")
+            raise ValueError("/save needs the name of a file." if not path else "The conversation is empty.")
         with Path(path).expanduser().open("a", encoding="utf-8") as file:
             file.write(json_lines([{"messages": messages}]))
         _note(f"{len(messages)} messages appended to {path}.")
@@ -109,7 +109,7 @@ class _Terminal:
 
         part = media_part(name, path)
         if "path" in part:
-            part["path"] = str(Path(path).expanduser().absolute())  # a saved chat is read from other folders, too
+            part["path"] = str(Path(path).expanduser().absolute())  # a saved chat may be read from other folders
         tokens = counted(self.conversation.count_tokens(part))
         self.media.append(part)
         _note(f"{name} {len([p for p in self.media if p['type'] == name])}: {path} ({tokens})")

@@ -14,8 +14,7 @@ def compare(
 ) -> None:
     """Compare two evaluations by paired bootstrap over samples.
 
-    Prints each metric of each task that both have, the difference, its 95 %
-    interval, and p.
+    Prints each metric of all shared tasks: the difference, its 95 % interval, p.
 
     Example:
       anymodality compare before.json after.json

@@ -34,7 +34,7 @@ def compose(
     load_in_4bit: Annotated[
         bool, flag("--load-in-4bit", "With --plan: count the language model in 4 bits (NF4).")
     ] = False,
-    light: Annotated[bool, flag("--light", "Light checkpoint: unchanged parts are referred to, not stored.")] = False,
+    light: Annotated[bool, flag("--light", "Light checkpoint: references to unchanged parts, no copies.")] = False,
     json: Json = False,
     module: Import = None,
     names: Annotated[bool, listing(_known, "List systems, modalities and aligners, and exit.")] = False,
@@ -56,9 +56,9 @@ def compose(
     from transformers_anymodality.utils.files import check_new
 
     if plan == (output is not None):
-        raise typer.BadParameter("Say where the checkpoint goes, --output, or that there is to be none, --plan.")
+        raise typer.BadParameter("Give the checkpoint's folder, --output, or use --plan for no checkpoint.")
     if load_in_4bit and not plan:
-        raise typer.BadParameter("--load-in-4bit is for a --plan: checkpoints are quantised when they are loaded.")
+        raise typer.BadParameter("--load-in-4bit needs --plan: checkpoints are quantised when they are loaded.")
     if output is not None:
         check_new(output)
     given = {"language_model": language_model, "system": system, "tokenizer": tokenizer, "dtype": dtype}
@@ -87,10 +87,10 @@ _SETTINGS = ("language_model", "system", "options", "modalities", "tokenizer", "
 
 
 def compose_from(settings: dict[str, Any]) -> tuple[Any, Any]:
-    """Composes what a recipe says: `language_model` and `modalities`, or a `system` and its `options`.
+    """Composes the model of a recipe: `language_model` and `modalities`, or a `system` and its `options`.
 
     Raises:
-        ValueError: unknown settings, or too few.
+        ValueError: unknown or missing settings.
     """
     from transformers_anymodality import compose
     from transformers_anymodality.systems import SYSTEMS
@@ -102,10 +102,10 @@ def compose_from(settings: dict[str, Any]) -> tuple[Any, Any]:
     system, options, modalities = (rest.pop(name, None) for name in ("system", "options", "modalities"))
     if system is None:
         if not modalities or "language_model" not in rest:
-            raise ValueError("Say what to compose: --language-model and --modality, or --system. See --help.")
+            raise ValueError("Nothing to compose: give --language-model and --modality, or --system. See --help.")
         return compose(modalities=modalities, **rest)
     if modalities:
-        raise ValueError("A system brings its modalities: choose among them by its --option, or leave --system out.")
+        raise ValueError("A system has its own modalities: choose among them with --option, or leave out --system.")
     preset = SYSTEMS[system](rest.pop("language_model", None), rest.pop("tokenizer", None), **(options or {}))
     return compose(**{**preset, **rest})
 
@@ -123,7 +123,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _configs(value: Any) -> Any:
-    """Tables with a `model_type` become the configs that they describe."""
+    """Turns tables with a `model_type` into configs."""
     from transformers import AutoConfig
 
     if not isinstance(value, dict):

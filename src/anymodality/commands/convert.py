@@ -14,14 +14,14 @@ def _conversions() -> str:
 
 
 def convert(
-    system: Annotated[str, argument("CONVERSION", "Name of a conversion; --list has them.")],
+    system: Annotated[str, argument("CONVERSION", "Name of a conversion; see --list.")],
     source: Annotated[str, option("DIR", "Folder of the released files.", "--from")],
     output: Annotated[str, option("DIR", "Folder of the checkpoint; must not exist.")],
     language_model: Annotated[
         str | None, option("ID_OR_DIR", "Language model to use instead of the release's; same width.")
     ] = None,
     tokenizer: Annotated[str | None, option("ID_OR_DIR", "Tokenizer, if the release has none.")] = None,
-    light: Annotated[bool, flag("--light", "Light checkpoint: --language-model is referred to, not stored.")] = False,
+    light: Annotated[bool, flag("--light", "Light checkpoint: a reference to --language-model, no copy.")] = False,
     merge: Annotated[bool, flag("--merge", "Merge LoRA weights; otherwise they become an adapter.")] = False,
     faithful: Annotated[bool, flag("--faithful", "Reproduce the known bugs of the release.")] = False,
     dtype: OwnDType = None,

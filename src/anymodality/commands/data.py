@@ -24,7 +24,7 @@ def _formats() -> str:
 
 @app.command(cls=Command)
 def convert(
-    format: Annotated[str, argument("FORMAT", "Name of a format; --list has them.")],
+    format: Annotated[str, argument("FORMAT", "Name of a format; see --list.")],
     source: Annotated[str, option("FILE", "File to read, JSON or JSONL.", "--from")],
     output: Annotated[str, option("FILE", "JSONL file to write; must not exist.")],
     media_root: Annotated[str | None, option("DIR", "Folder to put before relative paths.")] = None,
@@ -32,7 +32,7 @@ def convert(
 ) -> None:
     """Convert data of a published format into JSONL of chats.
 
-    Each line has `messages`, with a part {"type": "image"} where an image stands,
+    Each line has `messages`, with a part {"type": "image"} in place of an image,
     and columns `images`, `videos`, `audio`, ... with the paths.
 
     Example:
@@ -104,10 +104,10 @@ def show(
 
     reads, records = load_processor(processor), open_records(file)
     if beyond := [place for place in index if not 0 <= place < len(records)]:
-        raise ValueError(f"{file} has {len(records)} samples, so none of index {beyond[0]}.")
+        raise ValueError(f"{file} has {len(records)} samples, so there is no index {beyond[0]}.")
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     shown = [look(records[place], reads, index=place, media_root=media_root) for place in index]
     print("\n\n".join(as_text(one, colour) for one in shown))
     if html:
         write_page(html, shown, reads, title=os.path.basename(file))
-        tell(f"\n{html}: the media, too.")
+        tell(f"\n{html}: page with the media.")

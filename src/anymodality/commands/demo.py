@@ -46,5 +46,5 @@ def demo(
         examples=examples,
         policy=policy,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uploads are deleted at the end
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: uploads are deleted at the end
     launch(page, host, port, max(1, policy.limits.max_bytes // 1024**2))

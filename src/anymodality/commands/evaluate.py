@@ -41,7 +41,7 @@ def evaluate(
     directory: options.Source,
     tasks: Tasks,
     data: Data,
-    output: Annotated[str, option("FILE", "JSON file of results, beside the answers.")],
+    output: Annotated[str, option("FILE", "JSON file of results, next to the answers.")],
     batch_size: Annotated[int, option("N", "Batch size.", min=1)] = 8,
     num_processes: options.NumProcesses = 1,
     workers: options.Workers = 0,
@@ -61,7 +61,7 @@ def evaluate(
     module: options.Import = None,
     names: Annotated[bool, listing(_tasks, "List tasks and suites, and exit.")] = False,
 ) -> None:
-    """Evaluate a model: ask, keep the answers, and score them.
+    """Evaluate a model: generate answers, store them, and score them.
 
     If it is killed, run it again: it continues. A suite reads a folder.
 
@@ -77,7 +77,7 @@ def evaluate(
     if num_processes > 1 and is_alone():
         run_in_processes(ctx)
     elif not answer(load_model(directory, dtype), processor, jobs, output, **sizes) or num_processes > 1:
-        return None  # one that `num_processes` started leaves the rest to the one that started it
+        return None  # processes from `num_processes` leave the rest to the parent process
     results = finish(jobs, output, **raters)
     _write_pages(directory, processor, jobs, output)
     tell(_table(jobs, results, output))
@@ -96,7 +96,9 @@ def _jobs(tasks: Sequence[str], data: Sequence[str], shared: dict[str, Any]) -> 
     files = [file for value in data for file in ([value] if Path(value).exists() else _split([value]))]
     files = files * len(tasks) if len(files) == 1 else files
     if len(files) != len(tasks):
-        raise ValueError(f"{len(tasks)} tasks, but {len(files)} files of data: give one for each, or one for all.")
+        raise ValueError(
+            f"There are {len(tasks)} tasks, but {len(files)} data files: give one for each, or one for all."
+        )
     named = [task.rpartition(":") for task in tasks]
     return [Job(kind, file, name=name, **shared) for (name, _, kind), file in zip(named, files, strict=True)]
 
@@ -108,7 +110,7 @@ def _ratings(given: Sequence[str], jobs: "Sequence[Job]") -> dict[str, str]:
     for one in given:
         name, equals, file = one.partition("=")
         if not equals and len(rated) != 1:
-            raise ValueError(f"--ratings {one}: say which task's they are, TASK=FILE; rated are {rated or 'none'}.")
+            raise ValueError(f"--ratings {one}: the task is unclear, give TASK=FILE; rated tasks: {rated or 'none'}.")
         found[name if equals else rated[0]] = file if equals else one
     return found
 

@@ -47,7 +47,7 @@ def space(
 ) -> None:
     """Export a Space of the Hub that runs the page of `anymodality demo`.
 
-    The model is not copied: give its Hub id. Examples and their media are.
+    The model is not copied: give its Hub id. Examples and their media are copied.
 
     Example:
       anymodality export space my-name/my-model --output my-space

@@ -29,12 +29,12 @@ def build(
     split: options.Split = "train",
     stream: Annotated[bool, flag("--stream", "Stream shards and Parquet instead of copying them first.")] = False,
     on_error: Annotated[Literal["error", "skip"], option(None, "Action for media that cannot be read.")] = "error",
-    no_verify: Annotated[bool, flag("--no-verify", "Trust in features that are there already: no check.")] = False,
+    no_verify: Annotated[bool, flag("--no-verify", "No check of existing features.")] = False,
     module: options.Import = None,
 ) -> None:
     """Compute the features of a data set once, so that training does not run the towers.
 
-    If it is killed, run it again: it continues. A second run adds and mends files.
+    If it is killed, run it again: it continues. A second run adds and repairs files.
     Features are keyed by file hash, so files may be renamed. A store is refused
     if the towers or the preparation of media have changed.
 
@@ -69,7 +69,7 @@ def build(
 
 @app.command(cls=Command)
 def check(
-    store: Annotated[str, argument("DIR", "The store.")],
+    store: Annotated[str, argument("DIR", "Folder of the store.")],
     model: Annotated[str | None, option("DIR", "Composite to compare with the store.")] = None,
     verify: Annotated[bool, flag("--verify", "Check of every feature against its checksum.")] = False,
     module: options.Import = None,

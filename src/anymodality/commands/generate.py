@@ -11,7 +11,7 @@ from anymodality.commands._options import argument
 
 
 class CLASS(Command):
-    """Keeps unknown options among the words: they name the model's modalities."""
+    """Keeps unknown options as words: they name the model's modalities."""
 
     ignore_unknown_options = True
 

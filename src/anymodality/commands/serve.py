@@ -20,10 +20,10 @@ def serve(
     maxima: options.Max = None,
     api_key: Annotated[
         str | None,
-        option("KEY", "Key that requests must bring; default: none.", "--api-key", envvar="ANYMODALITY_API_KEY"),
+        option("KEY", "Key that requests must have; default: none.", "--api-key", envvar="ANYMODALITY_API_KEY"),
     ] = None,
     allow_origin: Annotated[
-        list[str] | None, option("URL", "Web pages whose scripts may reach the server; *: all; default: none.")
+        list[str] | None, option("URL", "Origin of web pages that may call the server; *: all; default: none.")
     ] = None,
     dtype: options.DType = "auto",
     device: options.Device = None,
@@ -31,8 +31,8 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI's clients, with every modality.
 
-    Media come as data: URLs or base64: image_url and input_audio as in OpenAI's
-    API; likewise video_url, imu_url, input_depth, ... Sensors may send numbers.
+    Media are data: URLs or base64: image_url and input_audio as in OpenAI's API;
+    likewise video_url, imu_url, input_depth, ... Sensor values may be numbers.
 
     Limits are megabytes=64, pixels=25e6 and seconds=120 of a file, frames=4000 of a
     video, media=16 in a request, new_tokens=1024 of an answer, requests=64 at once.
@@ -54,5 +54,5 @@ def serve(
     name = name or name_of(source)
     hosts = None if host in LOOPBACK else ["*"]
     app = build_app(load_model(source, dtype, device), processor, name, policy, hosts, api_key, allow_origin or ())
-    modalities = ", ".join(processor.modalities) or "text alone"
+    modalities = ", ".join(processor.modalities) or "text only"
     run_app(app, host, port, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))

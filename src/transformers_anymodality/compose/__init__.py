@@ -1,4 +1,4 @@
-"""From parts to one model: `compose`."""
+"""Builds one model from parts: `compose`."""
 
 from .compose import compose
 

@@ -49,44 +49,44 @@ def compose(
     dtype: str | torch.dtype | None = None,
     **hub_kwargs,
 ) -> tuple[AnyModalityForCausalLM, AnyModalityProcessor]:
-    """Gives a language model modalities. Loaded models become the composite's own and may be changed: embeddings grow
-    by the placeholders, and parts of towers that no one reads (poolers, final norms) are taken out.
+    """Adds modalities to a language model. Loaded models become part of the composite and may be changed: embeddings grow
+    by the placeholders, and unread parts of towers (poolers, final norms) are removed.
 
-    Within `with torch.device("meta"):` a composite of any size is planned without its memory. It has no weights, of Hub
-    ids and paths configs alone are read, and what has to run to be known runs on small copies of the same architecture.
+    Within `with torch.device("meta"):` a composite of any size is planned without its memory. It has no weights. Only the
+    configs of Hub ids and paths are read. Checks that must run use small copies of the same architecture.
 
     Args:
-        language_model: Hub id, local path, config (random weights) or loaded model; of GGUF, the path of the file, also
-            within a repository ("org/name/file.gguf"), whose weights are unpacked.
-        modalities: modality -> its tower alone, or a dict with
+        language_model: Hub id, local path, config (random weights) or loaded model; for GGUF, the path of the file, also
+            within a repository ("org/name/file.gguf"); its weights are dequantised.
+        modalities: modality -> its tower, or a dict with
             - `tower`: Hub id, local path, config, loaded model, or the name of a modality whose tower it borrows;
             - `aligner`: name of a registered aligner (default "perceiver_resampler"), a dict `{"type": name, ...}`
               with its config's fields, an aligner config or module, or a modality whose aligner it borrows;
             - `num_tokens`: tokens per item; the aligner's own default if left out;
             - `processor`: the tower's image processor, feature extractor, ...; found with the tower if left out;
-            - `select_layer`: read this hidden state and build no layer behind it (-2 as LLaVA does);
-            - `select_feature`: "all", "patches" (no class token), "pooled", or "merged": what a tower that gives patches
-              of all sizes makes of neighbouring ones, which is read if left out (DeepStack's features are not);
-            - `max_tokens`: of an image or video, which its processor scales down; `max_pixels`, `min_pixels`: likewise;
+            - `select_layer`: read this hidden state, and build no later layer (-2 as LLaVA does);
+            - `select_feature`: "all", "patches" (no class token), "pooled", or "merged" (neighbouring patches merged, the
+              default for towers of patches of any size; DeepStack's features are not read);
+            - `max_tokens`: limit per image or video, which its processor scales down; `max_pixels`, `min_pixels`: likewise;
             - `per_frame`: whether the tower reads a video's frames one by one; found out if left out;
-            - `token`: placeholder token, `<name>` if left out; `revision`: of the tower on the Hub;
+            - `token`: placeholder token, `<name>` if left out; `revision`: the tower's on the Hub;
             - the options of its `ModalitySpec` (`num_frames`, `sampling_rate`, `seconds`, `value_range`, ...); for media of
               any size `tiles`, `windows` and `overlap`, `fps`, `max_frames` and `timestamps` (docs/sizes.md).
         tokenizer: found with the language model if left out.
-        chat_template, generation: instead of the tokenizer's own, and of fields of the language model's generation config.
-        text: how the processor deals with text, see `AnyModalityProcessor`.
-        dtype: for the language model and towers loaded here; as their checkpoints say if left out.
+        chat_template, generation: replace the tokenizer's template, and fields of the language model's generation config.
+        text: how the processor handles text, see `AnyModalityProcessor`.
+        dtype: for the language model and towers loaded here; as in their checkpoints if left out.
         hub_kwargs: `token`, `cache_dir`, `local_files_only`, `trust_remote_code`, ... for everything that is loaded.
             For other loading options (`device_map`, `quantization_config`), load the part yourself and pass the model.
 
     Returns the model, in eval mode, with everything as trainable as it was, and its processor. Raises ValueError or
-    TypeError for parts that do not fit together and for impossible settings; nothing was changed then.
+    TypeError for parts that do not fit together and for impossible settings; then nothing has been changed.
     """
     _check_arguments(modalities, hub_kwargs)
     load = {**hub_kwargs, **({} if dtype is None else {"dtype": dtype})}
     asked = read_settings(modalities)
     language = _language_model(language_model, load)
-    holder = language_model if gguf_arguments(language_model)[1] else language  # a file in GGUF holds its tokenizer
+    holder = language_model if gguf_arguments(language_model)[1] else language  # a GGUF file holds its tokenizer
     tokenizer = load_tokenizer(tokenizer, holder, **hub_kwargs)
     tokens = {name: one.token for name, one in asked.items()}
     parts = _parts(asked, _add_placeholders(tokenizer, tokens), language, load)
@@ -137,7 +137,7 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
 
 
 def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> PreTrainedTokenizerBase:
-    """A copy of the one given, or else that of the language model; both as `compose` takes them."""
+    """A copy of the given tokenizer, or else the language model's; both as `compose` takes them."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return copy.deepcopy(tokenizer)
     config = getattr(language_model, "config", language_model)
@@ -155,14 +155,14 @@ def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> Pr
 def _add_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, str]) -> dict[str, int]:
     """Sets padding, and makes the placeholder of each modality a special token with an attribute (`image_token`).
 
-    Returns modality -> its token's id. Raises ValueError if there is nothing to pad with, and for a placeholder that text
-    would hold by chance, or that means something else.
+    Returns modality -> its token's id. Raises ValueError if there is no padding token, and for a placeholder that may occur
+    in ordinary text or has another meaning.
     """
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ValueError("The tokenizer has neither a padding nor an end token: set `tokenizer.pad_token`.")
         tokenizer.pad_token = tokenizer.eos_token
-    # For generation; the collator pads on the right for training. What is saved are the init kwargs.
+    # For generation; the collator pads on the right for training. The init kwargs are what is saved.
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
     _check_placeholders(tokenizer, tokens)
     for name, token in tokens.items():
@@ -194,7 +194,7 @@ def _check_placeholders(tokenizer: PreTrainedTokenizerBase, tokens: dict[str, st
 def _set_generation(
     config: GenerationConfig, tokenizer: PreTrainedTokenizerBase, fields: dict[str, Any], text: dict[str, Any]
 ) -> None:
-    """Sets fields; and what ends an answer ends its generation, too, where that is one token."""
+    """Sets fields. A single token that ends an answer ends its generation, too."""
     config.update(**fields)
     vocabulary = tokenizer.get_vocab()
     stops = [vocabulary[stop] for stop in text.get("stop", ()) if stop in vocabulary]

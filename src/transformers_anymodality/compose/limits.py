@@ -1,4 +1,4 @@
-"""The option `max_tokens`: the sub-processor's own limits, lowered until large media have so many tokens at most."""
+"""The option `max_tokens`: lowers the sub-processor's own limits until large media have at most that many tokens."""
 
 from collections.abc import Callable
 from math import isqrt
@@ -11,7 +11,7 @@ from ..processing.media_inputs import MediaMixin, ModalityInputs
 from .part import Part
 
 
-_SIZE = 48  # of a dummy input: 816 x 3136 pixels, of which parts are taken, so many times as long as high
+_SIZE = 48  # of a dummy input: 816 x 3136 pixels, which is cropped to each of the ratios (width over height)
 _RATIOS = (1, 1.2, 1.3, 1.4, 1.6, 1.8, 2, 2.2, 2.5, 2.8, 3, 3.3, 3.8)  # sub-processors round sides, some of them up
 _MOST_PIXELS = 2**25  # of all frames of a video
 
@@ -19,9 +19,9 @@ _MOST_PIXELS = 2**25  # of all frames of a video
 class TokenLimit:
     """
     Args:
-        part: whose processor is changed.
+        part: the part whose processor is changed.
         try_again: tries the part with a changed processor.
-        described: the part, as the processor will know it.
+        described: the part's settings in the processor.
     """
 
     def __init__(self, part: Part, try_again: Callable[[], None], described: Callable[[Part], ModalityInputs]):
@@ -29,12 +29,12 @@ class TokenLimit:
         self.most: Any = part.options.get("max_tokens")
 
     def set(self) -> None:
-        """Raises ValueError where no limit of the processor will do."""
+        """Raises ValueError if no limit of the processor is enough."""
         name, most = self.part.name, self.most
         if most is None:
             return
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-            raise ValueError(f"max_tokens of {name!r} is {most!r}; it must be a whole number from 1 on.")
+            raise ValueError(f"max_tokens of {name!r} is {most!r}; it must be an integer of at least 1.")
         media = self._large()
         count = self._count(media)
         for limit in LIMITS if count > most else ():
@@ -55,11 +55,11 @@ class TokenLimit:
         self.try_again()
 
     def _lower(self, name: str, media: list[Any]) -> bool:
-        """Finds the highest limit that will do. Whether there is one; if not, the lowest stays if it helps."""
+        """Sets the highest limit that is enough. Returns whether there is one; if not, the lowest stays if it helps."""
         before = self.part.processor
         tokens, high = self._count(media), limit_of(before, name) or 0
         low, best = 1, (tokens, before)
-        if "tokens" in name and self.most < high:  # some take certain numbers only, and say which
+        if "tokens" in name and self.most < high:  # some accept only certain numbers, and name them
             try:
                 self.part.processor = with_limit(before, name, self.most)
                 best, low = (self._count(media), self.part.processor), self.most
@@ -82,7 +82,7 @@ class TokenLimit:
         return best[0] <= self.most
 
     def _large(self) -> list[Any]:
-        """Dummy inputs, square and broad, and high ones of half the size; smaller ones of videos, for their memory."""
+        """Dummy inputs, square and wide, and tall ones of half the size; smaller ones for videos, to save memory."""
         part, options = self.part, dict(self.part.options)
         if options.get("fps"):
             options["num_frames"] = options["max_frames"]
@@ -95,7 +95,7 @@ class TokenLimit:
         return [{**given, "frames": one} for one in media] if isinstance(given, dict) else media
 
     def _count(self, media: list[Any]) -> int:
-        """The most tokens that one of them has."""
+        """The largest number of tokens among `media`."""
         if self.part.config.feature_length is not None:
             self.try_again()
         described = self.described(self.part)

@@ -1,4 +1,4 @@
-"""Trials of towers that read, or give, what belongs to all items as one row: patches of grids, features of any number."""
+"""Trials of towers that read or give all items as one row: patches of grids, features of any number."""
 
 from contextlib import suppress
 from typing import Any
@@ -19,14 +19,14 @@ _SIDES = (1, 2, 3, 4)
 
 
 def find_grid(inputs: Inputs, arguments: dict[str, str]) -> str | None:
-    """The input that says how many patches each frame has; the first input are the patches."""
+    """The input that says how many patches each frame has; the first input holds the patches."""
     main = inputs[next(iter(arguments))]
     return next((key for key in arguments if are_grids(inputs[key], main)), None)
 
 
 def of_grids(part: Part, items: list[Inputs], grid: str) -> list[Inputs]:
-    """The dummy inputs of such a tower, patches in rows. Sees whether an item is one grid, or several: the spec's frames
-    of it (`part.cut`), or slices, as many as the sub-processor says (`part.frame_counts`)."""
+    """The dummy inputs of such a tower, with patches in rows. Finds out whether an item is one grid or several: the spec's
+    frames (`part.cut`), or slices that the sub-processor counts (`part.frame_counts`)."""
     main = next(iter(part.arguments))
     if part.options.get("timestamps"):
         pass  # text stands between the frames
@@ -43,14 +43,14 @@ def of_grids(part: Part, items: list[Inputs], grid: str) -> list[Inputs]:
             if part.cut and "num_frames" not in part.options:
                 raise ValueError(
                     f"The processor of {part.name!r} ({type(part.processor).__name__}) cuts an item into {rows} grids of "
-                    "patches, and none of its outputs says how many each item has."
+                    "patches, but none of its outputs says how many each item has."
                 )
     part.config.side_by_side = len(items[0][main]) != int(row_counts(items[0][grid]).sum())
     return [{**one, main: in_rows(one[main], one[grid])} for one in items]
 
 
 def counts(value: torch.Tensor, rows: int) -> bool:
-    """Whether it says of one item that it has so many rows."""
+    """Whether `value` says that one item has `rows` rows."""
     return value.shape == (1,) and not value.is_floating_point() and rows > 1 and int(value) == rows
 
 
@@ -89,8 +89,8 @@ def _together(part: Part) -> Inputs:
 
 
 def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str | None, int]:
-    """Which output of the sub-processor tells how many features an item has, by the product of its row over a unit; None if
-    the tower's first layer is asked."""
+    """The sub-processor's output that gives the number of features of an item (the product of its row over a unit), and
+    this unit; None if the tower's first layer gives the number."""
     for key in items[0]:
         values = [item[key].flatten(0, 1) if part.config.per_frame else item[key] for item in items]
         if not values[0].is_floating_point():
@@ -105,12 +105,12 @@ def _sizes(part: Part, items: list[Inputs], lengths: list[int]) -> tuple[str | N
             return None, 1
     raise ValueError(
         f"The tower of {part.name!r} ({type(part.tower).__name__}) gives the features of all items as one row. "
-        f"No output of its processor says how many each item has: {lengths} for a short and a long one."
+        f"No output of its processor says how many each item has ({lengths} for a short and a long item)."
     )
 
 
 def _smallest(part: Part, trial: Trial, inputs: Inputs) -> Inputs | None:
-    """A square of patches, the smallest that the tower reads; None if it reads other things than patches."""
+    """The smallest square of patches that the tower reads; None if it does not read patches."""
     for side in _SIDES:
         if (small := _square(part, inputs, side)) is None:
             return None
@@ -122,7 +122,7 @@ def _smallest(part: Part, trial: Trial, inputs: Inputs) -> Inputs | None:
 
 
 def _square(part: Part, inputs: Inputs, side: int) -> Inputs | None:
-    """A square of the patches of one frame: by its grid, or by the places of patches, `(items, patches, 2)`."""
+    """A square of the patches of one frame, by its grid or by the positions of patches, `(items, patches, 2)`."""
     main, first = next(iter(part.arguments)), {key: inputs[key][:1] for key in part.arguments}
     if grid := find_grid(inputs, part.arguments):
         shape = torch.ones_like(first[grid])

@@ -1,4 +1,4 @@
-"""Trials of towers that read items of other lengths together: which axis is the length, and what padding changes."""
+"""Trials of towers that read items of different lengths together: which axis is the length, and what padding changes."""
 
 from functools import partial
 
@@ -13,8 +13,8 @@ from .small import on_small_copy
 
 
 def channels_first(part: Part, tower: PreTrainedModel, items: list[Inputs], reading: Reading) -> bool | None:
-    """Whether the last axis of a tower's features is their length: that in which a short and a long item differ. None if
-    sizes must tell."""
+    """Whether the last axis of a tower's features is their length, the axis in which a short and a long item differ. None
+    if the sizes must decide."""
     as_given = (*reading[:3], False)
     (first, last), (other_first, other_last) = [
         run_part(part, tower, tower_arguments(part, tower, item), as_given)[0].shape[1:] for item in items
@@ -26,13 +26,13 @@ _MANY = 2**7 * 3**2 * 5 * 7  # a multiple of nearly every number of steps that a
 
 
 def find_multiple(part: Part) -> int | None:
-    """The number whose multiples of steps a tower takes, and no others; None of one that takes, or refuses, all."""
+    """The number of steps whose multiples alone a tower accepts; None if it accepts, or refuses, every number."""
     short = dummy_input(part, 0)
 
     def takes(steps: int) -> bool:
         try:
             return feature_length(part.tower.config, padded_to_multiple(short, steps)) > 0
-        except Exception:  # whatever a forward makes of it
+        except Exception:  # a forward may raise anything
             return False
 
     if not takes(_MANY) or takes(_MANY + 1):
@@ -41,12 +41,12 @@ def find_multiple(part: Part) -> int | None:
 
 
 def stands_padding(part: Part, tower: PreTrainedModel, alone: list[torch.Tensor], reading: Reading) -> bool:
-    """Whether a short item has the same features beside a longer one, to whose length its sub-processor pads it.
+    """Whether a short item keeps its features when its sub-processor pads it to the length of a longer one.
 
     Args:
-        alone: features of each.
+        alone: features of each item alone.
     """
-    if compute_dtype(tower) != torch.float32:  # rounds away what padding changes
+    if compute_dtype(tower) != torch.float32:  # rounding hides what padding changes
         return on_small_copy(tower.config, build_tower, partial(_stands_padding, part, reading=reading))
     try:
         both = dummy_input(part, 0, 1)

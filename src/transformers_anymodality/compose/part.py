@@ -1,4 +1,4 @@
-"""One modality while it is composed: what is asked for, and its tower, sub-processor and aligner, found, loaded or built."""
+"""One modality while it is composed: its settings, and its tower, sub-processor and aligner, found, loaded or built."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -37,7 +37,7 @@ _AUTO_PROCESSORS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """Settings of a modality, as `compose` describes them; `options` are the spec's that were given."""
+    """Settings of a modality, as `compose` describes them; `options` are the given options of its spec."""
 
     tower: Any
     aligner: Any = "perceiver_resampler"
@@ -56,7 +56,7 @@ class Asked:
 
 
 def read_settings(modalities: Mapping[str, Any]) -> dict[str, Asked]:
-    """What is asked of each modality, in alphabetical order. Raises ValueError for unknown or impossible settings."""
+    """The settings of each modality, in alphabetical order. Raises ValueError for unknown or impossible settings."""
     asked = {name: _read(name, value) for name, value in sorted(modalities.items())}
     owners: dict[int, str] = {}
     for name, one in asked.items():
@@ -89,33 +89,33 @@ def _read(name: str, value: Any) -> Asked:
     asked = Asked(**given, options=options)
     if asked.select_feature not in (None, *SELECT_FEATURES):
         raise ValueError(
-            f"select_feature of {name!r} is {asked.select_feature!r}; it can be {', '.join(SELECT_FEATURES)}."
+            f"select_feature of {name!r} is {asked.select_feature!r}; it must be one of {', '.join(SELECT_FEATURES)}."
         )
     count = asked.num_tokens
     if count is not None and (not isinstance(count, int) or count < 1):
-        raise ValueError(f"num_tokens of {name!r} is {count!r}; it must be a whole number from 1 on.")
+        raise ValueError(f"num_tokens of {name!r} is {count!r}; it must be an integer of at least 1.")
     return asked
 
 
-# Layer, features, whether they come as one row, whether channels come first: as `run_tower` takes them.
+# Layer, features, whether they are one row, whether channels come first: arguments of `run_tower`.
 Reading = tuple[int | None, str, bool, bool | None]
 
 
 @dataclass
 class Trial:
-    """What a dummy input has shown of a tower.
+    """What a dummy input has shown about a tower.
 
     Attributes:
-        tower: which ran: the modality's own, or a small copy of one without weights.
-        arguments: of its forward, for an item.
-        features: of these, `(1 or frames, length, dim)`, or `(features, dim)` of a tower that gives those of all as one row.
-        length, width: of the features that the tower of the modality gives.
+        tower: the tower that ran: the modality's own, or a small copy of one without weights.
+        arguments: arguments of its forward, for an item.
+        features: its features, `(1 or frames, length, dim)`, or `(features, dim)` if it gives all items as one row.
+        length, width: shape of the features from the modality's own tower.
         unread: weights that features do not depend on, by name.
-        reading: how they are read, as `run_tower` takes it.
-        marks_padding: its mask that is 1 where there is padding.
-        one_size: only those of one size are read together, as padding changes their features.
-        sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are the features of an item.
-        smallest: what the sub-processor would give for the smallest item, where that is smaller than a dummy input.
+        reading: arguments of `run_tower`.
+        marks_padding: the tower's mask that is 1 where there is padding.
+        one_size: only items of one size are read together, because padding changes their features.
+        sizes: the sub-processor's output whose rows give the features of an item: their product divided by `unit`.
+        smallest: the sub-processor's outputs for the smallest item, if that is smaller than a dummy input.
     """
 
     tower: PreTrainedModel
@@ -137,12 +137,12 @@ class Part:
     """One modality while it is composed.
 
     Attributes:
-        config: what the model will know of it.
+        config: its settings in the model.
         tower, options, found, processor, attribute: from `add_tower` on; `options` are those of its media, `processor` is
-            what they make of the sub-processor `found`, `attribute` is where the processor keeps it.
+            the sub-processor `found` with these options, `attribute` is its name in the composite's processor.
         arguments, trial: from `try_tower` on; `arguments` is the sub-processor's name of an input -> the tower's argument.
         cut: likewise; whether the modality's spec cuts items into frames.
-        frame_counts, trimmed: likewise, as the processor keeps them.
+        frame_counts, trimmed: likewise, as in the processor.
         aligner: from `add_aligner` on.
     """
 
@@ -171,7 +171,7 @@ class Part:
 
 
 def lenders_first(parts: dict[str, Part], role: Literal["tower", "aligner"]) -> list[tuple[Part, Part | None]]:
-    """Pairs of a part and the part that it borrows its tower or aligner from (None: its own).
+    """Pairs of a part and the part that lends it its tower or aligner (None: it has its own).
 
     Raises ValueError if it borrows from itself, or from a borrower.
     """
@@ -194,7 +194,7 @@ def lenders_first(parts: dict[str, Part], role: Literal["tower", "aligner"]) -> 
 
 
 def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
-    """Finds tower and sub-processor, and settles the options of reading that depend on them."""
+    """Finds tower and sub-processor, and sets the options of reading that depend on them."""
     asked, owner = part.asked, lender or part
     if asked.select_layer not in (None, owner.asked.select_layer):
         raise ValueError(f"{part.name!r} sets select_layer of a borrowed tower: set it in modality {owner.name!r}.")
@@ -210,7 +210,7 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
     if shared and lender.config.grid and part.spec.processor_kind == "video_processor":
         part.found = _video_processor(lender, load) or lender.found
     part.processor = part.spec.adapted(part.found, part.options)
-    limited = any(one.options.get("max_tokens") for one in (owner, part))  # its processor will be another one
+    limited = any(one.options.get("max_tokens") for one in (owner, part))  # its processor will be changed
     same = shared and part.processor is lender.processor and not limited
     part.attribute = lender.attribute if same else _attribute(part)
     frames = getattr(part.tower.config, "num_frames", None)
@@ -227,13 +227,13 @@ def _attribute(part: Part) -> str:
 
 
 def check_attributes(parts: Iterable[Part]) -> None:
-    """Raises ValueError if two sub-processors would be kept in one place."""
+    """Raises ValueError if two sub-processors would have the same name."""
     owners: dict[str, Part] = {}
     for part in parts:
         owner = owners.setdefault(part.attribute, part)
         if owner.processor is not part.processor:
             raise ValueError(
-                f"{owner.name!r} and {part.name!r} have different processors, but both are kept as {part.attribute!r}. "
+                f"{owner.name!r} and {part.name!r} have different processors with the same name {part.attribute!r}. "
                 "Let one borrow the other's tower, or leave out `processor_attribute` in its spec."
             )
 

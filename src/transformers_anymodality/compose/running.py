@@ -1,4 +1,4 @@
-"""A tower runs on what its sub-processor makes of dummy inputs."""
+"""Runs a tower on the sub-processor's outputs for dummy inputs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ Inputs = dict[str, torch.Tensor]
 
 @torch.no_grad()
 def dummy_input(part: Part, *sizes: int) -> Inputs:
-    """What the sub-processor makes of dummy inputs of these sizes; if `part.cut`, of the frames that they are cut into."""
+    """The sub-processor's outputs for dummy inputs of these sizes; if `part.cut`, for the frames that they are cut into."""
     spec, processor, options = part.spec, part.processor, part.options
     try:
         items = [spec.read(spec.dummy(processor, options, size), processor, options) for size in sizes]
@@ -53,7 +53,7 @@ def run_part(
         shapes = {name: tuple(value.shape) for name, value in arguments.items()}
         raise ValueError(
             f"The tower of {part.name!r} ({type(tower).__name__}) cannot read what its processor "
-            f"({type(part.processor).__name__}) gives, {shapes}: {error}"
+            f"({type(part.processor).__name__}) gives ({shapes}): {error}"
         ) from error
 
 
@@ -64,6 +64,6 @@ def check_apart(part: Part, alone: torch.Tensor, beside: torch.Tensor) -> None:
     if first.shape != alone.shape or (first - alone).abs().max() > close * alone.abs().max():
         cause = "they are random" if first.shape == alone.shape else "it mixes the items of a batch"
         raise ValueError(
-            f"The tower of {part.name!r} ({type(part.tower).__name__}) gives an item other features beside another item, "
-            f"of shapes {tuple(alone.shape)} and {tuple(beside.shape)}: {cause}."
+            f"The tower of {part.name!r} ({type(part.tower).__name__}) changes an item's features when another item is in "
+            f"the batch (shapes {tuple(alone.shape)} and {tuple(beside.shape)}): {cause}."
         )

@@ -1,4 +1,4 @@
-"""Parts without weights: whatever must run is tried on a small copy of the same architecture."""
+"""Parts without weights: checks that must run use a small copy of the same architecture."""
 
 import copy
 import re
@@ -16,8 +16,8 @@ from ..utils.upstream import is_offloaded
 
 T = TypeVar("T")
 
-# Names of fields that say how wide layers are, and, among such names, of what is a number of things or an input's size.
-# All widths are divided by one number: heads are as many as before, and sums and products of widths still agree.
+# Names of fields that are widths of layers, and exceptions among them: counts and sizes of inputs. All widths are divided
+# by one number: the number of heads stays, and sums and products of widths still agree.
 _WIDTHS = re.compile(
     r"hidden_size|hidden_dim|d_model|d_inner|d_head|d_kv|d_ff|embd|embed|intermediate|inner|ffn|mlp|"
     r"_dims?$|dim_|rank|width|kv_channels|channels|chunk|experts$"
@@ -38,7 +38,7 @@ def is_weightless(module: nn.Module) -> bool:
 
 @contextmanager
 def on_cpu() -> Iterator[None]:
-    """Function decorator: creates real tensors, also within `torch.device("meta")`."""
+    """Function decorator: new tensors are real, also within `torch.device("meta")`."""
     with torch.device("cpu"):
         yield
 
@@ -47,7 +47,7 @@ def without_data(run: Callable[[], T]) -> T | None:
     """The result of `run` on the meta device; None if it reads data or uses another device."""
     try:
         return run()
-    except Exception as error:  # whatever a forward makes of it
+    except Exception as error:  # a forward may raise anything
         if not any(word in str(error).lower() for word in ("meta", "device")):
             raise
         return None
@@ -61,14 +61,14 @@ def on_small_copy(
     same_width: bool = False,
     few_words: bool = False,
 ) -> T:
-    """The answer of the smallest copy that has one: a narrow one, or else one of two layers, or else a whole one.
+    """The result of `question` on the smallest copy that works: a narrow one, one of two layers, or one of full size.
 
     Args:
-        config: of a part without weights; `build` makes a model of it and of its like.
-        question: asked of a copy with random weights, in eval mode; one that raises is too small.
-        same_width, few_words: only of copies as wide as the part is; of copies with 1024 words at most.
+        config: of a part without weights; `build` makes a model of it and of smaller ones.
+        question: called with a copy with random weights, in eval mode; if it raises, the copy is too small.
+        same_width, few_words: use only copies as wide as the part; limit the vocabulary of copies to 1024.
 
-    Raises ValueError if there is none, with the error of the last.
+    Raises ValueError if no copy works, with the last copy's error.
     """
     problem: Exception = ValueError(
         f"The smallest copy of a {config.model_type!r} is too large to try: pass the loaded model, with its weights."
@@ -79,7 +79,7 @@ def on_small_copy(
                 size = sum(weight.numel() for weight in build(copy.deepcopy(small)).parameters())
             if size <= _MOST_WEIGHTS:
                 return question(_random(small, build))
-        except Exception as error:  # whatever a model raises whose sizes do not fit each other
+        except Exception as error:  # sizes that do not fit each other may raise anything
             problem = error
     if isinstance(problem, ValueError):
         raise problem
@@ -111,7 +111,7 @@ def _narrow(config: PreTrainedConfig, factor: int, few_words: bool) -> PreTraine
 
 
 def _divided(value: Any, factor: int) -> Any:
-    """A width, or a list of them; what cannot be divided stays."""
+    """A width or a list of widths, divided; a value that cannot be divided stays."""
     if isinstance(value, (list, tuple)):
         return type(value)(_divided(one, factor) for one in value)
     wide = isinstance(value, int) and not isinstance(value, bool) and value >= 2 * factor and value % factor == 0
@@ -119,7 +119,7 @@ def _divided(value: Any, factor: int) -> Any:
 
 
 def _random(config: PreTrainedConfig, build: Callable[[PreTrainedConfig], PreTrainedModel]) -> PreTrainedModel:
-    """With weights none of which is zero, as fresh gates and biases are: zeros would hide what is behind them."""
+    """A model with random weights, none of them zero: zeros, as in new gates and biases, hide the layers before them."""
     config = copy.deepcopy(config)
     config.dtype = torch.float32
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():

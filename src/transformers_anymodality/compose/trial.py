@@ -1,8 +1,8 @@
-"""What the configs do not say is tried: a dummy input runs through processor, tower and aligner.
+"""Finds out what configs do not say: a dummy input runs through processor, tower and aligner.
 
 A tower runs on one item, which shows its features and the weights that they depend on. It runs on two items, to check that
-they do not mix; and without its unused weights, to check that the features stay the same. If items may differ in their
-number of features, it also runs on a longer item.
+they do not mix, and without its unused weights, to check that the features stay the same. If the number of features may
+vary, it also runs on a longer item.
 """
 
 import re
@@ -38,7 +38,7 @@ from .running import Inputs, check_apart, dummy_input, run_part, tower_arguments
 from .small import is_weightless, on_cpu, on_small_copy, without_data
 
 
-# By tower and the way in which it is read.
+# Key: the tower and how it is read.
 Trials = dict[tuple[Any, ...], Trial]
 
 
@@ -47,7 +47,7 @@ Trials = dict[tuple[Any, ...], Trial]
 
 @on_cpu()
 def try_tower(part: Part, trials: Trials) -> None:
-    """Finds inputs and features by a short and a long dummy input. Trials in `trials` are not run again.
+    """Finds inputs and features with a short and a long dummy input. Trials in `trials` are not run again.
 
     Raises ValueError if processor and tower do not fit each other, or the tower cannot be read.
     """
@@ -92,7 +92,7 @@ def _try_tower(part: Part, trials: Trials) -> None:
     _, config.select_feature, config.packed, config.channels_first = part.trial.reading
     if part.trial.one_size:
         part.arguments[INPUT_SIZES] = config.inputs[f"{part.name}_{INPUT_SIZES}"] = INPUT_SIZES
-    # One number of frames cannot be told from others where the features of all are one row.
+    # If all features are one row, different numbers of frames cannot be told apart.
     part.cut = part.cut or (config.packed and config.per_frame)
     config.num_frames = None if part.cut or part.frame_counts else shape[0] if config.per_frame else 1
     smallest, needed = part.trial.smallest or short, required_arguments(part.tower)
@@ -107,7 +107,7 @@ def _try_tower(part: Part, trials: Trials) -> None:
 
 
 def _beside(value: torch.Tensor) -> Any:
-    """What the config keeps of another input for a dummy item: its shape, and values unless real numbers or masks."""
+    """What the config keeps of a further input for a dummy item: floats and masks by shape, others by values."""
     if value.is_floating_point():
         return {"shape": [*value.shape]}
     if value.shape[-1] > 4 and value.ndim == 2 and int(value.min()) >= 0 and int(value.max()) == 1:
@@ -123,7 +123,7 @@ def _reads_frames(part: Part, values: torch.Tensor) -> bool:
 
 
 def _input_name(modality: str, key: str, main: str) -> str:
-    """Name of a model input: Transformers' own where it has one, else `<modality>_values` and `<modality>_<key>`."""
+    """Name of a model input: Transformers' own if there is one, else `<modality>_values` and `<modality>_<key>`."""
     canonical = {
         ("image", "pixel_values"): "pixel_values",
         ("video", "pixel_values"): "pixel_values_videos",
@@ -142,7 +142,7 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
     if part.config.grid or part.asked.select_feature == "merged":
         with in_eval(tower):
             return try_packed(part, tower, items)
-    # Another item of the same shape: the same numbers in another order.
+    # The second item has the same shape: the same numbers in another order.
     both = {key: torch.cat([value, value.flip(-1) if key == main else value]) for key, value in short.items()}
     with in_eval(tower):
         alone = tower_arguments(part, tower, short)
@@ -156,7 +156,7 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
             return try_packed(part, tower, items)
         others = (argument for key, argument in part.arguments.items() if key in MASKS and argument not in MASKS)
         mask = next(others, None)
-        # Unlike items have the same features where all of them was taken for padding.
+        # If different items have the same features, the mask has marked everything as padding.
         if mask != part.config.marks_padding and torch.equal(beside[:rows], beside[rows:]):
             part.config.marks_padding = mask
             return _try(part, tower, items, fixed)
@@ -167,8 +167,8 @@ def _try(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -
             longer = run_part(part, tower, tower_arguments(part, tower, long), reading)[0]
         if not fixed:
             _check_length(part, items, [features.shape[1], longer.shape[1]], reading[3])
-        # Steps that fill a multiple in part are read with what stands behind them, and a mask of padding may let through the
-        # first of it; one dummy input cannot prove that this never matters.
+        # The last steps before a multiple are read together with padding, and a padding mask may let its first step
+        # through; one dummy input cannot prove that this never matters.
         reads_padding = "pad_to_multiple_of" in part.options or part.config.marks_padding is not None
         one_size = differ and (reads_padding or not stands_padding(part, tower, [features, longer], reading))
     _, length, width = features.shape
@@ -181,15 +181,15 @@ def _dense(part: Part) -> Reading:
 
 
 def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fixed: bool) -> Trial:
-    """Tries a tower without weights: shapes and the graph on the whole tower, values on a small copy."""
-    tower.to("meta")  # some make a weight or two with data all the same
+    """Tries a tower without weights: shapes and the graph on the full tower, values on a small copy."""
+    tower.to("meta")  # some towers create a few weights with data anyway
     arguments = tower_arguments(part, tower, items[0])
     with in_eval(tower):
         reading = _dense(part)
         if not fixed:
             reading = (*reading[:3], without_data(partial(channels_first, part, tower, items, reading)))
         traced = without_data(partial(run_part, part, tower, arguments, reading, trace_tower))
-        if traced is None:  # many a forward looks at its mask, and does without
+        if traced is None:  # many forwards read the values of their mask, but do not need a mask
             with suppress(ValueError):
                 main = dict([next(iter(arguments.items()))])
                 traced = without_data(partial(run_part, part, tower, main, reading, trace_tower))
@@ -197,38 +197,38 @@ def _try_weightless(part: Part, tower: PreTrainedModel, items: list[Inputs], fix
     def question(copy: PreTrainedModel) -> Trial:
         trial = _try(part, copy, items, fixed)
         if not trial.features.isfinite().all() or (traced is not None and trial.length != traced[0].shape[1]):
-            raise RuntimeError(f"the copy gives {trial.length} features, or some that are not numbers")
+            raise RuntimeError(f"the copy gives {trial.length} features, or some are NaN or infinite")
         return trial
 
-    # Where data decide, the copy's features must be as wide as the tower's.
+    # If the tower reads data, its copy must be as wide as the tower.
     trial = on_small_copy(tower.config, build_tower, question, same_width=traced is None)
     if traced is not None:
         return replace(trial, width=traced[0].shape[2], unread=traced[1])
     names, known = (dict(one.named_parameters()).keys() for one in (tower, trial.tower))
-    stacks = tuple(re.split(r"\d", name)[0] for name in names - known)  # layers that the copy lacks may read otherwise
+    stacks = tuple(re.split(r"\d", name)[0] for name in names - known)  # layers missing from the copy may be read
     return replace(trial, unread={name for name in trial.unread if not name.startswith(stacks)})
 
 
 def _check_length(part: Part, items: list[Inputs], lengths: list[int], channels_first: bool | None) -> None:
-    """Raises ValueError unless the number of features of a short and a long item can be told without data."""
+    """Raises ValueError unless the number of features of a short and a long item can be found without data."""
     kind = type(part.tower).__name__
     try:
         counted = [feature_length(part.tower.config, item, channels_first) for item in items]
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"The tower of {part.name!r} ({kind}) gives each item another number of features, which cannot be counted "
-            f"without running it: {error}"
+            f"The tower of {part.name!r} ({kind}) gives a number of features that varies, and it cannot be counted "
+            f"without running the tower: {error}"
         ) from error
     if lengths != counted or lengths[0] == lengths[1]:
         raise ValueError(
             f"The tower of {part.name!r} ({kind}) gives {lengths} features for a short and a long item, but its "
-            f"config leads to {counted}: it does not say their width."
+            f"config gives {counted}: it does not say their width."
         )
 
 
 def _follows_time(part: Part, inputs: Inputs) -> bool:
-    """Whether a tower of recordings gives features in the order of time: it tells how many shorter ones have, or reads
-    such."""
+    """Whether a tower of recordings gives features in the order of time: it counts the features of shorter recordings, or
+    reads shorter ones."""
     tower, length = part.tower, part.trial.length
     if length == 1 or hasattr(tower, "_get_feat_extract_output_lengths"):
         return length > 1
@@ -247,7 +247,7 @@ def _follows_time(part: Part, inputs: Inputs) -> bool:
 
 
 def drop_unread_weights(parts: Collection[Part]) -> None:
-    """Removes from each tower what no modality reads, if the features stay the same; else freezes it."""
+    """Removes from each tower the modules that no modality reads, if the features stay the same; else freezes them."""
     for owner in (part for part in parts if part.owns("tower")):
         readers = list({id(part.trial): part for part in parts if part.tower is owner.tower}.values())
         unread = set.intersection(*(part.trial.unread for part in readers))
@@ -290,8 +290,8 @@ def try_aligner(part: Part, hidden: int) -> None:
     config, name, count = part.aligner.config, part.name, part.asked.num_tokens
     if (config.feature_size, config.hidden_size) != (part.trial.width, hidden):
         raise ValueError(
-            f"The aligner of {part.config.aligner!r} goes from width {config.feature_size} to {config.hidden_size}; the "
-            f"tower of {name!r} and the language model have {part.trial.width} and {hidden}."
+            f"The aligner of {part.config.aligner!r} goes from width {config.feature_size} to {config.hidden_size}, but "
+            f"the tower of {name!r} and the language model have {part.trial.width} and {hidden}."
         )
     if count not in (None, config.num_tokens):
         raise ValueError(
@@ -300,8 +300,8 @@ def try_aligner(part: Part, hidden: int) -> None:
         )
     if part.options.get("timestamps") and config.reads == "item" and not config.per_frame:
         raise ValueError(
-            f"The aligner of {name!r} reads all frames at once, so no text can stand between them: leave out "
-            "`timestamps`, or choose one whose tokens follow frames (linear, mlp, or per_frame=True)."
+            f"The aligner of {name!r} reads all frames at once, so timestamps cannot stand between them: leave out "
+            "`timestamps`, or choose an aligner whose tokens follow frames (linear, mlp, or per_frame=True)."
         )
     if config.sum_neighbours and config.num_tokens not in (None, 1):
         raise ValueError(
@@ -324,7 +324,7 @@ def try_aligner(part: Part, hidden: int) -> None:
 
 @torch.no_grad()
 def _count_tokens(aligner: PreTrainedModel, shape: tuple[int, int, int]) -> int:
-    """Tokens that an aligner gives for an item of `shape` (frames, length, dim); of a copy, the width is its own."""
+    """Tokens that an aligner gives for an item of `shape` (frames, length, dim); a copy has its own width."""
     zeros = next(aligner.parameters()).new_zeros
     table = {"token_embeddings": zeros(2, aligner.config.hidden_size)} if aligner.reads_token_embeddings else {}
     with in_eval(aligner):
@@ -337,7 +337,7 @@ def _count_tokens(aligner: PreTrainedModel, shape: tuple[int, int, int]) -> int:
 
 @on_cpu()
 def try_language_model(language: PreTrainedModel) -> bool:
-    """Whether it reads ids for more than their embeddings; see `reads_input_ids`."""
+    """Whether the language model uses ids for more than embeddings; see `reads_input_ids`."""
     if is_weightless(language):
         return on_small_copy(language.config, build_language_model, reads_input_ids, few_words=True)
     with in_eval(language):

@@ -1,4 +1,4 @@
-"""Data as people have it: records of any kind as chats, files and shards, mixtures, and checks before training."""
+"""Training data: records of any format as chats, files and shards, mixtures, and checks before training."""
 
 from .checking import Problem, Report, check
 from .datasets import at_speeds, load, mixture, open_records

@@ -17,8 +17,8 @@ from .records import MEDIA_ROOT, Chat, is_missing, read_chat
 
 # Kinds of problems, in the order of the report.
 KINDS = {
-    "broken_record": "not JSON, not a chat, or one that the chat template refuses",
-    "unknown_modality": "media of a modality that this model lacks",
+    "broken_record": "not JSON, not a chat, or refused by the chat template",
+    "unknown_modality": "media of a modality that this model does not have",
     "wrong_count": "media and placeholders differ in number",
     "missing_file": "a file that does not exist",
     "unreadable_media": "a medium that cannot be read or is refused",
@@ -38,7 +38,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """What `check` found. `lengths`: tokens of each sample that could be counted, `(sample, tokens)`."""
+    """The result of `check`. `lengths`: tokens of each sample that could be counted, `(sample, tokens)`."""
 
     samples: int = 0
     media: int = 0
@@ -52,7 +52,7 @@ class Report:
     def __str__(self) -> str:
         bad = len({problem.sample for problem in self.problems})
         lines = [
-            f"{self.samples:,} samples with {self.media:,} media: {f'{bad:,} have' if bad else 'none has'} problems."
+            f"{self.samples:,} samples with {self.media:,} media: {f'{bad:,} have' if bad else 'none have'} problems."
         ]
         lines += [f"  {'problem':<16}  {'samples':>7}"] if self.problems else []
         for kind, meaning in KINDS.items():
@@ -86,10 +86,10 @@ def check(
     """Reads every record and every medium as the collator does.
 
     Args:
-        source: a file (as `open_records` takes it), or records.
+        source: a file (see `open_records`), or records.
         max_length: tokens per sample, media included.
         media_root: folder that relative paths are in.
-        workers: processes that read; 0 for this one alone.
+        workers: processes that read; 0: only this one.
     """
     records = open_records(source) if isinstance(source, (str, Path)) else source
     report, checked = Report(), _Checked(records, processor, max_length, media_root)
@@ -129,7 +129,7 @@ class _Checked:
         return problems, tokens, sum(map(len, chat.media.values()))
 
     def _tokens(self, chat: Chat, modality: str, number: int) -> int:
-        """Tokens that a medium needs; 0, and a problem, for one that cannot be read. A path is read once."""
+        """Tokens that a medium needs; if it cannot be read, 0, and a problem is added. A path is read once."""
         source = chat.media[modality][number]
         key = (modality, str(source)) if isinstance(source, (str, Path)) and len(str(source)) < 4096 else None
         found = self.known.get(key) or self._read(modality, source)
@@ -146,7 +146,7 @@ class _Checked:
             _, counts = self.processor.process_media({modality: [source]})
         except (ImportError, MemoryError):
             raise
-        except Exception as error:  # decoders and processors raise what they like
+        except Exception as error:  # decoders and processors may raise anything
             message = str(error).removeprefix(f"{modality} 0: ")
             return ("missing_file", f"{message} {MEDIA_ROOT}") if is_missing(error) else ("unreadable_media", message)
         return counts[modality][0]

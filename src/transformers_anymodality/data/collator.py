@@ -1,4 +1,4 @@
-"""From raw chat samples to a training batch, for the stock Trainer."""
+"""Turns raw chat samples into a training batch for the stock Trainer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from .records import located, name_of, read_chat
 
 logger = logging.get_logger(__name__)
 
-# Not a fault of the sample, so never skipped: a decoder that is not installed, a machine that is too small.
+# Not the sample's fault, so never skipped: a missing decoder, too little memory.
 _NOT_ITS_FAULT = (ImportError, MemoryError)
 
 
 class _Count:
-    """A number that the processes of a data loader add to, one slot for each, in memory that they share."""
+    """A counter for the processes of a data loader: one slot for each, in shared memory."""
 
     def __init__(self):
         self.slots = torch.zeros(256, dtype=torch.int64).share_memory_()
@@ -42,30 +42,30 @@ class Features(Protocol):
     def inputs(
         self, processor: AnyModalityProcessor, media: Mapping[str, list[Any]]
     ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
-        """As the processor's `process_media`: model inputs, and how many tokens each item has."""
+        """As the processor's `process_media`: model inputs, and the number of tokens of each item."""
         ...
 
 
 @dataclass
 class AnyModalityDataCollator:
-    """Reads media, tokenises, labels what the assistant said, pads on the right.
+    """Reads media, tokenises, labels the assistant's text, pads on the right.
 
-    A sample is a mapping with `messages`; media stand in the messages' parts, or in columns by their argument names
-    (`images`, `audio`, `imu`, ...) in the order of the bare parts (`{"type": "image"}`) that they belong to. Or it is
-    anything else that `data.normalize` reads: `conversations` with markers, a sample of a WebDataset shard.
+    A sample is a mapping with `messages`; media are in the messages' parts, or in columns named by their arguments
+    (`images`, `audio`, `imu`, ...) in the order of their bare parts (`{"type": "image"}`). Other formats that
+    `data.normalize` reads work, too: `conversations` with markers, a sample of a WebDataset shard.
 
     Args:
         max_length: tokens per sample, media included; None for no limit.
-        on_overlong: for a longer sample: "error"; "drop" it (counted in `dropped`); "truncate_text" takes text from
-            its end, never from a medium.
+        on_overlong: for a longer sample: "error"; "drop" it (counted in `dropped`); "truncate_text" cuts text at its
+            end, never a medium.
         pad_to_multiple_of: pads further, to a multiple of this.
         on_error: for a sample that cannot be used (a missing or broken file, media and placeholders that differ in
-            number, no assistant text): "error", or "skip" it (counted in `skipped`, a warning tells the first).
-            A batch of such samples alone is replaced by the last sample that could be used.
+            number, no assistant text): "error", or "skip" it (counted in `skipped`, a warning names the first).
+            A batch of only such samples is replaced by the last usable sample.
         media_root: folder that relative paths are in.
-        features: of frozen towers, computed before; their media are not read.
-        skip_logits: the stock Trainer's loss gets logits only where a label is supervised, for a fraction of the memory.
-            Set False for your own loss or training metric that reads all logits.
+        features: stored features of frozen towers; their media are not read.
+        skip_logits: the stock Trainer's loss gets logits only for supervised labels, which saves most of their memory.
+            Set False if your own loss or training metric reads all logits.
     """
 
     processor: AnyModalityProcessor
@@ -87,18 +87,18 @@ class AnyModalityDataCollator:
 
     @property
     def dropped(self) -> int:
-        """Samples longer than `max_length` that were left out so far, in all processes of the data loader."""
+        """Samples longer than `max_length` that were dropped so far, in all processes of the data loader."""
         return int(self._dropped)
 
     @property
     def skipped(self) -> int:
-        """Samples that could not be used and were left out so far, in all processes of the data loader."""
+        """Unusable samples that were skipped so far, in all processes of the data loader."""
         return int(self._skipped)
 
     def __call__(self, samples: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Returns `input_ids`, `attention_mask`, `labels` `(batch, sequence)` int64 and the media's model inputs.
 
-        With `skip_logits`, also that, `(batch,)` of True, as data loaders cut and join batches by their rows.
+        With `skip_logits`, also `skip_logits` `(batch,)` of True: data loaders cut and join batches by rows.
         """
         try:
             prompts, inputs = self._prepare(samples)
@@ -125,7 +125,7 @@ class AnyModalityDataCollator:
     def _prepare(
         self, samples: list[Mapping[str, Any]], first: int = 0
     ) -> tuple[list[Prompt | None], dict[str, torch.Tensor]]:
-        """The samples' tokens, None for those to be dropped, and the media's model inputs."""
+        """The samples' tokens, None for dropped ones, and the media's model inputs."""
         chats = [self._chat(first + i, sample) for i, sample in enumerate(samples)]
         media = {
             name: [item for _, found in chats for item in found.get(name, [])] for name in self.processor.modalities
@@ -139,7 +139,7 @@ class AnyModalityDataCollator:
         return [self._fitted(first + i, prompt) for i, prompt in enumerate(prompts)], inputs
 
     def _faults(self, samples: list[Mapping[str, Any]], error: Exception) -> dict[int, Exception]:
-        """Index of each unusable sample -> its error, which names it. `error`: what the whole batch raised."""
+        """Index of each unusable sample -> its error, which names the sample. `error`: the error of the full batch."""
         faults: dict[int, Exception] = {}
         for i, sample in enumerate(samples):
             try:
@@ -148,12 +148,12 @@ class AnyModalityDataCollator:
                 raise
             except Exception as fault:
                 faults[i] = located(name_of(i, sample), fault) if isinstance(fault, MediaError) else fault
-        if not faults:  # each can be used by itself
+        if not faults:  # each sample alone is usable
             raise error
         return faults
 
     def _usable(self, samples: list[Mapping[str, Any]], faults: dict[int, Exception]) -> list[Mapping[str, Any]]:
-        """The samples without those that cannot be used, which are counted."""
+        """The usable samples; the others are counted."""
         kept, first = [sample for i, sample in enumerate(samples) if i not in faults], next(iter(faults.values()))
         if not kept and self._last_good is None:
             raise ValueError(f"No sample of the first batch can be used. The first problem: {first}") from first
@@ -169,7 +169,7 @@ class AnyModalityDataCollator:
         return prompt, chat.checked().media
 
     def _fitted(self, index: int, prompt: Prompt) -> Prompt | None:
-        """One sample with `max_length` tokens at most, or None if it is to be dropped."""
+        """One sample with `max_length` tokens at most, or None if it is dropped."""
         excess = 0 if self.max_length is None else len(prompt) - self.max_length
         if excess <= 0:
             return prompt

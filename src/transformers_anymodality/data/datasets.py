@@ -23,7 +23,7 @@ _BUILDERS = {
     ".arrow": "arrow",
     ".tar": "webdataset",
 }
-# In the name of an Arrow type: bytes, which JSON cannot hold.
+# Bytes in the name of an Arrow type, which JSON cannot hold.
 _BYTES = re.compile(r": (large_)?binary\b")
 
 
@@ -36,12 +36,12 @@ def load(
         source: file, pattern (`"shards/*.tar"`) or list of files: JSON, JSONL, Parquet, Arrow, WebDataset shards; a folder
             that `save_to_disk` wrote; a Hub id; or a data set of `datasets`.
         media_root: folder that relative paths are in.
-        streaming: read while iterating, instead of having all of it on disk as Arrow.
+        streaming: read while iterating, instead of storing all of it on disk as Arrow.
         split, kwargs: of `datasets.load_dataset`.
 
     Returns:
-        `Dataset`, or `IterableDataset` with `streaming`: `messages`, media columns by their argument names, and the
-        columns that there were besides. Media are not decoded: that is the collator's.
+        `Dataset`, or `IterableDataset` with `streaming`: `messages`, media columns named by their arguments, and all
+        other columns. Media are not decoded: the collator does that.
     """
     loaded = load_raw(source, streaming=streaming, split=split, **kwargs)
     try:
@@ -51,7 +51,7 @@ def load(
 
 
 def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kwargs) -> Any:
-    """As `datasets` itself loads it, nothing decoded."""
+    """As `datasets` itself loads it, without decoding."""
     datasets = require("datasets", "train")
     if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
         return _undecoded(source)
@@ -73,7 +73,7 @@ def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kw
     files = {split: names}
     try:
         found = datasets.load_dataset(builder, data_files=files, split=split, streaming=streaming, **kwargs)
-    except Exception as error:  # readers of formats raise what they like
+    except Exception as error:  # readers of formats may raise anything
         explain = {"json": _explain_json, "webdataset": explain_shard}.get(str(builder))
         for name in [one for one in names if explain is not None and Path(one).is_file()]:
             explain(name)
@@ -102,14 +102,14 @@ def mixture(
     seed: int = 0,
     stopping_strategy: str = "all_exhausted",
 ) -> Any:
-    """One data set from several, each drawn from with its weight: `datasets.interleave_datasets` over chats.
+    """One data set from several, sampled by their weights: `datasets.interleave_datasets` over chats.
 
     Half text, half images: `mixture({"text": a, "images": b}, {"text": 1, "images": 1})`.
 
     Args:
-        sources: what `load` takes, in a list or by name. With names, a column `source` tells each sample's.
+        sources: sources as in `load`, in a list or by name. With names, a column `source` holds each sample's.
         weights: shares, which need not sum to one; equal if left out.
-        media_root, streaming: as `load` takes them.
+        media_root, streaming: as in `load`.
         stopping_strategy: "all_exhausted" (until each sample came at least once), "first_exhausted", or another of
             `interleave_datasets`.
     """
@@ -133,11 +133,11 @@ def mixture(
 
 
 def at_speeds(chats: Any, speeds: Sequence[float]) -> Any:
-    """Speed perturbation (Ko et al. 2015): each chat with sound once for each of `speeds`, say (0.9, 1.0, 1.1), at which
-    all its sound is played; the others once. For training data: what is evaluated is left as it is.
+    """Speed perturbation (Ko et al. 2015): each chat with audio appears once for each of `speeds`, such as (0.9, 1.0, 1.1),
+    with all its audio at that speed; other chats appear once. Use it for training data only, not for evaluation.
 
     Args:
-        chats: as `load` or `mixture` gives them.
+        chats: from `load` or `mixture`.
         speeds: from 0.5 to 2.
     """
     if not speeds or not all(0.5 <= speed <= 2 for speed in speeds):
@@ -178,7 +178,7 @@ def _faster(messages: list[dict[str, Any]], speed: float) -> list[dict[str, Any]
 
 
 class _Lines(Sequence):
-    """Lines of JSON, parsed when asked for. (JSON may hold line ends other than `\\n` as they are.)"""
+    """Lines of JSON, parsed when needed. (JSON may hold other line ends than `\\n` unescaped.)"""
 
     def __init__(self, content: bytes):
         self.lines = [(i, line) for i, line in enumerate(content.split(b"\n"), 1) if line.strip()]
@@ -192,12 +192,12 @@ class _Lines(Sequence):
 
 
 def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
-    """The records of a file. Of JSONL, a line that is not JSON raises ValueError when it is asked for.
+    """The records of a file. A line of JSONL that is not JSON raises ValueError when it is accessed.
 
     Args:
-        file: JSON (a list, or an object whose one list it is), JSONL, or what `datasets` reads (Parquet, WebDataset
+        file: JSON (a list, or an object with one list), JSONL, or a source that `datasets` reads (Parquet, WebDataset
             shards, a folder, a Hub id).
-        split: of what `datasets` reads.
+        split: split for sources that `datasets` reads.
     """
     path = Path(file).expanduser()
     if path.suffix not in (".json", ".jsonl"):
@@ -225,7 +225,7 @@ def open_records(file: str | Path, split: str = "train") -> Sequence[Any]:
 
 
 def _undecoded(dataset: Any) -> Any:
-    """Media as paths or bytes. (Their own `decode` leaves JSON undecoded, too.)"""
+    """Media as paths or bytes. (`decode` of `datasets` would leave JSON undecoded, too.)"""
     if dataset.features is None:
         return dataset
     features = require("datasets", "train").Features({name: _raw(one) for name, one in dataset.features.items()})
@@ -259,7 +259,7 @@ def _as_chats(dataset: Any, media_root: Any) -> Any:
     if isinstance(dataset, datasets.IterableDataset):
         both = datasets.Features({**features, **types})
         return dataset.map(row, with_indices=True, remove_columns=others, features=both)
-    # What is kept may hold many bytes, so it is neither read nor written again.
+    # Unchanged columns may hold many bytes, so they are neither read nor written again.
     chats = dataset.select_columns(others).map(row, with_indices=True, remove_columns=others, features=features)
     return datasets.concatenate_datasets([chats, dataset.select_columns(list(types))], axis=1) if types else chats
 
@@ -279,7 +279,7 @@ def _normalized(record: Mapping[str, Any], index: int, media_root: Any) -> dict[
 
 
 def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
-    """Types of the columns that `normalize` makes of records with these types; and the unchanged columns, with their
+    """Types of the columns that `normalize` makes from records with these types; and the unchanged columns, with their
     new names."""
     datasets = require("datasets", "train")
     string = datasets.Value("string")
@@ -302,7 +302,7 @@ def _features(given: Mapping[str, Any]) -> tuple[Any, dict[str, str]]:
 
 
 def _shard_features(given: Mapping[str, Any]) -> Any:
-    """Types of the columns that `normalize` makes of a shard's samples with these types."""
+    """Types of the columns that `normalize` makes from a shard's samples with these types."""
     datasets = require("datasets", "train")
     chat = given.get("json")
     made, kept = _features(chat) if isinstance(chat, dict) else ({}, {})
@@ -316,7 +316,7 @@ def _shard_features(given: Mapping[str, Any]) -> Any:
 
 
 def _argument(column: str) -> str:
-    """The argument name for a media column, whatever it is called; other columns keep theirs."""
+    """The argument name for a media column under any name; other columns keep their names."""
     return next((spec.argument for name, spec in MODALITIES.items() if column in (name, f"{name}s")), column)
 
 
@@ -328,7 +328,7 @@ def _arguments() -> set[str]:
 
 
 def _for_mixing(dataset: Any, source: str | None) -> Any:
-    """The chat's columns alone, and the name of the source."""
+    """Only the chat's columns, and the name of the source."""
     datasets = require("datasets", "train")
     known = {"messages", "tools", "task", *_arguments()}
     dataset = dataset.select_columns([name for name in dataset.features if name in known])
@@ -339,7 +339,7 @@ def _for_mixing(dataset: Any, source: str | None) -> Any:
 
 
 def _aligned(loaded: list[Any]) -> list[Any]:
-    """Gives each media column one type: lists of paths, or of encoded files if any source has them."""
+    """Gives each media column one type: lists of paths, or of encoded files if any source has those."""
     datasets = require("datasets", "train")
     encoded = datasets.List({"bytes": datasets.Value("binary"), "path": datasets.Value("string")})
     for column in _arguments():

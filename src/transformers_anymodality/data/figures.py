@@ -1,4 +1,4 @@
-"""Pages in one file, with media in them as the model reads them."""
+"""Self-contained pages with media as the model reads them."""
 
 import base64
 import hashlib
@@ -20,14 +20,14 @@ COLOURS = ("#3b7dd8", "#d8693b", "#2c9a5b", "#a144c0", "#c0a12c", "#4a4f5c")
 _PLAYED = {b"ftyp": "video/mp4", b"\x1aE\xdf\xa3": "video/webm"}
 _PLAYED_CODECS = ("h264", "vp8", "vp9", "av1")
 _POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
-_MAX_BYTES = 32 * 1024**2  # of a video that is put into the page as it is
+_MAX_BYTES = 32 * 1024**2  # of a video that the page holds unchanged
 _MAX_SIDE = 768
 _MAX_CURVES = 16
 _STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 
 
 def write_html(file: str | Path, title: str, body: str, style: str = "", script: str = "") -> None:
-    """Writes a page of HTML and its CSS, in the look that all of ours have. It loads nothing, and runs `script` alone."""
+    """Writes a page of HTML with the common CSS. It loads nothing, and runs only `script`."""
     path, title = Path(file), html.escape(title)
     path.parent.mkdir(parents=True, exist_ok=True)
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -101,7 +101,7 @@ def picture(image: Any, kind: str = "") -> str:
 
 
 def in_colours(values: np.ndarray) -> Any:
-    """A map from dark blue (least) over red to yellow (most)."""
+    """A map in colours from dark blue (lowest) over red to yellow (highest)."""
     values = values.astype(np.float64)
     values = (values - values.min()) / (np.ptp(values) or 1.0)
     stops = np.array([[20, 24, 82], [120, 28, 109], [229, 92, 48], [252, 255, 164]], dtype=float)
@@ -110,7 +110,7 @@ def in_colours(values: np.ndarray) -> Any:
 
 
 def _video(source: Any, frames: np.ndarray) -> str:
-    """A player, or an animation of the frames that the model sees, and these side by side."""
+    """A player, or an animation of the frames that the model sees; then these frames side by side."""
     module = require("PIL.Image")
     images = [module.fromarray(frame) for frame in frames]
     for image in images:
@@ -130,7 +130,7 @@ def animation(images: Sequence[Any]) -> str:
 
 
 def _playable(source: Any) -> tuple[str, bytes] | None:
-    """Type and bytes of a video that browsers play."""
+    """MIME type and bytes of a video that browsers play; else None."""
     try:
         opened = open_source(source)
     except MediaError:
@@ -142,14 +142,14 @@ def _playable(source: Any) -> tuple[str, bytes] | None:
     with (
         suppress(ImportError),
         require("av").open(io.BytesIO(content)) as container,
-    ):  # without PyAV, browsers will tell
+    ):  # without PyAV, the browser finds out
         if container.streams.video[0].codec.canonical_name not in _PLAYED_CODECS:
             return None
     return kind, content
 
 
 def curves(values: np.ndarray, names: list[str], width: int = 420, height: int = 26) -> str:
-    """Each channel `(samples, channels)` as a line of its own, with its name and range."""
+    """Each channel of `(samples, channels)` as a separate line, with its name and range."""
     lines = []
     times = np.linspace(90, width - 4, len(values))
     for i, (column, name) in enumerate(zip(values.T, names, strict=False)):

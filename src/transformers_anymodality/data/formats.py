@@ -1,4 +1,4 @@
-"""The formats of others: each a function from one of their records to chats of ours. A system's own is on its shelf."""
+"""Other projects' formats: each is a function from one record to our chats. A system's own format is in its folder."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ Converter = Callable[[Mapping[str, Any], int, Path | None], Iterable[dict[str, A
 
 @dataclass(frozen=True)
 class Format:
-    """`convert(record, index, media_root)` gives chats; `example` is a record as it has them."""
+    """`convert(record, index, media_root)` gives chats; `example` is a record in this format."""
 
     convert: Converter
     help: str
@@ -30,11 +30,11 @@ FORMATS: LazyRegistry[Format] = LazyRegistry("format")
 
 
 def register_format(name: str, *, help: str, example: Mapping[str, Any]) -> Callable[[Converter], Converter]:
-    """Function decorator: makes a format known to `anymodality data convert`.
+    """Function decorator: registers a format for `anymodality data convert`.
 
     The function gets a record, its index in the file, and the media root. It yields any number of records, each with
-    `messages`, whose contents are lists of parts, and media columns by their argument names. The media root only shows which
-    files exist; do not put it in front of paths.
+    `messages` (contents are lists of parts) and media columns named by their arguments. The media root only shows which
+    files exist; do not add it to paths.
     """
 
     def register(convert: Converter) -> Converter:
@@ -47,10 +47,10 @@ def register_format(name: str, *, help: str, example: Mapping[str, Any]) -> Call
 def convert_records(
     name: str, records: Iterable[Any], *, media_root: str | Path | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Chats from records of a format; relative paths are put into `media_root`.
+    """Chats from records of a format; relative paths are joined to `media_root`.
 
     Raises:
-        ValueError: a record that is not of that format, by its place.
+        ValueError: a record, named by its place, does not have this format.
     """
     this, root = FORMATS[name], None if media_root is None else Path(media_root)
     for i, record in enumerate(records):
@@ -68,11 +68,11 @@ def convert_records(
 def convert_file(
     name: str, source: str | Path, output: str | Path, *, media_root: str | Path | None = None, progress: bool = False
 ) -> int:
-    """Writes the chats of a file of that format as JSONL, and says how many there are; nothing is written if a record
-    is wrong."""
+    """Writes the chats of a file of that format as JSONL, and returns their number; nothing is written if a record is
+    wrong."""
     output = Path(output)
     if output.exists():
-        raise FileExistsError(f"{output} exists already: name another, or remove it.")
+        raise FileExistsError(f"{output} exists already: choose another name, or remove it.")
     records, count = open_records(source), 0
     output.parent.mkdir(parents=True, exist_ok=True)
     bar = tqdm(records, disable=not progress, unit="rec")
@@ -87,7 +87,7 @@ def convert_file(
 
 
 def chat(*turns: tuple[str, list[dict[str, str]] | str], **columns: Any) -> dict[str, Any]:
-    """A record from `(role, words or parts)`; columns that are None or empty are left out."""
+    """A record from `(role, text or parts)`; columns that are None or empty are left out."""
     messages = [{"role": role, "content": words(said) if isinstance(said, str) else said} for role, said in turns]
     return {"messages": messages, **{name: value for name, value in columns.items() if value not in (None, [], "")}}
 
@@ -114,7 +114,7 @@ def places(**media: list[Any]) -> list[dict[str, str]]:
 
 @register_format(
     "llava",
-    help="LLaVA's and ShareGPT's: conversations with <image> (or <video>, <audio>, ...) where media stand",
+    help="LLaVA's and ShareGPT's: conversations with <image> (or <video>, <audio>, ...) in place of media",
     example={
         "id": "1",
         "image": "coco/1.jpg",
@@ -127,8 +127,8 @@ def places(**media: list[Any]) -> list[dict[str, str]]:
     },
 )
 def from_llava(record: Mapping[str, Any], index: int, media_root: Path | None) -> Iterator[dict[str, Any]]:
-    """Markers stay where they are. (LLaVA's own code moves them to the front of their turn.) As in that code, a record
-    without any media is text, `<image>` and all."""
+    """Markers stay where they are. (LLaVA's own code moves them to the start of their turn.) As in that code, a record
+    without media is plain text, including `<image>`."""
     if "conversations" not in record:
         raise KeyError("conversations")
     yield normalize(record, markers=bool(media_columns(record)))

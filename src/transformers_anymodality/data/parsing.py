@@ -1,4 +1,4 @@
-"""JSON and WebDataset shards as people hand them over: what is wrong with them, and where."""
+"""Finds what is wrong in JSON and WebDataset shards, and where."""
 
 import json
 import tarfile
@@ -12,7 +12,7 @@ def parse(content: bytes, where: str) -> Any:
     try:
         found = json.loads(content.decode("utf-8"))
         if b"\\ud" in content.lower():
-            json.dumps(found, ensure_ascii=False).encode("utf-8")  # halves of characters are no text
+            json.dumps(found, ensure_ascii=False).encode("utf-8")  # fails for lone surrogates
         return found
     except RecursionError as error:
         raise ValueError(f"{where} is nested too deeply.") from error
@@ -21,7 +21,7 @@ def parse(content: bytes, where: str) -> Any:
 
 
 def explain_shard(file: str) -> None:
-    """Raises ValueError for the first sample that is not like those before it, or holds what is not JSON or text."""
+    """Raises ValueError for the first sample that differs from those before it, or holds invalid JSON or text."""
     samples: dict[str, set[str]] = {}
     kinds: dict[type, str] = {}
     with suppress(tarfile.TarError), tarfile.open(file) as tar:
@@ -31,7 +31,7 @@ def explain_shard(file: str) -> None:
             where, stream = f"{file}, {member.name}", tar.extractfile(member)
             content = stream.read() if stream is not None and field in ("json", "txt") else b""
             if field in samples.setdefault(folder + slash + key, set()):
-                raise ValueError(f"{where} is there twice.")
+                raise ValueError(f"{where} occurs twice.")
             samples[folder + slash + key].add(field)
             if field == "txt":
                 _checked_text(content, where)
@@ -43,9 +43,7 @@ def explain_shard(file: str) -> None:
             for turn in turns if isinstance(turns, list) else ():
                 kinds.setdefault(type(turn.get("content") if isinstance(turn, Mapping) else turn), where)
             if len(kinds) > 1:
-                raise ValueError(
-                    f"{where} holds messages whose contents are lists and others: make all of them lists."
-                )
+                raise ValueError(f"{where} holds messages with lists and other contents: make all of them lists.")
     first = next(iter(samples.values()), set())
     for key, fields in samples.items():
         if fields != first:

@@ -1,4 +1,4 @@
-"""Reads a record of any form: its chat, with every medium in its part, and its problems."""
+"""Reads a record of any format: its chat, with every medium in its part, and its problems."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from ..utils.registry import did_you_mean
 
 
 MEDIA_ROOT = "Relative paths are looked for in the media root (`media_root`)."
-# Who speaks, by the names that data sets have for them.
+# Names of speakers in data sets -> roles.
 ROLES = {
     **dict.fromkeys(("system",), "system"),
     **dict.fromkeys(("user", "human"), "user"),
@@ -26,7 +26,7 @@ _SCHEME = re.compile(r"data:|[a-zA-Z][a-zA-Z0-9+.-]*://", re.IGNORECASE)
 
 
 class RecordError(ValueError):
-    """A record cannot be used. `kind` is one of those that `check` reports, `modality` the one that it is about."""
+    """A record cannot be used. `kind` is a kind of problem in `check`, `modality` the affected modality."""
 
     def __init__(self, message: str, kind: str = "broken_record", modality: str | None = None):
         super().__init__(message)
@@ -38,11 +38,11 @@ class Chat:
     """A record as training, evaluation and features read it.
 
     Attributes:
-        where: its name in errors: its place, and its id where it has one.
-        messages: content parts hold their media, also those that the record has in columns.
+        where: its name in errors: its place, and its id if it has one.
+        messages: content parts hold their media, also media from columns.
         media: modality -> its media, in the order of their parts.
         tools: for the chat template.
-        problems: what is wrong. A record that cannot be read has no messages.
+        problems: all problems found. A record that cannot be read has no messages.
     """
 
     where: str
@@ -58,14 +58,14 @@ class Chat:
         return self
 
     def encode(self, processor: Any) -> Prompt | None:
-        """The chat's tokens, and which of them the assistant said; None if there are none. Errors become problems."""
+        """The chat's tokens, with the assistant's marked; None if it has none. Errors become problems."""
         if not self.messages:
             return None
         try:
             prompt = processor.tokenize_chat(self.messages, self.tools, said=True)
         except (ImportError, MemoryError):
             raise
-        except Exception as error:  # templates raise what they like
+        except Exception as error:  # templates may raise anything
             self.fail(error)
             return None
         for name, token_id in processor.prompt_tokenizer.placeholders.items():
@@ -79,13 +79,13 @@ class Chat:
         self.problems.append(RecordError(message, kind, modality))
 
     def fail(self, error: Exception) -> None:
-        """Makes a problem of what was raised."""
+        """Adds an error as a problem."""
         kind = "unknown_modality" if isinstance(error, UnknownModalityError) else "broken_record"
         self.add(str(error), kind)
         self.problems[-1].__cause__ = error
 
     def count(self, modality: str, token: str, places: int) -> None:
-        """Makes a problem of it if there are more or fewer media than placeholders."""
+        """Adds a problem if there are more or fewer media than placeholders."""
         given = len(self.media.get(modality, ()))
         if places != given and not any(problem.modality == modality for problem in self.problems):
             self.add(count_error(modality, token, places, given), "wrong_count", modality)
@@ -94,14 +94,14 @@ class Chat:
 def read_chat(
     index: int, record: Any, processor: Any = None, media_root: Any = None, *, question: str | None = None
 ) -> Chat:
-    """Reads a record of any kind; what is wrong is kept in the chat.
+    """Reads a record of any kind; problems are stored in the chat.
 
     Args:
         index: its place in the data, for errors.
-        record: what `normalize` reads.
-        processor: the model's. Without one, media are of any modality that is registered.
+        record: a record that `normalize` reads.
+        processor: the model's. Without it, media of all registered modalities are accepted.
         media_root: folder that relative paths are in.
-        question: makes a chat of a record that is none: what the user says behind the media in its columns.
+        question: for a record that is not a chat: the user's text after the media in its columns.
     """
     chat = Chat(name_of(index, record))
     try:
@@ -122,8 +122,8 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
         record = {**record, "messages": [{"role": "user", "content": [*places, {"type": "text", "text": question}]}]}
     if not ({"messages", "conversations", "__key__"} & record.keys()):
         raise ValueError(
-            f"has no `messages` (its columns: {', '.join(map(str, record)) or 'none'}). Trainer removes columns that the "
-            "model's forward does not name: set remove_unused_columns=False in TrainingArguments."
+            f"has no `messages` (its columns: {', '.join(map(str, record)) or 'none'}). Trainer removes columns that are "
+            "not arguments of the model's forward: set remove_unused_columns=False in TrainingArguments."
         )
     sample = normalize(record, media_root=media_root)
     (messages,), _ = read_chats(sample["messages"])
@@ -144,7 +144,7 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
 
 
 def _filled(message: dict[str, Any], columns: dict[str, list[Any]]) -> dict[str, Any]:
-    """A message whose bare parts have got the next medium of their column."""
+    """The message with the next medium of its column in each bare part."""
     if not isinstance(message.get("content"), list):
         return message
     parts = []
@@ -157,19 +157,19 @@ def _filled(message: dict[str, Any], columns: dict[str, list[Any]]) -> dict[str,
 
 
 def name_of(index: int, record: Any) -> str:
-    """A sample's name in errors: its place, and its id where it has one."""
+    """A sample's name in errors: its place, and its id if it has one."""
     known = record.get("id") if isinstance(record, Mapping) else None
     return f"Sample {index}" + (f" (id {known!r})" if isinstance(known, (str, int)) else "")
 
 
 def located(where: str, error: Exception, prefix: str = "") -> MediaError:
-    """An error about a medium with the sample's name, and what to do about a missing file; `prefix` is left out of it."""
+    """An error about a medium with the sample's name, and a hint for a missing file; `prefix` is removed."""
     message = f"{where}: {str(error).removeprefix(prefix)}"
     return MediaError(f"{message} {MEDIA_ROOT}" if is_missing(error) and MEDIA_ROOT not in message else message)
 
 
 def is_missing(error: BaseException | None) -> bool:
-    """Whether an error comes of a file that does not exist."""
+    """Whether an error was caused by a file that does not exist."""
     return error is not None and (isinstance(error, FileNotFoundError) or is_missing(error.__cause__))
 
 
@@ -179,19 +179,19 @@ def normalize(
     """A record as a chat.
 
     Args:
-        record: has `messages` (role and content) or `conversations` (from and value, as LLaVA and ShareGPT have it);
-            media in content parts, or in columns in the order of their places: under a modality's argument name
-            (`images`), its name (`image`) or that with an s. A sample of a WebDataset shard has its chat in `json`, or
-            a caption in `txt`, and its media in fields by their suffix (`jpg`, `1.wav`, `imu.csv`).
+        record: has `messages` (role and content) or `conversations` (from and value, as in LLaVA and ShareGPT). Media are
+            in content parts, or in columns in the order of their places: under a modality's argument name (`images`),
+            its name (`image`) or the name plus s. A sample of a WebDataset shard has its chat in `json`, or a caption in
+            `txt`, and its media in fields by suffix (`jpg`, `1.wav`, `imu.csv`).
         media_root: folder that relative paths are in.
-        markers: whether `<image>`, `<audio>`, `<imu>`, ... within strings are the places of media. By default, in
-            `conversations` they are; in `messages` they are words that somebody typed.
+        markers: whether `<image>`, `<audio>`, `<imu>`, ... in strings mark media. By default, they do in `conversations`,
+            and are plain text in `messages`.
 
     Returns:
-        A new dict with `messages`, media columns as lists by the processor's argument names, and all else as it was.
+        A new dict with `messages`, media columns as lists under the processor's argument names, and all else unchanged.
 
     Raises:
-        ValueError: neither chat nor caption, a turn without words, an unknown speaker, media of one kind in two columns.
+        ValueError: neither chat nor caption, a turn without text, an unknown speaker, media of one kind in two columns.
     """
     if "__key__" in record:
         record = _from_shard(record)
@@ -207,7 +207,7 @@ def normalize(
 
 
 def media_columns(record: Mapping[str, Any]) -> dict[str, str]:
-    """Modality -> the column that holds its media, for those that are not empty."""
+    """Modality -> the column that holds its media, for non-empty columns."""
     found = {}
     for name in MODALITIES:
         names = dict.fromkeys((MODALITIES[name].argument, name, f"{name}s"))
@@ -275,9 +275,9 @@ def _part(part: Any, media_root: Any) -> Any:
 
 
 def split_markers(text: str, tokens: Mapping[str, str] | None = None) -> list[dict[str, str]]:
-    """Content parts of a string: a bare part for each marker, where it stands, and the words between, unchanged.
+    """Content parts of a string: a bare part in place of each marker, and the unchanged text between.
 
-    `tokens`: marker -> modality; `<name>` for each that is registered if left out.
+    `tokens`: marker -> modality; `<name>` for each registered modality if left out.
     """
     tokens = {MODALITIES[name].token: name for name in MODALITIES} if tokens is None else tokens
     pieces = re.split(f"({'|'.join(map(re.escape, tokens))})", text)
@@ -288,7 +288,7 @@ def split_markers(text: str, tokens: Mapping[str, str] | None = None) -> list[di
 
 
 def rooted(source: Any, media_root: str | Path | None, is_text: bool = False) -> Any:
-    """A medium with relative paths put into `media_root`; all else stays, and with `is_text`, a string does, too."""
+    """A medium with relative paths joined to `media_root`; other values stay, and with `is_text`, strings, too."""
     if media_root is None:
         return source
     if isinstance(source, Path) or (isinstance(source, str) and not is_text):
@@ -312,9 +312,9 @@ def rooted(source: Any, media_root: str | Path | None, is_text: bool = False) ->
 def _from_shard(sample: Mapping[str, Any]) -> dict[str, Any]:
     """A record from a sample as `datasets` reads it: `__key__`, and a field per file.
 
-    The chat is in `json`; without one, `txt` is a caption, which the assistant says of the media. Media are found by
-    suffix (`jpg`, `2.jpg`, `wav`) or, where several modalities have it, by name (`depth.png`, `imu.csv`), in the order
-    of their names.
+    The chat is in `json`; without it, `txt` is a caption, the assistant's text about the media. Media are found by suffix
+    (`jpg`, `2.jpg`, `wav`) or, if several modalities share it, by name (`depth.png`, `imu.csv`), in the order of their
+    names.
     """
     given = sample.get("json")
     record: dict[str, Any] = dict(given) if isinstance(given, Mapping) else {}
@@ -323,7 +323,7 @@ def _from_shard(sample: Mapping[str, Any]) -> dict[str, Any]:
     for file in sorted(files, key=_natural):
         if sample[file] is not None and (name := modality_of_field(file)) is not None:
             media.setdefault(name, []).append(sample[file])
-    for name, items in media.items():  # files in the shard, rather than names that its chat may still have for them
+    for name, items in media.items():  # files in the shard replace names that its chat may still have for them
         record = {key: value for key, value in record.items() if key not in (name, f"{name}s")}
         record[MODALITIES[name].argument] = items
     if not ("messages" in record or "conversations" in record) and isinstance(sample.get("txt"), str):
@@ -334,7 +334,7 @@ def _from_shard(sample: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def modality_of_field(field: str) -> str | None:
-    """The modality of a field, or None for one that holds no medium."""
+    """The modality of a field, or None if it does not hold a medium."""
     *names, suffix = field.lower().split(".")
     for part in names:
         part = re.sub(r"[_-]?\d+$", "", part)

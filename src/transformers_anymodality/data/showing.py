@@ -23,7 +23,7 @@ GREEN, BLUE, PLAIN = "\x1b[1;32m", "\x1b[34m", "\x1b[0m"
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of tokens: words (usually one token), or a medium with all of its tokens."""
+    """A run of tokens: text (usually one token), or a medium with all its tokens."""
 
     text: str
     tokens: int
@@ -51,7 +51,7 @@ class Shown:
 
 
 def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_root: str | Path | None = None) -> Shown:
-    """A record as the collator makes it ready; ValueError and MediaError are raised as there."""
+    """A record as the collator prepares it; raises ValueError and MediaError, as the collator does."""
     try:
         (prompt,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
     except MediaError as error:
@@ -73,7 +73,7 @@ def _pieces(processor: Any, prompt: Prompt) -> list[Piece]:
 
 
 def _words(tokenizer: Any, ids: list[int], labelled: list[bool], start: int, stop: int) -> list[Piece]:
-    """Pieces of as few tokens as possible: a character may need several."""
+    """Pieces with as few tokens as possible: a character may need several."""
 
     def decode(some: list[int]) -> str:
         return tokenizer.decode(some, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -81,7 +81,7 @@ def _words(tokenizer: Any, ids: list[int], labelled: list[bool], start: int, sto
     pieces: list[Piece] = []
     before = ids[:start][-1:]
     for end in range(start + 1, stop + 1):
-        # Read behind what precedes it, a token keeps the space that it begins with.
+        # Decoded together with the tokens before it, a token keeps its leading space.
         lead, text = decode(before), decode(before + ids[start:end])
         text = text.removeprefix(lead) if text.startswith(lead) else decode(ids[start:end])
         if text.endswith("�") and end < stop and end - start < 8 and labelled[start] == labelled[end]:
@@ -96,7 +96,7 @@ def counted(tokens: int) -> str:
 
 
 def as_text(shown: Shown, colour: bool = False) -> str:
-    """For a terminal: what is learned in green, or between ⟦ and ⟧ where there are no colours."""
+    """For a terminal: learned tokens are green, or between ⟦ and ⟧ without colours."""
     opening, closing, medium = (GREEN, PLAIN, f"{BLUE}[{{}}: {{}}]{PLAIN}") if colour else ("⟦", "⟧", "[{}: {}]")
     text = ""
     for labelled, pieces in groupby(shown.pieces, attrgetter("labelled")):

@@ -1,4 +1,4 @@
-"""Evaluation: tasks, scores, answers kept sample by sample, and what two runs differ by."""
+"""Evaluation: tasks, scores, answers stored sample by sample, and comparison of two runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from .scores import SCORES, Score, register_score
 from .tasks import SUITES, TASKS, Rating, Task, register_suite, register_task
 
 
-# What `evaluate.load(METRIC, name)` takes for a score.
+# The path for `evaluate.load(METRIC, name)`.
 METRIC = str(Path(__file__).with_name("metric.py"))
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""A model's answers to samples: generated, or the likelihood of each choice."""
+"""A model's answers to samples: generated, or chosen by the likelihood of each choice."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ def evaluate(
     judge: Judge | None = None,
     **options: Any,
 ) -> dict[str, Any] | None:
-    """Answers, scores, and writes what came of it: `answer`, which has the options, then `finish`.
+    """Answers, scores, and writes the results: `answer`, which has the options, then `finish`.
 
     Returns:
-        What is in the results file; None if other processes have not finished: the last one writes it.
+        The content of the results file; None if other processes have not finished: the last one writes it.
     """
     complete = answer(model, processor, jobs, output, **options)
     return finish(jobs, output, ratings=ratings, judge=judge) if complete else None
@@ -50,24 +50,24 @@ def answer(
     world_size: int | None = None,
     verbose: bool = True,
 ) -> bool:
-    """Answers this process's share of the samples that have no answer yet, and keeps each batch at once.
+    """Answers this process's share of the samples that have no answer yet, and stores each batch at once.
 
-    Killed, a run goes on where it was when it is started again, also with another number of processes.
+    A killed run continues when it is started again, also with another number of processes.
 
     Args:
-        output: the results file, beside which answers are kept.
+        output: the results file; answers are stored next to it.
         batch_size: samples per run of the model.
         workers: processes that read media.
         generation: arguments of `generate`, such as `{"num_beams": 5}`. By default, decoding is greedy, so that a second
-            run gives the same answers, and the task says `max_new_tokens`.
+            run gives the same answers, and the task sets `max_new_tokens`.
         rank, world_size: of this process; from `accelerate launch` or `torchrun` by default.
 
     Returns:
-        Whether all answers are there, other processes' too.
+        Whether all answers are stored, also those of other processes.
 
     Raises:
-        ValueError, MediaError: a sample that lacks something, by its name; or answers are there of another model, or
-            under other settings.
+        ValueError, MediaError: a sample, named in the message, is incomplete; or there are answers of another model, or
+            with other settings.
     """
     rank, world_size = place_among(rank, world_size)
     _check_jobs(jobs)
@@ -82,7 +82,7 @@ def answer(
         share = range(rank, job.count, world_size)
         todo = [index for index in share if index not in done]
         for index in todo:
-            job.sample(index)  # raises, before the first is answered
+            job.sample(index)  # raises before the first sample is answered
         silent, ready = not verbose or rank > 0, len(share) - len(todo)
         with tqdm(total=len(share), initial=ready, desc=job.name, unit="sample", disable=silent) as bar:
             batches = [todo[i : i + batch_size] for i in range(0, len(todo), batch_size)]
@@ -90,7 +90,7 @@ def answer(
                 files.append(rank, _answered(model, processor, samples, inputs, decoding))
                 bar.update(len(samples))
         shares.append((job, files))
-    # Asked last, and of all tasks: whichever process ends last sees that all is there.
+    # Checked at the end, for all tasks: the last process finds that all answers are stored.
     return all(len(files.lines(job.count)) == job.count for job, files in shares)
 
 
@@ -98,7 +98,7 @@ def _check_jobs(jobs: Sequence[Job]) -> None:
     """Raises the errors of all tasks before the first one runs."""
     names = [job.name for job in jobs]
     if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise ValueError(f"Two tasks are called {repeated[0]!r} in the results: give one of them another name.")
+        raise ValueError(f"Two tasks have the name {repeated[0]!r} in the results: rename one of them.")
     for job in jobs:
         job.sample(0)
 
@@ -118,13 +118,13 @@ def _settings(model: Any, weights: str, job: Job, generation: dict[str, Any] | N
 
 
 def model_fingerprint(model: Any) -> str:
-    """A hash over some of each weight: a model that was trained further has another one."""
+    """A hash over some values of each weight: further training changes it."""
     state = sorted(model.state_dict().items())
     return tensors_hash((f"{name} {tuple(tensor.shape)}", _some(tensor)) for name, tensor in state)[:16]
 
 
 def _some(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.is_meta:  # weights that are kept on disk
+    if tensor.is_meta:  # weights offloaded to disk
         return torch.empty(0, dtype=tensor.dtype)
     return tensor.detach().reshape(-1)[:: max(1, tensor.numel() // 16)][:16]
 
@@ -144,7 +144,7 @@ def _prepared(job: Job, processor: Any, indices: Sequence[int]) -> tuple[list[Sa
 def _inputs(job: Job, processor: Any, samples: Sequence[Sample]) -> Any:
     if job.task.output == "text":
         return prompts(processor, [sample.messages for sample in samples])
-    # One batch per place among the choices, so that as many media are in memory as there are samples.
+    # One batch per position among the choices, so that memory holds the media of each sample once.
     collate, most = AnyModalityDataCollator(processor), max(len(sample.choices) for sample in samples)
     return [
         collate([_chosen(sample, place) for sample in samples if place < len(sample.choices)]) for place in range(most)
@@ -152,7 +152,7 @@ def _inputs(job: Job, processor: Any, samples: Sequence[Sample]) -> Any:
 
 
 def _located(job: Job, processor: Any, samples: Sequence[Sample], error: Exception) -> Exception:
-    """The error of a batch, with the name of the sample that it belongs to."""
+    """The error of a batch, with the name of its sample."""
     for sample in samples:
         try:
             _inputs(job, processor, [sample])
@@ -164,7 +164,7 @@ def _located(job: Job, processor: Any, samples: Sequence[Sample], error: Excepti
 
 
 def prompts(processor: Any, chats: Sequence[list[dict[str, Any]]]) -> Any:
-    """Model inputs of chats that are to be answered, padded on the left."""
+    """Model inputs of chats to answer, padded on the left."""
     return processor.apply_chat_template(
         chats,
         add_generation_prompt=True,
@@ -183,7 +183,7 @@ def _chosen(sample: Sample, place: int) -> dict[str, Any]:
 
 
 def _answered(model: Any, processor: Any, samples: Sequence[Sample], inputs: Any, generation: Any) -> list[dict]:
-    """The lines that are kept of a batch."""
+    """The stored lines of a batch."""
     if generation is None:
         answers = likelihoods(model, samples, inputs)
     else:
@@ -206,9 +206,9 @@ def generated(model: Any, processor: Any, inputs: Any, **generation: Any) -> lis
 
 @torch.inference_mode()
 def likelihoods(model: Any, samples: Sequence[Sample], inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`{"answer": likeliest choice, "log_likelihoods": of each choice, "tokens": of each}` of each sample.
+    """`{"answer": likeliest choice, "log_likelihoods": of each choice, "tokens": of each choice}` of each sample.
 
-    A choice's likelihood is that of the tokens which training would teach: its words and what ends the answer.
+    A choice's likelihood is over the tokens that training would label: its words and the end of the answer.
     """
     found: list[list[tuple[float, int]]] = [[] for _ in samples]
     for place, batch in enumerate(inputs):
@@ -224,7 +224,7 @@ def likelihoods(model: Any, samples: Sequence[Sample], inputs: list[dict[str, An
 
 
 def _log_likelihoods(model: Any, batch: dict[str, torch.Tensor]) -> list[tuple[float, int]]:
-    """Log-likelihood of the labelled tokens of each row, and how many there are."""
+    """Log-likelihood of the labelled tokens of each row, and their number."""
     batch = {name: value.to(model.device) for name, value in batch.items()}
     labels = batch.pop("labels")
     first = int((labels != -100).any(dim=0).nonzero()[0])

@@ -1,9 +1,9 @@
 """CIDEr-D, BLEU and ROUGE-L of captions, as COCO's evaluation computes them, on its tokens.
 
 Its tokens are Penn Treebank's, lower-cased, without some punctuation. COCO's code runs Stanford's PTBTokenizer (CoreNLP
-3.4.1, `-preserveLines -lowerCase`) in Java, then removes the tokens of a list. `tokens` gives the same for what captions
-consist of: words, numbers, contractions, brackets, quotes, common abbreviations. What it knows less of are Stanford's long
-lists of abbreviations and emoticons.
+3.4.1, `-preserveLines -lowerCase`) in Java, then removes the tokens in a list. `tokens` gives the same for the content of
+captions: words, numbers, contractions, brackets, quotes, common abbreviations. It covers less of Stanford's long lists of
+abbreviations and emoticons.
 """
 
 import re
@@ -18,7 +18,7 @@ from ..utils.imports import require
 from .scores import Score, register_score
 
 
-# Written in two, though no apostrophe says so.
+# Split in two, although there is no apostrophe.
 _SPLIT = {
     "cannot": "can not",
     "gonna": "gon na",
@@ -30,7 +30,7 @@ _SPLIT = {
     "'twas": "'t was",
     "y'all": "y' all",
 }
-# Stanford's names for brackets, and its idea of currencies. COCO's list has the brackets in capitals, so that they stay.
+# Stanford's names for brackets and currencies. COCO's list has the brackets in capitals, so lower-case ones stay.
 _NAMES = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-", "£": "#", "€": "$"}
 _REMOVED = {"''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 _ABBREVIATIONS = (
@@ -72,12 +72,12 @@ def tokens(caption: str) -> list[str]:
 
 @register_score("cider")
 class Cider(Score):
-    """CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 4 and appendix): 0 to 10; 1.0 is published as
-    100.
+    """CIDEr-D (Vedantam et al. 2015, https://arxiv.org/abs/1411.5726, section 4 and appendix): 0 to 10; papers print 1.0
+    as 100.
 
-    Cosines of TF-IDF vectors of 1- to 4-grams, averaged over n and over references; counts are clipped to those of the
-    reference, a difference in length is punished by a Gaussian of deviation 6, and all is multiplied by 10. IDF comes from
-    the references given: scores of different sets of samples, and that of one sample alone (0), do not compare.
+    Cosines of TF-IDF vectors of 1- to 4-grams, averaged over n and over references. Counts are clipped to those of the
+    reference, a Gaussian of deviation 6 penalises a difference in length, and the result is multiplied by 10. IDF comes
+    from the given references: scores of different sets of samples cannot be compared, and one sample alone scores 0.
     """
 
     max_n, sigma = 4, 6.0
@@ -104,7 +104,7 @@ class Cider(Score):
             dot = sum(min(weight, theirs[gram]) * theirs[gram] for gram, weight in ours.items() if gram in theirs)
             norm = _norm(ours.values()) * _norm(theirs.values())
             found += dot / norm if norm else 0.0
-        # COCO's code takes the number of bigrams for the length.
+        # COCO's code uses the number of bigrams as the length.
         delta = _bigrams(said) - _bigrams(wanted)
         return found / self.max_n * float(np.exp(-(delta**2) / (2 * self.sigma**2)))
 
@@ -151,7 +151,7 @@ class Bleu(Score):
 
 @register_score("rouge_l")
 class RougeL(Score):
-    """ROUGE-L as COCO's evaluation has it: F-measure with beta 1.2 of the best precision and the best recall over the
+    """ROUGE-L as in COCO's evaluation: F-measure with beta 1.2 of the best precision and the best recall over the
     references, by the longest common subsequence (Lin 2004); 0 to 1."""
 
     beta = 1.2

@@ -1,4 +1,4 @@
-"""Tells whether two runs differ by more than chance: the paired bootstrap over samples."""
+"""Tests whether two runs differ by more than chance: the paired bootstrap over samples."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from .tasks import TASKS, rows_of
 
 @dataclass(frozen=True)
 class Difference:
-    """A metric of two runs. `low` and `high` hold 95 % of the resampled differences `b - a`; `p` is two-sided: how often
-    resampling gives a difference of the other sign, or none."""
+    """A metric of two runs. 95 % of the resampled differences `b - a` are between `low` and `high`. `p` is two-sided: how
+    often resampling gives a difference of the other sign, or none."""
 
     task: str
     metric: str
@@ -30,14 +30,14 @@ class Difference:
 def compare(a: str | os.PathLike, b: str | os.PathLike, *, resamples: int = 2000, seed: int = 0) -> list[Difference]:
     """Each metric of each task that both runs have (Efron and Tibshirani 1993; Koehn 2004 for machine translation).
 
-    The same samples are drawn, with replacement, from both runs; scores of a corpus (BLEU, WER, AUC) are computed anew of
-    each draw. CIDEr's IDF stays that of all samples.
+    The same samples are drawn, with replacement, from both runs; corpus scores (BLEU, WER, AUC) are computed again for each
+    draw. CIDEr's IDF stays that of all samples.
 
     Args:
         a, b: results files, with their folders of samples.
 
     Raises:
-        ValueError: no task in both, or their samples differ.
+        ValueError: the runs share no task, or their samples differ.
     """
     results = [read_results(path)["tasks"] for path in (a, b)]
     names = [name for name in results[0] if name in results[1]]
@@ -47,7 +47,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike, *, resamples: int = 2000
     for name in names:
         kinds = [result[name]["task"] for result in results]
         if kinds[0] != kinds[1]:
-            raise ValueError(f"{name} is {kinds[0]} in {a}, but {kinds[1]} in {b}.")
+            raise ValueError(f"The task {name} is of kind {kinds[0]} in {a}, but {kinds[1]} in {b}.")
         answers = _paired(name, read_answers(a, name), read_answers(b, name))
         rng = np.random.default_rng(seed)
         ours, theirs = (rows_of(TASKS[kinds[0]], lines) for lines in answers)
@@ -57,7 +57,7 @@ def compare(a: str | os.PathLike, b: str | os.PathLike, *, resamples: int = 2000
 
 
 def _paired(name: str, a: Sequence[Mapping], b: Sequence[Mapping]) -> tuple[list[Mapping], list[Mapping]]:
-    """The samples of both; where answers are rated, those that are in both."""
+    """The samples of both runs; if answers are rated, only samples that are rated in both."""
     if len(a) != len(b):
         raise ValueError(f"{name}: {len(a)} samples in one run, {len(b)} in the other.")
     pairs = list(zip(a, b, strict=True))
@@ -88,7 +88,7 @@ def _differences(
 def _summary(differences: Sequence[float]) -> tuple[float, float, float]:
     """2.5 and 97.5 percent quantiles, and the two-sided p-value."""
     values = np.asarray(differences)
-    values = values[~np.isnan(values)]  # draws for which the score is not defined
+    values = values[~np.isnan(values)]  # the score may be undefined for a draw
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     low, high = np.quantile(values, [0.025, 0.975]).tolist()

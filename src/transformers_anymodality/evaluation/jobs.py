@@ -17,7 +17,7 @@ from .tasks import TASKS, Task
 
 @dataclass(frozen=True)
 class Sample:
-    """`messages` end with the user's turn and have the media in their parts; `where` names the sample in errors."""
+    """`messages` end with the user's turn and hold the media in their parts; `where` names the sample in errors."""
 
     index: int
     where: str
@@ -38,15 +38,15 @@ class Job:
     """
     Args:
         kind: a registered task.
-        data: file, Hub id, or the records themselves. A record is a chat (`messages`, `conversations`; what the assistant
-            says last is the reference unless a column has some), or flat: media in columns (`image`, `images`, `audio`,
-            ...), a question, references, choices.
-        name: in the results; the task's by default.
-        prompt: instead of the task's.
-        labels: choices of records that have none.
+        data: file, Hub id, or the records themselves. A record is a chat (`messages`, `conversations`; the assistant's last
+            message is the reference unless a column has references), or flat: media in columns (`image`, `images`,
+            `audio`, ...), a question, references, choices.
+        name: name in the results; the task's by default.
+        prompt: replaces the task's prompt.
+        labels: choices for records that have none.
         media_root: folder that relative paths are in.
-        limit: of the first samples only.
-        split: of a Hub data set.
+        limit: use only so many samples, from the first on.
+        split: split of a Hub data set.
     """
 
     kind: str
@@ -59,10 +59,10 @@ class Job:
     split: str = "test"
 
     def __post_init__(self):
-        TASKS[self.kind]  # raises for one that is not registered
+        TASKS[self.kind]  # raises if it is not registered
         self.name = self.name or self.kind
         if not re.fullmatch(r"[\w-]+", self.name):
-            raise ValueError(f"The name {self.name!r} of a task may only have letters, digits, - and _.")
+            raise ValueError(f"The task name {self.name!r} may only have letters, digits, - and _.")
 
     @property
     def task(self) -> Task:
@@ -70,7 +70,7 @@ class Job:
 
     @cached_property
     def records(self) -> Sequence[Any]:
-        """The data's records, each read when it is asked for. Raises ValueError if there are none."""
+        """The data's records, each read when needed. Raises ValueError if there are none."""
         is_file = isinstance(self.data, (str, Path))
         records = open_records(self.data, split=self.split) if is_file else self.data
         if self.task.expand is not None:
@@ -95,7 +95,7 @@ class Job:
     def sample(self, index: int) -> Sample:
         """
         Raises:
-            ValueError: the sample's name, and what it lacks.
+            ValueError: the sample is incomplete; the message has its name and what is missing.
         """
         record = self.records[index]
         where = name_of(index, record)
@@ -103,12 +103,12 @@ class Job:
             raise ValueError(f"{where} is not an object, but {type(record).__name__}.")
         try:
             return self._read(index, where, record)
-        except RecordError:  # which names the sample
+        except RecordError:  # it names the sample
             raise
         except ValueError as error:
             raise ValueError(f"{where} {error}") from None
 
-    # --- what is asked, and what would be right: errors go on from the sample's name ---------------------------------
+    # --- questions and right answers: error messages continue the sample's name --------------------------------------
 
     def _read(self, index: int, where: str, record: Mapping[str, Any]) -> Sample:
         choices = self._choices(record)
@@ -170,7 +170,7 @@ def _reference(value: Any) -> str:
 
 
 def _choice(reference: str, choices: list[str]) -> str:
-    """The choice that a reference means: its words, its letter, or its place from 0."""
+    """The choice that a reference names by its words, its letter, or its index from 0."""
     meanings = {str(place): choice for place, choice in enumerate(choices)}
     meanings |= dict(zip(string.ascii_lowercase, choices, strict=False))
     meanings |= {choice.lower(): choice for choice in choices}
@@ -184,7 +184,7 @@ def _choice(reference: str, choices: list[str]) -> str:
 
 
 def _column(record: Mapping[str, Any], names: Sequence[str]) -> str | None:
-    """The first of the columns that is there."""
+    """The first of the columns that exists."""
     return next((name for name in names if record.get(name) is not None), None)
 
 

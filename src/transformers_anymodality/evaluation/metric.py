@@ -1,6 +1,6 @@
-"""Every score as a module of `evaluate`, offline: `evaluate.load(METRIC, "cider")`, METRIC being the path of this file.
+"""Every score as a module of `evaluate`, offline: `evaluate.load(METRIC, "cider")`; METRIC is the path of this file.
 
-`evaluate` runs a copy of this file from a folder of its own.
+`evaluate` runs a copy of this file from its own folder.
 """
 
 import inspect
@@ -17,7 +17,7 @@ _TYPES["pair"] = datasets.List(datasets.Value("float64"))
 
 
 class ScoreModule(evaluate.Metric):
-    """`compute(predictions=[...], references=[[...], ...])` is what the score gives whose name is the config's."""
+    """`compute(predictions=[...], references=[[...], ...])` returns the score that the config names."""
 
     def _info(self) -> evaluate.MetricInfo:
         score = SCORES[self.config_name]

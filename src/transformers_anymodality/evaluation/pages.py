@@ -1,4 +1,4 @@
-"""Pages that need no other file: answers with their media, and one where people rate them."""
+"""Self-contained pages: answers with their media, and a page to rate them."""
 
 import html
 import json
@@ -27,10 +27,10 @@ def write_samples_page(path: Path, job: Job, processor: Any, files: AnswerFiles,
 
 
 def write_rating_page(path: Path, job: Job, processor: Any, files: AnswerFiles) -> None:
-    """All answers, each with the choices of the task's rating; ratings stay in the browser until they are saved."""
+    """Writes all answers, each with the choices of the task's rating; the browser keeps ratings until they are saved."""
     lines, settings, choices = files.lines(), files.settings(), job.task.rating.choices
     body = "".join(_shown(job, processor, line, _choices(line, choices)) for line in lines)
-    # Browsers keep what pages from disk store in one place: the run tells its ratings from another's.
+    # Browsers share one storage among pages from disk: the run's name separates its ratings from another's.
     data = {
         "run": f"{job.name} {settings['weights']} {settings['data']} {settings['generation']}",
         "given": {json.dumps(line["id"]): line["rating"] for line in lines if "rating" in line},
@@ -56,7 +56,7 @@ def _choices(line: Mapping[str, Any], choices: Mapping[str, str]) -> str:
 
 
 def _scores(job: Job, lines: Lines) -> list[str]:
-    """The scores of each sample, for metrics that have a value for a single sample."""
+    """The scores of each sample, for metrics that are defined for a single sample."""
     found = [""] * len(lines)
     rated = [i for i, line in enumerate(lines) if not job.task.rating or "rating" in line]
     for metric, (name, rows) in rows_of(job.task, [lines[i] for i in rated]).items():

@@ -1,9 +1,8 @@
-"""Answers kept sample by sample, so that a run that was killed goes on, and a run can be scored again; their ratings, from
-a file or by a judge; and their scores.
+"""Answers stored sample by sample, so that a killed run continues, and a run can be scored again; their ratings, from a
+file or a judge; and their scores.
 
-`results.json` has a folder `results.samples` beside it: per task `<task>.json`, what its answers depend on, and
-`<task>.<rank>.jsonl`, to which each process appends a line per sample; and `<task>.ratings.jsonl`, what people or a judge
-said of them.
+Next to `results.json` is a folder `results.samples`. It has three kinds of files per task: `<task>.json`, what its answers
+depend on; `<task>.<rank>.jsonl`, to which each process appends a line per sample; `<task>.ratings.jsonl`, their ratings.
 """
 
 import json
@@ -23,7 +22,7 @@ from .jobs import Job
 from .tasks import Lines, Rating, score, score_groups
 
 
-_AT_ONCE = 4  # requests to a judge
+_AT_ONCE = 4  # parallel requests to a judge
 
 
 class AnswerFiles:
@@ -32,10 +31,10 @@ class AnswerFiles:
     Args:
         output: the results file.
         task: its name.
-        settings: what answers depend on, as JSON has it; None to read only.
+        settings: what answers depend on, as JSON values; None to read only.
 
     Raises:
-        ValueError: answers that are there were given under other settings.
+        ValueError: existing answers have other settings.
     """
 
     def __init__(self, output: str | os.PathLike, task: str, settings: Mapping[str, Any] | None = None):
@@ -47,7 +46,7 @@ class AnswerFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(place, settings)
         before = self.settings()
-        for name in {*settings, *before} - {"model"}:  # a folder has many names; the weights tell models apart
+        for name in {*settings, *before} - {"model"}:  # a folder may have many paths; models are compared by weights
             if settings.get(name) != before.get(name):
                 raise ValueError(
                     f"{self.folder} holds answers of {task} with {name}={before.get(name)!r}, not "
@@ -58,9 +57,9 @@ class AnswerFiles:
         return read_json(self.folder / f"{self.task}.json")
 
     def append(self, writer: int | str, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Writes lines so that they survive this process; those of the writer "ratings" are `{"index", "rating"}`."""
+        """Writes lines so that they survive this process; lines of the writer "ratings" are `{"index", "rating"}`."""
         with (self.folder / f"{self.task}.{writer}.jsonl").open("ab+") as file:
-            # What a killed process left behind the last line's end is cut off.
+            # An incomplete last line of a killed process is cut off.
             file.seek(max(0, file.tell() - 1))
             if file.read() not in (b"", b"\n"):
                 file.seek(0)
@@ -68,8 +67,8 @@ class AnswerFiles:
             file.write(json_lines(lines).encode())
 
     def lines(self, count: int | None = None) -> list[dict[str, Any]]:
-        """The lines of the first `count` samples, of all processes, in the order of samples, each with its last `rating`
-        where it has one; a line that is not whole yet is left out."""
+        """The lines of the first `count` samples, from all processes, in the order of samples, each with its last `rating`
+        if there is one; incomplete lines are left out."""
         found: dict[int, dict[str, Any]] = {}
         for path in sorted(self.folder.glob(f"{self.task}.[0-9]*.jsonl")):
             found |= {line["index"]: line for line in _read(path)}
@@ -90,18 +89,18 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
             ) from None
 
 
-# --- ratings of them -----------------------------------------------------------------------------------------------------
+# --- ratings -------------------------------------------------------------------------------------------------------------
 
 
 def read_ratings(path: str | Path, rating: Rating, lines: Lines) -> list[dict[str, Any]]:
-    """`{"index": of a sample, "rating": its rating}` of each record of JSON or JSONL.
+    """`{"index": of a sample, "rating": its rating}` for each record of a JSON or JSONL file.
 
     Args:
-        path: each record names its sample by `question_id` or `id`, and has what the task's `rating` reads.
+        path: each record names its sample by `question_id` or `id`, and has the fields that the task's `rating` reads.
         lines: the answers.
 
     Raises:
-        ValueError: a record of no sample, or without a rating, by its place.
+        ValueError: a record, named by its place, belongs to no sample or has no rating.
     """
     places = {str(line["id"]): line["index"] for line in lines}
     found = []
@@ -109,7 +108,7 @@ def read_ratings(path: str | Path, rating: Rating, lines: Lines) -> list[dict[st
         where = f"{path}, record {number}"
         known = next((record[key] for key in ("question_id", "id") if record.get(key) is not None), None)
         if str(known) not in places:
-            raise ValueError(f"{where} rates the id {known!r}, which no answer has.")
+            raise ValueError(f"{where} rates the id {known!r}, but no answer has this id.")
         try:
             found.append({"index": places[str(known)], "rating": rating.read(record)})
         except ValueError as error:
@@ -119,12 +118,12 @@ def read_ratings(path: str | Path, rating: Rating, lines: Lines) -> list[dict[st
 
 @dataclass(frozen=True)
 class Judge:
-    """A language model behind an endpoint that rates answers, as the task asks it to.
+    """A language model behind an endpoint that rates answers with the task's prompt.
 
     Args:
-        url: up to and with the version, such as `http://localhost:8000/v1`; the key is OPENAI_API_KEY's.
+        url: URL including the version, such as `http://localhost:8000/v1`; the key is read from OPENAI_API_KEY.
         model: the endpoint's name for it.
-        attempts: to get a review that can be read.
+        attempts: number of tries to get a readable review.
         timeout: in seconds.
     """
 
@@ -135,10 +134,10 @@ class Judge:
 
     def __post_init__(self):
         if not self.url.startswith(("http://", "https://")):
-            raise ValueError(f"The judge's URL is {self.url!r}, expected http:// or https://.")
+            raise ValueError(f"The judge's URL is {self.url!r}; it must begin with http:// or https://.")
 
     def reviews(self, rating: Rating, lines: Lines) -> Iterator[dict[str, Any]]:
-        """`{"index", "rating"}` of each of these answers, as they come."""
+        """`{"index", "rating"}` of each of these answers, in the order of arrival."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             found = pool.map(lambda line: self._review(rating, line), lines)
             yield from tqdm(found, total=len(lines), desc="judge", unit="answer")
@@ -150,7 +149,7 @@ class Judge:
             reference=line["references"][0],
             answer=line["answer"],
         )
-        problem = ValueError("the judge was not asked.")
+        problem = ValueError("the judge was not called.")
         for attempt in range(self.attempts):
             try:
                 return {"index": line["index"], "rating": rating.parse(self._ask(prompt, seed=attempt))}
@@ -175,7 +174,7 @@ class Judge:
             raise OSError(f"The judge at {url} does not answer with a chat completion: {answer.text[:300]}") from None
 
 
-# --- scores of them ----------------------------------------------------------------------------------------------------
+# --- scores ------------------------------------------------------------------------------------------------------------
 
 
 def finish(
@@ -185,15 +184,15 @@ def finish(
     ratings: Mapping[str, str] | None = None,
     judge: Judge | None = None,
 ) -> dict[str, Any]:
-    """Scores answers that are all there; needs no model.
+    """Scores answers, which must all be stored; needs no model.
 
     Args:
-        output: JSON file; what was in it of other tasks stays.
-        ratings: name of a task that is rated -> file with ratings, see `read_ratings`.
-        judge: rates the answers of tasks that say what to ask it, where no file does.
+        output: JSON file; results of other tasks in it stay.
+        ratings: name of a rated task -> file with ratings, see `read_ratings`.
+        judge: rates the answers of tasks that have a judge's prompt, unless a file does.
 
     Returns:
-        What is in the file.
+        The content of the file.
     """
     ratings = ratings or {}
     for name in ratings:
@@ -207,7 +206,7 @@ def finish(
             files.append("ratings", read_ratings(ratings[job.name], rating, lines))
         elif rating and rating.prompt and judge is not None:
             for found in judge.reviews(rating, [line for line in lines if "rating" not in line]):
-                files.append("ratings", [found])  # at once, so that what was paid for is not lost
+                files.append("ratings", [found])  # at once, so that no paid rating is lost
         results[job.name] = _result(job, files)
     return _write(Path(output), results)
 
@@ -227,7 +226,7 @@ def _result(job: Job, files: AnswerFiles) -> dict[str, Any]:
 
 
 def _write(path: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Adds to what is there; a file is of one model."""
+    """Adds results to the file, which holds results of one model only."""
     tasks = (read_results(path)["tasks"] if path.exists() else {}) | results
     models = {one["weights"]: one["model"] for one in tasks.values()}
     if len(models) > 1:
@@ -240,7 +239,7 @@ def _write(path: Path, results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
-    """What `finish` wrote.
+    """The content of a file that `finish` wrote.
 
     Raises:
         ValueError: another file.

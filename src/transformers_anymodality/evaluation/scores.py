@@ -1,6 +1,6 @@
-"""Scores: numbers of each sample, and what they add up to. Those of answers are here, those of captions in `captions`.
+"""Scores: numbers per sample, and their total. Scores of answers are here, scores of captions in `captions`.
 
-Both apart, so that a run can be scored again on resampled samples: the bootstrap needs no other code per metric.
+The two steps are separate, so that resampled samples can be scored again: the bootstrap needs no other code per metric.
 """
 
 import re
@@ -15,12 +15,12 @@ from ..utils.upstream import BasicTextNormalizer
 
 
 class Score:
-    """Base of all scores; the registered name is the name of its main number. The docstring of each says what it is, its
-    range, and where it was published.
+    """Base of all scores; the registered name is the name of its main number. Each docstring gives the definition, the
+    range and the publication.
 
     Attributes:
-        prediction: what a prediction is: "string", "float" for a probability, "pair" for two scores.
-        needs_references: whether a sample without is an error.
+        prediction: type of a prediction: "string", "float" for a probability, "pair" for two scores.
+        needs_references: whether a sample without references is an error.
     """
 
     name = ""
@@ -42,7 +42,7 @@ class Score:
         raise NotImplementedError
 
     def total(self, rows: np.ndarray) -> dict[str, float]:
-        """The score of samples with these rows, by name; the mean unless said otherwise."""
+        """The score of samples with these rows, by name; the mean by default."""
         return {self.name: float(rows[:, 0].mean())}
 
     def __call__(self, predictions: Sequence[Any], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -59,7 +59,7 @@ class Score:
                 f"{self.name}: {len(predictions)} predictions, but {len(references)} lists of references."
             )
         if not len(predictions):
-            raise ValueError(f"{self.name}: no samples were given, so there is nothing to score.")
+            raise ValueError(f"{self.name}: there are no samples to score.")
         for i, several in enumerate(references if self.needs_references else ()):
             if isinstance(several, str) or not len(several):
                 raise ValueError(f"{self.name}: sample {i} must have a non-empty list of references, not {several!r}.")
@@ -71,7 +71,7 @@ SCORES: LazyRegistry[Score] = LazyRegistry("score")
 
 
 def register_score(name: str) -> Callable[[type[S]], type[S]]:
-    """Class decorator: makes a score known by its name."""
+    """Class decorator: registers a score under a name."""
 
     def register(cls: type[S]) -> type[S]:
         cls.name = name
@@ -92,7 +92,7 @@ they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what
 where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've y'all
 y'all'd've y'all'll you'd you'd've you'll you're you've
 """.split()
-# A word that lacks one of its apostrophes -> the word; and the official table's slip.
+# A word with a missing apostrophe -> the word; plus an error in the official table.
 _CONTRACTIONS = {
     word[:i] + word[i + 1 :]: word for word in _WORDS for i, letter in enumerate(word) if letter == "'"
 } | {"somebody'd": "somebodyd"}
@@ -102,10 +102,10 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def normalize_answer(answer: str) -> str:
-    """An answer as the official VQA evaluation compares it (https://visualqa.org/evaluation.html): lower case, no
-    articles, number words as digits, missing apostrophes put in, punctuation (all but apostrophe and colon) removed or
-    replaced by a space. The official regular expression that is meant to keep the dots of decimals keeps any dot in
-    front of a digit, and does so here."""
+    """An answer as the official VQA evaluation compares it (https://visualqa.org/evaluation.html): lower case, without
+    articles, number words as digits, missing apostrophes added, punctuation (all but apostrophe and colon) removed or
+    replaced by a space. The official regular expression should keep the dots of decimals, but keeps any dot before a
+    digit; so does this one."""
     given = re.sub(r"[\n\t]", " ", answer).strip()
     text, has_thousands = given, re.search(r"\d,\d", given) is not None
     for sign in _PUNCTUATION:
@@ -119,10 +119,10 @@ def normalize_answer(answer: str) -> str:
 @register_score("vqa_accuracy")
 class VqaAccuracy(Score):
     """VQA accuracy, 0 to 1 (Antol et al. 2015, https://arxiv.org/abs/1505.00468): `min(agreeing people / 3, 1)`, averaged
-    over all subsets that leave one of the people out; answers are normalised, and so are the people's.
+    over all subsets that leave one person out; both answers and references are normalised.
 
     With fewer than three answers (OK-VQA, or your own data with one), a match counts in full:
-    `min(agreeing / min(3, people), 1)`, without leaving anybody out.
+    `min(agreeing / min(3, people), 1)`, without leaving a person out.
     """
 
     def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
@@ -135,7 +135,7 @@ class VqaAccuracy(Score):
 
 @register_score("accuracy")
 class Accuracy(Score):
-    """The share of predictions that are one of their references, letter by letter, 0 to 1."""
+    """The share of predictions that equal one of their references exactly, 0 to 1."""
 
     def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
         return [prediction in references]
@@ -149,7 +149,7 @@ class Auc(Score):
     prediction = "float"
 
     def row(self, prediction: float, references: Sequence[str]) -> Sequence[float]:
-        """The probability, and whether yes is right."""
+        """The probability, and whether "Yes" is right."""
         if references[0].lower() not in ("yes", "no"):
             raise ValueError(f"has the reference {references[0]!r}, expected Yes or No.")
         return prediction, references[0].lower() == "yes"
@@ -170,11 +170,11 @@ _plain = BasicTextNormalizer()
 
 @register_score("wer")
 class Wer(Score):
-    """Word error rate, 0 is best: edits over the reference's words, both summed over the corpus. Texts are compared as is
-    usual for languages other than English: lower case, no punctuation or symbols, nothing in brackets."""
+    """Word error rate, 0 is best: edits over the reference's words, both summed over the corpus. Texts are compared as
+    usual for languages other than English: lower case, without punctuation, symbols or text in brackets."""
 
     def units(self, words: list[str]) -> Sequence[str]:
-        """What is counted."""
+        """The counted units."""
         return words
 
     def row(self, prediction: str, references: Sequence[str]) -> Sequence[float]:
@@ -192,7 +192,7 @@ class Wer(Score):
 
 @register_score("cer")
 class Cer(Wer):
-    """Character error rate: as `wer`, of characters without spaces (as Chinese needs)."""
+    """Character error rate: as `wer`, over characters without spaces (needed for Chinese)."""
 
     def units(self, words: list[str]) -> Sequence[str]:
         return "".join(words)

@@ -1,4 +1,4 @@
-"""Kinds of tasks: what a model is asked, how it answers, and which scores its answers get.
+"""Kinds of tasks: the prompt, how the model answers, and the scores of its answers.
 
 A benchmark is a kind with its own prompt and columns, registered under its name: `register_task("vqav2", ...)`.
 """
@@ -27,9 +27,9 @@ class Rating:
     """
     Args:
         read: a record of a file of ratings -> its rating, or ValueError.
-        choices: what people choose from on a page, and what each means; such a page is written where there are some.
-        prompt: what a judge is asked, with `{question}`, `{context}`, `{reference}` and `{answer}`; None: no judge.
-        parse: what a judge says -> the rating, or ValueError, and it is asked again.
+        choices: choices on the rating page, and their meanings; without choices, no page is written.
+        prompt: prompt for a judge, with `{question}`, `{context}`, `{reference}` and `{answer}`; None: no judge.
+        parse: the judge's reply -> the rating; after a ValueError, the judge is called again.
     """
 
     read: Callable[[Mapping[str, Any]], Any]
@@ -43,20 +43,20 @@ class Task:
     """
     Args:
         help: one line.
-        prompt: what the user says behind the media of a flat record; `{question}` is its question, `{choices}` are its
-            choices, one per line with a letter. Records that are chats say what they say.
+        prompt: the user's text after the media of a flat record; `{question}` is its question, `{choices}` are its
+            choices, one per line with a letter. Records that are chats keep their own text.
         output: "text" (the answer is generated) or "likelihood" (of each choice, as the answer).
-        metrics: name -> (name of a score, how the answers of a task become its predictions).
-        questions, references: columns that may hold the question, the right answers; the first that is there does.
-        choices: those of every sample, or None for those of each record.
-        needs_references: whether a sample without is an error.
-        rating: how people or a judge rate answers, None if nobody does. Metrics are then of those that were rated.
-        keeps: columns that are kept with the answers.
-        groups: those of them whose values the metrics are also given for, each by itself.
-        max_new_tokens: of an answer, unless asked for otherwise.
-        expand: makes the task's records of those of the data, where each is asked about in several ways.
-        released: a line of answers and the model's name -> a line of the benchmark's own files of answers, which are then
-            written, too.
+        metrics: name -> (name of a score, function from the task's answers to its predictions).
+        questions, references: columns that may hold the question, the right answers; the first that exists is used.
+        choices: the same choices for every sample, or None if each record has its own.
+        needs_references: whether a sample without references is an error.
+        rating: how people or a judge rate answers, or None. With ratings, metrics cover only rated answers.
+        keeps: columns that are stored with the answers.
+        groups: columns among `keeps`; metrics are also given for each of their values.
+        max_new_tokens: default length limit of an answer.
+        expand: turns the data's records into the task's records, if a record has several questions.
+        released: turns a line of answers and the model's name into a line of the benchmark's own answer file, which is
+            then written, too.
     """
 
     help: str
@@ -77,7 +77,7 @@ class Task:
 
     def __post_init__(self):
         for name, _ in self.metrics.values():
-            SCORES[name]  # raises for one that is not registered
+            SCORES[name]  # raises if it is not registered
         if self.output not in ("text", "likelihood"):
             raise ValueError(f'A task\'s output is "text" or "likelihood", not {self.output!r}.')
 
@@ -94,17 +94,17 @@ SUITES: LazyRegistry[tuple[str, ...]] = LazyRegistry("suite")
 
 
 def register_suite(name: str, tasks: Mapping[str, Task]) -> None:
-    """Makes the benchmarks of a suite known, each as the task `<name>_<benchmark>`, and the suite by its name."""
+    """Registers the benchmarks of a suite, each as the task `<name>_<benchmark>`, and the suite under its name."""
     for benchmark, task in tasks.items():
         register_task(f"{name}_{benchmark}", task)
     SUITES.register(name, tuple(tasks))
 
 
 def suite_files(name: str, folder: str | Path) -> dict[str, str]:
-    """Tasks of a suite -> their files in a folder, `<benchmark>.jsonl` (or .json, .parquet), where there are any.
+    """Tasks of a suite -> their files in a folder, `<benchmark>.jsonl` (or .json, .parquet), for files that exist.
 
     Raises:
-        ValueError: the folder has none.
+        ValueError: the folder has none of them.
     """
     files = {}
     for benchmark in SUITES[name]:
@@ -116,7 +116,7 @@ def suite_files(name: str, folder: str | Path) -> dict[str, str]:
 
 
 def score(task: Task, lines: Lines) -> dict[str, float]:
-    """Metric -> value, of all answers of a task (each a dict as in the files of samples)."""
+    """Metric -> value over all answers of a task (each a dict as in the files of samples)."""
     lines = [line for line in lines if "rating" in line] if task.rating else lines
     found: dict[str, float] = {}
     for metric, (name, rows) in rows_of(task, lines).items():
@@ -126,7 +126,7 @@ def score(task: Task, lines: Lines) -> dict[str, float]:
 
 
 def score_groups(task: Task, lines: Lines) -> dict[str, dict[str, dict[str, float]]]:
-    """Column -> its values -> metrics of the answers with that value; several values are separated by commas, or a list."""
+    """Column -> its values -> metrics of the answers with that value; several values are a list, or separated by commas."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for column in task.groups:
         members: dict[str, list] = {}
@@ -157,12 +157,12 @@ def rows_of(task: Task, lines: Lines) -> dict[str, tuple[str, np.ndarray]]:
 
 
 def said(lines: Lines) -> list[str]:
-    """What was generated; or the choice of the highest likelihood, the token that ends an answer included."""
+    """The generated text; or the choice of the highest likelihood, including the token that ends an answer."""
     return [line["answer"] for line in lines]
 
 
 def first_line(lines: Lines) -> list[str]:
-    """What was generated up to the first line's end: small models go on with questions of their own."""
+    """The first line of the generated text: small models continue with new questions."""
     return [(line["answer"].strip().splitlines() or [""])[0] for line in lines]
 
 
@@ -178,7 +178,7 @@ def probability_of_first(lines: Lines) -> list[float]:
 
 
 def rated(lines: Lines) -> list[Any]:
-    """What people or a judge said of the answers."""
+    """The ratings by people or a judge."""
     return [line["rating"] for line in lines]
 
 
@@ -188,7 +188,7 @@ _LETTER = re.compile(
 
 
 def lettered(lines: Lines) -> list[str]:
-    """The choice whose letter was generated: first of all, in brackets, or behind "answer", "option", "choice"; else the
+    """The choice whose letter was generated: at the start, in brackets, or after "answer", "option", "choice"; else the
     choice that was written out; "" if neither."""
     return [_lettered(line["answer"], line["choices"]) for line in lines]
 
@@ -204,8 +204,8 @@ def _lettered(answer: str, choices: Sequence[str]) -> str:
 
 
 def named(lines: Lines) -> list[str]:
-    """The label that was named: the answer itself, or the one label whose words are in it; "" if none or several are. A
-    label that is part of another counts where the longer one is not said."""
+    """The label in the answer: the answer itself, or the only label whose words are in it; "" if none or several are. A
+    label that is part of another counts only where the longer one does not occur."""
     known = sorted({label for line in lines for label in [*line["references"], *(line.get("choices") or ())]})
     return [_named(line["answer"], line.get("choices") or known) for line in lines]
 
@@ -245,7 +245,7 @@ _KINDS = {
         max_new_tokens=16,
     ),
     "multiple_choice": Task(
-        help="the likeliest of the choices, as a whole and per token: accuracy",
+        help="the likeliest choice, in total and per token: accuracy",
         prompt="{question}",
         metrics={"accuracy": ("accuracy", said), "accuracy_per_token": ("accuracy", likeliest_per_token)},
         output="likelihood",
@@ -268,7 +268,7 @@ _KINDS = {
     "asr": _ASR,
     "multimodal_asr": replace(
         _ASR,
-        help="transcripts of speech about a picture or video that is given, too: WER, CER",
+        help="transcripts of speech about a given picture or video: WER, CER",
         prompt="Look at what is shown, and write down what is said about it.",
     ),
     "yes_no": Task(
@@ -279,7 +279,7 @@ _KINDS = {
         choices=("Yes", "No"),
     ),
     "open": Task(
-        help="answers without a score, to be looked at, or to be judged",
+        help="answers without a score, to read or to rate",
         prompt="{question}",
         needs_references=False,
         max_new_tokens=256,

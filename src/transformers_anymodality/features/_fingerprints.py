@@ -21,15 +21,15 @@ from ..utils.tensors import tensors_hash
 from ._index import Index
 
 
-# What a config or a processor says besides what it computes.
+# Fields of a config or a processor that do not change the computation.
 _ASIDE = (
     *("_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id", "output_attentions"),
     *("output_hidden_states", "problem_type", "processor_class", "return_dict", "torch_dtype", "transformers_version"),
     "use_cache",
 )
-# Files, and media of a build, that a process remembers: some 200 MB. Those that it forgets cost time when they come again.
+# Files, and media of a build, that a process remembers: some 200 MB. Forgotten ones cost time when they come again.
 MOST_REMEMBERED = 2**19
-# In which a checkpoint's tower may be loaded, and be the same.
+# Dtypes in which a checkpoint's tower may be loaded and still count as the same.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -37,21 +37,21 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Contents:
-    """Hashes of media by their content: of a file, its bytes; none is decoded.
+    """Hashes of media by their content, for a file by its bytes; nothing is decoded.
 
     Args:
-        indexes: of stores, which know files that were hashed before; they are hashed again when they changed.
+        indexes: indexes of stores, which know files that were hashed before; changed files are hashed again.
     """
 
     def __init__(self, *indexes: Index):
         self.indexes = indexes
-        self.files: dict[str, list] = {}  # path -> `[mtime in ns, size, hash]` of those hashed since
+        self.files: dict[str, list] = {}  # path -> `[mtime in ns, size, hash]` of files hashed since then
 
     def __call__(self, spec: ModalitySpec, source: Any) -> str:
         """32 hexadecimal digits.
 
         Raises:
-            MediaError: a file that is not there, or a medium whose content cannot be told without decoding it.
+            MediaError: a file does not exist, or a medium's content cannot be hashed without decoding it.
         """
         if _is_encoded(spec, source):
             return self._encoded(source)
@@ -116,7 +116,7 @@ class Contents:
                     self._add(digest, spec, source[key])
         elif hasattr(source, "get_all_samples") or hasattr(source, "get_frames_played_at"):
             raise MediaError(
-                f"{describe(source)} is decoded already, so it cannot be found by its file: give the file instead (load "
+                f"{describe(source)} is decoded already, so its file is unknown: give the file instead (load "
                 "data sets by `data.load`, or with `decode=False`)."
             )
         else:
@@ -128,7 +128,7 @@ def _hash(data: Any = b"") -> Any:
 
 
 def _is_encoded(spec: ModalitySpec, source: Any) -> bool:
-    """Whether a source is a file, its bytes, or says where they are."""
+    """Whether a source is a file, its bytes, or a reference to them."""
     if isinstance(source, str):
         return spec.medium != "text"
     if isinstance(source, Mapping):
@@ -147,8 +147,8 @@ def path_of(source: Any) -> str | None:
 
 
 def tower_fingerprint(model: Any, modality: str, dtypes: Iterable[torch.dtype] = ()) -> dict[str, Any]:
-    """What the features of a modality depend on in the model: weights (a hash of them in the tower's own dtype, and in each
-    of `dtypes`), config, and how the tower is read."""
+    """What the features of a modality depend on in the model: weights (a hash in the tower's own dtype, and one in each of
+    `dtypes`), config, and how the tower is read."""
     tower, settings = model.tower(modality), model.config.modalities[modality]
     reading = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
     weighed = dict.fromkeys((compute_dtype(tower), *dtypes))
@@ -181,7 +181,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as JSON, without those that do not change the computation; long ones as a hash."""
+    """Settings that affect the computation, as JSON; long ones as a hash."""
     kept = {key: value for key, value in settings.items() if key not in _ASIDE and value is not None}
     kept = json.loads(json.dumps(kept, sort_keys=True, default=_as_json))
     return {key: value if len(str(value)) <= 2000 else _hashed(value) for key, value in kept.items()}
@@ -199,7 +199,7 @@ def _hashed(value: Any) -> str:
 
 
 def difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The differences between the fingerprints that a store has (`stored`) and those of now, or "". `now` may have
+    """The differences between the fingerprints in a store (`stored`) and the current ones (`now`), or "". `now` may have
     `tower` (of `tower_fingerprint`), `preprocessing` and `dtype`."""
     now = {**stored, **now}
     before, tower = stored["tower"], now["tower"]

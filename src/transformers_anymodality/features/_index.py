@@ -1,11 +1,11 @@
-"""Which shard holds which features, and what files were hashed: Arrow tables in order, which processes map and share.
+"""Which shard holds which features, and which files were hashed: sorted Arrow tables, which processes map and share.
 
 store/image/digests.arrow   digest (16 bytes), shard (its place in the table's metadata), checksum of the features; in the
                             order of digests
 store/image/files.arrow     path (16 bytes: a hash of it), mtime (ns), size, digest; in the order of paths
 
 They repeat the headers of the shards. Opening a store adds new shards, so a killed build loses nothing, and either file may
-be deleted. A table holds a checksum of itself; one that is damaged is made anew.
+be deleted. A table holds its own checksum; a damaged one is built again.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ _TABLES = {
     "digests": {"digest": _HASH, "shard": _INT, "checksum": _CRC},
     "files": {"path": _HASH, "mtime": _LONG, "size": _LONG, "digest": _HASH},
 }
-# Bytes of a table up to which its checksum is compared whenever it is opened, which takes 0.1 s at most.
+# A table of at most so many bytes has its checksum compared whenever it is opened, in 0.1 s at most.
 _CHECKED = 2**26
 _Columns = dict[str, np.ndarray]
 _Shard = tuple[str, int]  # name, bytes
 
 
 class Index:
-    """Features of one modality by their digests, and digests by files. Pickled by its folder alone.
+    """Features of one modality by their digests, and digests by files. Only its folder is pickled.
 
-    A medium takes 72 bytes of files, of which a process reads what it looks up.
+    A medium takes 72 bytes of files; a process reads only what it looks up.
 
     Args:
-        folder: with shards, or none yet.
+        folder: with shards, or still without.
 
     Raises:
-        DamagedStoreError: a shard that is new is damaged or of another store, or one is missing that was there.
+        DamagedStoreError: a new shard is damaged or belongs to another store, or a known shard is missing.
     """
 
     def __init__(self, folder: Path):
@@ -53,11 +53,11 @@ class Index:
         there = {(path.name, path.stat().st_size) for path in folder.glob("*.safetensors")}
         self.shards, self.tables = self._read()
         if lost := sorted(set(self.shards) - there):
-            Shard(folder / lost[0][0])  # which says what is wrong
+            Shard(folder / lost[0][0])  # raises the error
             self.shards, self.tables = _nothing()
         if new := sorted(there.difference(self.shards)):
             self._add(new)
-            with suppress(OSError):  # a store that this process may not write to: the tables stay in memory
+            with suppress(OSError):  # the store is read-only: the tables stay in memory
                 self.tables = {name: self._write(name) for name in _TABLES}
 
     def __reduce__(self) -> tuple:
@@ -98,10 +98,10 @@ class Index:
     def _read(self) -> tuple[list[_Shard], dict[str, _Columns]]:
         read = {}
         for name in _TABLES:
-            with suppress(OSError, _Unreadable):  # the headers of shards say it again
+            with suppress(OSError, _Unreadable):  # the tables can be built again from the headers of shards
                 read[name] = _mapped(self.folder / f"{name}.arrow", name)
         listed = [shards for shards, _ in read.values()]
-        # Two processes that wrote at once may each have left one of the two.
+        # If two processes wrote at once, each may have written one of the two.
         if len(listed) < len(_TABLES) or listed[0] != listed[1]:
             return _nothing()
         return listed[0], {name: columns for name, (_, columns) in read.items()}
@@ -114,12 +114,12 @@ class Index:
             digests.append(_rows("digests", ((bytes.fromhex(one), code, of) for one, of in shard.checksums.items())))
             known = shard.files.items()
             files.append(_rows("files", ((_of_path(path), *how, bytes.fromhex(of)) for path, (*how, of) in known)))
-        files.reverse()  # of a file that has changed, the newest row counts
+        files.reverse()  # for a changed file, the newest row counts
         self.shards = [*self.shards, *new]
         self.tables = {"digests": _in_order("digests", digests), "files": _in_order("files", files)}
 
     def _write(self, name: str) -> _Columns:
-        """Writes a table, and gives it as it lies in its file."""
+        """Writes a table, and returns it as mapped from its file."""
         pyarrow = require("pyarrow", "train")
         types = {_HASH: pyarrow.binary(16), _INT: pyarrow.int32(), _CRC: pyarrow.uint32(), _LONG: pyarrow.int64()}
         arrays = {
@@ -129,7 +129,7 @@ class Index:
         shards = json.dumps(self.shards)
         said = {"shards": shards, "checksum": str(_checksum(shards.encode(), self.tables[name]))}
         table = pyarrow.table(arrays).replace_schema_metadata(said)
-        # Its name among those of other processes, also of other machines.
+        # The temporary name is unique among processes, also of other machines.
         with written_whole(self.folder / f"{name}.arrow", f"{platform.node()}.{os.getpid()}") as file:
             with require("pyarrow.ipc", "train").new_file(str(file), table.schema) as writer:
                 writer.write_table(table)
@@ -153,7 +153,7 @@ def _mapped(file: Path, name: str, always_check: bool = False) -> tuple[list[_Sh
         for column, kind in _TABLES[name].items():
             values = table.column(column).chunk(0).buffers()[1] if len(table) else b""
             columns[column] = np.frombuffer(values, kind)[: len(table)]
-        # A damaged description of the file may say anything.
+        # If the file's schema is damaged, the columns may have any length.
         whole = {len(values) for values in columns.values()} == {len(table)} and table.num_columns == len(columns)
         if not whole or (
             (always_check or table.nbytes <= _CHECKED)
@@ -180,14 +180,14 @@ def _rows(name: str, rows: Iterable[tuple]) -> _Columns:
 
 
 def _in_order(name: str, pieces: list[_Columns]) -> _Columns:
-    """Rows in the order of their first column, of equal ones the first."""
+    """Rows sorted by their first column; of equal rows, the first stays."""
     columns = {column: np.concatenate([piece[column] for piece in pieces]) for column in _TABLES[name]}
     ordered, first = np.unique(next(iter(columns.values())), return_index=True)
     return {column: values[first] if i else ordered for i, (column, values) in enumerate(columns.items())}
 
 
 def _find(ordered: np.ndarray, key: bytes) -> int | None:
-    """The place of `key`."""
+    """The position of `key`, or None."""
     wanted = np.array(key, _HASH)
     place = int(ordered.searchsorted(wanted))
     return place if place < len(ordered) and ordered[place] == wanted else None
@@ -198,7 +198,7 @@ def _of_path(path: str) -> bytes:
 
 
 def mend_index(folder: Path) -> None:
-    """Deletes tables that are damaged, or that list shards which are not there: whoever opens the store makes them anew."""
+    """Deletes tables that are damaged, or that list missing shards: opening the store builds them again."""
     there = {path.name for path in folder.glob("*.safetensors")}
     for name in _TABLES:
         file = folder / f"{name}.arrow"

@@ -1,12 +1,11 @@
-"""Shards: files of features, in which nothing changes unseen.
+"""Shards: files of features in which every change is detected.
 
 store/image/index.json            the tower, how it is read, the preparation of media: all that features depend on
-store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content, or (features, dim) of one whose
-                                  frames differ; finished when it is there
+store/image/<hash>.safetensors    (frames, length, dim) by the hash of a medium's content, or (features, dim) if frames
+                                  differ; complete if it exists
 
-The header of a shard holds a checksum of each of its features, and the hash of the description (`index.json`) that they
-belong to. Its name is a hash of that header. So a flipped byte shows: in a feature, when it is read; elsewhere, when the
-file is opened.
+The header of a shard holds a checksum of each of its features, and the hash of their description (`index.json`). Its name
+is a hash of that header. So a flipped byte is detected: in a feature, when it is read; elsewhere, when the file is opened.
 """
 
 import hashlib
@@ -29,13 +28,13 @@ _HEADER = ("checksums", "files", "lengths", "store")
 
 
 class DamagedStoreError(ValueError):
-    """A file of a feature store is cut off, changed, missing, or of another store."""
+    """A file of a feature store is cut off, changed, missing, or belongs to another store."""
 
     def __init__(self, path: Path, what: str):
         self.path, self.what = path, f"{path} {what}."
         super().__init__(
-            f"{self.what} Run `anymodality features build` again on this store: it sets such files aside, and computes "
-            "what they held."
+            f"{self.what} Run `anymodality features build` again on this store: it renames such files, and computes "
+            "their features again."
         )
 
 
@@ -43,26 +42,26 @@ class DamagedStoreError(ValueError):
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """What the features of a modality were computed by.
+    """What the features of a modality were computed with.
 
     Raises:
-        DamagedStoreError: the file is missing, or is not as it was written.
+        DamagedStoreError: the file is missing, or has changed since it was written.
         ValueError: an earlier version wrote it.
     """
     path = folder / "index.json"
     try:
         found = read_json(path)
     except FileNotFoundError as error:
-        raise DamagedStoreError(path, "is missing, though there are features beside it") from error
+        raise DamagedStoreError(path, "is missing, although its folder holds features") from error
     except ValueError as error:
         raise DamagedStoreError(path, f"is damaged ({error})") from error
     if isinstance(found, dict) and found.get("format") in range(FORMAT):
         raise ValueError(
-            f"The features in {folder} are of format {found['format']}, which has no checksums; this version writes format "
+            f"The features in {folder} have format {found['format']}, which has no checksums; this version writes format "
             f"{FORMAT}. Delete the folder, or choose another, and build them again."
         )
     if not isinstance(found, dict) or found.pop("checksum", None) != _hash(found):
-        raise DamagedStoreError(path, "is damaged (its content is not what its checksum says)")
+        raise DamagedStoreError(path, "is damaged (its content does not match its checksum)")
     return found
 
 
@@ -76,7 +75,7 @@ def _hash(content: Any) -> str:
 
 
 def store_of(folder: Path) -> str:
-    """The hash of the description that shards in this folder belong to."""
+    """The hash of this folder's description, as its shards hold it."""
     with suppress(DamagedStoreError):
         return _hash(read_description(folder))
     return ""
@@ -86,16 +85,16 @@ def store_of(folder: Path) -> str:
 
 
 def checksum(features: torch.Tensor, lengths: list[int] | None) -> int:
-    """Of one medium's features: their bytes, type and shape, and how many each frame has where these differ."""
+    """Checksum of one medium's features: bytes, dtype and shape, and the number per frame if frames differ."""
     said = f"{features.dtype} {tuple(features.shape)} {lengths}"
     return zlib.crc32(features.reshape(-1).view(torch.uint8).numpy(), zlib.crc32(said.encode()))
 
 
 class Shard:
-    """An open shard, of which its header alone was read.
+    """An open shard; only its header has been read.
 
     Raises:
-        DamagedStoreError: it is cut off, is something else, or its header is not what its name says.
+        DamagedStoreError: it is cut off, has another format, or its header does not match its name.
     """
 
     def __init__(self, path: Path):
@@ -110,21 +109,21 @@ class Shard:
         if said.keys() != set(_HEADER):
             raise DamagedStoreError(path, "is not a file of features of this format")
         if path.stem != _hash(said):
-            raise DamagedStoreError(path, "is damaged (its header is not what its name says)")
+            raise DamagedStoreError(path, "is damaged (its header does not match its name)")
         self._said, self._lengths = said, json.loads(said["lengths"])
 
     @property
     def checksums(self) -> dict[str, int]:
-        """Of each medium's features, by its hash."""
+        """Checksum of each medium's features, by the medium's hash."""
         return json.loads(self._said["checksums"])
 
     @property
     def files(self) -> dict[str, list]:
-        """`[mtime in ns, size, hash]` of the files that its media were, by their paths."""
+        """Path -> `[mtime in ns, size, hash]` of the files of its media."""
         return json.loads(self._said["files"])
 
     def lengths(self, digest: str) -> list[int] | None:
-        """Features of each frame of a medium, where these differ."""
+        """Number of features of each frame of a medium; None if all frames have the same."""
         return self._lengths.get(digest)
 
     def check_store(self, store: str) -> None:
@@ -132,26 +131,26 @@ class Shard:
             raise DamagedStoreError(self.path, "belongs to another store")
 
     def get(self, digest: str, expected: int) -> torch.Tensor:
-        """A medium's features, whose checksum is `expected`."""
+        """A medium's features, checked against the checksum `expected`."""
         try:
             features = self._file.get_tensor(digest)
         except (SafetensorError, ValueError) as error:
             raise DamagedStoreError(self.path, f"is damaged ({error})") from error
         if checksum(features, self.lengths(digest)) != expected:
-            raise DamagedStoreError(self.path, f"is damaged: {digest} in it is not what its checksum says")
+            raise DamagedStoreError(self.path, f"is damaged ({digest} in it does not match its checksum)")
         return features
 
     def verify(self) -> None:
-        """Reads all of it. Raises DamagedStoreError unless all is as it was written."""
+        """Reads all features. Raises DamagedStoreError if anything has changed since it was written."""
         checksums = self.checksums
         if checksums.keys() != set(self._file.keys()):
-            raise DamagedStoreError(self.path, "is damaged (its header names other features than it holds)")
+            raise DamagedStoreError(self.path, "is damaged (its header and its features differ)")
         for digest, expected in checksums.items():
             self.get(digest, expected)
 
 
 def damaged_shards(folder: Path) -> Iterator[DamagedStoreError]:
-    """What is wrong in a folder, of whose shards every byte is read."""
+    """What is wrong in a folder; every byte of its shards is read."""
     store = store_of(folder)
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -163,12 +162,12 @@ def damaged_shards(folder: Path) -> Iterator[DamagedStoreError]:
 
 
 class ShardWriter:
-    """Gathers features, and writes a shard whenever there are enough of them: whole, or not at all.
+    """Collects features, and writes a shard whenever there are enough, completely or not at all.
 
     Args:
-        folder: of one modality.
-        shard_bytes: of features, from which on a shard is written.
-        name: of this process among those that write.
+        folder: the folder of one modality.
+        shard_bytes: size of features from which on a shard is written.
+        name: a name of this process, unique among writers.
     """
 
     def __init__(self, folder: Path, shard_bytes: int, name: str):
@@ -183,13 +182,13 @@ class ShardWriter:
         self.size = 0
 
     def add(self, digest: str, features: torch.Tensor, lengths: list[int], files: dict[str, list]) -> None:
-        """`features (features, dim)` of a medium; `lengths`: those of each frame."""
+        """Adds `features (features, dim)` of a medium; `lengths`: number of features per frame."""
         features = features.to_dense().resolve_conj().resolve_neg()
         if len(set(lengths)) == 1:
             features = features.unflatten(0, (len(lengths), -1))
         else:
             self.lengths[digest] = lengths
-        # A tower of convolutions gives (places, channels) as a view of (channels, places), which safetensors refuses.
+        # A convolutional tower gives (places, channels) as a view of (channels, places), which safetensors refuses.
         self.tensors[digest] = features.cpu().clone(memory_format=torch.contiguous_format)
         self.files |= files
         self.size += features.nbytes

@@ -1,4 +1,4 @@
-"""Building a feature store: the media of a data set through their frozen towers, once."""
+"""Builds a feature store: runs the media of a data set through their frozen towers, once."""
 
 import os
 import random
@@ -33,7 +33,7 @@ from ._shards import FORMAT, DamagedStoreError, ShardWriter, damaged_shards, rea
 logger = logging.get_logger(__name__)
 
 
-_DRAWS = 6  # of one medium's preparation, to see whether it is the same each time
+_DRAWS = 6  # preparations of one medium, to check that they are the same each time
 
 
 def build_features(
@@ -56,32 +56,32 @@ def build_features(
 ) -> dict[str, int]:
     """Runs the towers over the media of a data set, and keeps their features for `FeatureStore`.
 
-    What is in the folder already is not computed again: a build that was killed goes on where its last whole shard ends.
-    Files that are damaged or of another store are set aside first (`*.damaged`), and what they held is computed again.
-    Each medium is prepared by itself, so that its features do not depend on padding. Several processes may build one store
-    at once, each from its share of the records: keep samples of one medium together, as two shares compute it twice.
+    Features in the folder are not computed again: a killed build continues after its last complete shard. Files that are
+    damaged or belong to another store are renamed first (`*.damaged`), and their features are computed again. Each medium
+    is prepared alone, so that its features do not depend on padding. Several processes may build one store at once, each
+    from its share of the records: keep samples of one medium together, because two shares compute it twice.
 
     Args:
-        model: the composite, or `load_towers`; its towers run where it is, in eval mode.
-        records: what `data.normalize` reads: a list, or a data set of `datasets`, map-style or streaming.
-        folder: new, or of an earlier build by the same towers.
-        modalities: those whose media are encoded; all of the model's by default.
+        model: the composite, or from `load_towers`; its towers run on its device, in eval mode.
+        records: records for `data.normalize`: a list, or a data set of `datasets`, map-style or streaming.
+        folder: new, or from an earlier build with the same towers.
+        modalities: modalities to encode; all of the model's by default.
         batch_size: media per run of a tower.
-        dtype: that the towers compute in and features are kept in; the model's own by default. The model stays as it is.
+        dtype: dtype of the towers' computation and of the features; the model's own by default. The model is unchanged.
         workers: processes that read and prepare media.
-        shard_bytes: features per file, which a killed build loses at most.
+        shard_bytes: bytes of features per file; a killed build loses at most this much.
         media_root: folder that relative paths are in.
-        on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count in the end.
-        verify: whether to read all features that are there already, and compare checksums. Large stores take a while: each
-            process reads all.
-        rank, world_size: from `accelerate launch` or `torchrun` by default; where something else shares out the records, a
-            rank of this process's own and a `world_size` of 1.
+        on_error: for a sample or medium that cannot be read: "error", or "skip" it, with a count at the end.
+        verify: whether to read all existing features and compare checksums. Large stores take a while: each process reads
+            all of them.
+        rank, world_size: from `accelerate launch` or `torchrun` by default. If you split the records yourself, give each
+            process its own rank and a `world_size` of 1.
 
     Returns:
-        Modality -> features in the store now.
+        Modality -> number of features in the store now.
 
     Raises:
-        ValueError: the folder holds features of another tower or preparation, another process builds as the same rank, or
+        ValueError: the folder holds features of another tower or preparation, another process builds with the same rank, or
             media are prepared at random.
     """
     names = list(model.config.modalities if modalities is None else modalities)
@@ -106,21 +106,21 @@ def build_features(
 
 @contextmanager
 def _alone(place: Path, rank: int) -> Iterator[None]:
-    """Raises ValueError if another process builds these features as the same rank. The lock of a killed one is free."""
+    """Raises ValueError if another process builds these features with the same rank. A killed process holds no lock."""
     place.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(place / f".{rank}.lock", timeout=0):
             yield
     except Timeout as error:
         raise ValueError(
-            f"Another process builds {place} as rank {rank}: wait until it has ended, or give each process a rank of its "
-            "own (`--num-processes`, torchrun)."
+            f"Another process builds {place} as rank {rank}: wait until it has ended, or give each process its own rank "
+            "(`--num-processes`, torchrun)."
         ) from error
 
 
 def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch.dtype | None, verify: bool) -> None:
-    """Writes down what features depend on, or raises ValueError if those that are there depend on something else. Sets
-    aside what is damaged."""
+    """Writes what features depend on to a file, or raises ValueError if existing features depend on something else.
+    Renames damaged files."""
     now = {
         "format": FORMAT,
         "dtype": str(dtype or compute_dtype(model.tower(name))).removeprefix("torch."),
@@ -145,7 +145,7 @@ def _set_aside(error: DamagedStoreError) -> None:
     with suppress(FileNotFoundError):  # another process was faster
         error.path.rename(aside)
         logger.warning(
-            f"{error.what} It is now {aside.name}, which may be deleted, and what it held is computed again."
+            f"{error.what} It was renamed to {aside.name}, which you may delete; its features are computed again."
         )
 
 
@@ -153,7 +153,7 @@ def _set_aside(error: DamagedStoreError) -> None:
 
 
 def _share(records: Iterable[Mapping[str, Any]], rank: int, world_size: int) -> Any:
-    """The share of this process: indices of records; of a stream, the records with their indices."""
+    """The share of this process: indices of records; for a stream, the records with their indices."""
     rank %= world_size
     if hasattr(records, "num_shards") and not hasattr(records, "__len__"):  # a stream of `datasets`
         split = require("datasets.distributed", "train").split_dataset_by_node
@@ -165,7 +165,7 @@ def _share(records: Iterable[Mapping[str, Any]], rank: int, world_size: int) -> 
 
 
 class _Stream(torch.utils.data.IterableDataset):
-    """Records that come one after another, each with its place."""
+    """Records that come one after another, each with its index."""
 
     def __init__(self, records: Iterable[Mapping[str, Any]], rank: int | None = None, world_size: int = 1):
         self.records, self.rank, self.world_size = records, rank, world_size
@@ -180,7 +180,7 @@ class _Stream(torch.utils.data.IterableDataset):
 
 
 class _Media:
-    """The media of records that are to be encoded."""
+    """The media of records that must be encoded."""
 
     def __init__(self, records, processor, folder, names, media_root, on_error):
         if on_error not in ("error", "skip"):
@@ -192,8 +192,8 @@ class _Media:
         self.steady: set[str] = set()
 
     def __call__(self, place: int | tuple[int, Mapping[str, Any]]) -> tuple[list, int]:
-        """The media of a sample that are to be encoded, `[(modality, hash, model inputs of the medium alone, what is known
-        of its file)]`, and how many could not be read. Of a stream, the place comes with its record."""
+        """The media of a sample that must be encoded, `[(modality, hash, model inputs of the medium alone, entry of its
+        file)]`, and how many could not be read. For a stream, the index comes with its record."""
         index, record = place if isinstance(place, tuple) else (place, None)
         try:
             record = self.records[index] if record is None else record
@@ -201,7 +201,7 @@ class _Media:
         except (ValueError, OSError) as error:
             if self.on_error == "skip":
                 return [], 1
-            if isinstance(error, RecordError):  # which names the sample
+            if isinstance(error, RecordError):  # it names the sample
                 raise
             raise ValueError(f"Sample {index}: {error}") from error
         for name, sources in chat.media.items():
@@ -229,15 +229,15 @@ class _Media:
                 again, _ = self.processor.process_media({modality: [source]})
             if any(not torch.equal(again[key], inputs[key]) for key in inputs):
                 raise ValueError(
-                    f"Media of {modality!r} are prepared at random (augmentation), so they differ each time and cannot "
-                    "be computed once. Switch it off in the "
+                    f"Media of {modality!r} are prepared at random (augmentation), so their features differ each time "
+                    "and cannot be stored. Switch augmentation off in the "
                     f"processor ({self.processor.modalities[modality].processor}), or train without a store."
                 )
         self.steady.add(modality)
 
 
 class _Seen(set):
-    """The latest media. A medium that was forgotten and comes again is computed again, but counts once."""
+    """The latest media. A forgotten medium that comes again is computed again, but counts once."""
 
     def add(self, one: Any) -> None:
         if len(self) >= MOST_REMEMBERED:
@@ -247,7 +247,7 @@ class _Seen(set):
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Within, random numbers differ each time; afterwards, the state is restored."""
+    """Within, random numbers follow from `seed`; afterwards, the state is restored."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=()):
@@ -262,7 +262,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, ShardWriter], batch_size: int) -> int:
-    """Encodes what `_Media` gives, and says how many media could not be read."""
+    """Encodes the media from `_Media`, and returns how many media could not be read."""
     waiting: dict[tuple, list] = {}
     skipped, seen = 0, _Seen()
     for found, failed in media:
@@ -306,7 +306,7 @@ def _encode(model: Any, writer: ShardWriter, modality: str, batch: list[tuple[st
 
 
 class _NoLanguageModel(PreTrainedModel):
-    """Stands where a language model would: its weights have names that no checkpoint has."""
+    """Replaces the language model: its weights have names that no checkpoint has."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config)
@@ -325,7 +325,7 @@ class _TowersOnly(AnyModalityForCausalLM):
         return _NoLanguageModel(self.config.text_config)
 
     def _check_placeholders(self) -> None:
-        """There are no words to look them up among."""
+        """There is no vocabulary to check."""
 
 
 def load_towers(source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
@@ -335,6 +335,6 @@ def load_towers(source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
         kwargs: of `from_pretrained`.
     """
     config = AnyModalityConfig.from_pretrained(source)
-    if config.references:  # its parts are loaded one by one, each as a whole
+    if config.references:  # its parts are loaded one by one, each in full
         return AutoModelForCausalLM.from_pretrained(source, **kwargs)
     return _TowersOnly.from_pretrained(source, config=config, **kwargs)

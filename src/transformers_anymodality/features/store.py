@@ -1,4 +1,4 @@
-"""The feature store: what was computed once is read instead of media. Its files are described in `_shards` and `_index`."""
+"""The feature store: stored features are read instead of media. `_shards` and `_index` describe its files."""
 
 import os
 from collections.abc import Mapping
@@ -25,17 +25,18 @@ _MOST_OPEN = 4096  # shards; a process may map some 65 thousand files
 class FeatureStore:
     """Features of a data set's media, as frozen towers gave them; for `AnyModalityDataCollator(processor, features=store)`.
 
-    Features are exact: the bits that the tower gave for each medium by itself, unpadded. Batches of another size may have
-    given other last bits. Modalities that the store lacks are read as ever.
+    Features are exact: the bits that the tower gave for each medium alone, unpadded. Another batch size may give other last
+    bits. Modalities that are not in the store are read as usual.
 
     Args:
         folder: written by `anymodality features build` (or `build_features`).
-        model: what is trained; its towers are compared with those that computed the features. Without, a changed tower
-            goes unnoticed.
+        model: the trained model; its towers are compared with those that computed the features. Without it, changed
+            towers are not detected.
         missing: for a medium that is not in the store: "error", or "read" the batch's media of that modality.
 
     Raises:
-        DamagedStoreError: a file is damaged, missing or of another store; also where features are read. It names the file.
+        DamagedStoreError: a file is damaged, missing or belongs to another store; raised on reading features, too. It
+            names the file.
         ValueError: the model has other towers; the message names which, and what differs.
     """
 
@@ -49,7 +50,7 @@ class FeatureStore:
             raise FileNotFoundError(f"{self.folder} holds no features: run `anymodality features build`.")
         self.indexes = {name: Index(self.folder / name) for name in self.modalities}
         self._contents = Contents(*self.indexes.values())
-        self._open: dict[tuple[str, int], Shard] = {}  # which cost little but address space
+        self._open: dict[tuple[str, int], Shard] = {}  # open shards cost little except address space
         self._checked: Any = None
         if model is None:
             logger.warning_once(
@@ -62,10 +63,10 @@ class FeatureStore:
         return sum(map(len, self.indexes.values()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes, which open files of their own."""
+        """For worker processes, which open files themselves."""
         return {**self.__dict__, "_open": {}, "_checked": None}
 
-    # --- what features were computed by --------------------------------------------------------------------------
+    # --- what features were computed with ------------------------------------------------------------------------
 
     def check(self, model: Any) -> None:
         """Raises ValueError if a tower is not the one that computed the features."""
@@ -75,7 +76,7 @@ class FeatureStore:
                 self._compare(name, tower=tower_fingerprint(composite, name))
 
     def check_processor(self, processor: Any) -> None:
-        """Raises ValueError if media are prepared in another way than they were for the features."""
+        """Raises ValueError if media are prepared differently than for the features."""
         for name in self.modalities:
             if name in processor.modalities:
                 self._compare(name, preprocessing=preprocessing_fingerprint(processor, name))
@@ -83,12 +84,12 @@ class FeatureStore:
     def _compare(self, name: str, **now: Any) -> None:
         if found := difference(self.modalities[name], now):
             raise ValueError(
-                f"The features of {name!r} in {self.folder} are of another model: {found}. Build them again in another "
+                f"The features of {name!r} in {self.folder} belong to another model: {found}. Build them again in another "
                 "folder, or train the model that they were built with."
             )
 
     def verify(self) -> None:
-        """Reads every feature. Raises DamagedStoreError for the first file in which something is not as it was written."""
+        """Reads every feature. Raises DamagedStoreError for the first file that has changed since it was written."""
         for name in self.modalities:
             for error in damaged_shards(self.folder / name):
                 raise error
@@ -99,7 +100,7 @@ class FeatureStore:
         self, processor: Any, media: Mapping[str, list[Any]]
     ) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
         """As the processor's `process_media`, with `<modality>_features` for the modalities in the store, whose media are
-        not decoded: `(items, frames, length, dim)`, or `(all features, dim)` where items differ."""
+        not decoded: `(items, frames, length, dim)`, or `(all features, dim)` if items differ."""
         if self._checked is not processor:
             self.check_processor(processor)
             self._checked = processor
@@ -128,7 +129,7 @@ class FeatureStore:
         return {**inputs, **more}, {**token_counts, **more_counts}
 
     def get(self, modality: str, digest: str) -> torch.Tensor:
-        """Of a medium by its content's hash, `(frames, length, dim)`, or `(features, dim)` where frames differ."""
+        """Features of a medium by its content's hash: `(frames, length, dim)`, or `(features, dim)` if frames differ."""
         if (place := self.indexes[modality].place(digest)) is None:
             raise KeyError(digest)
         return self._read(modality, digest, *place)
@@ -145,8 +146,8 @@ class FeatureStore:
         return shard
 
     def _places(self, modality: str, sources: list[Any]) -> list[tuple[str, int, int]] | None:
-        """Of each medium, the hash of its content, the number of its shard, and its features' checksum. None if one is not
-        in the store, and media are read instead."""
+        """For each medium: the hash of its content, the number of its shard, and its features' checksum. None if one is not
+        in the store and media are read instead."""
         places = []
         for i, source in enumerate(sources):
             try:
@@ -168,10 +169,10 @@ class FeatureStore:
 
 
 def _lengths(shard: Shard, digest: str, features: torch.Tensor) -> list[int]:
-    """Features of each frame of a medium."""
+    """Number of features of each frame of a medium."""
     if features.ndim == 3:
         return [features.shape[1]] * len(features)
     lengths = shard.lengths(digest)
     if lengths is None or sum(lengths) != len(features):
-        raise DamagedStoreError(shard.path, f"is damaged: it does not say where the frames of {digest} begin")
+        raise DamagedStoreError(shard.path, f"is damaged (it does not say where the frames of {digest} begin)")
     return lengths

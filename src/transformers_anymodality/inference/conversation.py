@@ -1,4 +1,4 @@
-"""Conversations of several turns on one cache: each turn encodes only what it adds."""
+"""Conversations of several turns on one cache: each turn encodes only its new tokens."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -18,12 +18,12 @@ class Conversation:
 
     Args:
         model, processor: of one checkpoint.
-        system_prompt: what the model is told first.
-        access: `allow_urls` and `limits` of the media, as the processor takes them.
+        system_prompt: the chat's system prompt.
+        access: `allow_urls` and `limits` of the media, as in the processor.
         generation: arguments of `generate`.
 
     Attributes:
-        messages: what was said so far, as chats have it.
+        messages: the chat so far.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Conversation:
             on_text: is called with each piece of the answer as it comes.
 
         Raises:
-            ValueError, OSError: a medium cannot be read, or the conversation is longer than the model reads; what was
-                said is not part of the conversation then. An answer that a KeyboardInterrupt ends is.
+            ValueError, OSError: a medium cannot be read, or the conversation is too long for the model. The message is
+                then not added to the conversation. An answer that a KeyboardInterrupt ends is added.
         """
         messages = [*self.messages, {"role": "user", "content": content}]
         turn = self._turn(messages)
         streamer = _Streamer(self.processor, on_text)
         cache = self._cache
-        self._forget()  # what fails in the middle of a layer leaves a cache that is not whole
+        self._forget()  # a failure inside a layer leaves an incomplete cache
         try:
             ids = self._generate(turn, cache, streamer)
             answer = self.processor.decode(ids, skip_special_tokens=True).strip()
@@ -90,22 +90,22 @@ class Conversation:
         longest = context_length(self.model.config)
         if longest is not None and len(ids) >= longest:
             raise ValueError(
-                f"The conversation has {len(ids)} tokens, but the model reads {longest}: begin a new conversation."
+                f"The conversation has {len(ids)} tokens, but the model reads {longest}: start a new conversation."
             )
         past, placeholders = self._keep(ids), set(self.model.config.placeholder_ids)
         needed = sum(getattr(count, "placeholders", count) for found in added.values() for count in found)
         if past is None or sum(token in placeholders for token in ids[past:]) != needed:
-            self._forget()  # the template writes what was said otherwise now, or the cache cannot go back
+            self._forget()  # the template now writes earlier turns differently, or the cache cannot be cut
             return self._turn(messages)
         return _Turn(ids, past, features, counts)
 
     def _keep(self, ids: list[int]) -> int | None:
-        """Cuts the cache down to what `ids` begin with, and returns its length; None if it cannot be cut."""
+        """Cuts the cache to its common beginning with `ids`, and returns its length; None if it cannot be cut."""
         past = min(len(os.path.commonprefix([ids, self._cached])), len(ids) - 1)
         if self._cache is not None and past < len(self._cached):
             try:
                 self._cache.crop(past - len(self._cached))
-            except RuntimeError:  # a window slid on
+            except RuntimeError:  # a sliding window has moved on
                 return None
             self._cached = self._cached[:past]
             if (unseen := getattr(self._cache, "unseen_places", None)) is not None:
@@ -127,7 +127,7 @@ class Conversation:
             )
         answer = output.sequences[0, len(turn.ids) - turn.past :].tolist()
         cache = cache_of(output)
-        if cache is not None and not self.model._is_stateful:  # a recurrent state goes on by single tokens only
+        if cache is not None and not self.model._is_stateful:  # recurrent states continue only token by token
             self._cache, self._counts = cache, turn.counts
             self._cached = [*turn.ids, *answer][: cache.get_seq_length()]
         return answer
@@ -135,27 +135,27 @@ class Conversation:
 
 @dataclass
 class _Turn:
-    ids: list[int]  # of the whole conversation
+    ids: list[int]  # of the full conversation
     past: int  # how many of them are in the cache
-    features: dict[str, torch.Tensor]  # model inputs of the media behind these
-    counts: dict[str, list[int]]  # modality -> tokens of each medium of the whole conversation
+    features: dict[str, torch.Tensor]  # model inputs of the media after these
+    counts: dict[str, list[int]]  # modality -> tokens of each medium of the full conversation
 
 
 class GrowingAnswer:
     """Streams an answer up to the first stop string.
 
     Args:
-        stops: the strings that do.
+        stops: the stop strings.
 
     Attributes:
-        text: what is known of the answer.
+        text: the answer so far.
     """
 
     def __init__(self, stops: Iterable[str]):
         self.stops, self.text, self._all, self._given = tuple(stops), "", "", 0
 
     def add(self, piece: str, last: bool = False) -> str:
-        """The text to show now. The possible beginning of a stop string waits for the next piece, or the last."""
+        """The text to show now. A possible beginning of a stop string waits for the next piece, or for the last."""
         self._all += piece
         self.text = until_stop(self._all, self.stops)
         known = self.text if last else self.text[: len(self.text) - self._pending()]
@@ -169,7 +169,7 @@ class GrowingAnswer:
 
 
 class _Streamer(TextStreamer):
-    """Streams the words of an answer up to the first stop string (`text_settings["stop"]`)."""
+    """Streams an answer up to the first stop string (`text_settings["stop"]`)."""
 
     def __init__(self, processor: Any, on_text: Callable[[str], None]):
         super().__init__(processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
@@ -185,5 +185,5 @@ class _Streamer(TextStreamer):
 
 
 def context_length(config: Any) -> int | None:
-    """The context length in the model's config; None if it has none."""
+    """The context length in the model's config, or None."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)

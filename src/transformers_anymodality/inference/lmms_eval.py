@@ -1,9 +1,9 @@
-"""Composed models for lmms-eval (0.7), by its interface for chat models.
+"""Composed models for lmms-eval (0.7), with its interface for chat models.
 
     lmms-eval --model anymodality --model_args pretrained=my-anymal --tasks mme --batch_size 8
 
-lmms-eval finds it by this package's entry point in the group `lmms_eval.models`. Tasks that compare likelihoods are not for
-chat models there, and are refused.
+lmms-eval finds it by this package's entry point in the group `lmms_eval.models`. lmms-eval does not offer tasks that compare
+likelihoods for chat models, so they are refused.
 """
 
 import json
@@ -21,7 +21,7 @@ from ..evaluation.answering import generated, prompts
 from ..processing.processor import until_stop
 
 
-# Of a task's generation settings, those that `generate` takes, and what holds without.
+# A task's generation settings that `generate` takes, and their defaults.
 _DEFAULTS = {"max_new_tokens": 1024, "do_sample": False, "temperature": None, "top_p": None, "num_beams": 1}
 
 
@@ -30,9 +30,9 @@ class AnyModality(lmms):
     Args:
         pretrained: folder or Hub id.
         batch_size: samples per run of the model.
-        device: "cuda", "cpu", ...; by default a GPU where there is one.
-        dtype: of the model; "auto" is the checkpoint's.
-        system_prompt: put in front of every chat.
+        device: "cuda", "cpu", ...; by default a GPU if there is one.
+        dtype: dtype of the model; "auto" is the checkpoint's.
+        system_prompt: put before every chat.
     """
 
     is_simple = False
@@ -48,7 +48,7 @@ class AnyModality(lmms):
     ):
         super().__init__()
         if unknown := sorted(set(unused) - {"max_batch_size", "device_map"}):
-            raise ValueError(f"Unknown model arguments {', '.join(unknown)} of anymodality.")
+            raise ValueError(f"Unknown model arguments {', '.join(unknown)} for anymodality.")
         from accelerate import PartialState
 
         state = PartialState()
@@ -65,7 +65,7 @@ class AnyModality(lmms):
         return self.batch_size_per_gpu
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers in the order of the requests; those with the same settings go through the model together."""
+        """Answers in the order of the requests; requests with the same settings are batched."""
         groups: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[2], sort_keys=True), []).append(i)
@@ -97,14 +97,14 @@ class AnyModality(lmms):
         return ChatMessages(messages=messages).to_hf_messages()
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        raise NotImplementedError("anymodality answers one round of lmms-eval's tasks.")
+        raise NotImplementedError("anymodality supports only single-round tasks of lmms-eval.")
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError(
-            "lmms-eval has no likelihoods for chat models; `anymodality evaluate --tasks multiple_choice` has."
+            "lmms-eval has no likelihoods for chat models: use `anymodality evaluate --tasks multiple_choice`."
         )
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval's registry is given."""
+    """The entry for lmms-eval's registry."""
     return ModelManifest(model_id="anymodality", chat_class_path=f"{__name__}.{AnyModality.__name__}")

@@ -15,7 +15,7 @@ from .text import TextSpec
 from .video import VideoSpec, read_video, read_video_frames
 
 
-# As loggers and ROS call them. Accelerations without gravity (user, linear) are none of these.
+# Names used by loggers and ROS. Accelerations without gravity (user, linear) do not count.
 _ACCELEROMETER = r"(?:accelerometer[ _])?acceleration|linear_acceleration|acc|accel|accelerometer|a"
 _GYROSCOPE = r"angular[ _](?:velocity|rate)|(?:gyro[ _])?rotation(?:[ _]rate)?|gyr|gyro|gyroscope|omega|w|g"
 
@@ -34,9 +34,9 @@ register_modality(
         seconds=5.0,
     )
 )
-# Depth sensors store millimetres in 16 bits (NYU, ScanNet, RealSense); no depth camera or lidar sees further than 250 m.
+# Depth sensors store millimetres in 16 bits (NYU, ScanNet, RealSense); depth cameras and lidars do not reach beyond 250 m.
 register_modality(MapSpec(name="depth", unit="m", integer_unit="mm", plausible=(0.1, 250.0)))
-# What holds only numbers beyond, such as hundredths of a kelvin, has another unit.
+# A map with a maximum beyond these limits has another unit, such as hundredths of a kelvin.
 register_modality(MapSpec(name="thermal", unit="C", plausible=(-100.0, 3000.0)))
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The spec of a modality: everything that processor, collator, model, card and docs need to know about it."""
+"""The spec of a modality: all facts about it for processor, collator, model, card and docs."""
 
 import re
 from collections.abc import Mapping
@@ -13,30 +13,30 @@ from ..utils.registry import Registry
 
 
 MODALITIES: "Registry[ModalitySpec]" = Registry("modality")
-# Names that would shadow what Transformers looks for in a config or model.
+# Names that would hide attributes that Transformers reads from a config or model.
 _RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone"}
-_RESERVED |= {"quantization", "generation"}  # whose `_config` is not that of a part
+_RESERVED |= {"quantization", "generation"}  # their `_config` is not that of a part
 
 
 class UnknownModalityError(ValueError):
-    """Media are of a modality that a model lacks."""
+    """Media have a modality that a model does not have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModalitySpec:
-    """Base class; a kind of media (stills, videos, sound, signals, maps, text) is a subclass, a modality an instance.
+    """Base class; a kind of media (image, video, audio, signal, map, text) is a subclass, a modality an instance.
 
     Args:
-        name: also the `type` of its parts in chat messages, and the `<name>_` of the model's children and inputs.
-        argument: name of the processor's argument and of a data set's column; the name itself unless told.
-        processor_attribute: where the processor keeps the sub-processor; `<name>_<kind>` unless told.
+        name: also the `type` of its parts in chat messages, and the prefix `<name>_` of the model's children and inputs.
+        argument: name of the processor's argument and of a data set's column; `name` by default.
+        processor_attribute: the processor's attribute for the sub-processor; `<name>_<kind>` by default.
     """
 
     name: str
     argument: str = ""
     processor_attribute: str = ""
 
-    medium = ""  # which half of a two-sided model reads it: "pixels", "audio", "signal" or "text"
+    medium = ""  # selects the half of a two-sided model: "pixels", "audio", "signal" or "text"
     processor_kind = ""  # "image_processor", "video_processor", "feature_extractor" or "tokenizer"
     suffixes = ()  # file formats, for documentation and file choosers
 
@@ -55,7 +55,7 @@ class ModalitySpec:
         return {}
 
     def default_processor(self, tower_config: PreTrainedConfig, options: dict[str, Any]) -> Any:
-        """The sub-processor for a tower that brings none, or None where one must be given."""
+        """The sub-processor for a tower without one, or None if one must be given."""
         return None
 
     def is_item(self, value: Any) -> bool:
@@ -63,20 +63,19 @@ class ModalitySpec:
         return not isinstance(value, (list, tuple))
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
-        """One medium, decoded, from all that its reader takes. `access`: `allow_urls` and `limits`, as readers take them."""
+        """One decoded medium, from any source of its reader. `access`: `allow_urls` and `limits`, as in readers."""
         raise NotImplementedError
 
     def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
-        """The sub-processor that `options` ask for, made of the tower's own."""
+        """The tower's sub-processor, changed as `options` ask."""
         return processor
 
     def most_frames(self, options: dict[str, Any]) -> int | None:
-        """How many frames an item may have, where `options` ask for it to be cut into as many as its content asks for; None
-        where it is not cut."""
+        """The maximum number of frames of an item, if `options` ask to cut it by its content; None if it is not cut."""
         return None
 
     def frames(self, item: Any, processor: Any, options: dict[str, Any]) -> list[Any]:
-        """The frames of a read item that is cut, each as `extract` takes it: windows of a recording, frames of a video.
+        """The frames of a read item that is cut, in the format of `extract`: windows of a recording, frames of a video.
 
         Raises:
             MediaError: there would be more than `options` allow.
@@ -84,25 +83,25 @@ class ModalitySpec:
         return [item]
 
     def texts(self, item: Any, options: dict[str, Any]) -> list[str] | None:
-        """What stands in the text before each frame of a read item that is cut; None for nothing."""
+        """The text before each frame of a read item that is cut; None for no text."""
         return None
 
     def share(self, frame: Any, processor: Any, options: dict[str, Any]) -> Fraction:
-        """How much of what the tower reads at one go a frame fills, above 0 and up to 1; the rest is padding."""
+        """The share of the tower's input that a frame fills, above 0 and up to 1; the rest is padding."""
         return Fraction(1)
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
-        """The sub-processor's own outputs for read items, or for their frames where these are cut; one row for each."""
+        """The sub-processor's own outputs for read items, or for their frames if these are cut; one row for each."""
         return processor(items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
-        """A dummy input that `read` accepts; `size` 0 and 1 differ in resolution or duration where they may."""
+        """A dummy input that `read` accepts; `size` 0 and 1 differ in resolution or duration, if that is possible."""
         raise NotImplementedError
 
 
 def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> ModalitySpec:
-    """Makes a modality known by its name to `compose`, processors and models. A process that loads a checkpoint with
-    such a modality must register it first."""
+    """Registers a modality for `compose`, processors and models. A process that loads a checkpoint with such a modality
+    must register it first."""
     check_modality_name(spec.name)
     if spec.argument in ("text", *TextKwargs.__annotations__):
         raise ValueError(
@@ -111,7 +110,7 @@ def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> Modality
     for other in map(MODALITIES.__getitem__, MODALITIES):
         if other.argument == spec.argument and other.name != spec.name:
             raise ValueError(
-                f"The argument {spec.argument!r} of modality {spec.name!r} is that of {other.name!r} already."
+                f"The argument {spec.argument!r} of modality {spec.name!r} already belongs to {other.name!r}."
             )
     return MODALITIES.register(spec.name, spec, exist_ok=exist_ok)
 

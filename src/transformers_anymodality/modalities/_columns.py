@@ -1,4 +1,4 @@
-"""Titles of a table's columns, as loggers write them: which channel, in which unit; which are times."""
+"""Reads titles of a table's columns, as loggers write them: the channel and its unit, or a time."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from ._source import MediaError
 
 _G = 9.80665
 _DEGREE = math.pi / 180
-# Quantity -> size of each of its units, by how they are written without spaces, points and strokes.
+# Quantity -> size of each of its units, written without spaces, points and strokes.
 QUANTITIES: dict[str, dict[str, float]] = {
     "acceleration": {
         **dict.fromkeys(("ms2", "mss", "mps2", "mpss", "msec2", "meterssecond2"), 1.0),
@@ -34,8 +34,8 @@ QUANTITIES: dict[str, dict[str, float]] = {
         **dict.fromkeys(("min", "minutes"), 60.0),
     },
 }
-# Quantity -> unit that is often taken for the usual one -> least and greatest median, and greatest value, of its length over
-# three axes in the quantity's first unit, if so.
+# Quantity -> unit that is often confused with the usual one -> least and greatest median, and greatest value, of the
+# length over three axes in the quantity's first unit in this case.
 _LIKELY = {
     "acceleration": {"g": (0.9, 1.1, math.inf), "mg": (900.0, 1100.0, math.inf)},
     "angular velocity": {"deg/s": (15.0, math.inf, 70.0)},  # sensors end at 4000 deg/s
@@ -45,13 +45,13 @@ _TIME = re.compile(
     r"t|ts|(?:.*[ _])?(?:times?tamps?|time|stamp|clock|epoch|uptime|elapsed|date|datetime|seconds|n?secs?|nanos|nanosec|"
     r"millis|micros)(?:[ _](?:since|from|elapsed|stamp|of|in|utc|unix|epoch|time).*)?"
 )
-# Of times whose unit nobody says: what an epoch time of this century can be in no other unit.
+# Epoch times of this century, which identify the unit of times without a stated unit.
 _EPOCHS = {1.0: 1e9, 1e-3: 1e12, 1e-6: 1e15, 1e-9: 1e18}
 
 
 @dataclass(frozen=True)
 class Channel:
-    """What is looked for: a name, its unit or None, and a pattern of other names (of `plain` titles) or None."""
+    """A channel to find: a name, its unit or None, and a pattern of other names (of `plain` titles) or None."""
 
     name: str
     unit: str | None = None
@@ -60,7 +60,7 @@ class Channel:
 
 @dataclass
 class Clock:
-    """A column of times (or two, of whole seconds and the rest), and the seconds of its unit; None if nobody says."""
+    """A column of times (or two, of full seconds and the rest), and the seconds of its unit; None if unknown."""
 
     title: str
     places: tuple[int, ...]
@@ -73,11 +73,11 @@ class Columns:
     factors: list[float]  # from the unit of the title to that of the channel
     unsaid: list[bool]  # whether a channel's unit is not in its title
     clocks: list[Clock] = field(default_factory=list)
-    channels: list[Channel] = field(default_factory=list)  # those that were found
+    channels: list[Channel] = field(default_factory=list)  # the channels that were found
 
 
 def squeeze(unit: str) -> str:
-    """A unit as `QUANTITIES` has it."""
+    """A unit in the spelling of `QUANTITIES`."""
     unit = unit.strip().replace("²", "2").replace("⁻", "-").replace("µ", "u").replace("μ", "u").replace("º", "°")
     return re.sub(r"per|[\s_^*·./'-]", "", unit.lower())
 
@@ -87,8 +87,8 @@ def quantity_of(unit: str) -> str | None:
 
 
 def plain(title: str) -> str:
-    """A title in lower case, its words apart: `accelerometerAccelerationX`, `/imu/angular_velocity.x`. Underscores stay, for
-    ROS's `linear_acceleration` has gravity in it, and a "linear acceleration" has none."""
+    """A title in lower case, split into words: `accelerometerAccelerationX`, `/imu/angular_velocity.x`. Underscores stay:
+    ROS's `linear_acceleration` includes gravity, but a "linear acceleration" does not."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", title)
     return re.sub(r"[\s./:\\%#-]+", " ", words).strip(" _").lower()
 
@@ -101,7 +101,7 @@ def three_axes(words: str, axis: str) -> str:
 
 
 def readings(title: str) -> list[tuple[str, str | None]]:
-    """A title as a name alone, and as a name with a unit behind it."""
+    """A title read as a name only, and as a name followed by a unit."""
     found: list[tuple[str, str | None]] = [(title, None)]
     if bracket := _BRACKET.fullmatch(title):
         return [*found, (bracket[1], bracket[2])]
@@ -115,14 +115,14 @@ def readings(title: str) -> list[tuple[str, str | None]]:
 def find_columns(
     titles: Sequence[str], channels: Sequence[Channel], name: str, stem: str = "", some: bool = False
 ) -> Columns:
-    """Places of the channels and of the times among the titles, in any order.
+    """Places of the channels and the times among the titles, in any order.
 
     Args:
-        stem: name of the file, which may tell the sensor where titles tell the axis alone.
+        stem: name of the file, which may name the sensor if titles name only the axis.
         some: whether channels may be missing, but not all.
 
     Raises:
-        MediaError: a channel is missing or there twice, or its unit is of another quantity, or unknown.
+        MediaError: a channel is missing or occurs twice, or its unit is unknown or belongs to another quantity.
     """
     found = {channel.name: _matches(channel, titles, stem) for channel in channels}
     missing = [channel for channel, places in found.items() if not places]
@@ -147,8 +147,8 @@ def find_columns(
 
 
 def _matches(channel: Channel, titles: Sequence[str], stem: str) -> list[tuple[int, str | None]]:
-    """Places of a channel, and the units of their titles, by the surest way in which there are any: its very name, another
-    name, or an axis whose sensor the unit or the file's name tells."""
+    """Places of a channel, and the units in their titles, by the surest match that exists: its exact name, another name, or
+    an axis whose sensor follows from the unit or the file's name."""
     wanted = channel.name.strip().lower()
     pairs = [(place, *pair) for place, title in enumerate(titles) for pair in readings(title)]
     if channel.unit is None:
@@ -180,13 +180,13 @@ def _factor(unit: str, channel: Channel, title: str, name: str) -> float:
     if squeeze(unit) not in sizes:
         raise MediaError(
             f"{name}: the unit {unit!r} of column {title!r} is not known for {channel.name}, which is in {channel.unit}: "
-            "convert it, and name the unit or leave it out of the title."
+            "convert it, and write the new unit or no unit into the title."
         )
     return sizes[squeeze(unit)] / sizes[squeeze(channel.unit or "")]
 
 
 def _clocks(titles: Sequence[str], taken: Iterable[int]) -> list[Clock]:
-    """Columns of times; those whose unit is said come first."""
+    """Columns of times; columns with a stated unit come first."""
     found: list[Clock] = []
     times = QUANTITIES["time"]
     for place, title in enumerate(titles):
@@ -203,7 +203,7 @@ def _clocks(titles: Sequence[str], taken: Iterable[int]) -> list[Clock]:
 
 
 def _paired(clocks: list[Clock]) -> list[Clock]:
-    """Whole seconds (`stamp.secs`) and the nanoseconds beyond (`stamp.nsecs`) as one clock, as ROS writes them."""
+    """Joins full seconds (`stamp.secs`) and further nanoseconds (`stamp.nsecs`) to one clock, as ROS writes them."""
     by_title = {plain(clock.title): clock for clock in clocks}
     for title, clock in list(by_title.items()):
         rest = by_title.get(re.sub(r"(?<![a-z])secs$", "nsecs", re.sub(r"(?<![a-z])sec$", "nanosec", title)))
@@ -214,8 +214,8 @@ def _paired(clocks: list[Clock]) -> list[Clock]:
 
 
 def check_units(values: np.ndarray, unsaid: Sequence[Channel], channels: Sequence[Channel], name: str) -> None:
-    """Raises `MediaError` where three axes, whose titles say no unit, hold what no such sensor gives in the channels' own:
-    at rest 1 where gravity is 9.8 m/s^2, or turns of more than any gyroscope measures.
+    """Raises `MediaError` if three axes without a stated unit hold values that are impossible in the channels' own unit: 1
+    at rest instead of 9.8 m/s^2, or faster turns than a gyroscope can measure.
 
     Args:
         values: float64 (rows, channels), in the channels' units.
@@ -231,12 +231,12 @@ def check_units(values: np.ndarray, unsaid: Sequence[Channel], channels: Sequenc
             if least <= np.median(norms) <= most or norms.max() > highest:
                 titles = ", ".join(channels[place].name for place in places)
                 raise MediaError(
-                    f"{name}: {titles} hold values of about {np.median(norms) / size:.4g}, which look like {unit}, while "
-                    f"{own} is expected. Put the unit into the titles, such as '{channels[places[0]].name} ({unit})'; it is "
-                    f"converted, or taken as it is where it is {own}."
+                    f"{name}: {titles} hold values of about {np.median(norms) / size:.4g}, which look like {unit}, but "
+                    f"{own} is expected. Put the unit into the titles, such as '{channels[places[0]].name} ({unit})'; "
+                    f"other units than {own} are converted."
                 )
 
 
 def epoch_unit(first: float) -> float | None:
-    """Seconds of the unit in which this is a time since 1970 of years 2001 to 2128; None if there is none."""
+    """Seconds of the unit in which this number is a time from 2001 to 2128, counted since 1970; None if there is none."""
     return next((unit for unit, least in _EPOCHS.items() if least <= first < 5 * least), None)

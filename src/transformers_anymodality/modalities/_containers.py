@@ -1,4 +1,4 @@
-"""What containers of sound and video say themselves about where they end."""
+"""Reads the length of audio and video files from their containers' headers."""
 
 import struct
 import zlib
@@ -10,20 +10,20 @@ from typing import BinaryIO
 from ._source import MediaError, opened
 
 
-_UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger figure where they cannot know the size
-_MP3 = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")  # how a frame of it begins
+_UNKNOWN_SIZE = 0x7FFF0000  # writers to a pipe put this or a larger number if they do not know the size
+_MP3 = (b"\xff\xfb", b"\xff\xfa", b"\xff\xf3", b"\xff\xf2", b"\xff\xe3", b"\xff\xe2")  # the start of a frame
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def promised_length(file: BinaryIO, start: bytes, length: int, name: str) -> int | None:
-    """Bytes the file must have by its own headers, or None where they do not say.
+    """Bytes that the file must have by its own headers, or None if they do not say.
 
     Args:
-        start: its first bytes.
-        length: that it has.
+        start: the file's first bytes.
+        length: the file's size in bytes.
 
     Raises:
-        MediaError: a part of it is not what its checksum says.
+        MediaError: a part of the file does not match its checksum.
     """
     match start[:4]:
         case b"RIFF" | b"RF64" if start[8:12] == b"WAVE":
@@ -31,7 +31,7 @@ def promised_length(file: BinaryIO, start: bytes, length: int, name: str) -> int
         case b"RIFF" | b"FORM" if len(start) >= 12:
             size = struct.unpack("<I" if start[:4] == b"RIFF" else ">I", start[4:8])[0]
             return size + 8 if size < _UNKNOWN_SIZE else None
-        case b"riff" if len(start) >= 24:  # Sony Wave64, whose sizes count the header
+        case b"riff" if len(start) >= 24:  # Sony Wave64; its sizes include the header
             return struct.unpack("<Q", start[16:24])[0]
         case b".snd" if len(start) >= 12:
             begin, size = struct.unpack(">II", start[4:12])
@@ -48,7 +48,7 @@ def promised_length(file: BinaryIO, start: bytes, length: int, name: str) -> int
 
 
 def _wave_length(file: BinaryIO, start: bytes, length: int) -> int | None:
-    """Where the samples end: what comes behind them, and the size of the whole, is often wrong and costs nothing."""
+    """The end of the samples: data after them, and the total size, are often wrong, which does no harm."""
     position, long = 12, None
     while position + 8 <= length:
         file.seek(position)
@@ -75,7 +75,7 @@ def _caf_length(file: BinaryIO, length: int) -> int | None:
 
 
 def _ogg_length(file: BinaryIO, length: int, name: str) -> int | None:
-    """Where its last page ends, or behind the file, if none of them is marked as the last one."""
+    """The end of the last page, or a position after the file if no page is marked as the last one."""
     position, open_streams = 0, set()
     while position + 27 <= length:
         file.seek(position)
@@ -88,7 +88,7 @@ def _ogg_length(file: BinaryIO, length: int, name: str) -> int | None:
         if end > length:
             return end
         if _ogg_checksum(header[:22] + bytes(4) + header[26:] + sizes + body) != struct.unpack("<I", header[22:26])[0]:
-            raise MediaError(f"{name} is corrupt: its page at byte {position} is not what its checksum says.")
+            raise MediaError(f"{name} is corrupt: its page at byte {position} does not match its checksum.")
         stream = header[14:18]
         (open_streams.discard if header[5] & 4 else open_streams.add)(stream)
         position = end
@@ -96,7 +96,7 @@ def _ogg_length(file: BinaryIO, length: int, name: str) -> int | None:
 
 
 def recordings(source: Path | BytesIO) -> list[Path | BytesIO]:
-    """The recordings that stand behind each other in a file: the links of a chained Ogg file, else the file itself."""
+    """The recordings in a file, one after another: the links of a chained Ogg file, else the file itself."""
     with opened(source) as file:
         length, position, begins, begun = file.seek(0, 2), 0, [], False
         while position + 27 <= length:
@@ -114,7 +114,7 @@ def recordings(source: Path | BytesIO) -> list[Path | BytesIO]:
 
 
 def _mp3_length(file: BinaryIO, start: bytes) -> int | None:
-    """By a Xing or Info header, behind an ID3v2 tag if there is one."""
+    """The length in a Xing or Info header, after an ID3v2 tag if there is one."""
     begin = 0
     if start[:3] == b"ID3":  # its size has 7 bits in each byte
         begin = 10 + sum(byte << 7 * place for place, byte in enumerate(reversed(start[6:10])))
@@ -128,7 +128,7 @@ def _mp3_length(file: BinaryIO, start: bytes) -> int | None:
 
 
 def _ogg_checksum(page: bytes) -> int:
-    """CRC-32 as Ogg has it, with the bits in the other order than zlib's, and not inverted."""
+    """CRC-32 as in Ogg: the bits in reverse order of zlib's, and not inverted."""
     found = zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{found:032b}"[::-1], 2)
 
@@ -144,10 +144,10 @@ def _mp4_length(file: BinaryIO, length: int) -> int | None:
         if size == 0:  # "to the end of the file"
             return None
         if size < 8 or not all(32 <= byte < 127 or byte == 169 for byte in kind):
-            return None  # not a box: trailing bytes of something else
+            return None  # not a box, but trailing bytes
         complete = complete or kind in (b"moov", b"moof")
         position += size
-    # Without its index a recording was cut, or is still being written.
+    # A recording without an index was cut, or is still being written.
     return position if complete or position > length else max(position, length) + 8
 
 

@@ -1,4 +1,4 @@
-"""Fetching a medium over http(s) without becoming a door into the local network."""
+"""Fetches a medium over http(s) without giving access to the local network."""
 
 import ipaddress
 import socket
@@ -7,22 +7,22 @@ from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
-# The client that huggingface_hub itself uses, under the name it keeps for it across its major versions.
+# The client that huggingface_hub itself uses, under a name that stays the same across its major versions.
 from ..utils.upstream import httpx
 
 
 MAX_REDIRECTS = 5
-SHOWN = 120  # characters of a source that an error message repeats
+SHOWN = 120  # characters of a source in an error message
 TIMEOUT = 20.0  # seconds for each of connecting, reading and writing
-DEADLINE = 300.0  # seconds for the whole transfer, so that a slow drip ends
+DEADLINE = 300.0  # seconds for the full transfer, so that a very slow one ends
 _CHUNK = 1 << 16
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "transformers-anymodality"}
-_IPV6_UNICAST = ipaddress.ip_network("2000::/3")  # the part of IPv6 given out to hosts of the public internet
+_IPV6_UNICAST = ipaddress.ip_network("2000::/3")  # the part of IPv6 for hosts of the public internet
 _IPV6_TO_IPV4 = ipaddress.ip_network("2002::/16")
 
 
 class FetchError(ValueError):
-    """A URL is refused, or gives nothing; the message names it."""
+    """A URL is refused, or cannot be fetched; the message names it."""
 
 
 def url_name(url: str) -> str:
@@ -36,18 +36,18 @@ def url_name(url: str) -> str:
 
 
 def _is_public(address: str) -> bool:
-    """Whether a host of the public internet owns this address, after unwrapping IPv4 inside IPv6."""
+    """Whether this address belongs to the public internet, also for IPv4 inside IPv6."""
     ip: Any = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:
             ip = ip.ipv4_mapped
         elif ip not in _IPV6_UNICAST or ip in _IPV6_TO_IPV4 or ip.teredo is not None:
-            return False  # tunnels and translators reach whatever IPv4 address is written inside
+            return False  # tunnels and translators reach the IPv4 address inside
     return ip.is_global and not ip.is_multicast
 
 
 def _resolve(url: httpx.URL, name: str) -> str:
-    """The address to dial: the first one, once every address the host resolves to has been found public."""
+    """The address to connect to: the first one, after all addresses of the host were found to be public."""
     port = url.port or (443 if url.scheme == "https" else 80)
     try:
         answers = socket.getaddrinfo(url.raw_host.decode("ascii"), port, type=socket.SOCK_STREAM)
@@ -64,8 +64,8 @@ def _resolve(url: httpx.URL, name: str) -> str:
 
 
 class _PublicTransport(httpx.HTTPTransport):
-    """Dials the address that was checked, while the Host header and the TLS certificate stay those of the URL's host.
-    To dial the name again would leave a moment in which a second answer of the name server could point elsewhere."""
+    """Connects to the checked address; the Host header and the TLS certificate stay those of the URL's host. A second
+    look-up of the name could give another address."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         url, name = request.url, url_name(str(request.url))
@@ -82,7 +82,7 @@ def _read_body(response: httpx.Response, name: str, max_bytes: int, deadline: fl
     if response.status_code != 200:
         raise FetchError(f"{name}: the server answered with status {response.status_code}, not 200.")
     if response.headers.get("Content-Encoding", "identity").lower() not in ("identity", ""):
-        raise FetchError(f"{name}: the server compressed its answer unasked, which is refused (it could be a bomb).")
+        raise FetchError(f"{name}: the server sent a compressed answer, which is refused (it could be a zip bomb).")
     length = response.headers.get("Content-Length", "")
     if length.isdigit() and int(length) > max_bytes:
         raise FetchError(f"{name} holds {length} bytes, more than the limit of {max_bytes}.")
@@ -97,10 +97,9 @@ def _read_body(response: httpx.Response, name: str, max_bytes: int, deadline: fl
 
 
 def fetch(url: str, max_bytes: int) -> bytes:
-    """The body of an http or https URL, of at most `max_bytes`. Every host on the way, redirects included, must
-    resolve to public addresses only; proxies and credentials from the environment are not used, as a proxy would
-    resolve the name anew. Raises `FetchError`: refused, unreachable, too large, too slow, or answered by a status
-    other than 200."""
+    """The body of an http or https URL, of at most `max_bytes`. Every host, also of redirects, must resolve to public
+    addresses only. Proxies and credentials from the environment are not used, because a proxy would resolve the name
+    again. Raises `FetchError`: refused, unreachable, too large, too slow, or a status other than 200."""
     deadline = time.monotonic() + DEADLINE
     name = url_name(url)
     options: dict[str, Any] = {"trust_env": False, "timeout": TIMEOUT, "headers": _HEADERS}

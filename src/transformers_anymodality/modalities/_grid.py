@@ -1,4 +1,4 @@
-"""Readings at any times, put on a regular grid."""
+"""Resamples readings at any times to a regular grid."""
 
 import math
 
@@ -8,7 +8,7 @@ from ._source import Limits
 
 
 _DECIMATION = 1.5  # from this ratio of rates on, an average replaces interpolation
-_JITTER = 1e-3  # of a sampling interval; below it, readings are taken to stand on the grid
+_JITTER = 1e-3  # of a sampling interval; with less jitter, readings count as already on the grid
 
 
 def regular(values: np.ndarray, seconds: np.ndarray, rate: float, name: str, limits: Limits) -> np.ndarray:
@@ -29,7 +29,7 @@ def regular(values: np.ndarray, seconds: np.ndarray, rate: float, name: str, lim
 def _averages(values: np.ndarray, seconds: np.ndarray, grid: np.ndarray, width: float) -> np.ndarray:
     """Averages of the piecewise linear signal over `width` around each grid point, by its exact integral."""
     steps = np.diff(seconds)[:, None]
-    level = values.mean(axis=0)  # taken off for the sums, so that a large constant costs no precision
+    level = values.mean(axis=0)  # subtracted for the sums, so that a large constant costs no precision
     values = values - level
     integral = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(steps * (values[1:] + values[:-1]) / 2, 0)])
 

@@ -1,9 +1,9 @@
-"""The limits of a stock image or video processor on the size of its output, under its own names."""
+"""Size limits of a stock image or video processor, under its own names."""
 
 from typing import Any
 
 
-# Options of the modalities whose sub-processors have them.
+# Options of modalities whose sub-processors have such limits.
 PIXELS = {"max_tokens": None, "max_pixels": None, "min_pixels": None}
 _EDGES = {"max_pixels": "longest_edge", "min_pixels": "shortest_edge"}
 _OF_SIZE = ("longest_edge", "shortest_edge", "max_height")
@@ -15,7 +15,7 @@ LIMITS = (
 
 
 def limit_of(processor: Any, name: str) -> int | None:
-    """The number that a processor has under this name, itself or in its `size`; None without one."""
+    """The number under this name in a processor or its `size`; None if there is none."""
     size = getattr(processor, "size", None)
     value = dict(size or {}).get(name) if name in _OF_SIZE else getattr(processor, name, None)
     return value if isinstance(value, int) else None
@@ -35,14 +35,14 @@ def with_limit(processor: Any, name: str, value: int) -> Any:
 
 
 def with_pixels(processor: Any, options: dict[str, Any]) -> Any:
-    """A processor with `max_pixels` and `min_pixels` of these options. Raises ValueError where it has no such limits."""
+    """A processor with `max_pixels` and `min_pixels` of these options. Raises ValueError if it has no such limits."""
     for name, edge in _EDGES.items():
         if (value := options.get(name)) is None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}; it must be a whole number from 1 on.")
+            raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1.")
         edges = [limit_of(processor, one) for one in _EDGES.values()]
         if not hasattr(processor, "patch_size") or None in edges:
-            raise ValueError(f"{name} is set, but {type(processor).__name__} has no limits of pixels: leave it out.")
+            raise ValueError(f"{name} is set, but {type(processor).__name__} has no pixel limits: leave it out.")
         processor = with_limit(processor, edge, value)
     return processor

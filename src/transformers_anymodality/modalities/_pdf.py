@@ -1,4 +1,4 @@
-"""Pages of PDFs, drawn by PDFium."""
+"""Pages of PDFs, rendered by PDFium."""
 
 import threading
 from io import BytesIO
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 DEFAULT_DPI = 150.0  # 1240 x 1754 pixels of an A4 page
-_POINTS = 72.0  # of a PDF, in an inch
+_POINTS = 72.0  # PDF points per inch
 _pdfium = threading.Lock()  # PDFium runs in one thread at a time
 
 
 class Pdf:
-    """A PDF, opened for as long as a `with` block lasts; no other is open meanwhile.
+    """A PDF that is open within a `with` block; only one is open at a time.
 
     Raises:
         MediaError: truncated, corrupt, or locked by a password.
@@ -51,7 +51,7 @@ class Pdf:
         return len(self.document)
 
     def draw(self, index: int, dpi: Any, limits: Limits) -> "Image.Image":
-        """A page, from 0 on, as RGB on white, with what was filled into its forms. `dpi`: None for the default."""
+        """Page `index`, from 0 on, as RGB on white, with filled-in form fields. `dpi`: None for the default."""
         scale = positive(DEFAULT_DPI if dpi is None else dpi, f'"dpi" of {self.name}', " of dots per inch") / _POINTS
         where = f"Page {index + 1} of {self.name}"
         try:

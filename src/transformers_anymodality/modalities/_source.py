@@ -1,4 +1,4 @@
-"""Resolves what a user gives as a medium to a local file or to bytes in memory, within limits."""
+"""Resolves a user's medium to a local file or to bytes in memory, within limits."""
 
 import base64
 import binascii
@@ -17,24 +17,24 @@ from ._fetch import SHOWN, FetchError, fetch, url_name
 
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
-# What a dict may say besides where its medium is: which part of the file is meant, and how its content is to be understood.
+# Further keys of a dict with a medium: which part of the file is meant, and how to interpret its content.
 TOLD = ("page", "dpi", "unit", "speed")
 
 
 class MediaError(ValueError):
-    """A medium cannot be read. The message names the source, what was expected, what came and the likely fix."""
+    """A medium cannot be read. The message names the source, what was expected, what was found, and the likely fix."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Ceilings that keep a hostile or mistaken file from exhausting the machine.
+    """Upper limits that keep a hostile or wrong file from exhausting the machine.
 
     Attributes:
         max_bytes: bytes of an encoded source, and of the array decoded from it.
-        max_pixels: pixels of one image or video frame. The default is the figure beyond which Pillow refuses an
-            image by itself; to go further, raise `PIL.Image.MAX_IMAGE_PIXELS` too.
+        max_pixels: pixels of one image or video frame. The default is Pillow's own limit; to go further, raise
+            `PIL.Image.MAX_IMAGE_PIXELS`, too.
         max_seconds, max_frames: of a recording, video or animation.
-        max_total_pixels: of all frames of a video or animation, as all up to the last one chosen must be decoded.
+        max_total_pixels: of all frames of a video or animation: all up to the last chosen one must be decoded.
     """
 
     max_bytes: int = 2 * 1024**3
@@ -55,7 +55,7 @@ class Limits:
         self.check("max_frames", count, lambda: f"{name} has {count} frames or more")
 
     def check_area(self, count: int, width: int, height: int, name: str, times: int = 1) -> None:
-        """Checks the pixels of `count` frames. `times`: how much slower than a video they are to decode."""
+        """Checks the pixels of `count` frames. `times`: how much slower than a video they decode."""
 
         def what() -> str:
             counted = f", each counted {times} times in an animation" if times > 1 else ""
@@ -65,8 +65,8 @@ class Limits:
         self.check("max_total_pixels", count * width * height * times, what)
 
     def check(self, limit: str, value: float, what: Callable[[], str], remedy: str | None = None) -> None:
-        """Raises MediaError for a value beyond the limit of that name. `what` says what has it, and is called only then:
-        frames are many."""
+        """Raises MediaError for a value beyond the limit of that name. `what` gives the start of the message, and is called
+        only then, to save time for each frame."""
         ceiling = getattr(self, limit)
         if not value <= ceiling:
             unit = " s" if limit == "max_seconds" else ""
@@ -84,12 +84,12 @@ _REMEDIES = {
     "max_total_pixels": "cut it, or scale it down",
 }
 DEFAULT_LIMITS = Limits()
-# Of files that come from strangers: to the server, to the chat page.
+# For files from unknown users: of the server and the chat page.
 UPLOAD_LIMITS = Limits(64 * 1024**2, 25_000_000, max_seconds=120.0, max_frames=4000, max_total_pixels=4 * 10**9)
 
 
 def describe(source: Any) -> str:
-    """Name a source for an error message: short, and without the parts of a URL that may hold secrets."""
+    """Names a source for an error message: short, and without the parts of a URL that may hold secrets."""
     if isinstance(source, (str, Path)):
         text = str(source)
         if _is_data_uri(text):
@@ -117,19 +117,19 @@ def told(source: Any) -> dict[str, Any]:
 
 
 def is_array(source: Any) -> bool:
-    """Whether the source is a numpy array, a tensor or alike (anything with a shape and a dtype)."""
+    """Whether the source is a numpy array, a tensor or similar (anything with a shape and a dtype)."""
     return hasattr(source, "shape") and hasattr(source, "dtype")
 
 
 def is_picture(source: Any) -> bool:
-    """Whether the source is a PIL image; where Pillow was not imported, it is not."""
+    """Whether the source is a PIL image; False if Pillow was not imported."""
     pillow = sys.modules.get("PIL.Image")
     return pillow is not None and isinstance(source, pillow.Image)
 
 
 @contextmanager
 def opened(source: Path | BytesIO) -> Generator[BinaryIO]:
-    """The source as a binary file at position 0; one held in memory is rewound afterwards and not closed."""
+    """The source as a binary file at position 0; an in-memory source is rewound afterwards and not closed."""
     if isinstance(source, BytesIO):
         source.seek(0)
         try:
@@ -147,20 +147,20 @@ def head(source: Path | BytesIO, size: int = 4096) -> bytes:
 
 
 def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> Path | BytesIO:
-    """Resolve a source to something a decoder can open.
+    """Resolves a source to a file or buffer that a decoder can open.
 
     Args:
-        source: path (`str` or `Path`, `~` expanded), `bytes`, a binary file object (read from where it stands),
-            `data:` URI, `{"base64": str}`, or `{"path": ..., "bytes": ...}` as `datasets` gives undecoded media
-            (bytes win). An http(s) URL only with `allow_urls`.
-        allow_urls: fetch http(s) URLs. Off by default: a URL lets whoever wrote it reach hosts from this machine.
-        limits: ceilings; `max_bytes` is applied here.
+        source: path (`str` or `Path`, `~` expanded), `bytes`, a binary file object (read from its position), `data:`
+            URI, `{"base64": str}`, or `{"path": ..., "bytes": ...}` as `datasets` gives undecoded media (bytes win).
+            An http(s) URL only with `allow_urls`.
+        allow_urls: fetch http(s) URLs. Off by default: the author of a URL can make this machine reach hosts.
+        limits: upper limits; `max_bytes` is applied here.
 
     Returns:
         An existing, regular, non-empty file, or a `BytesIO` at position 0.
 
     Raises:
-        MediaError: on anything else, and on anything empty or larger than `limits.max_bytes`.
+        MediaError: another source, or an empty one, or one larger than `limits.max_bytes`.
     """
     if isinstance(source, Mapping):
         text = source.get("base64")
@@ -209,7 +209,7 @@ def _local_file(source: str | Path, name: str, limits: Limits) -> Path:
     except FileNotFoundError as error:
         raise MediaError(f"{name} does not exist: expected a local file (looked in {Path.cwd()}).") from error
     except (OSError, ValueError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or error  # without the path again, which may be very long
+        reason = getattr(error, "strerror", None) or error  # without the path, which may be very long
         raise MediaError(
             f"{name} cannot be opened as a local file ({reason}). If this is base64 text, pass it as "
             '{"base64": ...}.'
@@ -234,7 +234,7 @@ def _fetched(url: str, scheme: str, name: str, allow_urls: bool, limits: Limits)
         raise MediaError(f"{name}: only http and https can be fetched; open it yourself and pass the file object.")
     if not allow_urls:
         raise MediaError(
-            f"{name} is not fetched, as URLs are off by default. Pass allow_urls=True if you trust whoever wrote it, "
+            f"{name} is not fetched, because URLs are off by default. Pass allow_urls=True if you trust its author, "
             "or download it and pass the local path."
         )
     try:
@@ -246,7 +246,7 @@ def _fetched(url: str, scheme: str, name: str, allow_urls: bool, limits: Limits)
 def _rest_of_file(source: Any, name: str, limits: Limits) -> bytes:
     try:
         data = source.read(limits.max_bytes + 1)
-    except (OSError, ValueError) as error:  # UnicodeDecodeError, of a file opened as text, is a ValueError
+    except (OSError, ValueError) as error:  # UnicodeDecodeError of a file in text mode is a ValueError
         raise MediaError(f"{name} cannot be read: {error}. Expected an open file in binary mode ('rb').") from error
     if not isinstance(data, (bytes, bytearray)):
         raise MediaError(f"{name} gave {type(data).__name__}, expected bytes: open the file in binary mode ('rb').")
@@ -268,6 +268,6 @@ def _decode_data_uri(uri: str, name: str, limits: Limits) -> bytes:
     header, comma, body = uri.partition(",")
     if not comma:
         raise MediaError(f"{name} holds no comma: expected data:[type][;base64],[data].")
-    _check_size(len(body) // 4 - 1, name, limits)  # every character may be escaped by three
+    _check_size(len(body) // 4 - 1, name, limits)  # every byte may be escaped as three characters
     data = unquote_to_bytes(body)
     return _decode_base64(data, name, limits) if header.lower().endswith(";base64") else data

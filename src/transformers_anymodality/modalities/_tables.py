@@ -1,4 +1,4 @@
-"""Tables of sensor readings (CSV, Parquet): finding columns by name and reading them as numbers."""
+"""Tables of sensor readings (CSV, Parquet): finds columns by name and reads them as numbers."""
 
 import csv
 import io
@@ -20,21 +20,21 @@ from ._source import Limits, MediaError, opened
 
 
 _UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}  # in seconds
-_TELLING = 10  # rows that make a rising column more than chance
-_AGREE = 0.02  # of a recording's duration, by which two of its clocks may differ
+_TELLING = 10  # with so many rows, a rising column is not chance
+_AGREE = 0.02  # share of a recording's duration by which two of its clocks may differ
 
 _Number = TypeVar("_Number", float, Decimal)
 
 
 class Table(NamedTuple):
-    """Readings as they were recorded."""
+    """Recorded readings."""
 
     values: np.ndarray  # float64 (rows, channels), in the channels' units
     seconds: np.ndarray | None = None  # of each row after the first, float64 (rows,); None without times
     start: float = 0.0  # seconds of the first row on the recording's own clock
-    unsaid: Sequence[bool] = ()  # of each channel, whether its title lacks the unit
+    unsaid: Sequence[bool] = ()  # for each channel, whether its title has no unit
     names: Sequence[str] = ()  # the channels' names
-    guessed: bool = False  # whether nobody says the unit of the times, so that they were taken for seconds
+    guessed: bool = False  # whether the unit of the times is unknown and taken as seconds
 
 
 def read_csv(
@@ -45,10 +45,10 @@ def read_csv(
     limits: Limits,
     some: bool = False,
 ) -> Table:
-    """Read a CSV (comma, semicolon, tab or spaces) with a header row, or a purely numeric one of just the channels. Lines
-    before it that begin with `#`, and Excel's `sep=`, are passed over. `some`: channels may be missing, but not all.
-    Raises `MediaError`: not text, columns missing, a cell that is not a finite number, a row of another length (a truncated
-    last line shows so), times that contradict each other or that nobody named so, or more than `limits.max_seconds`."""
+    """Reads a CSV (comma, semicolon, tab or spaces) with a header row, or a numeric one with only the channels. Lines before
+    it that begin with `#`, and Excel's `sep=`, are skipped. `some`: channels may be missing, but not all. Raises
+    `MediaError`: not text, missing columns, a cell that is not a finite number, a row of another length (such as a
+    truncated last line), times that contradict each other or have no title, or more than `limits.max_seconds`."""
     stem = source.stem if isinstance(source, Path) else ""
     with opened(source) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
@@ -63,7 +63,7 @@ def read_csv(
 
 
 def _rows(text: io.TextIOWrapper, name: str) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
-    """The first row, and all others with their lines."""
+    """The first row, and all others with their line numbers."""
     remark, line, count = "", text.readline(1 << 16), 1
     while line.startswith("#") or line[:4].lower() == "sep=" or (line and not line.strip()):
         remark = line.lstrip("# ") if line.startswith("#") else remark
@@ -82,7 +82,7 @@ def _rows(text: io.TextIOWrapper, name: str) -> tuple[list[str], Iterator[tuple[
     if not first:
         raise MediaError(f"{name} holds no rows: expected a header row and readings.")
     titles = [cell.strip() for cell in next(csv.reader([remark], delimiter=separator, skipinitialspace=True), [])]
-    if all(map(_is_number, first)) and len(titles) == len(first):  # a header behind `#`, as numpy writes it
+    if all(map(_is_number, first)) and len(titles) == len(first):  # a header after `#`, as numpy writes it
         return titles, chain([(count, first)], rows)
     return first, rows
 
@@ -112,21 +112,21 @@ def _parse_csv(
     for row_number, (line, cells) in enumerate(rows):
         where = f"{name}, data row {row_number} (line {line})"
         if len(cells) == len(titles) + 1 and not cells[-1].strip():
-            cells = cells[:-1]  # a separator also behind the last cell
+            cells = cells[:-1]  # a separator follows the last cell, too
         if len(cells) != len(titles):
             raise MediaError(
-                f"{where} has {len(cells)} cells, expected {len(titles)}: the file may be truncated there, or the cell "
-                "separator also stands inside numbers."
+                f"{where} has {len(cells)} cells, expected {len(titles)}: the file may be truncated there, or numbers "
+                "contain the cell separator."
             )
         for place in columns.places:
-            hint = "decimals take a point" if cells[place].strip() else "leave out or fill rows with missing values"
+            hint = "decimals need a point" if cells[place].strip() else "leave out or fill rows with missing values"
             values.append(_finite(float, cells[place], f"{where}, column {titles[place]}", "number", hint))
         watch = watch or _Watch(titles, columns, cells, name, where)
         elapsed = watch.read(cells, where)
         if elapsed is not None:
             seconds.append(elapsed)
         elapsed = row_number / sampling_rate if elapsed is None else elapsed
-        limits.check("max_seconds", elapsed, partial("{} lies {:.6g} s after the first".format, where, elapsed))
+        limits.check("max_seconds", elapsed, partial("{} is {:.6g} s after the first".format, where, elapsed))
     if watch is None:
         raise MediaError(f"{name} has a header row and no readings.")
     watch.check()
@@ -136,8 +136,8 @@ def _parse_csv(
 
 
 class _Watch:
-    """Reads the times of rows by the first clock that can be read. Afterwards, the other clocks must agree on the
-    duration. Without any clock, no column may look like one."""
+    """Reads the times of rows from the first readable clock. Then the other clocks must agree on the duration. Without a
+    clock, no column may look like one."""
 
     def __init__(self, titles: list[str], columns: Columns, cells: list[str], name: str, where: str):
         self.titles, self.name, self.rows = titles, name, 0
@@ -149,7 +149,7 @@ class _Watch:
         self.begin = self._moment(0, cells, where) if self.clocks else Decimal(0)
         self.start = float(self.begin)
         spare = set(range(len(titles))) - set(columns.places) if not self.clocks else ()
-        self.rising = dict.fromkeys(spare, -math.inf)  # columns that have risen with every row
+        self.rising = dict.fromkeys(spare, -math.inf)  # columns that rose with every row so far
 
     def _units(self, clock: Clock) -> tuple[float | None, ...]:
         units = clock.units
@@ -158,7 +158,7 @@ class _Watch:
         return units
 
     def _moment(self, number: int, cells: list[str], where: str) -> Decimal:
-        # Epoch times in nanoseconds have more digits than a float; only their differences are made floats.
+        # Epoch times in nanoseconds have more digits than a float; only their differences become floats.
         clock, units = self.clocks[number], self.units[number]
         moment = Decimal(0)
         for place, unit in zip(clock.places, units, strict=True):
@@ -197,7 +197,7 @@ def _check_spans(spans: dict[str, float], rows: int, name: str) -> None:
         first = next(iter(spans))
         if abs(span - spans[first]) > abs(spans[first]) * (_AGREE + 2 / rows):
             raise MediaError(
-                f"{name} has several time columns that contradict each other: by {first} it lasts {spans[first]:.6g} s, by "
+                f"{name} has time columns that contradict each other: by {first} it lasts {spans[first]:.6g} s, by "
                 f"{title} {span:.6g} s. Keep one of them, or put the unit into its title."
             )
 
@@ -205,7 +205,7 @@ def _check_spans(spans: dict[str, float], rows: int, name: str) -> None:
 def _check_rising(title: str, first: float, last: float, rows: int, name: str) -> None:
     if rows >= _TELLING and last - first != rows - 1:  # row numbers are not times
         raise MediaError(
-            f"{name} has no column of times, but {title!r} rises with every row: if it holds times, call it time_s, "
+            f"{name} has no column of times, but {title!r} rises with every row: if it holds times, name it time_s, "
             "time_ms, time_us or time_ns; otherwise leave it out."
         )
 
@@ -236,8 +236,8 @@ def _names(columns: Columns) -> list[str]:
 def read_parquet(
     source: Path | BytesIO, channels: Sequence[Channel], name: str, limits: Limits, some: bool = False
 ) -> Table:
-    """Read a Parquet file by the same rules for columns; a time column of Arrow's timestamp type has its own unit.
-    Raises `MediaError`: unreadable, columns missing, empty cells, not numbers, or beyond `limits.max_bytes`;
+    """Reads a Parquet file with the same rules for columns; a time column of Arrow's timestamp type has its own unit.
+    Raises `MediaError`: unreadable, missing columns, empty cells, not numbers, or beyond `limits.max_bytes`;
     `ImportError` without pyarrow."""
     parquet = require("pyarrow.parquet")
     try:
@@ -254,7 +254,7 @@ def read_parquet(
             spare = [] if times else [title for title in counted if title not in wanted]
             read = [*wanted, *times, *spare]
             limits.check("max_bytes", rows * 8 * len(read), lambda: f"{name} has {rows} rows")
-            # A cell of text may be of any length, however short the file.
+            # A text cell may have any length, even in a short file.
             for title in read:
                 _check_numbers(table.schema_arrow.field(title).type, title, name)
             if rows == 0:
@@ -288,13 +288,13 @@ def _is_counted(kind: Any) -> bool:
 
 
 def _moments(data: Any, clock: Clock, titles: list[str], name: str) -> tuple[np.ndarray, float, bool]:
-    """Seconds after the first, the first, and whether nobody says their unit."""
+    """Seconds after the first time, the first time, and whether the unit is unknown."""
     seconds, start, guessed = np.zeros(len(data)), 0.0, False
     for title, said in zip(titles, clock.units, strict=True):
         stamps, unit = _column(data, title, name)
         unit = unit or said or epoch_unit(float(stamps[0]))
         guessed = unit is None
-        # Subtracting integers first keeps the nanoseconds of epoch times.
+        # Subtracting before the conversion to floats keeps the nanoseconds of epoch times.
         seconds += (stamps - stamps[0]).astype(np.float64) * (unit or 1.0)
         start += float(stamps[0]) * (unit or 1.0)
     return seconds, start, guessed

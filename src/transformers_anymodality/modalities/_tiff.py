@@ -1,4 +1,4 @@
-"""What libtiff, inside Pillow, finds wrong with a file. By itself it prints that to stderr, and often decodes on."""
+"""Errors that libtiff, inside Pillow, finds in a file. It only prints them to stderr, and often continues to decode."""
 
 import ctypes
 import re
@@ -25,16 +25,16 @@ def _hear(module: bytes | None, text: bytes | None, values: Any) -> None:
 
 @cache
 def _listen() -> None:
-    library = ctypes.CDLL(require("PIL.Image").core.__file__)  # whose dependencies are searched, too
+    library = ctypes.CDLL(require("PIL.Image").core.__file__)  # its dependencies are searched, too
     for name, handler in (("TIFFSetErrorHandler", _hear), ("TIFFSetWarningHandler", None)):
         setter = getattr(library, name, None)
-        if setter is not None:  # none where Pillow was built without it, or hides it
+        if setter is not None:  # None if Pillow was built without it, or hides it
             setter.argtypes = [ctypes.c_void_p]
             setter(ctypes.cast(handler, ctypes.c_void_p) if handler else None)
 
 
 def heard() -> str:
-    """What was found wrong in this thread since it was asked for last; empty for nothing."""
+    """Errors in this thread since the last call; empty if there are none."""
     _listen()
     errors, _heard.errors = _heard.errors, []
     return "; ".join(dict.fromkeys(errors[:3]))

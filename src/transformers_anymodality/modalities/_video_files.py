@@ -1,7 +1,7 @@
-"""Chooses frames of a video, and decodes them by PyAV.
+"""Chooses frames of a video, and decodes them with PyAV.
 
-PyAV alone: it brings its FFmpeg, while torchcodec reads nothing where it finds none. torchcodec counts the frames of some
-files (MPEG-TS, AVI, FLV) in another way, so that the same video would be read as other frames on another machine.
+Only PyAV is used: it includes FFmpeg, but torchcodec needs an installed one. torchcodec counts the frames of some files
+(MPEG-TS, AVI, FLV) differently, so the same video would give other frames on another machine.
 """
 
 import math
@@ -26,10 +26,10 @@ def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
     """Mid-points of `num_frames` equal parts of the duration [begin, end), in seconds: float64 (num_frames,), rising.
 
     Args:
-        begin, end: seconds at which the first frame comes on display, and at which the last one goes off.
+        begin, end: seconds at which the display of the first frame begins, and that of the last frame ends.
 
     Raises:
-        MediaError: no frames asked for, or a duration that is negative or not finite.
+        MediaError: `num_frames` is not positive, or the duration is negative or not finite.
     """
     if isinstance(num_frames, bool) or not isinstance(num_frames, (int, np.integer)) or num_frames < 1:
         raise MediaError(f"num_frames is {num_frames!r}, expected a positive integer.")
@@ -40,12 +40,12 @@ def frame_times(begin: float, end: float, num_frames: int) -> np.ndarray:
 
 @dataclass
 class Timeline:
-    """When the frames of a video are on display: in seconds, or in frames where all of them last equally long."""
+    """When the frames of a video are on display: in seconds, or in frames if all have the same duration."""
 
-    starts: np.ndarray  # when each comes on display, increasing; shape (frames,)
-    end: float  # when the last goes off
+    starts: np.ndarray  # start of each frame's display, increasing; shape (frames,)
+    end: float  # end of the last frame's display
     fps: float
-    unit: float = 1.0  # seconds that these are in
+    unit: float = 1.0  # seconds per unit of these
 
     @classmethod
     def steady(cls, count: int, fps: float) -> "Timeline":
@@ -59,8 +59,8 @@ class Spread:
     num_frames: int
 
     def times(self, begin: float, end: float) -> np.ndarray:
-        """A microsecond late, so that a time on the very border of two frames gets the later frame. Without it the
-        rounding of time stamps to seconds decides, and backends differ."""
+        """One microsecond later, so that a time exactly between two frames gets the later frame. Otherwise the rounding
+        of time stamps to seconds decides, and backends differ."""
         return frame_times(begin, end, self.num_frames) + min(_ROUNDING, (end - begin) / self.num_frames / 4)
 
     def numbers(self, timeline: Timeline, name: str) -> np.ndarray:
@@ -70,22 +70,22 @@ class Spread:
 
 @dataclass
 class Numbered:
-    """Frames whose numbers are those that `choose(frames, frames per second)` gives."""
+    """Frames with the numbers that `choose(frames, frames per second)` returns."""
 
     choose: Callable[[int, float], Sequence[int]]
 
     def numbers(self, timeline: Timeline, name: str) -> np.ndarray:
-        """As int64; raises `MediaError` for none, or for any that the video has not."""
+        """The numbers as int64; raises `MediaError` if there are none, or if the video does not have one of them."""
         count = len(timeline.starts)
         numbers = np.asarray(self.choose(count, timeline.fps), dtype=np.int64)
         if numbers.ndim != 1 or not len(numbers) or numbers.min() < 0 or numbers.max() >= count:
-            raise MediaError(f"{name} has {count} frames, of which frames {numbers.tolist()} were to be read.")
+            raise MediaError(f"{name} has {count} frames, but frames {numbers.tolist()} were requested.")
         return numbers
 
 
 @dataclass
 class Paced:
-    """A fixed number of frames per second, up to `most`, at evenly spread times. `seconds`: their times, once chosen."""
+    """A fixed number of frames per second, up to `most`, at evenly spread times. `seconds`: the times of chosen frames."""
 
     fps: float
     most: int
@@ -103,7 +103,7 @@ Choice = Spread | Numbered | Paced
 
 
 def check_output(num_frames: int, width: int, height: int, name: str, limits: Limits) -> None:
-    """Raise `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
+    """Raises `MediaError` for a frame size beyond the limits, or frames that would not fit `limits.max_bytes`."""
     limits.check_pixels(width, height, name)
     size = num_frames * width * height * 3
     limits.check(
@@ -117,7 +117,7 @@ def check_output(num_frames: int, width: int, height: int, name: str, limits: Li
 def taken(
     choice: Choice, timeline: Timeline, read: Callable[[np.ndarray], np.ndarray], name: str, limits: Limits
 ) -> np.ndarray:
-    """The frames of the choice (chosen, H, W, 3), uint8. `read` gives those of some numbers, increasing, once each."""
+    """The chosen frames (chosen, H, W, 3), uint8. `read` gives the frames of distinct, increasing numbers."""
     numbers = choice.numbers(timeline, name)
     kept, places = np.unique(numbers, return_inverse=True)
     frames = read(kept)
@@ -159,7 +159,7 @@ def _channels_last(batch: Any, name: str) -> np.ndarray:
 
 def from_file(source: Path | BytesIO, choice: Choice, name: str, limits: Limits) -> np.ndarray:
     """Frames (chosen, H, W, 3), uint8, of a file. A frame's number is its place among the packets' time stamps. These are
-    read first, without decoding; headers, which may say anything of a live stream, are asked for no counts and durations."""
+    read first, without decoding; counts and durations in headers are not used, because those of live streams are wrong."""
     with decoding(name, "video"):
         with av_container(source) as container:
             stamps, timeline, shown = _scan(container, name, limits)
@@ -172,7 +172,7 @@ def from_file(source: Path | BytesIO, choice: Choice, name: str, limits: Limits)
 
 
 def _stamp(packet: Any, name: str) -> int:
-    """Of a packet or a frame, in ticks of the stream."""
+    """The time stamp of a packet or a frame, in ticks of the stream."""
     stamp = packet.dts if packet.pts is None else packet.pts
     if stamp is None:
         raise MediaError(f"{name} has frames without time stamps: remux it into mp4 or Matroska.")
@@ -180,11 +180,11 @@ def _stamp(packet: Any, name: str) -> int:
 
 
 def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeline, bool]:
-    """The stamps of all frames, increasing; what they say in seconds; and whether they are of display. Otherwise (AVI) they
-    are of decoding, and tell frames apart by their order alone."""
-    stream = container.streams.best("video")  # rather than the first, which may be a cover
+    """The stamps of all frames, increasing; their timeline in seconds; and whether they are display times. Otherwise (AVI)
+    they are decoding times, and only their order identifies frames."""
+    stream = container.streams.best("video")  # not the first, which may be a cover
     if stream is None:
-        raise MediaError(f"{name} has no video track ({container.format.name}): is it a sound recording?")
+        raise MediaError(f"{name} has no video track ({container.format.name}): is it an audio recording?")
     tick, shown, before = float(stream.time_base), container.format.name != "avi", -math.inf
     check_output(1, stream.codec_context.width, stream.codec_context.height, name, limits)
     stamps: list[int] = []
@@ -201,7 +201,7 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
         shown, decoded = shown and packet.pts is not None, stamps[-1] if packet.dts is None else packet.dts
         if decoded < before - _BACK / tick:
             raise MediaError(
-                f"{name} holds several recordings: the times of its frames begin anew. Split or remux it."
+                f"{name} holds several recordings: the times of its frames start again. Split or remux it."
             )
         before = max(before, decoded)
         limits.check_frames(len(stamps), name)
@@ -211,15 +211,15 @@ def _scan(container: Any, name: str, limits: Limits) -> tuple[np.ndarray, Timeli
     if not stamps:
         raise MediaError(f"{name} holds no video frames ({container.format.name}): it may be truncated.")
     ordered = np.sort(np.asarray(stamps))
-    if end == ordered[-1] and len(stamps) > 1:  # nobody says how long the last frame is on display
+    if end == ordered[-1] and len(stamps) > 1:  # the duration of the last frame is unknown
         end += float(np.median(np.diff(ordered)))
     fps = float(stream.average_rate or len(stamps) / max((end - begin) * tick, tick))
     return ordered, Timeline(ordered * tick, end * tick, fps), shown
 
 
 def _decode(container: Any, stamps: np.ndarray, every: np.ndarray | None, name: str, limits: Limits) -> np.ndarray:
-    """Keep, while frames stream by, the one on display at each stamp; only two frames are held besides the result. `every`:
-    the stamps of all frames, where frames do not tell them."""
+    """Keeps the frame on display at each stamp while frames are decoded; only two frames are held besides the result.
+    `every`: the stamps of all frames, if frames do not have them."""
     stream = container.streams.best("video")
     stream.thread_type = "AUTO"
     result: np.ndarray | None = None
@@ -239,7 +239,7 @@ def _decode(container: Any, stamps: np.ndarray, every: np.ndarray | None, name: 
     for count, frame in enumerate(container.decode(stream), start=1):
         limits.check_frames(count, name)
         check_output(1, frame.width, frame.height, name, limits)
-        # Before the first frame that decodes there is none to show but that one.
+        # Times before the first decodable frame get this frame.
         stamp = _stamp(frame, name) if every is None else every[min(count, len(every)) - 1]
         keep(frame if previous is None else previous, stamp)
         previous = frame
@@ -253,7 +253,7 @@ def _decode(container: Any, stamps: np.ndarray, every: np.ndarray | None, name: 
 
 
 def _to_rgb(frame: Any, like: np.ndarray | None) -> np.ndarray:
-    """Upright uint8 pixels (H, W, 3), of the size of the earlier ones should the video change its size midway."""
+    """Upright uint8 pixels (H, W, 3); if the video changes its size, they have the size of the earlier frames."""
     turns = round((frame.rotation or 0) / 90) % 4
     size = {}
     if like is not None:

@@ -1,4 +1,4 @@
-"""Records in PhysioNet's WFDB format: a header (`.hea`) that names the files of its signals (`.dat`)."""
+"""Records in PhysioNet's WFDB format: a header (`.hea`) names the files of the signals (`.dat`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from ._tables import Table
 
 
 def header_of(path: Path) -> Path | None:
-    """The header of a record of which one file is given; None if it is of no record."""
+    """The header of the record to which a file belongs; None if it does not belong to a record."""
     if path.suffix.lower() not in (".hea", ".dat"):
         return None
     header = path.with_suffix(".hea")
@@ -20,7 +20,7 @@ def header_of(path: Path) -> Path | None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """All files that hold a medium: of a record its header and its signals, else the one that is given."""
+    """All files of a medium: for a record its header and signals, else the given file."""
     header = header_of(path)
     if header is None:
         return [path]
@@ -31,11 +31,11 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_wfdb(header: Path, channels: Sequence[Channel], name: str, limits: Limits) -> Table:
-    """Signals by name in physical units. Raises `MediaError`: unreadable, of several segments, signals missing, or
-    beyond the limits; `ImportError` without wfdb."""
+    """Signals by name in physical units. Raises `MediaError`: unreadable, several segments, missing signals, or beyond
+    the limits; `ImportError` without wfdb."""
     wfdb = require("wfdb")
     record = str(header.absolute().with_suffix(""))
-    try:  # wfdb takes no header that names files of other folders
+    try:  # wfdb refuses headers that name files of other folders
         told = wfdb.rdheader(record)
         if getattr(told, "n_seg", None):
             raise MediaError(
@@ -46,9 +46,9 @@ def read_wfdb(header: Path, channels: Sequence[Channel], name: str, limits: Limi
         signals = wfdb.rdrecord(record)
     except (MediaError, ImportError):
         raise
-    except Exception as error:  # wfdb raises what it likes
+    except Exception as error:  # wfdb may raise anything
         raise MediaError(
-            f"{name} is not a readable WFDB record ({type(error).__name__}: {error}): keep its .dat files beside it."
+            f"{name} is not a readable WFDB record ({type(error).__name__}: {error}): keep its .dat files next to it."
         ) from error
     titles = [f"{title} ({unit})" for title, unit in zip(signals.sig_name, signals.units, strict=True)]
     columns = find_columns(titles, channels, name)

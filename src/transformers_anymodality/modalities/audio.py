@@ -1,4 +1,4 @@
-"""Sound: one channel at the rate of the feature extractor, or waveforms as they are."""
+"""Audio: one channel at the rate of the feature extractor, or unchanged waveforms."""
 
 import inspect
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ _HERTZ = " of Hz"
 
 @dataclass(frozen=True, kw_only=True)
 class AudioSpec(ModalitySpec):
-    """Feature extractors with a window of fixed length (often 30 s) pad to it, and longer sound is refused rather than cut,
-    unless the option `windows` says into how many windows it may be cut, each `overlap` seconds into the one before. With
-    it, features of padding are dropped. The others pad to the longest in the batch. Those with `reads_raw = True` get each
-    sound as `(waveform (channels, samples) float32, rate)`, as it is in the file, and do all else themselves."""
+    """Feature extractors with a window of fixed length (often 30 s) pad to it. Longer audio is an error, unless the option
+    `windows` gives the maximum number of windows to cut it into; each overlaps the one before by `overlap` seconds. With
+    `windows`, features of padding are dropped. Other feature extractors pad to the longest item of the batch. Those with
+    `reads_raw = True` get `(waveform (channels, samples) float32, rate)`, unchanged, and do the rest themselves."""
 
     medium = "audio"
     processor_kind = "feature_extractor"
@@ -50,7 +50,7 @@ class AudioSpec(ModalitySpec):
         return min(Fraction(1), Fraction(len(frame), self._window(processor)))
 
     def _window(self, processor: Any) -> int:
-        """Of a feature extractor that has one."""
+        """The window of a feature extractor that has one, in samples."""
         length = self.window(processor)
         assert length is not None
         return length
@@ -70,8 +70,8 @@ class AudioSpec(ModalitySpec):
         window = self.window(processor)
         if window is not None and len(waveform) > window and self.most_frames(options) is None:
             raise MediaError(
-                f"{len(waveform) / rate:.1f} s of sound, but {type(processor).__name__} reads {window / rate:.1f} s "
-                "at most and would drop the rest. Cut the sound into several files, or compose with `windows`."
+                f"{len(waveform) / rate:.1f} s of audio, but {type(processor).__name__} reads at most {window / rate:.1f} s "
+                "and would drop the rest. Cut the audio into several files, or compose with `windows`."
             )
         return waveform
 
@@ -87,14 +87,14 @@ class AudioSpec(ModalitySpec):
         return None
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
-        """`input_features` or `input_values`, float32, and `attention_mask` where the feature extractor gives one."""
+        """`input_features` or `input_values`, float32, and `attention_mask` if the feature extractor gives one."""
         if getattr(processor, "reads_raw", False):
             return processor(items, return_tensors="pt", **kwargs)
         free = self.window(processor) is None
         if "padding" not in kwargs:
             kwargs |= {"padding": True} if free else {}
             accepted = _can_give_masks(type(processor))
-            # Asked for in the call, the mask is one of frames; given unasked, it may be one of samples.
+            # A requested mask is over frames; one that is returned by default may be over samples.
             if accepted and (free or getattr(processor, "return_attention_mask", False)):
                 kwargs["return_attention_mask"] = True
         return processor(items, sampling_rate=processor.sampling_rate, return_tensors="pt", **kwargs)
@@ -102,7 +102,7 @@ class AudioSpec(ModalitySpec):
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> np.ndarray:
         rate = processor.sampling_rate
         window = self.window(processor) or rate * 4
-        # Not a round number: some towers read only whole frames.
+        # Not a round number: some towers read only complete frames.
         time = np.arange(min(rate // 2 * (1 + size) + 13, window)) / rate
         return (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32)
 
@@ -115,25 +115,25 @@ def _can_give_masks(feature_extractor: type) -> bool:
 def read_audio(
     source: Any, sampling_rate: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> np.ndarray:
-    """Read a recording as one channel at `sampling_rate`.
+    """Reads a recording as one channel at `sampling_rate`.
 
     PyAV decodes files. Channels are averaged. soxr (HQ) resamples.
 
     Args:
-        source: anything `open_source` takes; an array, tensor or list of numbers, taken to be at `sampling_rate`
-            already; `(array, rate)`; `{"array": ..., "sampling_rate": ...}`; or a torchcodec `AudioDecoder`. Arrays
-            are (samples,), (channels, samples) or (samples, channels) with at most 8 channels; float in [-1, 1], or
-            int16 or int32 over their full range. A dict may say `"speed"`, from 0.5 to 2: 1.1 is a
-            tenth faster, and higher.
+        source: any source of `open_source`; an array, tensor or list of numbers, which must already be at
+            `sampling_rate`; `(array, rate)`; `{"array": ..., "sampling_rate": ...}`; or a torchcodec `AudioDecoder`.
+            Arrays are (samples,), (channels, samples) or (samples, channels) with at most 8 channels; float in [-1, 1],
+            or int16 or int32 over their full range. A dict may have `"speed"`, from 0.5 to 2: 1.1 is a tenth faster,
+            and higher.
         sampling_rate: Hz of the result.
-        allow_urls, limits: as `open_source` takes them.
+        allow_urls, limits: as in `open_source`.
 
     Returns:
         float32, shape (samples,).
 
     Raises:
-        MediaError: unreadable, truncated, empty, too long, too many channels, NaN or infinity (the time is named).
-        ImportError: PyAV is missing and a file came, or soxr is missing and the rates differ.
+        MediaError: unreadable, truncated, empty, too long, too many channels, NaN or infinity (at the named time).
+        ImportError: PyAV is missing and the source is a file, or soxr is missing and the rates differ.
     """
     wanted = positive(sampling_rate, "sampling_rate", _HERTZ)
     samples, rate, name = _read(source, wanted, True, allow_urls, limits)
@@ -143,10 +143,10 @@ def read_audio(
 def read_waveform(
     source: Any, sampling_rate: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> tuple[np.ndarray, float]:
-    """Read a recording as it is: every channel, at its own rate. For feature extractors that resample themselves.
+    """Reads an unchanged recording: every channel, at its own rate. For feature extractors that resample themselves.
 
     Args:
-        source, allow_urls, limits: as `read_audio` takes them, which raises the same errors.
+        source, allow_urls, limits: as in `read_audio`, with the same errors.
         sampling_rate: Hz of a bare array.
 
     Returns:
@@ -177,11 +177,11 @@ def _read(
         check_recording(file, name)
         samples, rate = read_sound(file, name, mix, limits)
     if samples.size == 0:
-        raise MediaError(f"{name} holds no samples: expected a recording of some length.")
+        raise MediaError(f"{name} holds no samples: expected a non-empty recording.")
     if (speed := told(source).get("speed")) is not None:
         if not 0.5 <= positive(speed, f'"speed" of {name}') <= 2:
             raise MediaError(f'"speed" of {name} is {speed!r}, expected 0.5 to 2.')
-        rate = float(round(rate * speed))  # whole hertz, of which resamplers make small fractions
+        rate = float(round(rate * speed))  # integer hertz, so that resamplers get small fractions
     limits.check_seconds(samples.shape[1] / rate, name)
     _check_finite(samples, rate, name)
     return samples, rate, name
@@ -200,7 +200,7 @@ def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
     if values.ndim == 2:
         rows, columns = values.shape
         if rows == columns:
-            raise MediaError(f"{name} has shape {values.shape}: which axis holds the channels? Give (samples,).")
+            raise MediaError(f"{name} has shape {values.shape}: the axis of the channels is unclear. Give (samples,).")
         check_channels(min(rows, columns), name)
     elif values.ndim != 1:
         raise MediaError(f"{name} has shape {values.shape}, expected (samples,) or (channels, samples).")
@@ -211,7 +211,7 @@ def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
     else:
         raise MediaError(
             f"{name} holds {values.dtype}, expected float in [-1, 1], int16 or int32: the full scale of other types "
-            "is not known."
+            "is unknown."
         )
     values = values[None] if values.ndim == 1 else values
     values = fold(values.T if values.shape[0] > values.shape[1] else values, mix)
@@ -220,9 +220,9 @@ def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
 
 
 def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.ndarray:
-    """By soxr, which of what was measured (44.1 to 16 kHz) is purest and fastest. Just above half the wanted rate, soxr
+    """Resamples with soxr, the cleanest and fastest in our tests (44.1 to 16 kHz). Just above half the wanted rate, soxr
     leaves -137 dB of a tone, torchaudio's default -14 dB and its Kaiser window of 64 crossings -118 dB, scipy's
-    `resample_poly` -23 dB; at 0.9 of it, they take 0.01, 2.4, 0.02 and 0.7 dB off. 30 s take 12, 13, 29 and 27 ms."""
+    `resample_poly` -23 dB; at 0.9 of it, they lose 0.01, 2.4, 0.02 and 0.7 dB. 30 s take 12, 13, 29 and 27 ms."""
     if rate == wanted:
         return np.ascontiguousarray(samples, dtype=np.float32)
     soxr = require("soxr")
@@ -232,7 +232,7 @@ def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.
         raise MediaError(f"{name} cannot be resampled from {rate:g} to {wanted:g} Hz ({error}).") from error
     if result.size == 0:
         raise MediaError(f"{name} is too short: {samples.size} samples at {rate:g} Hz leave none at {wanted:g} Hz.")
-    _check_finite(result, wanted, name, " once resampled")
+    _check_finite(result, wanted, name, " after resampling")
     return np.ascontiguousarray(result, dtype=np.float32)
 
 
@@ -244,7 +244,7 @@ def _from_decoder(decoder: Any, name: str, mix: bool, limits: Limits) -> tuple[n
         check_channels(information.num_channels or 1, name)
         promised = float(information.duration_seconds_from_header or 0.0) * float(information.sample_rate or 0)
         check_samples(round(promised), information.num_channels or 1, mix, name, limits)
-        # One second beyond the limit suffices to see that it is passed, however long the rest.
+        # One second beyond the limit is enough to detect it, at any length.
         begin = information.begin_stream_seconds_from_header or 0.0
         decoded = decoder.get_samples_played_in_range(begin, begin + limits.max_seconds + 1.0)
     data = to_numpy(decoded.data, name)

@@ -1,4 +1,4 @@
-"""Stills with three colour channels, as 8-bit RGB."""
+"""Images with three colour channels, as 8-bit RGB."""
 
 import logging
 import warnings
@@ -26,17 +26,17 @@ from ._tiff import heard
 if TYPE_CHECKING:
     from PIL import Image
 
-# What tiles share with whole images.
+# Settings that tiles share with full images.
 _OF_TILES = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "resample", "do_convert_rgb")
-# Pillow also opens formats that run other programs (EPS) or that no camera writes; those stay shut.
+# Pillow also opens formats that run other programs (EPS) or that cameras do not write; those are not allowed.
 _FORMATS = [
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP",
 ]  # fmt: skip
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of a file of it
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of such files
 _ORIENTATION = 0x0112  # of EXIF; 1 is upright
-_TIFF_TYPE = 254  # the tag that says of what kind a page is
+_TIFF_TYPE = 254  # the tag with the kind of a page
 _TIFF_ASIDE = 0b101  # its bits for a smaller version of another page, and for a mask
-SLOWER = 10  # how many times longer a frame of an animation takes than one of a video
+SLOWER = 10  # decoding a frame of an animation takes so many times longer than one of a video
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,36 +51,36 @@ class ImageSpec(ModalitySpec):
 
     def adapted(self, processor: Any, options: dict[str, Any]) -> Any:
         """With `tiles`, a processor that cuts an image into at most that many tiles of the tower's size. The grid is the
-        one closest to the image's shape; the whole image is the last tile (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
+        one closest to the image's shape; the full image is the last tile (InternVL 1.5, arXiv 2404.16821, section 3.2)."""
         processor = with_pixels(processor, options)
         return processor if options["tiles"] is None else tiling(processor, options["tiles"])
 
     def most_frames(self, options: dict[str, Any]) -> int | None:
         tiles = options.get("tiles")
-        return None if tiles is None else tiles + (tiles > 1)  # and the whole image
+        return None if tiles is None else tiles + (tiles > 1)  # plus the full image
 
     def read(self, source: Any, processor: Any, options: dict[str, Any], **access) -> Any:
         return read_image(source, **access)
 
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
-        """`pixel_values (items, channels, height, width)` float32, and what else the image processor gives."""
+        """`pixel_values (items, channels, height, width)` float32, and other outputs of the image processor."""
         return processor(images=items, return_tensors="pt", **kwargs)
 
     def dummy(self, processor: Any, options: dict[str, Any], size: int = 0) -> Any:
         side = 48 + 16 * size
-        row, column = np.mgrid[0:side, 0 : side + 16 + 48 * size]  # of another shape, not only larger
+        row, column = np.mgrid[0:side, 0 : side + 16 + 48 * size]  # another aspect ratio, not only larger
         return np.stack([row * 2, column * 2, row + column], axis=-1).astype(np.uint8)
 
 
 def tiling(processor: Any, tiles: int) -> Any:
-    """A stock image processor that cuts images into tiles, each prepared as `processor` prepares a whole image."""
+    """A stock image processor that cuts images into tiles, each prepared as `processor` prepares a full image."""
     if not isinstance(tiles, int) or isinstance(tiles, bool) or tiles < 1:
-        raise ValueError(f"tiles is {tiles!r}; it must be a whole number from 1 on.")
+        raise ValueError(f"tiles is {tiles!r}; it must be an integer of at least 1.")
     size = dict(getattr(processor, "crop_size", None) or getattr(processor, "size", None) or {})
     side = size.get("shortest_edge") or size.get("longest_edge")
     height, width = size.get("height") or side, size.get("width") or side
     if not (height and width):
-        raise ValueError(f"{type(processor).__name__} does not bring images to one size, which `tiles` need.")
+        raise ValueError(f"{type(processor).__name__} does not resize images to one size, which `tiles` need.")
     own = {name: getattr(processor, name) for name in _OF_TILES if getattr(processor, name, None) is not None}
     kind = GotOcr2ImageProcessorPil if type(processor).__name__.endswith("Pil") else GotOcr2ImageProcessor
     return kind(**own, size={"height": height, "width": width}, crop_to_patches=True, max_patches=tiles)
@@ -88,15 +88,15 @@ def tiling(processor: Any, tiles: int) -> Any:
 
 @cache
 def _quieten() -> None:
-    """Pillow tells of broken tags beside pixels that are sound, and logs what it raises."""
+    """Silences Pillow: it warns about broken tags even if pixels are intact, and logs the errors that it raises."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read|Metadata Warning", UserWarning, r"PIL\.")
 
 
 @contextmanager
 def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image]":
-    """An image, its size checked and its pixels not decoded yet: of a file, of bytes in memory, or a PIL image.
-    Whatever Pillow raises inside the block comes out as `MediaError`."""
+    """An image from a file, bytes in memory or a PIL image; its size is checked, its pixels are not decoded yet. Turns
+    every error of Pillow inside the block into a `MediaError`."""
     module = require("PIL.Image")
     is_open, is_tiff = is_picture(source), False
     _quieten()
@@ -107,7 +107,7 @@ def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image
         with nullcontext(source) if is_open else module.open(source, formats=formats) as image:
             is_tiff = image.format == "TIFF"
             if is_tiff:
-                heard()  # forgets what belongs to others
+                heard()  # drops errors of other files
             limits.check_pixels(image.width, image.height, name)
             yield image
         if is_tiff and (wrong := heard()):
@@ -118,7 +118,7 @@ def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image
         start = head(source, 12)
         if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
             raise MediaError(
-                f"{name} is HEIC, which Pillow does not read by itself: convert it, or pip install pillow-heif and call "
+                f"{name} is HEIC, which Pillow alone does not read: convert it, or pip install pillow-heif and call "
                 "pillow_heif.register_heif_opener()."
             ) from error
         hint = " It is a zip archive (.npz, .docx?): take the file out." if start[:4] == b"PK\3\4" else ""
@@ -128,28 +128,28 @@ def open_image(source: Any, name: str, limits: Limits) -> "Generator[Image.Image
         ) from error
     except module.DecompressionBombError as error:
         raise MediaError(f"{name} is refused by Pillow ({error}): see PIL.Image.MAX_IMAGE_PIXELS.") from error
-    except Exception as error:  # the decoders raise OSError, SyntaxError, struct.error, EOFError, ValueError and more
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, EOFError, ValueError and more
         wrong = (is_tiff and heard()) or f"{type(error).__name__}: {error}"
         raise MediaError(f"{name} cannot be decoded ({wrong}): the file is truncated or corrupt.") from error
 
 
 def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> "Image.Image":
-    """Read an image as 8-bit RGB.
+    """Reads an image as 8-bit RGB.
 
     Args:
-        source: anything `open_source` takes; a PIL image; or an array or tensor of shape (H, W), (H, W, 1 | 3 | 4)
-            or (1 | 3 | 4, H, W), uint8, or float in [0, 1]. Of a PDF, a TIFF or an animation of several pages or frames, a
-            dict says which, `{"path": ..., "page": 3}`, from 1 on; a PDF is drawn at 150 dots per inch, or `"dpi"`.
-        allow_urls, limits: as `open_source` takes them.
+        source: any source of `open_source`; a PIL image; or an array or tensor of shape (H, W), (H, W, 1 | 3 | 4) or
+            (1 | 3 | 4, H, W), uint8, or float in [0, 1]. A dict chooses a page of a PDF or TIFF or a frame of an animation,
+            from 1 on: `{"path": ..., "page": 3}`. A PDF is rendered at 150 dots per inch, or `"dpi"`.
+        allow_urls, limits: as in `open_source`.
 
     Returns:
-        RGB image, turned upright by its EXIF orientation, transparency laid on white, 16-bit grey scaled to 8 bits. A PIL
-        image that is all this is given back itself.
+        RGB image, turned upright by its EXIF orientation, transparency on white, 16-bit grey scaled to 8 bits. A PIL image
+        that needs no change is returned itself.
 
     Raises:
-        MediaError: unreadable, truncated, too large, several pages and none chosen, or an array of another shape, type
-            or range.
-        ImportError: Pillow is missing; or pypdfium2, and a PDF came.
+        MediaError: unreadable, truncated, too large, several pages but none chosen, or an array of another shape, type or
+            range.
+        ImportError: Pillow is missing; or pypdfium2 is missing and the source is a PDF.
     """
     name = describe(source)
     if is_array(source):
@@ -168,18 +168,18 @@ def read_image(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAUL
 def pages(
     source: Any, *, dpi: float | None = None, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> list[dict[str, Any]]:
-    """The pages of a PDF or TIFF, or the frames of an animation, each as an image of its own.
+    """The pages of a PDF or TIFF, or the frames of an animation, each as a separate image.
 
-    None is decoded before it is read. Images of a chat: `[{"type": "image", **page} for page in pages("report.pdf")]`;
+    Nothing is decoded before it is read. As images of a chat: `[{"type": "image", **page} for page in pages("report.pdf")]`;
     the first ten: `pages("report.pdf")[:10]`.
 
     Args:
-        source: anything `open_source` takes.
-        dpi: dots per inch at which pages of a PDF are drawn; 150 unless told.
-        allow_urls, limits: as `open_source` takes them.
+        source: any source of `open_source`.
+        dpi: dots per inch of PDF pages; 150 by default.
+        allow_urls, limits: as in `open_source`.
 
     Returns:
-        `{"path": ..., "page": 1}` and so on, or with `"bytes"` for what is not a local file.
+        `{"path": ..., "page": 1}` and so on; `"bytes"` instead of `"path"` if it is not a local file.
 
     Raises:
         MediaError, ImportError: as `read_image`.
@@ -198,12 +198,12 @@ def pages(
 
 
 def _is_pdf(source: Path | BytesIO) -> bool:
-    return b"%PDF-" in head(source, 1024)  # where readers look for it; other bytes may precede
+    return b"%PDF-" in head(source, 1024)  # readers search these bytes; others may come first
 
 
 def _image_numbers(image: "Image.Image") -> Sequence[int]:
-    """Which frames of a PIL image are images of their own. Smaller versions and masks beside a TIFF's pages are not, nor
-    what a camera writes behind its JPEG (a preview, a map of brightness)."""
+    """The frames of a PIL image that are separate images. Smaller versions and masks of a TIFF's pages are not, and neither
+    are a camera's extra images after its JPEG (a preview, a map of brightness)."""
     count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     if count == 1 or image.format != "TIFF":
         return range(count)
@@ -222,7 +222,7 @@ def _page_index(source: Any, count: int, name: str) -> int:
         raise MediaError(
             f"{name} holds {count} pages or frames, expected one image. Choose one, "
             '{"path": ..., "page": 1}, or give all as images (`modalities.pages(...)` lists them). Give an animation as '
-            "a video, and of a PIL image a `.copy()` of the page."
+            "a video, and for a PIL image a `.copy()` of the page."
         )
     page = 1 if page is None else page
     if isinstance(page, bool) or not isinstance(page, Integral) or not 1 <= page <= count:
@@ -231,9 +231,9 @@ def _page_index(source: Any, count: int, name: str) -> int:
 
 
 def turn_to_page(image: "Image.Image", source: Any, name: str, limits: Limits) -> None:
-    """Turns an opened image to the page that its source asks for. Raises `MediaError` where there are several and none
-    is asked for, or no such page."""
-    # A copy by pickle, as of other processes, has one page and no file; otherwise somebody turned to this page.
+    """Turns an open image to the page that its source asks for. Raises `MediaError` if there are several and none is
+    chosen, or if the page does not exist."""
+    # A pickled copy from another process has one page and no file; otherwise the caller turned to this page.
     if image is source and (not hasattr(image, "fp") or image.tell() > 0):
         return
     numbers = _image_numbers(image)
@@ -250,13 +250,13 @@ def upright(image: "Image.Image") -> "Image.Image":
         if image.getexif().get(_ORIENTATION, 1) == 1:  # Pillow would copy it
             return image
         return require("PIL.ImageOps").exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about orientation, and the pixels are sound
+    except Exception:  # a broken EXIF block has no orientation, but the pixels are intact
         return image
 
 
 def to_rgb(image: "Image.Image", name: str) -> "Image.Image":
-    """A new 8-bit RGB image from a PIL image of any mode; transparency is laid on white. Raises `MediaError` for
-    values whose range is unknown (32-bit integers beyond 16 bits, floats beyond [0, 1])."""
+    """A new 8-bit RGB image from a PIL image of any mode; transparency is put on white. Raises `MediaError` for values of
+    unknown range (32-bit integers beyond 16 bits, floats beyond [0, 1])."""
     module = require("PIL.Image")
     if image.mode == "F" or image.mode.startswith("I"):
         return _deep_to_rgb(image, name)
@@ -272,11 +272,11 @@ def to_rgb(image: "Image.Image", name: str) -> "Image.Image":
         raise MediaError(f"{name}: mode {image.mode} cannot be converted to RGB ({error}).") from error
 
 
-_DARK = 4  # a 16-bit image whose greatest value is below this share of the range is not a picture as it stands
+_DARK = 4  # a 16-bit image whose greatest value is below this share of the range would be too dark
 
 
 def _deep_to_rgb(image: "Image.Image", name: str) -> "Image.Image":
-    # Pillow's own conversion clips at 255, which turns nearly all of a 16-bit image white.
+    # Pillow's own conversion clips at 255, which makes nearly all of a 16-bit image white.
     full = 1.0 if image.mode == "F" else 65535.0
     values = np.asarray(image).astype(np.float64)
     if first_bad(values) is not None or values.min() < 0 or values.max() > full:
@@ -286,7 +286,7 @@ def _deep_to_rgb(image: "Image.Image", name: str) -> "Image.Image":
         )
     if image.mode != "F" and 0 < values.max() < full / _DARK:
         raise MediaError(
-            f"{name} is a 16-bit image whose values end at {values.max():g}, so it would come out black: scale it to "
+            f"{name} is a 16-bit image whose values end at {values.max():g}, so it would be black: scale it to "
             f"0..{full:g}. If these are measurements (depth, temperature), give them as such a modality (read_map)."
         )
     return _grey(np.rint(values * (255.0 / full)).astype(np.uint8))
@@ -297,13 +297,13 @@ def _grey(values: np.ndarray) -> "Image.Image":
 
 
 def pixels_to_uint8(values: np.ndarray, name: str) -> np.ndarray:
-    """uint8 pixels as they are, float pixels in [0, 1] scaled to 0..255 and rounded. Raises `MediaError` for another
-    type, NaN, infinity, or floats outside [0, 1]."""
+    """uint8 pixels unchanged, float pixels in [0, 1] scaled to 0..255 and rounded. Raises `MediaError` for another type,
+    NaN, infinity, or floats outside [0, 1]."""
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind != "f":
         raise MediaError(
-            f"{name} holds {values.dtype}, expected uint8, or float in [0, 1]: cast by .astype('uint8') if the values "
+            f"{name} holds {values.dtype}, expected uint8, or float in [0, 1]: cast with .astype('uint8') if the values "
             "are in 0..255; give raw measurements as a map (read_map)."
         )
     bad = first_bad(values)

@@ -1,4 +1,4 @@
-"""Maps of one measured quantity (depth, temperature), raw values and all. An image tower reads three equal channels."""
+"""Maps of one measured quantity (depth, temperature), also as raw values. An image tower reads three equal channels."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# Unit -> what it measures, and how values become those of that quantity's first unit: by a factor, and then an offset.
+# Unit -> its quantity, and the factor and then the offset that convert values to that quantity's first unit.
 UNITS: dict[str, tuple[str, float, float]] = {
     "m": ("length", 1.0, 0.0),
     "cm": ("length", 0.01, 0.0),
@@ -26,22 +26,22 @@ UNITS: dict[str, tuple[str, float, float]] = {
     "K": ("temperature", 1.0, -273.15),
     "cK": ("temperature", 0.01, -273.15),  # hundredths of a kelvin, as radiometric cameras store
 }
-_DARK = 0.01  # of a value range; what lies below all comes out black
+_DARK = 0.01  # of a value range; lower values become black
 _MOST = 0.99  # of the values of a map
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapSpec(ModalitySpec):
-    """`value_range` (low, high) becomes black to white; without it each item's own least and greatest values do, so that
+    """`value_range` (low, high) becomes black to white; without it, each item's own least and greatest values do, so that
     units do not matter. Image processors with `reads_raw = True` get `(height, width)` float32.
 
     Args:
-        unit: that of `value_range` and of raw values, a quantity's first of `UNITS`; None for values as they are. Where
-            it matters, a source may say its own, `{"path": ..., "unit": "mm"}`: a name of the same quantity, also with how
-            much of it one count is, "0.04 K", or the number of `unit` that one count is, such as 1 / 5000.
-        integer_unit: unit of integers of more than 8 bits whose source says none; 8 bits alone are refused then. Without
-            it, values have `unit`, whatever their type.
-        plausible: least and greatest value, in `unit`, that the maximum of a map may have whose source says no unit.
+        unit: unit of `value_range` and of raw values, the first of a quantity in `UNITS`; None leaves values unchanged. A
+            source may give its own unit, `{"path": ..., "unit": "mm"}`: a unit of the same quantity, also with a number
+            per count ("0.04 K"), or the number of `unit` per count, such as 1 / 5000.
+        integer_unit: unit of integers of more than 8 bits whose source gives none; 8-bit values are then refused. Without
+            it, values of every type have `unit`.
+        plausible: least and greatest valid maximum, in `unit`, of a map whose source gives no unit.
     """
 
     value_range: tuple[float, float] | None = None
@@ -77,7 +77,7 @@ class MapSpec(ModalitySpec):
         return np.repeat(np.clip(scaled, 0, 1)[..., None] * np.float32(255), 3, axis=-1).astype(np.float32)
 
     def _in_unit(self, values: np.ndarray, dtype: np.dtype, said: Any, name: str) -> np.ndarray:
-        remedy = f'give it: {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
+        remedy = f'give the unit, {{"path": ..., "unit": {self.integer_unit or self.unit!r}}}, one of {self._units()}'
         if said is None and self.integer_unit is not None and (dtype.kind in "bui" and dtype.itemsize == 1):
             raise MediaError(f"{name} holds 8-bit values, whose unit is unknown: {remedy}.")
         unit = said if said is not None else (dtype.kind in "ui" and self.integer_unit) or self.unit
@@ -85,12 +85,12 @@ class MapSpec(ModalitySpec):
             return values
         factor, offset = self._to_own(unit, name)
         result = (values.astype(np.float64) * factor + offset).astype(np.float32)
-        known = result[values != 0]  # 0 stands for what was not measured
+        known = result[values != 0]  # 0 means not measured
         if said is None and self.plausible is not None and known.size:
             if not self.plausible[0] <= known.max() <= self.plausible[1]:
                 raise MediaError(
                     f"{name} holds {dtype} up to {values.max():g}. In {unit}, the usual unit of such numbers, that is "
-                    f"{known.max():g} {self.unit}, which is unlikely. Whatever the unit is, {remedy}."
+                    f"{known.max():g} {self.unit}, which is unlikely: {remedy}."
                 )
         return result
 
@@ -101,9 +101,9 @@ class MapSpec(ModalitySpec):
             return UNITS[own][1] * positive(float(count or 1), f'"unit" of {name}', f" of {own}"), UNITS[own][2]
         if isinstance(unit, str) or self.unit is None:
             known = (
-                f"one of {self._units()}, as it is or with a number ('0.1 {self._units()[-1]}'), or a number of {self.unit}"
+                f"one of {self._units()}, alone or with a number ('0.1 {self._units()[-1]}'), or a number of {self.unit}"
                 if self.unit
-                else f"none, as {self.name} has none"
+                else f"no unit, because {self.name} has none"
             )
             raise MediaError(f'"unit" of {name} is {unit!r}, expected {known}.')
         return positive(unit, f'"unit" of {name}', f" of {self.unit}"), 0.0
@@ -119,7 +119,7 @@ class MapSpec(ModalitySpec):
                 unit = f" {self.unit}" if self.unit else ""
                 say = f', or give its unit, {{"path": ..., "unit": ...}}, one of {self._units()}' if unit else ""
                 raise MediaError(
-                    f"{name} holds values from {values.min():g} to {values.max():g}{unit}, which come out {shade} under "
+                    f"{name} holds values from {values.min():g} to {values.max():g}{unit}, which become {shade} under "
                     f"the value_range of {span[0]:g} to {span[1]:g}{unit}: compose with the range of such maps{say}."
                 )
 
@@ -139,22 +139,22 @@ class MapSpec(ModalitySpec):
 
 
 def read_map(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS) -> np.ndarray:
-    """Read a map of one measured value per pixel, such as depth or temperature, its raw values unchanged.
+    """Reads a map of one measured value per pixel, such as depth or temperature, with unchanged raw values.
 
     Args:
-        source: anything `open_source` takes, holding an 8- or 16-bit PNG, a 16- or 32-bit (also float) TIFF, another
+        source: any source of `open_source` with an 8- or 16-bit PNG, a 16- or 32-bit (also float) TIFF, another
             single-channel image or a `.npy` file; a PIL image; or an array or tensor of shape (H, W), (1, H, W) or
-            (H, W, 1), also in a dict as `"array"`. A colour image only where its channels are equal. Of several pages, a
-            dict says which, `{"path": ..., "page": 3}`, from 1 on.
-        allow_urls, limits: as `open_source` takes them.
+            (H, W, 1), also in a dict as `"array"`. A colour image only if its channels are equal. A dict chooses one of
+            several pages, from 1 on: `{"path": ..., "page": 3}`.
+        allow_urls, limits: as in `open_source`.
 
     Returns:
         float32, shape (H, W), in the units of the source. Integers beyond 2**24 are rounded to float32.
 
     Raises:
-        MediaError: unreadable, truncated, too large, several pages and none chosen, more than one channel, NaN or
-            infinity (the place is named).
-        ImportError: Pillow is missing and an encoded image came.
+        MediaError: unreadable, truncated, too large, several pages but none chosen, more than one channel, NaN or infinity
+            (at the named place).
+        ImportError: Pillow is missing and the source is an encoded image.
     """
     name = describe(source)
     return _finite_map(_measured(source, name, allow_urls=allow_urls, limits=limits), name)
@@ -185,7 +185,7 @@ def _map_values(image: "Image.Image", name: str) -> np.ndarray:
     tile = getattr(image, "tile", None)
     if image.mode in ("RGB", "RGBA", "LA") and tile and ";16" in str(tile[0][3]):
         raise MediaError(
-            f"{name} is a colour image of 16 bits per channel, of which only 8 bits can be read: save it with a "
+            f"{name} is a colour image of 16 bits per channel, but only 8 of them can be read: save it with a "
             "single 16-bit grey channel, as .tiff (float) or as .npy."
         )
     unsigned = image.mode == "I" and (getattr(image, "tag_v2", None) or {}).get(339, (1,)) in ((1,), 1)
@@ -203,7 +203,7 @@ def _map_values(image: "Image.Image", name: str) -> np.ndarray:
     raise MediaError(
         f"{name} is a colour image (mode {image.mode}) whose channels differ, expected one value per pixel: a "
         "rendering in false colours cannot be turned back into measurements. Give the raw map (16-bit PNG, TIFF "
-        "or .npy), or read it by read_image."
+        "or .npy), or read it with read_image."
     )
 
 
@@ -219,6 +219,6 @@ def _finite_map(values: np.ndarray, name: str) -> np.ndarray:
     if bad is not None:
         raise MediaError(
             f"{name} holds {values[bad]} at row {bad[0]}, column {bad[1]}: expected finite numbers within float32. "
-            "Fill missing measurements first, for instance by 0."
+            "Fill missing measurements first, for example with 0."
         )
     return result

@@ -1,4 +1,4 @@
-"""Signals of several channels over time (IMU, ECG and what else a sensor records), on a regular grid of time."""
+"""Signals of several channels over time (IMU, ECG and other sensors), on a regular time grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from ._wfdb import header_of, read_wfdb
 _GAP_INTERVALS = 10  # of the recording's own median interval
 _GAP_SECONDS = 0.25
 _WRONG_UNIT = 100.0  # a recording this much slower than declared most likely has its time in another unit
-_WRONG_GUESS = 10.0  # the same, where nobody said that the times are seconds
+_WRONG_GUESS = 10.0  # the same, if seconds were only assumed
 
 
 _SETTINGS: dict[str, Any] = {"channels": list[str], "sampling_rate": float, "num_samples": int, "channels_first": bool}
@@ -32,12 +32,12 @@ _SETTINGS |= dict.fromkeys(("mean", "std"), float | list[float] | None)
 
 
 class SignalFeatureExtractor(FeatureExtractionMixin):
-    """Brings recordings to one length: what is missing at the end is filled with zeros, what is too long is refused.
+    """Pads recordings with zeros at the end to one length; longer ones are an error.
 
     Args:
         channels: names of the columns, in the order of the model's channels.
         sampling_rate: Hz.
-        mean, std: per channel, subtracted and divided by; None to leave the units as they are.
+        mean, std: per channel, for normalisation; None leaves the units unchanged.
         channels_first: give `(items, channels, samples)` instead of `(items, samples, channels)`.
     """
 
@@ -91,7 +91,7 @@ class SignalFeatureExtractor(FeatureExtractionMixin):
 
 
 class SignalConfig(PreTrainedConfig):
-    """Stands for `SignalFeatureExtractor` in the table of AutoFeatureExtractor, whose keys are configs."""
+    """The key of `SignalFeatureExtractor` in the table of AutoFeatureExtractor, which needs configs as keys."""
 
     model_type = "anymodality_signal"
 
@@ -103,14 +103,14 @@ AutoFeatureExtractor.register(SignalConfig, SignalFeatureExtractor, exist_ok=Tru
 class SignalSpec(ModalitySpec):
     """
     Args:
-        channels: names of the columns; say their units and axes beside them.
+        channels: names of the columns; document their units and axes.
         sampling_rate: Hz; recordings with other or irregular time stamps are resampled to it.
-        units: of each channel, such as "m/s^2", "rad/s", "mV"; none if left out. Columns whose titles say another unit of
-            the same quantity are converted.
-        aliases: of each channel, a pattern of other names that columns may have; see `_columns.plain`.
-        seconds: the longest recording; a tower whose config tells a `context_length` overrides it. One that tells
-            `channels_first` gets its recordings so. With the option `windows`, this is the length of a window, and longer
-            recordings are cut into that many at most, each `overlap` seconds into the one before.
+        units: unit of each channel, such as "m/s^2", "rad/s", "mV"; none if left out. Columns with another unit of the same
+            quantity in their titles are converted.
+        aliases: for each channel, a pattern of other names of columns; see `_columns.plain`.
+        seconds: the longest recording; `context_length` in a tower's config overrides it, and `channels_first` there sets
+            the order of axes. With the option `windows`, this is the length of a window, and longer recordings are cut
+            into at most that many windows; each overlaps the one before by `overlap` seconds.
     """
 
     channels: tuple[str, ...]
@@ -193,34 +193,34 @@ def read_signal(
     allow_urls: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> np.ndarray:
-    """Read readings of named channels at a regular rate.
+    """Reads the readings of named channels at a regular rate.
 
     With times, the readings are put on a regular grid that starts at the first of them. Each grid point is the
-    linear interpolation between its neighbours; where the recording is more than 1.5 times denser than the grid, it
-    is the average of that interpolation over one interval of the grid around the point (cut at the ends of the
-    recording), as plain picking would fold fast changes into slow ones. Without times, the declared rate is assumed.
+    linear interpolation between its neighbours. If the recording is more than 1.5 times denser than the grid, it is
+    the average of that interpolation over one grid interval around the point (cut at the ends of the recording),
+    because single values would turn fast changes into slow ones. Without times, the declared rate is assumed.
 
     Args:
-        source: anything `open_source` takes, holding CSV, Parquet or `.npy`; the path of a WFDB record; an array of shape
-            (T, channels), or (channels, T) where the two differ; a dict with `"values"`, such an array, and `"time"`
+        source: any source of `open_source` with CSV, Parquet or `.npy`; the path of a WFDB record; an array of shape
+            (T, channels), or (channels, T) if the two differ; a dict with `"values"`, such an array, and `"time"`
             (seconds per row) or `"sampling_rate"` (Hz); or `{"files": [...]}`, each with some of the channels and times of
-            one clock. Columns are found by name, and times too (`Timestamp (ms)`, `seconds_elapsed`), in the unit that
-            these say, else in that of an epoch time, else in seconds. A CSV without header holds the channels alone, or
-            times before them.
-        channels: in the order of the result, each a name, or a `Channel` with its unit and other names. Of a channel with
-            a unit, columns in another unit of the quantity are converted.
+            one clock. Columns and times (`Timestamp (ms)`, `seconds_elapsed`) are found by name. Times have the unit in
+            their title, else the unit of an epoch time, else seconds. A CSV without header holds only the channels, or
+            times and then the channels.
+        channels: in the order of the result, each a name, or a `Channel` with its unit and other names. If a channel has a
+            unit, columns in another unit of the quantity are converted.
         sampling_rate: Hz of the result.
-        max_gap: longest time in seconds allowed between two readings, for interpolation would invent what lies
+        max_gap: longest allowed time in seconds between two readings, because interpolation would invent the values
             between; by default 10 of the recording's own median intervals, and at least 0.25 s.
-        allow_urls, limits: as `open_source` takes them.
+        allow_urls, limits: as in `open_source`.
 
     Returns:
         float32, shape (samples, len(channels)), in the units of the source.
 
     Raises:
-        MediaError: unreadable, truncated, columns missing, values empty or not finite (row and column are named),
-            times that do not increase or leave a gap, or beyond the limits.
-        ImportError: pyarrow is missing and Parquet came, or wfdb and a WFDB record.
+        MediaError: unreadable, truncated, missing columns, values that are empty or not finite (at the named row and
+            column), times that do not increase or leave a gap, or beyond the limits.
+        ImportError: pyarrow is missing for Parquet, or wfdb for a WFDB record.
     """
     wanted = _check_arguments(channels, sampling_rate, max_gap)
     names, name = [channel.name for channel in wanted], describe(source)
@@ -263,7 +263,9 @@ def _check_arguments(channels: Sequence[str | Channel], sampling_rate: float, ma
         raise MediaError(f"channels is {channels!r}, expected a sequence of names such as ['ax', 'ay', 'az'].")
     wanted = [Channel(one) if isinstance(one, str) else one for one in channels]
     if len({channel.name.strip().lower() for channel in wanted}) != len(wanted):
-        raise MediaError(f"channels {[one.name for one in wanted]} repeats a name (case does not tell them apart).")
+        raise MediaError(
+            f"channels {[one.name for one in wanted]} repeats a name (upper and lower case are the same)."
+        )
     positive(sampling_rate, "sampling_rate")
     if max_gap is not None:
         positive(max_gap, "max_gap")
@@ -310,7 +312,7 @@ def _from_mapping(source: Mapping, names: list[str], name: str) -> Table:
 def _joined(
     files: dict[str, Any], channels: list[Channel], rate: float, max_gap: float | None, limits: Limits
 ) -> Table:
-    """One table of several files, at the times of the first."""
+    """One table from several files, at the times of the first."""
     tables = {name: _from_file(file, channels, rate, name, limits, some=True) for name, file in files.items()}
     found = [title for table in tables.values() for title in table.names]
     names, where = [channel.name for channel in channels], " and ".join(tables)
@@ -318,7 +320,7 @@ def _joined(
         raise MediaError(f"{where} have the channels {', '.join(found)}, expected {', '.join(names)}, each once.")
     for name, table in tables.items():
         if table.seconds is None:
-            raise MediaError(f"{name} has no column of times, by which it could be put beside the other files.")
+            raise MediaError(f"{name} has no column of times, which is needed to join it with the other files.")
         _check_times(table, rate, max_gap, name, limits)
     clocks = [table.start + table.seconds for table in tables.values() if table.seconds is not None]
     begin, end = max(clock[0] for clock in clocks), min(clock[-1] for clock in clocks)
@@ -362,7 +364,7 @@ def _check_times(table: Table, rate: float, max_gap: float | None, name: str, li
     if steps.min() <= 0:
         row = int(np.argmax(steps <= 0)) + 1
         raise MediaError(
-            f"{name}: the time of row {row} ({seconds[row]:.9g} s after the first) does not come after that of row "
+            f"{name}: the time of row {row} ({seconds[row]:.9g} s after the first) is not later than that of row "
             f"{row - 1} ({seconds[row - 1]:.9g} s): sort the rows and drop repeated ones."
         )
     limits.check_seconds(float(seconds[-1]), name)
@@ -378,5 +380,5 @@ def _check_times(table: Table, rate: float, max_gap: float | None, name: str, li
         raise MediaError(
             f"{name} has a gap of {steps[row]:.6g} s between rows {row} and {row + 1} ({seconds[row]:.6g} s and "
             f"{seconds[row + 1]:.6g} s after the first), more than the {allowed:.6g} s allowed: split the recording "
-            "there, or pass max_gap=... if a straight line across it will do."
+            "there, or pass max_gap=... to accept a straight line across it."
         )

@@ -11,7 +11,7 @@ from ._source import MediaError, describe, open_source, opened
 
 @dataclass(frozen=True, kw_only=True)
 class TextSpec(ModalitySpec):
-    """A string is the text itself; a `pathlib.Path` is a file that holds it."""
+    """A string is the text itself; a `pathlib.Path` is a file with the text."""
 
     medium = "text"
     processor_kind = "tokenizer"
@@ -30,7 +30,7 @@ class TextSpec(ModalitySpec):
         tokens = len(processor(text, verbose=False)["input_ids"])
         if tokens > processor.model_max_length:
             raise MediaError(
-                f"{tokens} tokens of text, but the tower reads {processor.model_max_length} at most: cut it."
+                f"The text has {tokens} tokens, but the tower reads at most {processor.model_max_length}: cut it."
             )
         return text
 

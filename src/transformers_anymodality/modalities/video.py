@@ -1,4 +1,4 @@
-"""Videos, as a fixed number of frames spread evenly over time, or as frames chosen by number."""
+"""Videos: a fixed number of frames spread evenly over time, or frames chosen by number."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from .image import SLOWER, open_image, pixels_to_uint8, read_image, to_rgb
 if TYPE_CHECKING:
     from PIL import Image
 
-_ZERO_DELAY = 0.1  # seconds; what browsers show a frame for whose animation gives no duration
-# Frames per second of a video that does not tell: what Transformers assumes too.
+_ZERO_DELAY = 0.1  # seconds; browsers show a frame so long if the animation gives no duration
+# Frames per second of a video without a rate, as in Transformers.
 DEFAULT_FPS = 24.0
 
 
 class Clip(NamedTuple):
-    """Frames `(frames, height, width, 3)`, and when each came on display, in seconds."""
+    """Frames `(frames, height, width, 3)`, and the start of each one's display, in seconds."""
 
     frames: np.ndarray
     seconds: Any
@@ -38,10 +38,10 @@ class Clip(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoSpec(ModalitySpec):
-    """Read by an image tower frame by frame (`frames` in the model's table) or by a video tower at once. `num_frames`
-    are spread evenly over the duration, unless the video processor has a method `frame_indices(total, fps)` that gives
-    the numbers of the frames it wants. With the option `fps`, so many for each second are read instead, spread evenly, and
-    `max_frames` at most; with `timestamps`, the time of each stands before it in the text."""
+    """An image tower reads it frame by frame (`frames` in the model's table), a video tower at once. `num_frames` frames are
+    spread evenly over the duration, unless the video processor has a method `frame_indices(total, fps)` that returns the
+    numbers of frames to read. With the option `fps`, so many frames per second are read instead, spread evenly, and at most
+    `max_frames`; with `timestamps`, the text has the time of each frame before it."""
 
     num_frames: int = 8
     max_frames: int = 64
@@ -60,9 +60,9 @@ class VideoSpec(ModalitySpec):
         if fps is None and options["timestamps"]:
             raise ValueError("`timestamps` need frames that are read at a fixed rate: set `fps`.")
         if fps is not None and not (isinstance(fps, Real) and not isinstance(fps, bool) and 0 < fps < float("inf")):
-            raise ValueError(f"fps is {fps!r}; it must be a positive number of frames a second.")
+            raise ValueError(f"fps is {fps!r}; it must be a positive number of frames per second.")
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-            raise ValueError(f"max_frames is {most!r}; it must be a whole number from 1 on.")
+            raise ValueError(f"max_frames is {most!r}; it must be an integer of at least 1.")
         return with_pixels(processor, options)
 
     def most_frames(self, options: dict[str, Any]) -> int | None:
@@ -95,11 +95,13 @@ class VideoSpec(ModalitySpec):
     def extract(self, items: list[Any], processor: Any, options: dict[str, Any], **kwargs) -> Mapping[str, Any]:
         """`pixel_values (items, frames, channels, height, width)` float32."""
         if "video" in type(processor).__name__.lower():
-            least = getattr(processor, "temporal_patch_size", None) or 1  # frames of a patch: the last one is repeated
+            least = (
+                getattr(processor, "temporal_patch_size", None) or 1
+            )  # frames per patch: the last frame is repeated
             items = [np.concatenate([item, *[item[-1:]] * (least - len(item))]) for item in items]
             return processor(videos=items, return_tensors="pt", do_sample_frames=False, **kwargs)
         if len({item.shape for item in items}) > 1 and "size" not in (getattr(processor, "__dict__", None) or {}):
-            raise MediaError("Videos of several sizes need an image processor that resizes to one.")
+            raise MediaError("Videos of several sizes need an image processor that resizes to one size.")
         outputs = processor(images=[frame for item in items for frame in item], return_tensors="pt", **kwargs)
         arrays = {name: value for name, value in outputs.items() if is_array(value)}
         if any(are_grids(value, next(iter(arrays.values()))) for value in arrays.values()):
@@ -116,24 +118,24 @@ class VideoSpec(ModalitySpec):
 def read_video(
     source: Any, num_frames: int, *, allow_urls: bool = False, limits: Limits = DEFAULT_LIMITS
 ) -> np.ndarray:
-    """Read `num_frames` frames of a video, spread evenly over its duration.
+    """Reads `num_frames` frames of a video, spread evenly over its duration.
 
-    The frame on display at each of `frame_times` is taken, so a video of uneven frame rate is sampled evenly in time,
-    every backend gives the same frames, and a video of fewer frames repeats some.
+    The frame on display at each of `frame_times` is read. So a video of uneven frame rate is sampled evenly in time, every
+    backend gives the same frames, and a video of fewer frames repeats some.
 
     Args:
-        source: anything `open_source` takes, holding a video (decoded by PyAV) or an animated GIF, WebP
-            or PNG (by Pillow); an array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8,
-            or float in [0, 1]; a list of frames of one size, each anything `read_image` takes; `{"frames": ..., "fps":
-            ...}` with either of them; or a torchcodec `VideoDecoder`.
-        allow_urls, limits: as `open_source` takes them; for single frames in a list, too.
+        source: any source of `open_source` with a video (decoded by PyAV) or an animated GIF, WebP or PNG (by Pillow); an
+            array or tensor of shape (T, H, W, 3) or (T, 3, H, W), uint8, or float in [0, 1]; a list of frames of one size,
+            each a source of `read_image`; `{"frames": ..., "fps": ...}` with either of them; or a torchcodec
+            `VideoDecoder`.
+        allow_urls, limits: as in `open_source`; also for single frames in a list.
 
     Returns:
         uint8, shape (num_frames, H, W, 3), RGB, upright.
 
     Raises:
         MediaError: unreadable, truncated, beyond the limits, or an array of another shape, type or range.
-        ImportError: PyAV is missing and a file came.
+        ImportError: PyAV is missing and the source is a file.
     """
     return _read(source, Spread(num_frames), DEFAULT_FPS, allow_urls, limits)
 
@@ -146,20 +148,19 @@ def read_video_frames(
     allow_urls: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> np.ndarray:
-    """Read frames of a video by their numbers.
+    """Reads frames of a video by their numbers.
 
     Args:
-        source, allow_urls, limits: as `read_video` takes them. Files are decoded once, from the first to the last
-            frame chosen.
-        choose: gets how many frames there are and how many per second; gives the numbers (from 0) of those to read, in
-            any order and as often as wanted.
-        fps: frames per second of arrays and lists that do not tell (`{"frames": ..., "fps": ...}` does).
+        source, allow_urls, limits: as in `read_video`. Files are decoded once, up to the last chosen frame.
+        choose: gets the number of frames and the frames per second; returns the numbers (from 0) of frames to read, in any
+            order, also repeated.
+        fps: frames per second of arrays and lists without a rate (`{"frames": ..., "fps": ...}` has one).
 
     Returns:
         uint8, shape (numbers, H, W, 3), RGB, upright.
 
     Raises:
-        MediaError, ImportError: as `read_video`; also for numbers that the video has not.
+        MediaError, ImportError: as `read_video`; also for numbers that the video does not have.
     """
     return _read(source, Numbered(choose), fps, allow_urls, limits)
 
@@ -182,7 +183,7 @@ def _read(source: Any, choice: Choice, fps: float, allow_urls: bool, limits: Lim
     if start[:4] in (b"GIF8", b"\x89PNG") or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         return _from_animation(resolved, choice, name, limits)
     if start[:3] == b"\xff\xd8\xff":
-        raise MediaError(f"{name} is a still image (JPEG), expected a video: read it by read_image, or give a list.")
+        raise MediaError(f"{name} is a still image (JPEG), expected a video: read it with read_image, or give a list.")
     check_recording(resolved, name)
     return from_file(resolved, choice, name, limits)
 
@@ -192,7 +193,7 @@ def _from_array(source: Any, choice: Choice, fps: float, name: str, limits: Limi
     if len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise MediaError(f"{name}: expected frames as (T, H, W, 3) or (T, 3, H, W).")
     if shape[1] == shape[3] == 3:
-        raise MediaError(f"{name}: axes 1 and 3 could both be the channels. Give a list of PIL images.")
+        raise MediaError(f"{name}: both axis 1 and axis 3 could be the channels. Give a list of PIL images.")
     if 0 in shape:
         raise MediaError(f"{name} is empty: expected at least one frame.")
     limits.check_frames(shape[0], name)
@@ -228,7 +229,7 @@ def _from_animation(source: Path | BytesIO, choice: Choice, name: str, limits: L
         bounds = [0.0]
         for index in range(count):
             image.seek(index)
-            image.load()  # WebP tells a frame's duration only with its pixels
+            image.load()  # WebP gives a frame's duration only with its pixels
             delay = float(image.info.get("duration", 0) or 0) / 1000.0
             bounds.append(bounds[-1] + (delay if delay > 0 else _ZERO_DELAY))
             limits.check_seconds(bounds[-1], name)
@@ -251,7 +252,7 @@ def _stack(read: "Callable[[int], Image.Image]", name: str, limits: Limits, kept
             result = np.empty((len(kept), *pixels.shape), np.uint8)
         if pixels.shape != result.shape[1:]:
             raise MediaError(
-                f"{name}: frame {number} is {pixels.shape[1]} x {pixels.shape[0]} pixels, the first one chosen is "
+                f"{name}: frame {number} is {pixels.shape[1]} x {pixels.shape[0]} pixels, but the first chosen one is "
                 f"{result.shape[2]} x {result.shape[1]}: all frames must have one size."
             )
         result[place] = pixels

@@ -1,1 +1,1 @@
-"""The composite model: config, towers and aligners into embeddings, generation, checkpoints."""
+"""The composite model: config, encoding of media into embeddings, generation, checkpoints."""

@@ -1,4 +1,4 @@
-"""Support for PEFT: copies of aligners, and adapters by row."""
+"""Support for PEFT: copies of aligners, and adapters per row."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from .frames import take_items
 
 
 def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
-    """The aligner itself (None) and, where PEFT trains it, the copy of each adapter."""
+    """The aligner itself (None) and, if PEFT trains it, the copy of each adapter."""
     children = dict(aligner.named_children())
     if "modules_to_save" not in children:
         return {None: aligner}
@@ -24,28 +24,28 @@ def trained_copies(aligner: nn.Module) -> dict[str | None, nn.Module]:
 def items_by_adapter(
     tower: nn.Module, aligner: nn.Module, places: torch.Tensor, counts: list[int]
 ) -> dict[str, list[int]] | None:
-    """The items of each adapter, where PEFT was given one for each row (`adapter_names`): that of an item's row.
+    """The items of each adapter, if PEFT has one for each row (`adapter_names`): an item uses the adapter of its row.
 
     Args:
-        places: `(batch, sequence)` bool, where placeholders of the items are.
-        counts: how many each item has.
+        places: `(batch, sequence)` bool, True at placeholders of the items.
+        counts: number of placeholders of each item.
 
     Returns:
-        Adapter -> indices of items; None if the rows have none.
+        Adapter -> indices of items; None if rows have no adapters.
 
     Raises:
-        ValueError: an adapter has layers inside the tower or the aligner, which see items and not rows.
+        ValueError: an adapter has layers inside the tower or the aligner, which see items, not rows.
     """
     inner = (module for part in (tower, aligner) for module in part.modules() if module is not aligner)
     if any(adapters_of_rows(module) for module in inner):
         raise ValueError(
             "`adapter_names` gives each row an adapter, but some adapters have layers inside a tower or an aligner, which "
-            "see media and not rows. Run the rows of each adapter separately (set_adapter)."
+            "see media, not rows. Run the rows of each adapter separately (set_adapter)."
         )
     names = adapters_of_rows(aligner)
     if names is None:
         return None
-    names = names[:: max(1, len(names) // len(places))]  # beams come beside each other
+    names = names[:: max(1, len(names) // len(places))]  # beams of a row are neighbours
     ends, items = list(accumulate(places.sum(-1).tolist())), {}
     for item, start in enumerate([0, *accumulate(counts)][:-1]):
         row = min(bisect_right(ends, start), len(names) - 1)
@@ -56,8 +56,8 @@ def items_by_adapter(
 def encode_by_adapter(
     model: Any, modality: str, inputs: Mapping[str, torch.Tensor], given: torch.Tensor
 ) -> Any | None:
-    """As `get_modality_features` of a composite, each item with the aligner of its row's adapter; None if PEFT was not given
-    one for each row. `given`: `(batch, sequence)` ids or their embeddings, which say whose row each item is."""
+    """As `get_modality_features` of a composite, each item with the aligner of its row's adapter; None if rows have no
+    adapters. `given`: `(batch, sequence)` ids or their embeddings, which show the row of each item."""
     places, counts = model.placeholder_mask(modality, given), model.config.token_counts(modality, inputs)
     by_adapter = items_by_adapter(model.tower(modality), model.aligner(modality), places, counts)
     if by_adapter is None:

@@ -1,8 +1,8 @@
-"""Runs a tower on frames of one size at a time, where padding would change its features: stacked convolutions see
-padding, and so does normalisation over time.
+"""Runs a tower on frames of one size at a time, if padding would change its features: stacked convolutions and
+normalisation over time see padding.
 
 Such a tower has one more model input, `<modality>_input_sizes (frames, axes)` int64: the unpadded size of each axis of each
-other input, inputs in alphabetical order.
+other input, with inputs in alphabetical order.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +15,14 @@ from transformers.modeling_outputs import BaseModelOutput
 from ..utils.tensors import padded_together
 
 
-# Stands for an argument of the tower's forward.
+# Used in place of an argument of the tower's forward.
 INPUT_SIZES = "input_sizes"
 
 Inputs = Mapping[str, torch.Tensor]
 
 
 def joined(frames: Sequence[Inputs], names: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """Joins frames that a sub-processor prepared one by one into a batch, with their sizes.
+    """Joins separately prepared frames to a batch, with their sizes.
 
     Args:
         names: model input -> the sub-processor's name of it.
@@ -42,14 +42,14 @@ def encode_by_size(
 
     Args:
         encode: inputs -> features and the tower's own output.
-        sizes: of the inputs, see above; None if all have one.
-        dummy: inputs of an item that the tower runs on as often as it runs more in another process, of a tower whose
-            weights are spread over processes; None for others.
+        sizes: sizes of the inputs, see above; None if all are equal.
+        dummy: inputs of a dummy item for a tower whose weights are sharded over processes: it makes up for runs that
+            other processes have more; None for other towers.
     """
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, size in enumerate([()] if sizes is None else sizes.tolist()):
         groups.setdefault(tuple(size), []).append(row)
-    more = 0 if dummy is None else _most_runs(inputs, len(groups)) - len(groups)  # agreed on before any runs
+    more = 0 if dummy is None else _most_runs(inputs, len(groups)) - len(groups)  # before any run
     done = [encode(inputs if sizes is None else _cut(inputs, rows, size)) for size, rows in groups.items()]
     spare = [encode(dummy or {})[0].sum() for _ in range(more)]
     if len(done) == 1:
@@ -74,7 +74,7 @@ def _together(done: Sequence[tuple[torch.Tensor, Any]], order: torch.Tensor) -> 
 
 
 def _most_runs(inputs: Inputs, runs: int) -> int:
-    """The most runs of any process: every process must take part in each run, or the others wait for its weights."""
+    """The largest number of runs in a process: all processes must join each run, or others wait for their weights."""
     most = torch.tensor(runs, device=next(iter(inputs.values())).device)
     torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
     return int(most)

@@ -1,9 +1,9 @@
-"""Loading that never fills a gap with random weights, and saving, in full or light.
+"""Loading that never fills missing weights at random, and saving, in full or light.
 
-In a light checkpoint, parts that are as they came from the Hub are references, and only the rest is stored.
-`config.json` then has `references`: part -> where it came from (id, revision), a hash over its tensors, and which of
-them grew by rows (token embeddings, for placeholders). `from_pretrained` loads each reference, checks the hash and
-puts the stored tensors on top; the result is the same as that of a full checkpoint.
+In a light checkpoint, unchanged parts from the Hub are references, and only the rest is stored. `config.json` then has
+`references`: part -> its source (id, revision), a hash over its tensors, and which of them grew by rows (token embeddings,
+for placeholders). `from_pretrained` loads each reference, checks the hash and adds the stored tensors; the result is the
+same as that of a full checkpoint.
 """
 
 import os
@@ -30,7 +30,7 @@ from .remote_code import RemoteCodeMixin
 from .stored_weights import check_weights, stored_dtypes, weight_files
 
 
-# What a reference says, see `_split`.
+# The keys of a reference, see `_split`.
 _REFERENCE = {
     **{"id": str, "revision": str | None, "dtype": str | None, "select_layer": int | None, "sha256": str},
     **{"tensors": int, "grown": list[str], "kept": list[str] | None},
@@ -47,9 +47,9 @@ class CheckpointMixin(PreTrainedModel):
 
     @property
     def is_quantized(self) -> bool:
-        """Always False: what is quantised is the language model, `model.language_model`, and with it what is frozen.
+        """Always False: only the language model (`model.language_model`) is quantised, which freezes it.
 
-        The Trainer refuses models that are quantised and have no adapter of PEFT's; here aligners can learn beside.
+        The Trainer refuses quantised models without an adapter of PEFT; here aligners can still learn.
         """
         return False
 
@@ -62,16 +62,16 @@ class CheckpointMixin(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path=None, *args, output_loading_info: bool = False, **kwargs):
         """As `PreTrainedModel.from_pretrained`, for full and light checkpoints.
 
-        Quantisation configs that name nothing to leave out leave towers, aligners and the head in full precision.
+        Quantisation configs that do not name modules to skip leave towers, aligners and the head in full precision.
 
         Raises:
-            ValueError: the checkpoint lacks weights, has some that the model has not, or some of another shape
-                (the last unless `ignore_mismatched_sizes=True`); or NaN, infinity, or another kind of number.
-            ConfigError: config.json describes no model that can be built.
+            ValueError: weights are missing, unexpected, or of another shape (unless `ignore_mismatched_sizes=True`); or
+                they hold NaN, infinity, or another kind of number.
+            ConfigError: the model in config.json cannot be built.
         """
         source = pretrained_model_name_or_path
         kwargs = cls._with_config(source, {"use_safetensors": True, **kwargs})
-        # The stock error for another shape does not name the weight: ours below does.
+        # The stock error for another shape does not name the weight; ours below does.
         mismatch_allowed, kwargs["ignore_mismatched_sizes"] = kwargs.get("ignore_mismatched_sizes", False), True
         config = kwargs["config"]
         kwargs = cls._loading_kwargs(config, kwargs)
@@ -79,7 +79,7 @@ class CheckpointMixin(PreTrainedModel):
             kwargs["quantization_config"] = skip_towers_and_aligners(kwargs["quantization_config"], config)
         place = source
         with read_from(f"{source}"):
-            # Variants have files of other names; light checkpoints have none.
+            # Variants have other file names; light checkpoints have no variants.
             other_names = kwargs.get("variant") and not config.references
             files = [] if other_names else weight_files(source, hub_kwargs(kwargs))
             stored = stored_dtypes(files)
@@ -118,15 +118,15 @@ class CheckpointMixin(PreTrainedModel):
     @torch.no_grad()
     @initialization.guard_torch_init_functions()
     def initialize_weights(self) -> None:
-        """As usual, and the modules without weights of their own in stock parts.
+        """As usual, and also for modules without their own weights in stock parts.
 
-        Below a class from outside Transformers, which this one is, those are passed over; but some fill buffers of the
-        modules inside them that are in no checkpoint.
+        Transformers skips these below a class from another package, such as this one. But some of them fill buffers of
+        inner modules that checkpoints do not hold.
         """
         waiting = list(_without_tensors(self, self))
         super().initialize_weights()
         for owner, module in waiting:
-            set_initialized(module, False)  # passing over marks them, too
+            set_initialized(module, False)  # skipped modules are marked, too
             owner._initialize_weights(module)
 
     @classmethod
@@ -141,7 +141,7 @@ class CheckpointMixin(PreTrainedModel):
         try:
             self.generation_config = GenerationConfig.from_pretrained(source, **hub)
         except OSError:
-            pass  # headless checkpoints have none
+            pass  # headless checkpoints do not have it
 
     def save_pretrained(
         self, save_directory, *args, light: bool = False, processor: Any = None, state_dict=None, **kwargs
@@ -149,9 +149,9 @@ class CheckpointMixin(PreTrainedModel):
         """As `PreTrainedModel.save_pretrained`.
 
         Args:
-            processor: is saved beside the model, which makes the folder a whole checkpoint.
-            light: store only what differs from the parts' sources on the Hub, and refer to those for the rest. The
-                sources are read again for the comparison.
+            processor: is saved with the model, which makes the folder a complete checkpoint.
+            light: store only differences from the parts' sources on the Hub, and refer to these for the rest. The sources
+                are read again for the comparison.
         """
         references = self.config.references
         try:
@@ -160,7 +160,7 @@ class CheckpointMixin(PreTrainedModel):
                 state_dict, self.config.references = _split(
                     self.config, self.part_sources, state_dict or self.state_dict()
                 )
-                kwargs["save_original_format"] = False  # references are by our names
+                kwargs["save_original_format"] = False  # references use our names
             with reversible_conversions(self):
                 super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
             if kwargs.get("is_main_process", True):
@@ -172,7 +172,7 @@ class CheckpointMixin(PreTrainedModel):
 
 
 def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tuple[PreTrainedModel, nn.Module]]:
-    """Modules of stock models that have no tensors of their own and are not initialised, innermost first."""
+    """Uninitialised modules of stock models without their own tensors, innermost first."""
     for child in module.children():
         yield from _without_tensors(child, child if isinstance(child, PreTrainedModel) else owner)
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
@@ -205,8 +205,8 @@ def _some(keys: set[str], limit: int = 5) -> str:
 
 
 def source_of(source: Any, revision: str | None = None, **load: Any) -> dict[str, Any] | None:
-    """Where a part is loaded from, pinned to a commit: `{"id", "revision"}`; None for what was not loaded by name,
-    and for a file in GGUF, which is stored unpacked."""
+    """The source of a part, pinned to a commit: `{"id", "revision"}`; None for a part that was not loaded by name, and for a
+    GGUF file, which is stored dequantised."""
     if not isinstance(source, (str, os.PathLike)) or gguf_arguments(source)[1]:
         return None
     source = os.fspath(source)
@@ -220,20 +220,20 @@ def _split(
     """Splits the weights of a composite for a light checkpoint.
 
     Args:
-        config: of a composite.
-        part_sources: where its parts came from.
+        config: config of a composite.
+        part_sources: the sources of its parts.
         state: its state dict.
 
     Returns:
         The tensors that differ from their reference (grown embeddings by their new rows), and the references.
 
     Raises:
-        ValueError: no part of the model came from anywhere.
+        ValueError: no part of the model has a source.
     """
     sources = {part: source for part, source in part_sources.items() if source is not None}
     if not sources:
         raise ValueError(
-            "A light checkpoint refers to parts on the Hub, but no part of this model came from there. Compose it "
+            "A light checkpoint refers to parts on the Hub, but no part of this model came from the Hub. Compose it "
             "from Hub ids, or save it in full (light=False)."
         )
     stored, references = dict(state), {}
@@ -264,13 +264,13 @@ def _split(
 
 
 def _assemble(source: Any, config: Any, files: list[Path], **hub: Any) -> dict[str, torch.Tensor]:
-    """The whole state dict of a light checkpoint, whose own weights are in `files`.
+    """The full state dict of a light checkpoint, whose stored weights are in `files`.
 
     Raises:
         OSError: a reference could not be loaded; the message names it and the part.
         ValueError: it has changed since the checkpoint was saved.
     """
-    # Where there are none, `cached_file` raises.
+    # If a file is missing, `cached_file` raises.
     files = files or [Path(str(cached_file(source, SAFE_WEIGHTS_NAME, **hub)))]
     stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
     state: dict[str, torch.Tensor] = {}
@@ -292,11 +292,11 @@ def _assemble(source: Any, config: Any, files: list[Path], **hub: Any) -> dict[s
 
 
 def _check_reference(config: Any, part: str, reference: dict[str, Any]) -> None:
-    """Raises ConfigError for a reference that is not as `_split` writes them."""
+    """Raises ConfigError for a reference that `_split` would not write."""
     where = f"references.{part}"
     if part not in config.part_names:
         raise ConfigError(
-            f"`{where}` is of a part that the model does not have; it has {', '.join(config.part_names)}."
+            f"`{where}` is for a part that the model does not have; it has {', '.join(config.part_names)}."
         )
     if reference.keys() != _REFERENCE.keys():
         raise ConfigError(

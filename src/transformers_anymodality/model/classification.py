@@ -11,10 +11,10 @@ from .modeling import AnyModalityModel
 
 
 class AnyModalityForSequenceClassification(AnyModalityModel):
-    """Scores of whole rows, by the hidden state of the last token that is not padding; a reward model with `num_labels=1`.
+    """Scores rows by the hidden state of the last token that is not padding; a reward model with `num_labels=1`.
 
-    Reads the checkpoints of the causal composite, which lack `score`: it is then new, and random. A checkpoint of this class
-    that lacks it is an error.
+    Also reads checkpoints of the causal composite, which have no `score`: it is then initialised at random. A checkpoint of
+    this class without it is an error.
     """
 
     def __init__(self, config: AnyModalityConfig, parts: dict[str, PreTrainedModel] | None = None):

@@ -26,35 +26,35 @@ _TOP = {
     "references": dict[str, dict] | None,
     "trained": list[str] | None,
 }
-# Of the numbers in the table, the smallest that makes sense.
+# The smallest valid numbers in the table.
 _LEAST = {"token_id": 0, "input_shape": 1, "num_frames": 1, "feature_length": 1}
-# What a batch says of the items of a modality, beside the tower's inputs: see `frames`.
+# Sizes of a modality's items in a batch, besides the tower's inputs: see `frames`.
 SIZES = ("frames", "feature_lengths")
 
 
 @dataclass
 class ModalityConfig:
-    """What the model knows of one modality.
+    """The model's settings of one modality.
 
     Attributes:
         token_id: id of its placeholder token.
-        tower: name of the modality whose tower is used: its own, or one that it borrows from.
+        tower: name of the modality whose tower is used: its own, or a borrowed one.
         aligner: likewise.
         inputs: name of a model input -> argument of the tower's forward; the main input first.
-        input_shape: of the main input for the smallest item (a dummy input).
-        input_dtype: of the main input, a name in `torch`.
-        beside: values of the other inputs for that item, where the tower needs them; of real numbers, `{"shape": ...}`, of
-            masks, with their `"dtype"`.
+        input_shape: shape of the main input for the smallest item (a dummy input).
+        input_dtype: dtype of the main input, a name in `torch`.
+        beside: values of the other inputs for that item, if the tower needs them; `{"shape": ...}` for floats, also with
+            `"dtype"` for masks.
         per_frame: the main input has an axis of frames, which the tower reads one by one.
-        num_frames: frames per item that the tower's features have; None where they differ, see `frames`.
-        feature_length: features per frame; None where they differ.
-        grid: input that says how many rows of the main input each frame has, by its product; None where each has one.
+        num_frames: frames per item in the tower's features; None if they differ, see `frames`.
+        feature_length: features per frame; None if they differ.
+        grid: input whose product is the number of rows of the main input per frame; None if each frame has one row.
         side_by_side: the tower takes the rows of the main input side by side, as one.
-        marks_padding: mask of the tower's forward that says where there is padding, and is given its input inverted.
+        marks_padding: mask of the tower's forward that is True at padding, and gets its input inverted.
         packed: the tower gives the features of all frames as one row.
-        channels_first: the tower gives features as `(items, dim, length)`; None where their sizes tell.
-        select_layer: the tower is built up to this layer, and that layer's own output is read; None: its output.
-        unread: modules of the tower that its features do not depend on, and that are not built.
+        channels_first: the tower gives features as `(items, dim, length)`; None if their sizes decide.
+        select_layer: the tower is built up to this layer, and the layer's own output is read; None: the tower's output.
+        unread: modules of the tower that do not affect its features, and are not built.
         select_feature: "all", "patches", "pooled" or "merged".
     """
 
@@ -106,7 +106,7 @@ class ModalityConfig:
 
 
 def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
-    """JSON files are written with sorted keys, but a modality's main input comes first; the others bear its name."""
+    """Puts the main input first again (JSON files have sorted keys); other inputs begin with the modality's name."""
 
     def is_other(name: str) -> bool:
         return name.startswith(f"{modality}_") and name != f"{modality}_values"
@@ -119,14 +119,14 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     Args:
         text_config: the language model's own config (or its dict, with `model_type`).
         modalities: modality -> its `ModalityConfig` (or the dict of it); kept in alphabetical order.
-        reads_input_ids: the language model reads ids for more than their embeddings, and is given both.
-        references: parts kept outside the checkpoint, see `checkpoint`.
-        trained: names of the parts that were ever trained, as `set_trainable` and PEFT say; None if neither was asked.
+        reads_input_ids: the language model reads ids for more than their embeddings, and gets both.
+        references: parts stored outside the checkpoint, see `checkpoint`.
+        trained: names of parts that were ever trained, set by `set_trainable` and PEFT; None if neither was used.
         **kwargs: `<name>_config` for each tower and `<name>_aligner_config` for each aligner that a row names.
     """
 
     model_type = "anymodality"
-    # The language model brings its own plan; there are no `layers.*` at this level.
+    # The language model has its own plan; there are no `layers.*` at this level.
     base_model_fsdp_plan = {}
 
     text_config: PreTrainedConfig = field(default_factory=LlamaConfig)
@@ -146,10 +146,10 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
             if key not in kwargs:
                 raise ValueError(f"The table of modalities names `{key}`, which is missing from the config.")
             setattr(self, key, as_config(key, kwargs.pop(key)))
-        # Tools that look at the composite find the language model's flag.
+        # Tools read this flag of the language model from the composite.
         self.tie_word_embeddings = bool(getattr(self.text_config, "tie_word_embeddings", False))
         kwargs.pop("tie_word_embeddings", None)
-        # The stock setter hands its attention down to every part; parts that were built already keep theirs.
+        # The stock setter sets the attention of every part; parts that were built already keep theirs.
         attention = {key: getattr(self, key)._attn_implementation for key in self.sub_configs}
         super().__post_init__(**kwargs)
         if kwargs.get("attn_implementation") is None:
@@ -162,12 +162,12 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
                 if lender not in self.modalities:
                     raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which is not in the table.")
                 if getattr(self.modalities[lender], part) != lender:
-                    raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which borrows it itself.")
+                    raise ValueError(f"Modality {name!r} borrows the {part} of {lender!r}, which itself borrows it.")
             own, lent = ({*self.modalities[one].inputs.values()} for one in (name, modality.tower))
             if not own <= lent:
                 raise ConfigError(
                     f"Modality {name!r} borrows the tower of {modality.tower!r}, but gives it "
-                    f"{', '.join(sorted(own - lent))}, which that one does not read."
+                    f"{', '.join(sorted(own - lent))}, which this tower does not read."
                 )
 
     def _check_tokens(self) -> None:
@@ -175,11 +175,11 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         for name, modality in self.modalities.items():
             if (other := taken.setdefault(modality.token_id, name)) != name:
                 raise ConfigError(
-                    f"`modalities.{name}.token_id` is {modality.token_id}, which is the placeholder of {other!r} already."
+                    f"`modalities.{name}.token_id` is {modality.token_id}, which is already the placeholder of {other!r}."
                 )
 
     def owners(self, part: str) -> list[str]:
-        """Modalities with a `part`, "tower" or "aligner", of their own; the others borrow one."""
+        """Modalities with their own `part`, "tower" or "aligner"; the others borrow one."""
         return [name for name, modality in self.modalities.items() if getattr(modality, part) == name]
 
     @property
@@ -194,7 +194,7 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
 
     @property
     def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:
-        """Transformers reads this to reach into sub-configs; which there are depends on the instance."""
+        """Transformers reads this to find sub-configs, which depend on the instance."""
         parts = self.__dict__.get("modalities") and self._part_keys()
         keys = ["text_config", *(parts or [])]
         return {key: type(self.__dict__[key]) for key in keys if key in self.__dict__}
@@ -222,19 +222,19 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
         }
 
     def token_counts(self, modality: str, inputs: Mapping[str, torch.Tensor]) -> list[int]:
-        """How many placeholders each item has; `inputs` are arguments of `get_modality_features`."""
+        """Number of placeholders of each item; `inputs` are arguments of `get_modality_features`."""
         settings = self.modalities[modality]
         lengths = item_lengths(inputs, settings.num_frames, settings.feature_length)
         return [self.aligner_config(modality).count_item_tokens(item) for item in lengths]
 
     @property
     def keys_to_ignore_at_inference(self) -> list[str]:
-        """Fields of the output that the Trainer does not gather: the language model's own choice, caches, and media."""
+        """Output fields that the Trainer does not gather: those of the language model, caches, and media."""
         own = getattr(self.text_config, "keys_to_ignore_at_inference", ())
         return list(dict.fromkeys((*own, *CACHE_NAMES, "modality_hidden_states")))
 
     def __getattr__(self, name: str) -> Any:
-        # Generation and serving read `<modality>_token_id` at the top.
+        # Generation and serving read `<modality>_token_id` at the top level.
         modality, _, rest = name.rpartition("_token_id")
         row = self.__dict__.get("modalities", {}).get(modality) if modality and not rest else None
         if row is None:
@@ -243,14 +243,14 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As usual. Raises ConfigError, which names the folder and the key, for what makes no sense."""
+        """As usual. Raises ConfigError, which names the folder and the key, for invalid values."""
         place = kwargs.get("name_or_path") or config_dict.get("_name_or_path") or "config"
         with read_from(f"config.json of {place}"):
             return super().from_dict(config_dict, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         table = {name: asdict(modality) for name, modality in self.modalities.items()}
-        # Also of a config that came from the Hub, whose `auto_map` says from which repository.
+        # Also for a config from the Hub, whose `auto_map` names the repository.
         return {**super().to_dict(), "modalities": table, "auto_map": dict(CONFIG_AUTO_MAP)}
 
 
@@ -260,8 +260,8 @@ def item_lengths(
     """The number of features in each frame of each item.
 
     Args:
-        inputs: as arguments of `get_modality_features`; `frames` and `feature_lengths` are read, or how many rows there are.
-        num_frames, feature_length: of each item and each frame, where they do not say.
+        inputs: arguments of `get_modality_features`; `frames` and `feature_lengths` are read, or the number of rows.
+        num_frames, feature_length: for each item and each frame, if the inputs do not give them.
     """
     frames, lengths = inputs.get("frames"), inputs.get("feature_lengths")
     if frames is None:
@@ -276,7 +276,7 @@ def item_lengths(
 
 
 def as_config(key: str, value: Any) -> PreTrainedConfig:
-    """A config, or the one that its dict describes; `key` is its name in errors."""
+    """A config itself, or the config that a dict describes; `key` is its name in errors."""
     if isinstance(value, PreTrainedConfig):
         return value
     if not isinstance(value, dict):
@@ -284,8 +284,8 @@ def as_config(key: str, value: Any) -> PreTrainedConfig:
     model_type = value.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         raise ValueError(
-            f"`{key}` has an unknown model type {model_type!r}.{did_you_mean(model_type, CONFIG_MAPPING)} If it is a "
-            "class of your own, import the module that registers it before loading."
+            f"`{key}` has an unknown model type {model_type!r}.{did_you_mean(model_type, CONFIG_MAPPING)} If it is your "
+            "own class, import the module that registers it before loading."
         )
     check_numbers(key, value)
     check_flags(key, value, CONFIG_MAPPING[model_type])

@@ -1,4 +1,4 @@
-"""Dummy items: the input of a modality's parts when a batch has none of its media."""
+"""Dummy items: inputs for a modality's parts if a batch has none of its media."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,10 +26,10 @@ def _is_distributed() -> bool:
 
 
 def must_take_part(module: nn.Module) -> bool:
-    """Whether `module` runs at every step, also where a batch holds none of its modality.
+    """Whether `module` runs at every step, even if a batch has no media of its modality.
 
-    Beside other processes, parts that learn do: others wait for their gradients. So do parts whose weights are spread over
-    processes: others wait for their shards, and what spreads them wants their gradients, even of one process.
+    With several processes, trained parts do: others wait for their gradients. So do parts whose weights are sharded: others
+    wait for their shards, and the sharding needs their gradients, even in one process.
     """
     if learns(module):
         return is_among_others() or (_is_distributed() and is_sharded(module))
@@ -37,7 +37,7 @@ def must_take_part(module: nn.Module) -> bool:
 
 
 class _Nothing(torch.autograd.Function):
-    """Zero, of which each weight gets zeros for its gradient."""
+    """Zero; each weight gets zeros as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, *weights: torch.Tensor) -> torch.Tensor:
@@ -50,23 +50,22 @@ class _Nothing(torch.autograd.Function):
 
 
 def is_shared_out(module: nn.Module) -> bool:
-    """Whether its weights are spread over several processes."""
+    """Whether its weights are sharded over several processes."""
     return is_among_others() and is_sharded(module)
 
 
 def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> list[torch.Tensor]:
-    """What the parts of a composite give that must take part but have nothing to run on, as one tensor; none if no part
-    must.
+    """The outputs of parts that must run but have no media, as one tensor; empty if no part must run.
 
-    Beside features that were computed before, the aligner runs, and the tower has nothing. Parts that nobody waits for need
-    not run to get the gradients that a dummy item would give them: by these, several processes and one learn the same, and
-    a batch without any media still has a loss that can be differentiated.
+    With stored features, the aligner runs, and the tower has no input. Parts for which no process waits need not run; they
+    get the gradients of a dummy item directly. So one process and several learn the same, and a batch without media still
+    has a differentiable loss.
     """
     settings, tower, aligner = model.config.modalities[modality], model.tower(modality), model.aligner(modality)
     if beside_features and learns(tower):
         raise ValueError(
-            f"Features of {modality!r} were given, but its tower is trained, and cannot learn from precomputed "
-            "features. Freeze it (set_trainable), or train on media, without a feature store."
+            f"Features of {modality!r} were given, but its tower is trained, and cannot learn from stored features. "
+            "Freeze it (set_trainable), or train on media, without a feature store."
         )
     runs = must_take_part(tower)
     if not runs and beside_features:
@@ -79,7 +78,7 @@ def on_dummy_item(model: Any, modality: str, beside_features: bool = False) -> l
     if runs:
         inputs = dummy_inputs(settings, device)
         one_is_enough = settings.per_frame and settings.num_frames is not None and not settings.packed
-        if one_is_enough:  # the aligner, which is small, gets that frame as often as it wants frames
+        if one_is_enough:  # the aligner, which is small, gets this frame for each of its frames
             inputs = {name: value[:, :1] for name, value in inputs.items()}
         features, _ = model.encode(modality, inputs)
         features = features.reshape(1, -1, *features.shape[-2:])
@@ -103,11 +102,11 @@ def dummy_inputs(settings: ModalityConfig, device: torch.device) -> dict[str, to
 def _beside(value: Any, device: torch.device) -> torch.Tensor:
     if not isinstance(value, dict):
         return torch.tensor(value, device=device)
-    if "dtype" in value:  # a mask, under which all is real
+    if "dtype" in value:  # a mask without padding
         return torch.ones(value["shape"], dtype=getattr(torch, value["dtype"]), device=device)
     return _wave(value["shape"], device)
 
 
 def _wave(shape: Sequence[int], device: torch.device) -> torch.Tensor:
-    """Not constant: normalisation over a constant signal divides by zero."""
+    """A wave, because normalisation over a constant signal divides by zero."""
     return torch.arange(torch.Size(shape).numel(), device=device).view(*shape).float().sin()

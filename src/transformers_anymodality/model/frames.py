@@ -1,10 +1,10 @@
 """Items of any size.
 
-An item (an image, a recording, a video) is a list of frames, which are what its tower reads at one go: the image itself, a
-tile of it, a frame of the video, a window of the recording. A frame gives a list of features. Both lists may be as long as
-the content asks: in a batch, `<modality>_frames (items,)` says how many frames each item has, and
-`<modality>_feature_lengths (frames,)` how many features each frame gives. What is the same for all stands in the config
-(`num_frames`, `feature_length`), and not in the batch. The tower's inputs are those of all frames, one behind the other.
+An item (an image, a recording, a video) is a list of frames. A frame is one input of the tower: the image itself, a tile of
+it, a frame of the video, a window of the recording. A frame gives a list of features. Both lists may have any length: in a
+batch, `<modality>_frames (items,)` is the number of frames of each item, and `<modality>_feature_lengths (frames,)` the
+number of features of each frame. Numbers that are the same for all are in the config (`num_frames`, `feature_length`), not
+in the batch. The tower's inputs are those of all frames, one after another.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,10 +25,10 @@ class Frames:
     """Features of frames that differ in number or in length.
 
     Attributes:
-        values: `(frames, length, dim)`, of which what lies behind a frame's own length means nothing, also given as
-            `(items, frames, length, dim)`; or `(features, dim)`, those of all frames as one row.
-        lengths: `(frames,)` int64, features of each frame; None where each has all of `length`.
-        per_item: `(items,)` int64, frames of each item; None where each has one.
+        values: `(frames, length, dim)` or `(items, frames, length, dim)`, where values after a frame's own length are
+            padding; or `(features, dim)`, those of all frames as one row.
+        lengths: `(frames,)` int64, features of each frame; None if each has all of `length`.
+        per_item: `(items,)` int64, frames of each item; None if each has one.
     """
 
     values: torch.Tensor
@@ -40,8 +40,8 @@ class Frames:
             self.values = self.values.flatten(0, 1)
 
     def by(self, reads: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`(items, frames, length, dim)` as an aligner takes them, and the mask of those that are real, or None: items are
-        what it `reads` by itself, each "feature" (all of them as one item), each "frame" or each "item"."""
+        """`(items, frames, length, dim)` for an aligner, and the mask of real features, or None. Items are the units that
+        the aligner `reads` separately: "feature" (all of them as one item), "frame" or "item"."""
         if reads == "feature":
             return self._by_feature()[None, None], None
         values, mask = self._by_frame()
@@ -76,19 +76,19 @@ class Frames:
 
 
 _NOT_THEIRS = (
-    "The given frames and feature lengths do not belong to the media: they lead to another number of tokens. Pass the "
-    "processor's whole output to the model, unchanged."
+    "The given frames and feature lengths do not belong to the media: they give another number of tokens. Pass the "
+    "processor's full output to the model, unchanged."
 )
 
 
 def tokens_of_items(
     tokens: torch.Tensor, config: AlignerConfig, lengths: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:
-    """Each item's `(tokens, hidden)` out of what an aligner gave for what it reads by itself (`Frames.by`).
+    """Each item's `(tokens, hidden)` from the aligner's output for the units that it reads (`Frames.by`).
 
     Args:
         tokens: `(1, features, hidden)`, `(frames, tokens, hidden)` or `(items, tokens, hidden)`.
-        lengths: of each item, the features of its frames.
+        lengths: for each item, the features of its frames.
     """
     counts = [config.count_item_tokens(item) for item in lengths]
     if config.reads == "item":
@@ -97,13 +97,13 @@ def tokens_of_items(
     if config.reads == "frame" and len(own) == len(tokens):
         kept = torch.arange(tokens.shape[1]) < torch.tensor(own)[:, None]
         tokens = tokens.flatten(0, 1)[None] if kept.all() else tokens[kept.to(tokens.device)][None]
-    # Not an `if`: a compiled graph asserts what depends on data, rather than branching on it.
+    # Not an `if`: a compiled graph can assert values of data, but not branch on them.
     torch_compilable_check(len(tokens) == 1 and tokens.shape[1] == sum(counts), _NOT_THEIRS)
     return list(tokens[0].split(counts))
 
 
 def in_rows(values: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
-    """The patches of grids, one a row. Some sub-processors join them side by side: `(1, channels, side, patches * side)`."""
+    """Patches of grids, one per row. Some sub-processors join them side by side: `(1, channels, side, patches * side)`."""
     count = int(row_counts(grids).sum())
     return values if len(values) == count else torch.cat(values.chunk(count, -1))
 
@@ -136,10 +136,10 @@ def take_media(
 def take_items(
     settings: _Settings, inputs: Mapping[str, torch.Tensor], items: Sequence[int]
 ) -> dict[str, torch.Tensor]:
-    """The model inputs of some of a batch's items, in the order of `items`.
+    """The model inputs of some items of a batch, in the order of `items`.
 
     Args:
-        inputs: of one modality, as arguments of `get_modality_features`: names of model inputs, "frames",
+        inputs: arguments of `get_modality_features` for one modality: names of model inputs, "frames",
             "feature_lengths", "features".
     """
     frames, lengths = inputs.get("frames"), inputs.get("feature_lengths")
@@ -161,7 +161,7 @@ def take_items(
 
 
 def _rows(counts: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Which rows belong to the chosen of some groups that have so many rows each, one behind the other."""
+    """The rows of the `chosen` groups; groups follow each other and have `counts` rows."""
     counts = counts.cpu()
     starts, own = nn.functional.pad(counts.cumsum(0), (1, 0))[chosen], counts[chosen]
     ends = own.cumsum(0)

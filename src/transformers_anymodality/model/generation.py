@@ -1,6 +1,6 @@
 """Generation: media are encoded once, before the prefill; the cache and the next inputs are the language model's.
 
-Each method overrides a hook of `GenerationMixin` that knows images and videos only, or that goes by class names.
+Each method overrides a hook of `GenerationMixin` that knows only images and videos, or that depends on class names.
 """
 
 from itertools import accumulate
@@ -16,14 +16,14 @@ from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, cache
 
 
 class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
-    language_model: Any  # a model of Transformers that generates
+    language_model: Any  # a generating model of Transformers
 
     def generate(self, inputs: torch.Tensor | None = None, *args, labels: torch.Tensor | None = None, **kwargs) -> Any:
-        """As usual, and from a training batch.
+        """As usual; also from a training batch.
 
         Args:
-            labels: `(batch, sequence)`, -100 where not supervised. Each row is then given up to what is supervised last, and
-                what is returned are the answers alone, `(batch, new tokens)`: what `Seq2SeqTrainer` compares with labels.
+            labels: `(batch, sequence)`, -100 where not supervised. Each row is then cut before its last supervised part,
+                and only the answers are returned, `(batch, new tokens)`, which `Seq2SeqTrainer` compares with labels.
         """
         if labels is None:
             return super().generate(inputs, *args, **kwargs)
@@ -33,7 +33,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         places = torch.arange(labels.shape[1], device=labels.device)
         ends = torch.where(starts.any(1), (starts * places).amax(1), labels.shape[1])
         length = int(ends.max())
-        source = places[:length] - (length - ends)[:, None]  # on the left, padding; whatever its id, it is masked
+        source = places[:length] - (length - ends)[:, None]  # padding is on the left, and masked
         ids, mask = (value.gather(1, source.clamp(min=0)).masked_fill(source < 0, 0) for value in (ids, mask))
         output = super().generate(ids, *args, attention_mask=mask, **kwargs)
         if isinstance(output, torch.Tensor):
@@ -48,7 +48,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         )
         if encoded is not None and (is_first_iteration or self._reads_media_again(inputs, encoded, kwargs)):
             inputs["mm_encoder_outputs"] = encoded
-        if "prepare_inputs_for_generation" in vars(self):  # PEFT's prompts, which look for the cache by its old name
+        if "prepare_inputs_for_generation" in vars(self):  # PEFT's prompts use the cache's old name
             inputs = {"past_key_values" if name in CACHE_NAMES else name: value for name, value in inputs.items()}
             if self._is_stateful and kwargs.get("use_cache", True):
                 raise ValueError(
@@ -60,11 +60,11 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         return inputs
 
     def _reads_media_again(self, inputs: dict[str, Any], encoded: dict[str, Any], kwargs: dict[str, Any]) -> bool:
-        """Whether later steps need the media again: models without a cache do."""
+        """Whether later steps need the media again, as without a cache."""
         input_ids = inputs.get("input_ids")
         if input_ids is None or not encoded:
             return not kwargs.get("use_cache", True)
-        if input_ids.shape[1] == 1:  # never a placeholder; not looking at it saves a synchronisation at each step
+        if input_ids.shape[1] == 1:  # never a placeholder; this saves a synchronisation at each step
             return False
         ids = [self.config.modalities[modality].token_id for modality in encoded]
         return bool(torch.isin(input_ids, torch.tensor(ids, device=input_ids.device)).any())
@@ -80,7 +80,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
 
     @property
     def _is_stateful(self) -> bool:
-        # Assisted decoding takes tokens back, which a recurrent state cannot; it asks here.
+        # Assisted decoding checks this: it takes tokens back, which recurrent states do not allow.
         return self.language_model._is_stateful
 
     def _maybe_prepare_encoder_kwargs_for_generation(
@@ -91,12 +91,12 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         if input_ids is not None and not input_ids.numel():
             input_ids = None
         mask = model_kwargs.get("attention_mask")
-        if mask is None:  # it was all ones, and dropped; how long it was says whether `input_ids` are new or all
+        if mask is None:  # it was all ones and dropped; its length shows whether `input_ids` are new or all
             length = getattr(generation_config, "_mask_length", inputs_tensor.shape[1])
             mask = torch.ones(len(inputs_tensor), length, dtype=torch.long, device=inputs_tensor.device)
         media, rest = split_media(self._media_arguments, model_kwargs)
         cache = cache_of(rest)
-        # Going on from a cache, `input_ids` and media are either the whole conversation's, or only what is new.
+        # With a cache, `input_ids` and media are either those of the full conversation, or only the new ones.
         if (past := cache_length(cache)) and input_ids is not None and mask.shape[1] == input_ids.shape[1]:
             media, input_ids = self._new_media(media, input_ids, past), input_ids[:, past:]
         embeds = rest.get("inputs_embeds") if input_ids is None else None
@@ -122,7 +122,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         return any(output.token_mask is not None or modality in self._summing for modality, output in encoded.items())
 
     def _new_media(self, media: dict[str, MediaInputs], input_ids: torch.Tensor, past: int) -> dict[str, MediaInputs]:
-        """The media of a whole conversation whose placeholders are not among the first `past` tokens."""
+        """The media of a full conversation whose placeholders are not among the first `past` tokens."""
         new = {}
         for modality, inputs in media.items():
             keep = (self._first_positions(modality, input_ids, inputs) >= past).nonzero().squeeze(-1)
@@ -137,13 +137,13 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         if sum(counts) != len(columns):
             raise ValueError(
                 f"{len(columns)} placeholder tokens of {modality!r} in input_ids, but the given media need {sum(counts)}. "
-                "To continue from a cache, give the whole conversation with all its media, or only what is new."
+                "To continue from a cache, give the full conversation with all its media, or only the new part."
             )
         starts = [0, *accumulate(counts)][:-1]
         return columns[torch.tensor(starts, device=columns.device)]
 
     def _expand_multimodal_outputs(self, input_ids, mm_encoder_output, expand_size=1, inputs_embeds: Any = None):
-        """For beams and several return sequences: a row's media [A, B] become [A, B, A, B], beside its copies."""
+        """For beams and several return sequences: a row's media [A, B] become [A, B, A, B], next to the row's copies."""
         given = input_ids if input_ids is not None and input_ids.numel() else inputs_embeds
         return {
             modality: _repeated(output, self.placeholder_mask(modality, given), expand_size)
@@ -151,18 +151,18 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         }
 
     def _validate_model_kwargs(self, model_kwargs):
-        """Checks only what is not media, by the language model's own rules."""
+        """Checks only other arguments than media, by the language model's own rules."""
         _, rest = split_media(self._media_arguments, model_kwargs)
         self.language_model._validate_model_kwargs(rest)
 
     def _get_stopping_criteria(self, *args, tokenizer=None, **kwargs):
-        """Transformers' server gives the processor for the tokenizer."""
+        """Transformers' server passes the processor as the tokenizer."""
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         # Typed for models whose `_is_stateful` can be set.
         return super()._get_stopping_criteria(*args, tokenizer=tokenizer, **kwargs)  # ty: ignore[invalid-argument-type]
 
     def _get_logits_processor(self, generation_config, *args, device: Any = None, **kwargs):
-        """Placeholders are never generated. First, so that top-k and the like see what is left."""
+        """Placeholders are never generated. They are removed first, so that top-k and the like see the rest."""
         # Typed for models whose `_is_stateful` can be set.
         processors = super()._get_logits_processor(  # ty: ignore[invalid-argument-type]
             generation_config, *args, device=device, **kwargs
@@ -174,7 +174,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
 
 
 class _Processors(LogitsProcessorList):
-    """Transformers' own asks for the signature of each at each step, which takes longer than what a small one does."""
+    """Transformers' own class inspects each signature at each step, which takes longer than a small processor."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         if len(self) == 1 and isinstance(self[0], _SuppressPlaceholders):
@@ -183,7 +183,7 @@ class _Processors(LogitsProcessorList):
 
 
 class _SuppressPlaceholders(SuppressTokensLogitsProcessor):
-    """As Transformers' own, which looks for each word of the vocabulary among them at each step."""
+    """As Transformers' own, but without a search over the vocabulary at each step."""
 
     def __init__(self, suppress_tokens: list[int], device: Any = None):
         super().__init__(suppress_tokens, device)
@@ -196,7 +196,7 @@ class _SuppressPlaceholders(SuppressTokensLogitsProcessor):
 
 
 def _repeated(output: EncodedMedia, mask: torch.Tensor, times: int) -> EncodedMedia:
-    """Each row's items `times` times; `mask` `(batch, sequence)` says which row an item's placeholders stand in."""
+    """Each row's items `times` times; `mask` `(batch, sequence)` shows the row of an item's placeholders."""
     tokens, seen = output.pooler_output, output.get("token_mask")
     ends = list(accumulate(len(item) for item in tokens))
     order, start = [], 0

@@ -1,4 +1,4 @@
-"""The language model's side of composing: its class, its look-up of ids, and room for placeholders in its vocabulary."""
+"""The language model in a composite: its class, its look-up of ids, and room for placeholders in its vocabulary."""
 
 import copy
 import inspect
@@ -24,7 +24,7 @@ def causal_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """With random weights."""
+    """A language model with random weights."""
     cls = None if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else causal_class(config)
     return AutoModelForCausalLM.from_config(config) if cls is None else build(cls, config)
 
@@ -32,12 +32,12 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
 def headless(language: PreTrainedModel) -> PreTrainedModel:
     """The part that gives hidden states to the head: the outermost inner model with the same embeddings.
 
-    Itself if there is none. `base_model` and `get_decoder` of some name a part that does not, or none.
+    The model itself if there is none. `base_model` and `get_decoder` of some models name another part, or none.
     """
     embedding = language.get_input_embeddings()
     for module in language.modules():
         if module is not language and isinstance(module, PreTrainedModel):
-            with suppress(NotImplementedError):  # a wrapper that holds a decoder for the sake of its name
+            with suppress(NotImplementedError):  # a wrapper that only gives a decoder its name
                 if module.get_input_embeddings() is embedding:
                     return module
     return language
@@ -45,7 +45,7 @@ def headless(language: PreTrainedModel) -> PreTrainedModel:
 
 @lru_cache
 def forward_parameters(cls: type[nn.Module]) -> frozenset[str]:
-    """The names of the arguments that a model class's forward takes."""
+    """The argument names of a model class's forward."""
     return frozenset(inspect.signature(cls.forward).parameters)
 
 
@@ -53,7 +53,7 @@ def forward_parameters(cls: type[nn.Module]) -> frozenset[str]:
 
 
 def embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor) -> AbstractContextManager[None]:
-    """Within, the language model's own look-up of its `input_ids` gives `inputs_embeds`.
+    """Within, the language model's own look-up of its `input_ids` returns `inputs_embeds`.
 
     For language models that read ids for more than embeddings (per-layer embeddings, routing by hash).
     """
@@ -62,7 +62,7 @@ def embedding_gives(embedding: nn.Module, inputs_embeds: torch.Tensor) -> Abstra
 
 @torch.no_grad()
 def reads_input_ids(language: PreTrainedModel) -> bool:
-    """Whether the language model needs ids: in eval mode, embeddings alone change its output or fail.
+    """Whether the language model needs ids: in eval mode, its output with only embeddings differs or fails.
 
     Raises:
         ValueError: it does not take embeddings at all, and so cannot read media.
@@ -72,7 +72,7 @@ def reads_input_ids(language: PreTrainedModel) -> bool:
     embeds = embedding(ids)
     expected = language(input_ids=ids).logits[0]
     try:
-        # The other row is none of the table's, as media are not.
+        # The other row is not in the table, like media.
         given = language(inputs_embeds=embeds * torch.tensor([[[1.0]], [[1.01]]]).to(embeds)).logits[0]
         if torch.allclose(given, expected, rtol=1e-3, atol=1e-3):
             return False
@@ -88,7 +88,7 @@ def reads_input_ids(language: PreTrainedModel) -> bool:
 
 
 def without_placeholders(config: AnyModalityConfig, input_ids: torch.Tensor) -> torch.Tensor:
-    """Placeholders as padding, which every table that is read by ids has a row for."""
+    """Replaces placeholders by padding, for which every table of ids has a row."""
     ids = torch.tensor(config.placeholder_ids, device=input_ids.device)
     padding = getattr(config.get_text_config(), "pad_token_id", None) or 0
     return input_ids.masked_fill(torch.isin(input_ids, ids), padding)
@@ -100,7 +100,7 @@ def without_placeholders(config: AnyModalityConfig, input_ids: torch.Tensor) -> 
 def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
     """The other tensors that must grow with the embeddings (to `rows` rows), so that the new config builds the new model.
 
-    Tried on a model without data. Most models need nothing else; some have a table beside, or one row more.
+    Tried on a model without data. Most models need nothing else; some have a further table, or one more row.
 
     Returns:
         Tensor's name -> its shape.
@@ -115,7 +115,7 @@ def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
             grown = type(language)(copy.deepcopy(language.config))
             grown.resize_token_embeddings(rows, mean_resizing=False)
             wanted = type(language)(grown.config).state_dict()
-    except AttributeError as error:  # a class that does not say where its embeddings are
+    except AttributeError as error:  # the class does not say where its embeddings are
         raise ValueError(
             f"{type(language).__name__} has embeddings that cannot grow: {error}. {_FREE_TOKENS}"
         ) from error
@@ -126,8 +126,8 @@ def check_growth(language: PreTrainedModel, rows: int) -> dict[str, torch.Size]:
     for name, shape in shapes.items():
         if name not in state or state[name].shape[1:] != shape[1:] or state[name].shape[0] > shape[0]:
             raise ValueError(
-                f"The embeddings of {type(language).__name__} cannot grow to {rows} rows: its config would then not build "
-                f"`{name}` as it is. {_FREE_TOKENS}"
+                f"The embeddings of {type(language).__name__} cannot grow to {rows} rows: its config would then build "
+                f"another `{name}`. {_FREE_TOKENS}"
             )
     return shapes
 
@@ -142,13 +142,13 @@ _FREE_TOKENS = (
 def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torch.Size]) -> None:
     """Makes room for `rows` tokens; the new rows of embeddings and head are the mean of the others.
 
-    `beside`: what `check_growth` said.
+    `beside`: the result of `check_growth`.
     """
     before = len(language.get_input_embeddings().get_parameter("weight"))
     if rows <= before:
         return
     language.resize_token_embeddings(rows, mean_resizing=False)
-    for name, shape in beside.items():  # rows of zeros behind those that there are
+    for name, shape in beside.items():  # rows of zeros are appended
         tensor, owner = language.get_parameter_or_buffer(name), language.get_submodule(name.rpartition(".")[0])
         tensor.data = torch.cat([tensor.data, tensor.data.new_zeros(shape[0] - len(tensor), *shape[1:])])
         if isinstance(owner, nn.Embedding):

@@ -1,4 +1,4 @@
-"""Liger's kernels for the language model of a composite, also by the Trainer's `use_liger_kernel`."""
+"""Liger's kernels for the language model of a composite, also with the Trainer's `use_liger_kernel`."""
 
 import inspect
 from types import ModuleType
@@ -8,7 +8,7 @@ from .configuration import AnyModalityConfig
 
 
 def register(liger: ModuleType) -> None:
-    """Puts composites into Liger's table of what to do for a model type, which Transformers looks up.
+    """Adds composites to Liger's table of functions per model type, which Transformers reads.
 
     Args:
         liger: `liger_kernel.transformers.monkey_patch`.
@@ -24,7 +24,7 @@ def register(liger: ModuleType) -> None:
             )
         table[language.config.model_type](model=language, **kwargs)
 
-    # Liger passes on what the signature names: what it has for any model.
+    # Liger passes on the arguments in the signature: all that it has for any model.
     names = {name for function in table.values() for name in inspect.signature(function).parameters}
     known = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(names)]
     entry: Any = apply

@@ -1,4 +1,4 @@
-"""Computes logits only where a label is supervised, when the Trainer needs nothing but the loss."""
+"""Computes logits only where a label is supervised, if the Trainer needs only the loss."""
 
 import inspect
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ LOSS_ARGUMENTS = ("num_items_in_batch", "shift_labels", "ignore_index")
 def has_causal_loss(cls: type[PreTrainedModel]) -> bool:
     """Whether a causal language model's own loss is Transformers' (which shifts labels, and may have more to add).
 
-    The decoders of encoder-decoders (BART and its kin) and some old models compare labels as they stand.
+    The decoders of encoder-decoders (such as BART) and some old models do not shift labels.
     """
     try:
         return "self.loss_function(" in inspect.getsource(cls.forward)
-    except OSError:  # defined where there is no source
+    except OSError:  # its source is not available
         return False
 
 
@@ -30,9 +30,9 @@ def has_causal_loss(cls: type[PreTrainedModel]) -> bool:
 def only_supervised(language: PreTrainedModel, labels: torch.Tensor) -> Iterator[None]:
     """Within, the language model's head computes logits, and so its loss, only at places whose next token is supervised.
 
-    Of a vocabulary of 128 thousand, one place's logits and their gradient weigh a megabyte in float32; most places are
+    With a vocabulary of 128 thousand, one place's logits and their gradient take a megabyte in float32; most places are
     prompt, media or padding. The head gets the supervised ones as one row `(1, supervised, hidden)`, and the loss is the
-    same sum. The host waits for the device once, to know how many there are.
+    same sum. The host waits for the device once, to learn their number.
 
     Args:
         labels: `(batch, sequence)`, -100 where not supervised.

@@ -1,4 +1,4 @@
-"""From media to tokens in their places: each modality of a batch runs through its tower and its aligner, once, and its
+"""Turns media into tokens in their places: each modality of a batch runs once through its tower and its aligner, and its
 tokens replace the placeholders among the embeddings.
 
 Dimensions: `items` media of one modality in the batch, `frames` per item, `length` features per frame, `dim` the
@@ -32,10 +32,10 @@ MediaInputs = dict[str, torch.Tensor]
 
 @dataclass
 class EncodedMedia(BaseModelOutputWithPooling):
-    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`, of items with other numbers of frames
-    `(all frames, length, dim)`, of a tower that gives them as one row `(all features, dim)`; `pooler_output`:
-    language-model tokens `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs;
-    `token_mask`: `(items, tokens)` bool, True for the tokens that the language model sees, None if it sees all."""
+    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`; `(all frames, length, dim)` if items differ
+    in frames; `(all features, dim)` if the tower gives them as one row. `pooler_output`: language-model tokens
+    `(items, tokens, hidden)`, or a list of `(tokens, hidden)` if their number differs. `token_mask`: `(items, tokens)`
+    bool, True for tokens that the language model sees; None if it sees all."""
 
     # Always given; the base has no list, and its fields before this one have defaults.
     pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
@@ -51,7 +51,7 @@ def split_media(
         owners: the config's `media_arguments`.
 
     Returns:
-        modality -> the media given, as arguments of `get_modality_features`; and what is the language model's.
+        modality -> its media, as arguments of `get_modality_features`; and the language model's arguments.
     """
     media, rest = {}, {}
     for name, value in kwargs.items():
@@ -60,7 +60,7 @@ def split_media(
         elif value is not None:
             modality, argument = owners[name]
             media.setdefault(modality, {})[argument] = value
-    # Processors may give the one, but placeholders are known by their ids; collators the other, which is for a head.
+    # Processors may give the first, but ids identify placeholders; collators give the second, which is for a head.
     rest.pop("mm_token_type_ids", None)
     rest.pop("skip_logits", None)
     return {name: inputs for name, inputs in media.items() if not set(inputs) <= {*SIZES}}, rest
@@ -102,10 +102,10 @@ class MediaEncodingMixin(PreTrainedModel):
         Args:
             modality: its name.
             main_input, inputs: the model inputs of that modality (`config.modalities[modality].inputs`).
-            features: what the tower gave before, see `EncodedMedia`, instead of inputs.
-            feature_lengths: `(all frames,)` int64, real features of each frame, where they differ.
-            frames: `(items,)` int64, frames of each item, where they differ.
-            adapter: of PEFT, whose aligner is taken, rather than that of the adapter that is set.
+            features: stored features of the tower, see `EncodedMedia`, instead of inputs.
+            feature_lengths: `(all frames,)` int64, real features of each frame, if they differ.
+            frames: `(items,)` int64, frames of each item, if they differ.
+            adapter: PEFT adapter whose aligner is used, instead of the active adapter's.
 
         Returns:
             The tower's features and the language-model tokens, see `EncodedMedia`.
@@ -129,7 +129,7 @@ class MediaEncodingMixin(PreTrainedModel):
         return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
 
     def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
-        """Runs the tower: features, as `EncodedMedia` has them, and the tower's own output."""
+        """Runs the tower: features, as in `EncodedMedia`, and the tower's own output."""
         settings, tower = self.config.modalities[modality], self.tower(modality)
         if INPUT_SIZES not in settings.inputs.values():
             return self._encode(modality, inputs, **recorded)
@@ -170,7 +170,7 @@ class MediaEncodingMixin(PreTrainedModel):
         frames: torch.Tensor | None = None,
         adapter: str | None = None,
     ) -> tuple[torch.Tensor | list[torch.Tensor], torch.Tensor | None]:
-        """Runs the aligner on features (see `get_modality_features`): tokens, and which of them are seen or None."""
+        """Runs the aligner on features (see `get_modality_features`): tokens, and the mask of seen ones or None."""
         aligner: Any = self.aligner(modality)
         if adapter is not None:
             copies = trained_copies(aligner)
@@ -192,10 +192,10 @@ class MediaEncodingMixin(PreTrainedModel):
         return tokens_of_items(tokens, config, item_lengths(inputs, 1, settings.feature_length)), seen
 
     def _token_embeddings(self, like: torch.Tensor) -> torch.Tensor:
-        """What the language model makes of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
+        """The language model's embedding of each token id, `(vocab, hidden)`, with the dtype and device of `like`."""
         embedding = self.language_model.get_input_embeddings()
         table = embedding.get_parameter("weight")
-        # It scales or norms them, or the weights are elsewhere (offloaded, or shared out among processes).
+        # It scales or norms them, or the weights are elsewhere (offloaded, or sharded over processes).
         if type(embedding) is not nn.Embedding or table.is_meta or not table.numel():
             rows = table.shape[0] or self.config.get_text_config().vocab_size
             return embedding(torch.arange(rows, device=like.device)).to(like.device, like.dtype)
@@ -209,22 +209,24 @@ class MediaEncodingMixin(PreTrainedModel):
     ) -> tuple[dict[str, Any], list[torch.Tensor]]:
         """Encodes each modality of a batch once, in the order of the table.
 
-        The order is the same in every process and at every step, and so is which trained or sharded parts run: beside other
-        processes, they run on a dummy item for a modality that the batch lacks. Collectives would else wait for ever.
+        The order, and the set of trained or sharded parts that run, are the same in every process and at every step: with
+        several processes, missing modalities run on a dummy item. Otherwise collectives would wait for ever.
 
         Args:
             media: see `split_media`.
-            encoded: modality -> what was encoded before; then no dummy item runs.
-            given: `(batch, sequence)` ids or their embeddings, which say whose row each item is.
+            encoded: modality -> media that were encoded before; then dummy items do not run.
+            given: `(batch, sequence)` ids or their embeddings, which show the row of each item.
 
         Returns:
-            modality -> output of `get_modality_features`, or what `encoded` holds; and the tokens of dummy items.
+            modality -> output of `get_modality_features`, or the entry of `encoded`; and the tokens of dummy items.
         """
         done, dummies = dict(encoded or {}), []
         for modality in self.config.modalities:
             if modality in media:
                 if done.get(modality) is not None:
-                    raise ValueError(f"Both media and `mm_encoder_outputs` were given for {modality!r}; give one.")
+                    raise ValueError(
+                        f"Both media and `mm_encoder_outputs` were given for {modality!r}; give only one."
+                    )
                 if "features" in media[modality]:
                     dummies += on_dummy_item(self, modality, beside_features=True)
                 inputs: dict[str, Any] = {**media[modality], "return_dict": True}
@@ -237,8 +239,8 @@ class MediaEncodingMixin(PreTrainedModel):
         return {modality: output for modality, output in done.items() if output is not None}, dummies
 
     def placeholder_mask(self, modality: str, given: torch.Tensor) -> torch.Tensor:
-        """`(batch, sequence)` bool, True at the placeholders of a modality, among ids `(batch, sequence)` or, by their own
-        embedding, among embeddings `(batch, sequence, hidden)`."""
+        """`(batch, sequence)` bool, True at the placeholders of a modality, found by id in `(batch, sequence)`, or by
+        embedding in `(batch, sequence, hidden)`."""
         token_id = self.config.modalities[modality].token_id
         if given.ndim == 2:
             return given == token_id
@@ -263,9 +265,9 @@ class MediaEncodingMixin(PreTrainedModel):
         embedding = self.language_model.get_input_embeddings()
         placed = Placed(embedding(input_ids) if inputs_embeds is None else inputs_embeds)
         alone = given.shape[1] == 1
-        if alone and not encoded:  # one new token is never a placeholder: they are not sampled
+        if alone and not encoded:  # one new token is never a placeholder: those are not sampled
             return placed
-        # By embedding, a placeholder without media cannot be told from a text's token that has the same.
+        # Embeddings do not distinguish a placeholder without media from a text token with the same embedding.
         masks = {
             name: self.placeholder_mask(name, given)
             for name in self.config.modalities
@@ -281,7 +283,7 @@ class MediaEncodingMixin(PreTrainedModel):
         }
         whole = input_ids is not None and not alone
         wanted = {name: flat[name].shape[0] if name in flat else 0 for name in masks if whole or name in flat}
-        if wanted:  # looked at all at once, for the host to wait for the device no more than once
+        if wanted:  # all at once, so that the host waits for the device only once
             right = torch.stack([masks[name].sum() == count for name, count in wanted.items()])
             torch_compilable_check(right, partial(_wrong_count, masks, wanted))
         for name, tokens in flat.items():
@@ -292,12 +294,12 @@ class MediaEncodingMixin(PreTrainedModel):
 
 
 def _check_sizes(modality: str, settings: ModalityConfig, given: Collection[str]) -> None:
-    """Raises ValueError if the arguments of `get_modality_features` lack the sizes that separate the media."""
+    """Raises ValueError if sizes that separate the media are missing from `get_modality_features`' arguments."""
     grid = settings.grid if "features" not in given else None
     needed = {"frames": settings.num_frames is None, "feature_lengths": settings.packed, grid: grid is not None}
     if missing := [name for name, is_needed in needed.items() if is_needed and name not in given]:
         raise ValueError(
-            f"{modality!r} was given without {missing[0]}, which separates its media. Pass the processor's whole output "
+            f"{modality!r} was given without {missing[0]}, which separates its media. Pass the processor's full output "
             "to the model."
         )
 
@@ -311,8 +313,8 @@ class Placed:
 
     Attributes:
         inputs_embeds: `(batch, sequence, hidden)`, every placeholder replaced.
-        unseen: `(batch, sequence)` bool, True at placeholders that the language model does not see: those of tokens that
-            an item does not need, and of media that are added to the one before. None if it sees all.
+        unseen: `(batch, sequence)` bool, True at placeholders that the language model does not see: those of unneeded
+            tokens, and of media that are added to the one before. None if it sees all.
         tokens: modality -> the tokens that replaced its placeholders, `(items, tokens, hidden)` or a list of such.
     """
 
@@ -322,7 +324,7 @@ class Placed:
 
 
 def _replace(placed: Placed, mask: torch.Tensor, flat: torch.Tensor, token_mask: torch.Tensor | None) -> None:
-    """Puts tokens `(total tokens, hidden)` into the places of `mask`, and hides those that `token_mask` leaves out."""
+    """Puts tokens `(total tokens, hidden)` into the places of `mask`, and hides those that `token_mask` excludes."""
     embeds = placed.inputs_embeds
     flat = flat.to(embeds.device, embeds.dtype)
     placed.inputs_embeds = embeds.masked_scatter(mask.unsqueeze(-1).to(embeds.device), flat)
@@ -338,7 +340,7 @@ def _sum_runs(placed: Placed, summed: torch.Tensor) -> None:
     summed, follows = summed.to(placed.inputs_embeds.device), follows.to(placed.inputs_embeds.device)
     first = summed & ~follows
     place = torch.arange(length, device=summed.device)
-    # Of each summed place, the place where its run begins.
+    # For each summed place, the start of its run.
     begin = torch.where(first, place, -1).cummax(1).values
     target = (torch.arange(rows, device=summed.device)[:, None] * length + begin).clamp(min=0).flatten()
     parts = placed.inputs_embeds.masked_fill(~summed[..., None], 0).flatten(0, 1)
@@ -351,21 +353,21 @@ def _hide(placed: Placed, places: torch.Tensor) -> None:
 
 
 def cache_of(values: Mapping[str, Any]) -> Any | None:
-    """The cache among a model's keyword arguments or in its output, by whatever name; None if there is none."""
+    """The cache in a model's keyword arguments or output, under any of its names; None if there is none."""
     return next((value for name, value in values.items() if name in CACHE_NAMES and value is not None), None)
 
 
 def cache_length(cache: Any | None) -> int:
-    """How many tokens a cache holds; 0 without one, or for one that keeps no tokens."""
+    """Number of tokens in a cache; 0 without a cache, or if it does not store tokens."""
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
 def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None) -> torch.Tensor | None:
-    """Removes hidden places from the attention mask `(batch, length)`, those of earlier turns too.
+    """Removes hidden places, also of earlier turns, from the attention mask `(batch, length)`.
 
     Args:
         unseen: of the new inputs, which are the last ones of the mask; see `Placed`.
-        cache: remembers the places for the turns to come.
+        cache: stores the places for later turns.
     """
     earlier: torch.Tensor | None = getattr(cache, "unseen_places", None)
     known = earlier if unseen is None else unseen
@@ -390,10 +392,10 @@ def _wrong_count(masks: dict[str, torch.Tensor], wanted: dict[str, int]) -> str:
     modality = next(name for name, count in wanted.items() if found[name] != count)
     if not wanted[modality]:
         return (
-            f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's whole output "
+            f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's full output "
             "to the model; with Trainer, set remove_unused_columns=False."
         )
     return (
         f"{modality} features and placeholder tokens do not match, tokens: {found[modality]}, features: "
-        f"{wanted[modality]}. Prepare text and media by one call of the processor that was saved with this model."
+        f"{wanted[modality]}. Prepare text and media in one call of the processor that was saved with this model."
     )

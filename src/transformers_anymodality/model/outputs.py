@@ -1,4 +1,4 @@
-"""What composites return: the language model's own output with one more field; language models differ in theirs."""
+"""Outputs of composites: the language model's own output class, which varies, with one more field."""
 
 from dataclasses import fields, make_dataclass
 from functools import lru_cache
@@ -14,7 +14,7 @@ from ..utils.upstream import CACHE_NAMES
 
 
 class _WithMedia:
-    """Base of the classes that are made here; no module holds them, so pickle and copy make them again."""
+    """Base of the classes that are made here; no module holds them, so pickle and copy create them again."""
 
     def __reduce__(self):
         values = {field.name: getattr(self, field.name) for field in fields(self)}  # ty: ignore[invalid-argument-type]
@@ -26,7 +26,7 @@ def _restore(cls: type[ModelOutput], values: dict[str, Any]) -> ModelOutput:
 
 
 class _Outputs(dict[type, type]):
-    """The language model's class of output -> the same with `modality_hidden_states`, made when first asked for."""
+    """The language model's output class -> the same with `modality_hidden_states`, created on first use."""
 
     def __missing__(self, cls: type) -> type:
         media = ("modality_hidden_states", dict[str, torch.Tensor] | None, None)
@@ -35,7 +35,7 @@ class _Outputs(dict[type, type]):
 
 
 OUTPUTS = _Outputs()
-# An exported program is loaded where no model is built, and knows its output's class by name.
+# An exported program is loaded without building a model, and finds its output's class by name.
 for _cls in vars(modeling_outputs).values():
     if {*CACHE_NAMES}.intersection(getattr(_cls, "__dataclass_fields__", ())):
         OUTPUTS[_cls]
@@ -43,8 +43,8 @@ for _cls in vars(modeling_outputs).values():
 
 @lru_cache
 def prepare_outputs(language: type[nn.Module]) -> None:
-    """Makes the classes that this language model's forward is said to return: while torch.compile or torch.export traces
-    a model, no class can be made."""
+    """Creates the classes in this language model's return annotation: a class cannot be created while torch.compile or
+    torch.export traces a model."""
     returned = signature(language.forward).return_annotation
     for cls in get_args(returned) or (returned,):
         if isinstance(cls, type) and issubclass(cls, ModelOutput):

@@ -12,16 +12,16 @@ from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 from .configuration import AnyModalityConfig
 
 
-# Quantisation configs differ in how they call the modules that are left out.
+# Quantisation configs have different names for the modules to skip.
 _SKIP_FIELDS = ("llm_int8_skip_modules", "modules_to_not_convert")
-# What Transformers leaves on a model beside `hf_quantizer`, and PEFT and accelerate read.
+# Attributes besides `hf_quantizer` that Transformers sets, and PEFT and accelerate read.
 _MARKS = ("is_loaded_in_4bit", "is_loaded_in_8bit", "quantization_method")
 
 
 @contextmanager
 def reversible_conversions(model: PreTrainedModel) -> Iterator[None]:
-    """Within, the model forgets how its quantised weights were converted: Transformers would try to undo that to save
-    them, and fail. They are saved as they are. Stock models that were loaded quantised cannot be saved again for this.
+    """Within, the model does not know how its quantised weights were converted: to save them, Transformers would try to undo
+    that, and fail. They are saved unchanged. Quantised stock models cannot be saved again for this reason.
     """
     conversions = model.__dict__.get("_weight_conversions")
     if conversions is None or getattr(model, "hf_quantizer", None) is None:
@@ -43,12 +43,12 @@ def _is_reversible(conversion: Any) -> bool:
 
 
 def full_precision_modules(config: AnyModalityConfig) -> list[str]:
-    """Full names of the modules that a quantised composite keeps as they are: towers, aligners, the head."""
+    """Full names of the modules that a quantised composite does not quantise: towers, aligners, the head."""
     return [*config.part_names[1:], "language_model.lm_head"]
 
 
 def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> Any:
-    """A quantisation config that leaves `full_precision_modules` out, unless it already names what to leave out."""
+    """A quantisation config that skips `full_precision_modules`, unless it already names modules to skip."""
     given = quantization if isinstance(quantization, dict) else vars(quantization)
     if given is quantization:
         quantization = AutoQuantizationConfig.from_dict(given)
@@ -59,16 +59,16 @@ def skip_towers_and_aligners(quantization: Any, config: AnyModalityConfig) -> An
 
 
 def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) -> None:
-    """A composite of a language model that was loaded quantised says so, as if it had been loaded so itself.
+    """Marks a composite of a quantised language model as quantised, as if it had been loaded that way.
 
-    Saved and loaded again, the same modules are quantised; PEFT and accelerate see what they look for.
+    After saving and loading, the same modules are quantised; PEFT and accelerate find their attributes.
     """
     quantizer = getattr(language_model, "hf_quantizer", None)
     if quantizer is None:
         return
     if quantizer.quantization_config.quant_method == "gguf" and not getattr(quantizer, "packed_modules", None):
-        # Weights that were read from GGUF and unpacked are ordinary ones. Transformers marks them all the same, and would
-        # not save them.
+        # Dequantised weights from GGUF are ordinary ones. Transformers still marks them as quantised, and would not save
+        # them.
         quantizer.remove_quantization_config(language_model)
         return
     quantization = copy.deepcopy(quantizer.quantization_config)
@@ -84,12 +84,12 @@ def adopt_quantization(model: PreTrainedModel, language_model: PreTrainedModel) 
         if hasattr(language_model, mark):
             setattr(model, mark, getattr(language_model, mark))
     if hasattr(language_model.config, "quantization_config"):
-        del language_model.config.quantization_config  # said once, and removed once by `dequantize`
+        del language_model.config.quantization_config  # only one copy, which `dequantize` removes
 
 
 def keep_gradients(model: nn.Module) -> None:
-    """Weights in 4 bits stay as they are. On CPUs that multiply bfloat16, bitsandbytes packs them at the first inference;
-    packed, they pass on no gradients, without an error, and want rows in multiples of a block."""
+    """Keeps 4-bit weights unpacked. On CPUs that multiply bfloat16, bitsandbytes packs them at the first inference. Packed
+    weights silently give no gradients, and need rows in multiples of a block."""
     modules: Any = model.modules()
     for module in modules:
         if getattr(module, "support_avx512bf16_for_cpu", False):
@@ -98,15 +98,15 @@ def keep_gradients(model: nn.Module) -> None:
 
 
 def plan_four_bits(language_model: PreTrainedModel) -> None:
-    """Of a model on the meta device, the layers that `load_in_4bit` quantises (NF4) become those that it makes of them."""
+    """Replaces the layers of a model on the meta device that `load_in_4bit` would quantise (NF4) by quantised ones."""
     quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4"))
     quantizer.validate_environment()
     quantizer.preprocess_model(language_model, device_map=None)
 
 
 def four_bit_bytes(weight: Any) -> int:
-    """What a weight takes once bitsandbytes has quantised it: half a byte per number; a float32 for each block of them, or a
-    byte where these are quantised too, in blocks of 256; and the tables that say what the codes mean."""
+    """Bytes of a weight that bitsandbytes has quantised: half a byte per number; a float32 per block, or a byte if these are
+    quantised too, in blocks of 256; and the tables of the codes' values."""
     blocks = -(-weight.numel() // weight.blocksize)
     codes = 16 * 4
     if weight.compress_statistics:

@@ -1,7 +1,7 @@
-"""Lets `trust_remote_code=True` load a checkpoint where this package is installed but not imported.
+"""Lets `trust_remote_code=True` load a checkpoint if this package is installed but not imported.
 
-`auto_map` in `config.json` and `processor_config.json` names classes of a module that lies beside them. That module
-imports this package, which registers everything; no code of the package is copied into checkpoints.
+`auto_map` in `config.json` and `processor_config.json` names classes of a module in the same folder. That module imports
+this package, which registers everything; the package's code is not copied into checkpoints.
 """
 
 import os
@@ -42,9 +42,9 @@ PROCESSOR_AUTO_MAP = {"AutoProcessor": f"{MODULE}.AnyModalityProcessor"}
 
 
 def write_module(folder: str | os.PathLike) -> None:
-    """Writes the module that `auto_map` names, and the folder if need be."""
+    """Writes the module that `auto_map` names, and creates the folder if needed."""
     place = Path(folder)
-    if not place.is_file():  # which the caller will say
+    if not place.is_file():  # the caller reports this
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{MODULE}.py").write_text(_SHIM, encoding="utf-8")
 
@@ -57,10 +57,10 @@ class RemoteCodeMixin(PushToHubMixin):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, **kwargs) -> Any:
-        # The module was there before the time was taken.
+        # The module was written before the time stamps were taken.
         earlier = {file: time for file, time in files_timestamps.items() if file != f"{MODULE}.py"}
         return super()._upload_modified_files(working_dir, repo_id, earlier, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "") -> None:
-        """Nothing: checkpoints name the installed package, and copying its files into them would break them."""
+        """Does nothing: checkpoints name the installed package, and copies of its files would break them."""

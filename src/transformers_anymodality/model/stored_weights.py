@@ -1,7 +1,7 @@
-"""Weights on disk: files that are whole, numbers of the kind that the model computes with, and none that is not finite.
+"""Checks weights on disk: complete files, the model's kind of numbers, and only finite values.
 
-Of weights, float64, float32, float16 and bfloat16 are converted into each other. Whole numbers, booleans, complex numbers
-and 8-bit floats where the model has floating-point weights are refused, unless the model was quantised so.
+float64, float32, float16 and bfloat16 are converted into each other. Integers, booleans, complex numbers and 8-bit floats
+are refused for floating-point weights, unless the model was quantised that way.
 """
 
 import os
@@ -21,7 +21,7 @@ _CONVERTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def weight_files(source: Any, hub: dict[str, Any]) -> list[Path]:
-    """The safetensors files of a checkpoint, which are fetched if need be. None where there is another kind of file.
+    """The safetensors files of a checkpoint, fetched if needed. Empty if its files have another format.
 
     Raises:
         ConfigError: the index names a file outside the checkpoint.
@@ -41,20 +41,20 @@ def weight_files(source: Any, hub: dict[str, Any]) -> list[Path]:
 
 
 def stored_dtypes(files: list[Path]) -> dict[str, torch.dtype]:
-    """The dtype of each tensor. Raises ValueError, which names the file, for one that is cut off or missing."""
+    """The dtype of each tensor. Raises ValueError, which names the file, if one is cut off or missing."""
     found = {}
     for file in files:
         if not file.is_file():
-            raise ConfigError(f"{file} is missing, which the checkpoint's index names.")
+            raise ConfigError(f"{file} is missing, although the checkpoint's index names it.")
         with open_weights(file) as weights:
             for name in weights.keys():  # noqa: SIM118
-                # Transformers' table lacks complex numbers.
+                # Complex numbers are missing from Transformers' table.
                 found[name] = str_to_torch_dtype.get(weights.get_slice(name).get_dtype(), torch.complex64)
     return found
 
 
 def check_weights(model: nn.Module, stored: dict[str, torch.dtype], source: Any) -> None:
-    """Raises ConfigError for weights that were stored as another kind of number, or that are not finite."""
+    """Raises ConfigError for weights that are stored as another kind of number, or are not finite."""
     wrong, broken = [], []
     buffers = {name for name, _ in model.named_buffers()}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
@@ -83,13 +83,13 @@ def _converts(stored: torch.dtype, value: torch.Tensor, is_buffer: bool) -> bool
 
 @torch.no_grad()
 def _is_finite(value: torch.Tensor, is_buffer: bool) -> bool:
-    """True, too, for what is not there yet (offloaded, on the meta device) or is quantised."""
+    """Also True for weights that are not loaded (offloaded, on the meta device) or are quantised."""
     value = getattr(value, "to_local", lambda: value)()
     plain = type(value) in (torch.Tensor, nn.Parameter) and value.is_floating_point()
     if not plain or value.is_meta or not value.numel():
         return True
     value = value.detach().float() if value.itemsize == 1 else value.detach()
-    if value.sum().isfinite():  # one that is not would show in the sum
+    if value.sum().isfinite():  # a value that is not finite changes the sum
         return True
     lowest, highest = torch.aminmax(value)
     if is_buffer:  # masks are infinite

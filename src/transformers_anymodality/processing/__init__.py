@@ -1,1 +1,1 @@
-"""The processor: text, chats and media to model inputs."""
+"""The processor: turns text, chats and media into model inputs."""

@@ -1,8 +1,8 @@
-"""Chats: their messages as dicts, the media in them, and their text: the template that also writes media placeholders, and
-what of the text the assistant said.
+"""Chats: their messages as dicts, their media, and their text. The template also writes media placeholders, and shows which
+text is the assistant's.
 
-A language model's own template is kept word for word; what is put in front of it only turns content parts into one
-string, so a chat of plain strings renders as before.
+A language model's own template stays unchanged. A prefix only joins content parts to one string, so a chat of plain
+strings renders as before.
 """
 
 import json
@@ -26,27 +26,27 @@ from ..utils.upstream import render_jinja_template
 from .tokenization import PromptTokenizer, Span, Text
 
 
-# For language models that bring no template.
+# For language models without a template.
 FALLBACK_TEMPLATE = Path(__file__).with_name("fallback.jinja").read_text(encoding="utf-8")
 
-# Entries are read by brackets, and text is put together by a block: the sandbox takes long over attributes.
+# Entries are read with brackets, and text is joined in a block: attributes are slow in the sandbox.
 _EXTENSION = Path(__file__).with_name("media.jinja").read_text(encoding="utf-8")
 
-# Written into a text to see where a template puts things. No template has a reason to change it, and nobody can type what
-# every process draws anew.
+# A mark in a text shows where a template puts it. Templates do not change it, and nobody can type it, because every process
+# draws a new one.
 _MARK = f"\ufdd0{secrets.randbelow(10**12)}\ufdd1"
 _GENERATION_TAG = re.compile(r"(\{%[-+]?\s*)(end)?generation(\s*[-+]?%\})")
 
 
 def read_chats(conversation: Any) -> tuple[list[list[dict[str, Any]]], bool]:
-    """Chats whose messages are dicts, and whether several were given.
+    """Chats with messages as dicts, and whether several were given.
 
     Args:
         conversation: a list of messages (dicts, dataclasses, pydantic models), an object that has such `messages`, or a
             list of these.
 
     Raises:
-        ValueError: none of these, or a chat without messages.
+        ValueError: it is none of these, or a chat has no messages.
     """
     if not isinstance(conversation, (list, tuple)) and not hasattr(conversation, "messages"):
         raise ValueError(f"A chat is a list of messages, or a list of such lists; not {type(conversation).__name__}.")
@@ -61,20 +61,20 @@ def _messages(chat: Any) -> list[dict[str, Any]]:
         raise ValueError("A chat has no messages.")
     if not all(isinstance(message, dict) for message in messages):
         raise ValueError("A chat has messages that are not dicts with a role and a content.")
-    # None is what some APIs write for what is not there, and templates would write it out.
+    # Some APIs write None for missing values, and templates would print it.
     return [{key: value for key, value in message.items() if value is not None} for message in messages]
 
 
 def _plain(value: Any) -> Any:
-    """Dicts for dataclasses and pydantic models, wherever they are but in media; an OpenAI `image_url` as an image."""
+    """Dicts for dataclasses and pydantic models, except inside media; an OpenAI `image_url` as an image."""
     if isinstance(value, str):
         return value
-    if type(value) not in (dict, list):  # as JSON has them
+    if type(value) not in (dict, list):  # JSON values
         if is_dataclass(value) and not isinstance(value, type):
             value = {field.name: getattr(value, field.name) for field in fields(value)}
         elif callable(dump := getattr(value, "model_dump", None)):
             value = dump()
-    if isinstance(value, (dict, Mapping)):  # abstract classes take long to ask
+    if isinstance(value, (dict, Mapping)):  # isinstance is slow for abstract classes
         kind = value.get("type")
         if kind == "image_url" and (image := value.get("image_url")) is not None:
             return {"type": "image", "url": image.get("url", "") if isinstance(image, Mapping) else image}
@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def _schemas(tools: list | None) -> list | None:
-    """Functions as the dicts that templates get."""
+    """Functions as dicts for templates."""
     return tools and [get_json_schema(tool) if isroutine(tool) else tool for tool in tools]
 
 
@@ -97,8 +97,8 @@ def media_of(messages: Iterable[Any], modalities: Collection[str]) -> dict[str, 
     """Modality -> the media of one chat, in their order; `modalities` are the model's.
 
     Raises:
-        ValueError: a message or a part of one that makes no sense.
-        UnknownModalityError: a part of another type.
+        ValueError: a message or a content part is invalid.
+        UnknownModalityError: a part has another type.
     """
     found: dict[str, list[Any]] = {}
     for turn, message in enumerate(messages):
@@ -106,7 +106,7 @@ def media_of(messages: Iterable[Any], modalities: Collection[str]) -> dict[str, 
             raise ValueError(f"Message {turn} is not a dict with a role and a content.")
         content = message.get("content") or []
         if isinstance(content, dict) and message["role"] in ("system", "user", "assistant"):
-            raise ValueError(f"Message {turn} has a dict for its content, where a string or a list of parts belongs.")
+            raise ValueError(f"Message {turn} has a dict as its content; it must be a string or a list of parts.")
         for part in content if isinstance(content, (list, tuple)) else ():
             kind = _kind(turn, part, modalities)
             if kind != "text" and (source := part_source(kind, part)) is not None:
@@ -132,7 +132,7 @@ def _kind(turn: int, part: Any, modalities: Collection[str]) -> str:
 
 
 def parts_of(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The content parts of messages; a string is one of text."""
+    """The content parts of messages; a string counts as a text part."""
     for message in messages:
         content = message.get("content")
         for part in [content] if isinstance(content, str) else content if isinstance(content, (list, tuple)) else ():
@@ -141,26 +141,26 @@ def parts_of(messages: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
 
 
 def text_of(message: Mapping[str, Any]) -> str:
-    """The text of a message, without what stands for media."""
+    """The text of a message, without media."""
     return "".join(part.get("text") or "" for part in parts_of([message]))
 
 
 def part_source(kind: str, part: Mapping[str, Any]) -> Any:
-    """The medium of a content part, or None for a bare placeholder whose medium is given apart."""
+    """The medium of a content part, or None for a bare placeholder whose medium is given separately."""
     keys = ("base64", "bytes", "files", "array", "values", "sampling_rate", "time")
     rest = {key: part[key] for key in keys if key in part}
     path = None if part.get("path") is None else Path(part["path"])
     source = next((one for one in (part.get(kind), path, part.get("url"), rest or None) if one is not None), None)
     if source is None or not (said := told(part)):
         return source
-    # A dict alone says which page is meant, or the unit.
+    # Only a dict can name the page or the unit.
     if not isinstance(source, Mapping):
         source = {"array" if is_array(source) else "path": source}
     return {**source, **said}
 
 
 def without_media(messages: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages for templates: media by their type only. Templates are foreign code, so they get copies."""
+    """Messages for templates: media only by their type. Templates are foreign code, so they get copies."""
     bare = []
     for message in messages:
         if isinstance(content := message.get("content"), (list, tuple)):
@@ -177,7 +177,7 @@ def _place(part: Mapping[str, Any]) -> dict[str, Any]:
 def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str]) -> Any:
     """A chat template (or several, by name) that writes `tokens[modality]` for content parts of that type.
 
-    One that reads `media_tokens` (modality -> token) does so itself, and is given them.
+    A template that reads `media_tokens` (modality -> token) writes them itself, and gets this variable.
     """
     if isinstance(template, dict):
         return {name: extend_template(one, tokens) for name, one in template.items()}
@@ -187,7 +187,7 @@ def extend_template(template: str | dict[str, str] | None, tokens: dict[str, str
 
 
 def text_template(template: str, tokens: dict[str, str]) -> str:
-    """The original of `extend_template`: the language model's own template, which writes no media."""
+    """Undoes `extend_template`: the language model's own template, which does not write media."""
     return template.removeprefix(_extension(tokens))
 
 
@@ -197,7 +197,7 @@ def _extension(tokens: dict[str, str]) -> str:
 
 @lru_cache
 def _marking(template: str) -> str | None:
-    """The template with marks in place of its generation tags, which are call blocks, too; None for one without."""
+    """The template with marks in place of its generation tags (both are call blocks); None if it has no such tags."""
     if _GENERATION_TAG.search(template) is None:
         return None
     macro = f"{{%- macro mark_said() -%}}{_MARK}{{{{- caller() -}}}}{_MARK}{{%- endmacro %}}\n"
@@ -207,14 +207,14 @@ def _marking(template: str) -> str | None:
 
 
 class ChatWriter:
-    """Writes a chat by a template, and knows what the assistant said in it.
+    """Writes a chat with a template, and finds the assistant's text in it.
 
     Args:
         template: Jinja.
         tokenizer: knows control tokens.
-        messages: as `read_chats` gives them.
-        tools, documents, variables: what else the template is given.
-        sanitize: whether control tokens that were typed are text.
+        messages: from `read_chats`.
+        tools, documents, variables: further arguments of the template.
+        sanitize: whether typed control tokens are text.
         options: `add_generation_prompt`, `continue_final_message`.
     """
 
@@ -242,11 +242,11 @@ class ChatWriter:
     def write(self, said: bool = False) -> Text:
         """
         Args:
-            said: whether to find what the assistant said, with what ends it: by the template's generation tags where it
-                has them, else by where it puts the assistant's words.
+            said: whether to find the assistant's text with its end token: by the template's generation tags if it has
+                them, else by the place of the assistant's words.
 
         Raises:
-            ValueError: the template does not write the assistant's words as they are.
+            ValueError: the template changes the assistant's words.
         """
         spans: list[Span] = []
         marking = _marking(self.template) if said else None
@@ -267,13 +267,13 @@ class ChatWriter:
         return text if self.stand_ins is None else self.stand_ins.unescaped(text)
 
     def _find_said(self, text: str) -> list[Span]:
-        """Where the assistant's messages stand in `text`: by their words, else by marks in their place. By these all are
-        looked for at once, and those left over by themselves."""
+        """Spans of the assistant's messages in `text`: by their words, else by marks in their place. Marks are tried for
+        all messages at once, then for each remaining one."""
         turns = [turn for turn, message in enumerate(self.messages) if message.get("role") == "assistant"]
         if (spans := self._find_words(text)) is not None:
             return spans
         found: dict[int, Span] = {}
-        # A template may refuse what follows tools that nobody called.
+        # A template may refuse tool results without a call.
         words = [turn for turn in turns if not self.messages[turn].get("tool_calls")]
         for group in (turns, words, *([turn] for turn in turns)):
             if any(turn not in found for turn in group):
@@ -281,8 +281,8 @@ class ChatWriter:
         return [found[turn] if turn in found else self._find_calls(turn, text) for turn in turns]
 
     def _find_words(self, text: str) -> list[Span] | None:
-        """Where the assistant's messages stand, by the words of all messages, which `text` has in their order. None if
-        there is another way to place them, or if a template may write the same by itself: its own words, or blanks."""
+        """Spans of the assistant's messages, by the words of all messages, which `text` has in order. None if they are
+        ambiguous, or if the template may write the same text itself: its own words, or blanks."""
         if self.is_steered or any(message.keys() != {"role", "content"} for message in self.messages):
             return None
         own = "\0".join([self.template, *{str(message["role"]) for message in self.messages}])
@@ -300,16 +300,15 @@ class ChatWriter:
         return spans if len(spans) == len(said) else None
 
     def _find(self, turns: list[int], text: str) -> dict[int, Span]:
-        """Where messages of the assistant stand, by a text with marks in their place: what is between the marks is in
-        `text`, too. Without those that could also stand elsewhere; without any if the template writes something else
-        between the marks."""
+        """Spans of messages of the assistant, by a text with marks in their place: the text between the marks is in `text`,
+        too. Ambiguous messages are left out; all are, if the template writes something else between the marks."""
         messages = list(self.messages)
         for turn in turns:
             message = {key: value for key, value in messages[turn].items() if key != "tool_calls"}
             messages[turn] = {**message, "content": _MARK}
         try:
             parts = self._render(messages).split(_MARK)
-        except Exception:  # templates raise what they like
+        except Exception:  # templates may raise anything
             return {}
         places = _only_places(text, parts) if len(parts) == len(turns) + 1 else []
         spans = zip(turns, places, parts, places[1:], strict=False)
@@ -319,7 +318,7 @@ class ChatWriter:
         """The span of a message with tool calls: from the end of the earlier messages to its last control token."""
         if turn and self.messages[turn].get("tool_calls"):
             before = self._render(self.messages[:turn], add_generation_prompt=True)
-            # What ends the chat, but not the message, makes way for a generation prompt.
+            # Text that ends the chat, but not the message, is absent before a generation prompt.
             through = [self._render(self.messages[: turn + 1], add_generation_prompt=add) for add in (False, True)]
             shared = os.path.commonprefix([text, *through])
             if shared.startswith(before):
@@ -331,7 +330,7 @@ class ChatWriter:
         )
 
     def _with_stop(self, text: str, start: int, end: int) -> Span:
-        """The span up to where the stop token ends that follows at once, unless it ends with one already."""
+        """The span extended by a stop token that follows directly, unless it ends with one already."""
         within, behind = self._stops
         last = within.search(text, start, end)
         if last is not None and last[1] not in self.tokenizer.tokens.values():
@@ -346,8 +345,8 @@ class ChatWriter:
 
 
 def _only_places(text: str, parts: list[str]) -> list[int | None]:
-    """Where each of `parts` stands in `text`, which begins with the first, ends with the last, and has the others between
-    in their order; None for one that could stand elsewhere, or if `text` is none of their making."""
+    """The place of each of `parts` in `text`, which begins with the first, ends with the last, and has the others between,
+    in order. None for an ambiguous part; None for all if `text` does not have this form."""
     last = len(text) - len(parts[-1])
     earliest, latest = [0], [last]
     for part, following in pairwise(parts[:-1]):

@@ -1,4 +1,4 @@
-"""The processor's half that deals with media: their arguments, their reading, and the tokens that they need."""
+"""The processor's methods for media: their arguments, their reading, and the tokens that they need."""
 
 import inspect
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ from ..utils.upstream import registered_processors
 from .tokenization import PromptTokenizer
 
 
-# Of the numbers in the table, the smallest that makes sense, and tokens of one medium at most.
+# The smallest valid numbers in the table, and the most tokens of one medium.
 _LEAST = {"num_tokens": 1, "num_frames": 1, "feature_length": 1, "unit": 1}
 _MOST_TOKENS = 2**17
-# Of options, what they may be; those of modalities that others register are not checked.
+# The types of options; options of modalities from other packages are not checked.
 _OPTIONS = {
     **dict.fromkeys(("windows", "tiles", "max_tokens", "max_pixels", "min_pixels", "pad_to_multiple_of"), int | None),
     **dict.fromkeys(("num_frames", "max_frames"), int),
@@ -38,7 +38,7 @@ _OPTIONS = {
 }
 # The tokenizer's keyword arguments; all others are a sub-processor's.
 TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
-# Ours, and what Transformers' own code gives to every processor.
+# Our own, and those that Transformers passes to every processor.
 _OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
 _STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))
 _CONFIGS = ("tower", "aligner")
@@ -47,24 +47,25 @@ _DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  #
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityInputs:
-    """How the processor makes model inputs of a modality's media.
+    """How the processor turns a modality's media into model inputs.
 
     Args:
         token: the placeholder token in text.
         processor: attribute of the processor that holds the sub-processor.
         inputs: name of a model input -> the sub-processor's name of it; the main input first.
-        options: of reading and extracting, as the modality's spec takes them; and `pad_to_multiple_of`, of a tower that
-            takes only multiples of so many steps.
-        num_tokens: language-model tokens of each medium; None where they differ.
-        num_frames: frames of each medium; None where they differ.
-        frame_counts: the sub-processor's output that says how many; None where the modality's spec cuts media into frames.
-        feature_length: features that the tower gives for a frame; None where they differ.
-        trimmed: of a frame that is filled in part, as large a part of its features is kept.
-        sizes: the sub-processor's output whose rows, multiplied up and divided by `unit`, are features of a frame.
+        options: options of the modality's spec for reading and extracting; and `pad_to_multiple_of`, for a tower that
+            accepts only multiples of so many steps.
+        num_tokens: language-model tokens of each medium; None if they differ.
+        num_frames: frames of each medium; None if they differ.
+        frame_counts: the sub-processor's output with the number of frames; None if the modality's spec cuts media into
+            frames.
+        feature_length: features that the tower gives for a frame; None if they differ.
+        trimmed: of a partly filled frame, only this share of its features is kept.
+        sizes: the sub-processor's output whose rows give the features of a frame: their product divided by `unit`.
         packed: the tower gives the features of all frames as one row.
-        grid: model input that says how many rows of the main input each frame has; None where each has one.
-        channels_first: the tower gives features as `(items, dim, length)`; None where their sizes tell.
-        tower, aligner: their configs, which tell the number of features and of tokens; None where these are known.
+        grid: model input with the number of rows of the main input per frame; None if each frame has one.
+        channels_first: the tower gives features as `(items, dim, length)`; None if their sizes decide.
+        tower, aligner: their configs, which give the number of features and of tokens; None if these are fixed.
     """
 
     token: str
@@ -90,22 +91,22 @@ class ModalityInputs:
 
     @property
     def tells_lengths(self) -> bool:
-        """Whether the features of frames differ, and stand among the model inputs."""
+        """Whether frames differ in their number of features, which is then a model input."""
         return self.num_tokens is None and (self.feature_length is None or self.trimmed)
 
     @classmethod
     def from_dict(cls, modality: str, given: Mapping[str, Any]) -> "ModalityInputs":
-        """Of what `to_dict` gave, also by way of JSON.
+        """The inverse of `to_dict`, also through JSON.
 
         Raises:
-            ConfigError: a key that is not known or lacks, or a value of another type; or the config of a tower or an
-                aligner makes no sense.
+            ConfigError: a key is unknown or missing, a value has the wrong type, or the config of a tower or an aligner
+                is invalid.
         """
         where, known = f"modalities.{modality}", {field.name for field in fields(cls)}
         if not isinstance(given, Mapping) or given.keys() - known or {"token", "processor", "inputs"} - given.keys():
             raise ConfigError(
-                f"`{where}` is {given!r:.80}; it must be a table with `token`, `processor` and `inputs`, and of other keys "
-                f"only {', '.join(sorted(known))}."
+                f"`{where}` is {given!r:.80}; it must be a table with `token`, `processor` and `inputs`; other keys may "
+                f"only be {', '.join(sorted(known))}."
             )
         check_fields(where, {**given, **dict.fromkeys(_CONFIGS)}, get_type_hints(cls), _LEAST)
         if (given.get("num_tokens") or 0) > _MOST_TOKENS:
@@ -115,9 +116,7 @@ class ModalityInputs:
         if not given["inputs"]:
             raise ConfigError(f"`{where}.inputs` is empty; it must name the model's inputs.")
         if given.get("num_tokens") is None and given.get("aligner") is None:
-            raise ConfigError(
-                f"`{where}` has no `num_tokens`, and no config of the `aligner` that tells how many there are."
-            )
+            raise ConfigError(f"`{where}` has no `num_tokens`, and no config of an `aligner` that gives their number.")
         options = given.get("options") or {}
         _check_options(where, modality, options)
         values: dict[str, Any] = {**given, "inputs": main_input_first(modality, given["inputs"])}
@@ -134,7 +133,7 @@ class ModalityInputs:
 
 
 def _check_options(where: str, modality: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an option that the modality does not have, or one of another kind than its default."""
+    """Raises ConfigError for an option that the modality does not have, or one of another type than its default."""
     known = {**MODALITIES[modality].options, **dict.fromkeys(("pad_to_multiple_of", "max_tokens"))}
     if unknown := sorted(options.keys() - known.keys()):
         raise ConfigError(
@@ -147,7 +146,7 @@ def _check_options(where: str, modality: str, options: Mapping[str, Any]) -> Non
 def extract(
     spec: ModalitySpec, items: list[Any], processor: Any, options: dict[str, Any], **kwargs
 ) -> dict[str, torch.Tensor]:
-    """The sub-processor's outputs for read items, under its own names; only arrays and whole numbers."""
+    """The sub-processor's outputs for read items, under its own names; only arrays and integers."""
     try:
         outputs = spec.extract(items, processor, options, **kwargs)
         inputs = {}
@@ -184,7 +183,7 @@ class MediaMixin:
     prompt_tokenizer: PromptTokenizer
 
     def sub_processor(self, modality: str) -> Any:
-        """What prepares the media of a modality: an image processor, a feature extractor, ..."""
+        """The part that prepares the media of a modality: an image processor, a feature extractor, ..."""
         return getattr(self, self.modalities[modality].processor)
 
     def process_media(
@@ -193,7 +192,7 @@ class MediaMixin:
         """Reads and prepares media.
 
         Args:
-            media: modality -> its media over the whole batch, in the order of placeholders.
+            media: modality -> its media over the full batch, in the order of placeholders.
 
         Returns:
             Model inputs, one row per medium; and modality -> tokens that each of its media needs.
@@ -213,13 +212,13 @@ class MediaMixin:
         return inputs, token_counts
 
     def _check_finite(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> None:
-        """Raises MediaError where the sub-processor made NaN or infinity of floats; whole numbers are too small for that."""
+        """Raises MediaError if the sub-processor turned floats into NaN or infinity; integers are too small for that."""
         values, frames = inputs[self.modalities[modality].main_input], inputs.get(f"{modality}_frames")
         read = [item[0] if isinstance(item, tuple) else item for item in items]
         if (
             not any(isinstance(one, np.ndarray) and one.dtype.kind == "f" for one in read)
             or not values.is_floating_point()
-            or values.sum().isfinite()  # a fraction of the time of looking at each
+            or values.sum().isfinite()  # much faster than a check of each value
             or values.isfinite().all()
         ):
             return
@@ -227,8 +226,8 @@ class MediaMixin:
         counts = torch.ones(len(values), dtype=torch.long) if frames is None else frames
         item = int((counts.cumsum(0) <= place[0]).sum())
         raise MediaError(
-            f"{modality} {item}: {type(self.sub_processor(modality)).__name__} makes {values[tuple(place)].item()} of it, "
-            f"at {place[1:]} of what the tower reads: its values are too large. Scale them to their usual range."
+            f"{modality} {item}: {type(self.sub_processor(modality)).__name__} gives {values[tuple(place)].item()} for it, "
+            f"at {place[1:]} of the tower's input: its values are too large. Scale them to their usual range."
         )
 
     def _check_most(self, modality: str, counts: list[int]) -> None:
@@ -236,7 +235,7 @@ class MediaMixin:
         for i, count in enumerate(counts):
             if most is not None and count > most:
                 raise MediaError(
-                    f"{modality} {i} needs {count} tokens, and may have {most} (max_tokens). Scale it down."
+                    f"{modality} {i} needs {count} tokens, but may have {most} (max_tokens). Scale it down."
                 )
 
     def _spelled(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> list[int]:
@@ -270,8 +269,8 @@ class MediaMixin:
             arguments = {MODALITIES[name].argument for name in self.modalities}
             hint = did_you_mean(unknown[0], {*TEXT_KWARGS, *nested, *flat, *_OUR_KWARGS, *arguments})
             raise TypeError(
-                f"Unknown keyword arguments {unknown}.{hint} The tokenizer's are given as they are, a sub-processor's "
-                f"in {', '.join(sorted(nested)) or 'none'}."
+                f"Unknown keyword arguments {unknown}.{hint} Give the tokenizer's directly, a sub-processor's in "
+                f"{', '.join(sorted(nested)) or 'none'}."
             )
         for key, name in nested.items():
             known = _call_kwargs(getattr(self, name)) | _DECIDED
@@ -288,7 +287,7 @@ class MediaMixin:
 
     def _read(self, modality: str, index: int, source: Any, access: dict[str, Any], rate: Any) -> Any:
         spec = MODALITIES[modality]
-        bare = isinstance(source, list) or hasattr(source, "shape")  # files and tuples bring their rates
+        bare = isinstance(source, list) or hasattr(source, "shape")  # files and tuples have their own rates
         if rate is not None and spec.medium == "audio" and bare:
             source = (source, rate)
         try:
@@ -308,8 +307,8 @@ class MediaMixin:
         inputs = {name: outputs[key] for name, key in own.inputs.items() if key in outputs}
         if own.main_input not in inputs:
             raise ConfigError(
-                f"`modalities.{modality}.inputs` names {own.inputs[own.main_input]!r}; {type(processor).__name__} gives "
-                f"{', '.join(outputs)} alone."
+                f"`modalities.{modality}.inputs` names {own.inputs[own.main_input]!r}, but {type(processor).__name__} "
+                f"gives only {', '.join(outputs)}."
             )
         used: dict[str, Any] = {"grid": inputs}
         if own.num_frames is None:
@@ -318,7 +317,7 @@ class MediaMixin:
             used["sizes"] = outputs
         for key, there in used.items():
             if (name := getattr(own, key)) is not None and name not in there:
-                raise ConfigError(f"`modalities.{modality}.{key}` is {name!r}; there are {', '.join(there)} alone.")
+                raise ConfigError(f"`modalities.{modality}.{key}` is {name!r}, but there are only {', '.join(there)}.")
         if own.grid is not None:
             inputs[own.main_input] = in_rows(inputs[own.main_input], inputs[own.grid])
         if own.num_frames is None:
@@ -345,9 +344,9 @@ class MediaMixin:
             raise MediaError(f"{modality} {index}: {error}") from error
 
     def _feature_lengths(self, modality: str, frames: list[dict[str, torch.Tensor]]) -> list[int]:
-        """Features that the tower gives for each frame that the sub-processor prepared alone, by running it without data."""
+        """Features that the tower gives for each separately prepared frame, found by running it without data."""
         own = self.modalities[modality]
-        tower: Any = own.tower  # not None where the number of features depends on it
+        tower: Any = own.tower  # not None if the number of features depends on it
         main, lengths = own.inputs[own.main_input], []
         for i, frame in enumerate(frames):
             values = frame[main].shape[-1]
@@ -386,8 +385,8 @@ class MediaMixin:
 
 
 def sub_processor_class(name: str) -> type:
-    """The class of that name, which must be one that prepares media. Transformers' own look-up stumbles over those that
-    were registered for images or videos, which the Auto classes keep by backend."""
+    """The class of that name, which must prepare media. Transformers' own look-up fails for classes that were registered
+    for images or videos, because the Auto classes keep these by backend."""
     for cls in registered_processors():
         if getattr(cls, "__name__", None) == name:
             return cls
@@ -401,7 +400,7 @@ def sub_processor_class(name: str) -> type:
 
 def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
     if twice := sorted(own.keys() & flat.keys()):
-        raise ValueError(f"{', '.join(twice)}: given both in {nested} and directly. Give each once.")
+        raise ValueError(f"{', '.join(twice)}: given both in {nested} and directly. Give each only once.")
 
 
 def _valid_kwargs(processor: Any) -> set[str]:
@@ -409,7 +408,7 @@ def _valid_kwargs(processor: Any) -> set[str]:
 
 
 def _call_kwargs(processor: Any) -> set[str]:
-    """Keyword arguments of a sub-processor's call, besides the media."""
+    """Keyword arguments of a sub-processor's call, except the media."""
     if isinstance(processor, PreTrainedTokenizerBase):
         return set(TEXT_KWARGS)
     return _valid_kwargs(processor) or set(list(inspect.signature(type(processor).__call__).parameters)[2:])

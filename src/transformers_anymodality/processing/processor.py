@@ -1,4 +1,4 @@
-"""The processor: text, chat messages and media of every modality to model inputs."""
+"""The processor: turns text, chat messages and media of every modality into model inputs."""
 
 import os
 import re
@@ -19,7 +19,7 @@ from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_o
 from .tokenization import Prompt, PromptTokenizer, Text, lay_out
 
 
-# Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
+# The tokenizer's keyword arguments that are invalid for prompts with media, or that nothing reads.
 _UNSUPPORTED = frozenset(
     ("text_pair", "text_target", "text_pair_target", "stride", "is_split_into_words", "return_token_type_ids")
     + ("return_overflowing_tokens", "return_special_tokens_mask", "return_length", "sanitize_control_tokens")
@@ -27,14 +27,14 @@ _UNSUPPORTED = frozenset(
 
 
 class _Attributes:
-    """`get_attributes` of a processor whose sub-processors depend on the instance."""
+    """`get_attributes` for a processor whose sub-processors depend on the instance."""
 
     def __get__(self, instance, owner):
         return lambda: ["tokenizer"] if instance is None else ["tokenizer", *instance.sub_processor_names]
 
 
 def until_stop(text: str, stops: Sequence[str]) -> str:
-    """An answer without the first of the strings that end it, and what follows."""
+    """An answer up to the first of the stop strings."""
     ends = [text.find(stop) for stop in stops if stop in text]
     return text[: min(ends)].rstrip() if ends else text
 
@@ -44,12 +44,12 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
     Args:
         tokenizer: the language model's, with the placeholder tokens added.
         sub_processors: attribute name -> image processor, feature extractor, ...; `image_processor`,
-            `video_processor` and `feature_extractor` where Auto classes look for them, `<modality>_<kind>` for others.
+            `video_processor` and `feature_extractor` as the Auto classes expect, `<modality>_<kind>` for others.
         modalities: modality -> its `ModalityInputs` (or the dict of it); kept in alphabetical order.
         chat_template: Jinja; see `chat`.
         text_settings: `{"piecewise": True}`: text is split at special tokens and at `tokenization.PIECE_END`, and each
-            piece is tokenised by itself behind one begin token; `{"stop": ["###"]}`: answers are decoded up to the first
-            of these.
+            piece is tokenised alone after one begin token; `{"stop": ["###"]}`: answers are decoded up to the first of
+            these.
     """
 
     get_attributes = _Attributes()
@@ -79,8 +79,8 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         tokens = {name: own.token for name, own in self.modalities.items()}
         self.prompt_tokenizer = PromptTokenizer(tokenizer, tokens, bool(self.text_settings.get("piecewise")))
         for name in self.modalities:
-            MODALITIES[name]  # raises for one that is not registered
-            # By these names Transformers looks for placeholders.
+            MODALITIES[name]  # raises if it is not registered
+            # Transformers looks for placeholders under these names.
             setattr(self, f"{name}_token", tokens[name])
             setattr(self, f"{name}_token_id", self.prompt_tokenizer.placeholders[name])
 
@@ -98,9 +98,9 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         Args:
             text: one prompt or a batch, with a modality's placeholder token wherever a medium belongs.
             images, videos, audio: media, also under any other modality's argument name (`imu=`, `depth=`, ...): one
-                medium, a flat list over the whole batch in the order of the placeholders, or a list per prompt.
-            kwargs: the tokenizer's keyword arguments; a sub-processor's as `images_kwargs={...}` (or flat, where the
-                name is not the tokenizer's); `allow_urls=True` to let media be fetched.
+                medium, a flat list over the full batch in the order of the placeholders, or a list per prompt.
+            kwargs: the tokenizer's keyword arguments; a sub-processor's as `images_kwargs={...}` (or flat, if the
+                tokenizer does not have the name); `allow_urls=True` to fetch media from URLs.
 
         Returns:
             `input_ids` and `attention_mask` `(batch, sequence)`, padded on the tokenizer's side if `return_tensors` asks for
@@ -110,7 +110,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         Raises:
             ValueError: counts of media and placeholders differ, or truncation would cut a medium.
             TypeError: an unknown keyword argument.
-            MediaError: a medium that cannot be read.
+            MediaError: a medium cannot be read.
         """
         texts = [text] if isinstance(text, str) else text
         if texts is not None:
@@ -139,26 +139,26 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         """As Transformers' own, for parts of every modality: `{"type": "imu", "path": "walk.csv"}` (or `"url"`,
         `"base64"`, or the medium itself under the modality's name).
 
-        Control tokens that a user typed, placeholders among them, are text, however they are cut into parts, names or
-        arguments; `sanitize_control_tokens=False` reads them as control tokens. Without `tokenize` the text is as the
-        template writes it, and its reader cannot tell who wrote what. The sound of a video is a medium of its
-        own: `load_audio_from_video` is what Transformers' server says, and is not read.
+        Control tokens and placeholders that a user typed are text, also if they are split over parts, names or arguments;
+        `sanitize_control_tokens=False` reads them as control tokens. Without `tokenize` the result is the template's
+        text, which does not show who wrote what. The sound of a video is a separate medium: `load_audio_from_video`,
+        which Transformers' server sets, is ignored.
 
         Returns:
-            The text, or, with `tokenize`, its ids, or, with `return_dict`, model inputs as of a call and
-            `assistant_masks` `(batch, sequence)`, if these are asked for: 1 for what the assistant said, with what ends it.
+            The text; with `tokenize`, its ids; with `return_dict`, model inputs as from a call and, if requested,
+            `assistant_masks` `(batch, sequence)`: 1 for the assistant's text with its end token.
 
         Raises:
-            ValueError: no chat, a part that makes no sense, or options that exclude each other.
-            TypeError: what neither the template nor the processor reads.
+            ValueError: not a chat, an invalid content part, or options that exclude each other.
+            TypeError: an argument that neither the template nor the processor reads.
         """
         mask = return_assistant_tokens_mask
         if continue_final_message and (add_generation_prompt or mask):
             raise ValueError("`continue_final_message` excludes a generation prompt and an assistant's mask.")
         if sanitize_control_tokens and not tokenize:
-            raise ValueError("`sanitize_control_tokens` needs `tokenize`: a text does not tell what of it was typed.")
+            raise ValueError("`sanitize_control_tokens` needs `tokenize`: a text does not show which part was typed.")
         source = self.resolve_chat_template(chat_template)
-        # What the template does not read is the processor's, as in Transformers, where it once stood here.
+        # Arguments that the template does not read go to the processor, as in earlier Transformers.
         others = {key: variables.pop(key) for key in variables.keys() - template_variables(source)}
         chats, several = read_chats(conversation)
         media = [self.media_of(chat) for chat in chats] if tokenize else []
@@ -175,7 +175,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         return inputs if return_dict else inputs["input_ids"]
 
     def resolve_chat_template(self, name: str | None = None) -> str:
-        """The chat template of that name; a template as it is; the processor's own for None."""
+        """The chat template of that name; a template itself stays unchanged; None gives the processor's own."""
         given = self.chat_template
         own: dict[str, Any] = given if isinstance(given, dict) else {"default": given}
         if name is not None:
@@ -196,12 +196,12 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         said: bool = False,
         **template_kwargs,
     ) -> Prompt:
-        """A chat's tokens, one per placeholder; its media are not read. Control tokens that were typed are text.
+        """A chat's tokens, one per placeholder; its media are not read. Typed control tokens are text.
 
         Args:
-            said: whether to find which tokens the assistant said, with what ends it: by the template's generation tags
-                where it has them, else by where it puts the assistant's words.
-            template_kwargs: what else the template reads.
+            said: whether to find the assistant's tokens with the end token: by the template's generation tags if it has
+                them, else by the place of the assistant's words.
+            template_kwargs: further variables of the template.
 
         Raises:
             ValueError: the assistant's words cannot be found.
@@ -212,16 +212,16 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         return self.prompt_tokenizer.encode([text])[0]
 
     def encode_chat(self, messages: Any, tools: list | None = None, **template_kwargs) -> tuple[list[int], list[bool]]:
-        """The ids of `tokenize_chat` for a whole chat, and which of them the assistant said."""
+        """The ids of `tokenize_chat` for a complete chat, and which of them are the assistant's."""
         prompt = self.tokenize_chat(messages, tools, said=True, **template_kwargs)
         return prompt.ids.tolist(), prompt.said.tolist()
 
     def encode_prompt(self, messages: Any, tools: list | None = None, **template_kwargs) -> list[int]:
-        """The ids of `tokenize_chat` for a chat that is to be answered."""
+        """The ids of `tokenize_chat` for a chat to answer."""
         return self.tokenize_chat(messages, tools, add_generation_prompt=True, **template_kwargs).ids.tolist()
 
     def media_of(self, messages: list[dict]) -> dict[str, list[Any]]:
-        """Modality -> the media of one chat, in their order. Raises ValueError for a part that makes no sense."""
+        """Modality -> the media of one chat, in order. Raises ValueError for an invalid content part."""
         return media_of(messages, self.modalities)
 
     # --- what calls and chats share ----------------------------------------------------------------------------------
@@ -255,18 +255,20 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             (text_kwargs if name in TEXT_KWARGS else media_kwargs)[name] = value
         text_kwargs.setdefault("padding", text_kwargs.get("return_tensors") is not None)
         if unsupported := sorted(name for name in _UNSUPPORTED if text_kwargs.get(name)):
-            raise TypeError(f"{', '.join(unsupported)}: not supported, as a prompt's tokens change with its media.")
+            raise TypeError(
+                f"{', '.join(unsupported)}: not supported, because a prompt's tokens change with its media."
+            )
         self.check_media_kwargs(media_kwargs)
         return text_kwargs, media_kwargs
 
     @property
     def tokenizer_defaults(self) -> dict[str, Any]:
-        """What the tokenizer was saved with."""
+        """The call arguments that the tokenizer was saved with."""
         saved = {k: v for k, v in self.tokenizer.init_kwargs.items() if k in TEXT_KWARGS and v is not None}
         return {key: getattr(self.tokenizer, key, value) for key, value in saved.items()}
 
     def _take_media(self, kwargs: dict[str, Any]) -> dict[str, tuple[list, list[int] | None]]:
-        """Media out of the arguments: modality -> (items over the batch, items per prompt or None if given flat)."""
+        """Takes media from the arguments: modality -> (items over the batch, items per prompt or None if given flat)."""
         taken = {name: kwargs.pop(MODALITIES[name].argument, None) for name in MODALITIES}
         if lacking := [name for name, value in taken.items() if value is not None and name not in self.modalities]:
             raise ValueError(
@@ -302,7 +304,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
     # --- answers -------------------------------------------------------------------------------------------------
 
     def decode(self, *args, **kwargs) -> Any:
-        """As the tokenizer's; without special tokens, also without what ends an answer (`text_settings["stop"]`)."""
+        """As the tokenizer's; without special tokens, it also cuts the answer at a stop (`text_settings["stop"]`)."""
         return self._cut(super().decode(*args, **kwargs), **kwargs)
 
     def batch_decode(self, *args, **kwargs) -> list[str]:
@@ -325,7 +327,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     @property
     def pad_token_id(self) -> int | None:
-        """The tokenizer's; trainers pad what was generated with it."""
+        """The tokenizer's; trainers pad generated ids with it."""
         return self.tokenizer.pad_token_id
 
     # --- saving and loading --------------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
-        """As usual. Raises ConfigError, which names the folder and the key, for what makes no sense."""
+        """As usual. Raises ConfigError, which names the folder and the key, for invalid values."""
         with read_from(f"processor_config.json of {pretrained_model_name_or_path}"):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
@@ -384,7 +386,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
 
 def _flatten(spec: ModalitySpec, value: Any) -> tuple[list[Any], list[int] | None]:
-    """Media as a flat list, and how many each prompt has if they were given per prompt."""
+    """Media as a flat list, and the number per prompt if they were given per prompt."""
     if spec.is_item(value):
         return [value], None
     if len(value) and all(not spec.is_item(entry) or entry is None for entry in value):

@@ -1,7 +1,7 @@
-"""From text to token ids, and from placeholders to the tokens of their media: the one way for calls, chats and training.
+"""Turns text into token ids, and placeholders into the tokens of their media, for calls, chats and training alike.
 
-Text holds one placeholder token per medium. It is tokenised so, and only then is each placeholder's id repeated for
-the tokens that the medium needs: media never lengthen what the tokenizer sees, and their spans are known exactly.
+Text holds one placeholder token per medium. It is tokenised in this form. Then each placeholder's id is repeated for the
+tokens that the medium needs. So media never lengthen the tokenizer's input, and their spans are known exactly.
 """
 
 import re
@@ -19,25 +19,25 @@ from ..utils.checked import ConfigError
 from .typed import Encoded, TypedText, arrays, joined
 
 
-# Written by templates between pieces of text that are tokenised by themselves; no tokenizer ever sees it.
+# Templates write it between pieces of text that are tokenised separately; tokenizers never see it.
 PIECE_END = "\ufdd2"
-# First character, and the one behind the last.
+# First character, and the one after the last.
 Span = tuple[int, int]
-# What Transformers takes instead of a strategy's name.
+# Transformers' other values for a strategy.
 _PADDING = {True: "longest", False: "do_not_pad"}
-# A tokenizer that knows no limit has a larger one.
+# A tokenizer without a limit has a larger number.
 _NO_LIMIT = 10**9
 
 
 class Text(NamedTuple):
-    """What is tokenised.
+    """A text to tokenise.
 
     Attributes:
-        text: with one placeholder token for each medium.
-        said: what of it the assistant said.
-        shown: the text with other characters in place of signs that people typed, as `TypedText` writes it: no control
-            tokens are read out of those. None: whoever wrote the text may write control tokens.
-        complete: whether it brings the tokens that a tokenizer puts in front of a text and behind it.
+        text: the text, with one placeholder token for each medium.
+        said: spans of the assistant's text.
+        shown: the text with stand-ins for signs that people typed, as `TypedText` writes it: these never form control
+            tokens. None: the text may hold control tokens.
+        complete: whether it already has the tokens that a tokenizer adds before and after a text.
     """
 
     text: str
@@ -52,13 +52,13 @@ class Prompt:
 
     Attributes:
         ids: `(tokens,)` int64.
-        is_medium: `(tokens,)` bool, which are placeholders.
-        repeats: `(tokens,)` int64, how often the model's input has each: 1, or the number of tokens of a medium, once
-            `PromptTokenizer.place_media` was told.
-        offsets: `(tokens, 2)` int64, the characters of each; 0 and 0 for what the tokenizer adds. A tokenizer that does
-            not tell gives those of a longer stretch.
-        said: `(tokens,)` bool, which the assistant said.
-        spelled: `(tokens,)` objects: of a medium with text between its frames, the ids that its placeholder becomes; None.
+        is_medium: `(tokens,)` bool, whether it is a placeholder.
+        repeats: `(tokens,)` int64, how often the model's input has it: 1, or the number of tokens of a medium, after
+            `PromptTokenizer.place_media`.
+        offsets: `(tokens, 2)` int64, the characters of each token; 0 and 0 for tokens that the tokenizer adds. If the
+            tokenizer gives no offsets, they are those of a longer stretch.
+        said: `(tokens,)` bool, whether it is the assistant's.
+        spelled: `(tokens,)` objects: for a medium with text between its frames, the ids of its placeholder; else None.
     """
 
     ids: np.ndarray
@@ -73,16 +73,16 @@ class Prompt:
         return int(self.repeats.sum())
 
     def count(self, token_id: int) -> int:
-        """How many of its tokens have this id."""
+        """Number of its tokens with this id."""
         return int((self.ids == token_id).sum())
 
     @property
     def labels(self) -> np.ndarray:
-        """`(tokens,)` int64: the ids of the words that the assistant said, elsewhere -100."""
+        """`(tokens,)` int64: the ids of the assistant's words, elsewhere -100."""
         return np.where(self.said & ~self.is_medium, self.ids, -100)
 
     def expanded(self) -> "Prompt":
-        """The ids, with one for each token of a medium."""
+        """The prompt with each placeholder repeated for the medium's tokens."""
         prompt = self._each(lambda values: np.repeat(values, self.repeats, axis=0))
         for place in (place for place in np.flatnonzero(self.is_medium) if self.spelled[place] is not None):
             start = self.repeats[:place].sum()
@@ -94,7 +94,7 @@ class Prompt:
         return Prompt(*(function(getattr(self, field.name)) for field in fields(self)))
 
     def truncated(self, limit: int, side: str, where: str) -> "Prompt":
-        """Cut on one side to `limit` tokens. Raises ValueError, which names it `where`, if that would cut a medium."""
+        """Cut on one side to `limit` tokens. Raises ValueError, which begins with `where`, if that would cut a medium."""
         order = slice(None, None, -1 if side == "left" else 1)
         kept = np.cumsum(self.repeats[order])[order] <= limit
         if self.is_medium[~kept].any():
@@ -105,7 +105,7 @@ class Prompt:
         return self._each(lambda values: values[kept])
 
     def without_last_words(self, count: int) -> "Prompt | None":
-        """Without its last `count` tokens of words; None if there are fewer, or if no labels would be left."""
+        """Without its last `count` tokens of text; None if there are fewer, or if no labels would be left."""
         words = np.flatnonzero(~self.is_medium)
         if count > len(words):
             return None
@@ -116,15 +116,15 @@ class Prompt:
 
 
 class Spelled(int):
-    """How many tokens a medium has in the text, and which: so many `placeholders`, and words between them."""
+    """The number of tokens of a medium in the text, and its ids: `placeholders`, and text between them."""
 
     ids: np.ndarray
     placeholders: int
 
 
 class _Stretch(NamedTuple):
-    """What is tokenised by itself. `lead` is put in front of it, and its tokens are taken away again; None for a typed
-    control token, which is read as plain text. In a `guarded` one, control tokens are those that are written in it."""
+    """A stretch that is tokenised alone. `lead` is put before it, and its tokens are removed again; None for a typed
+    control token, which is read as plain text. If `guarded`, only control tokens that are written in it count."""
 
     text: str
     start: int
@@ -138,8 +138,8 @@ class PromptTokenizer:
     Args:
         tokenizer: the language model's.
         tokens: modality -> its placeholder token.
-        piecewise: text is split at special tokens and at `PIECE_END`, and each piece is tokenised by itself, behind one
-            begin token.
+        piecewise: text is split at special tokens and at `PIECE_END`, and each piece is tokenised alone, after one begin
+            token.
 
     Attributes:
         placeholders: modality -> the id of its placeholder token.
@@ -156,16 +156,16 @@ class PromptTokenizer:
                 other for other in self.placeholders if other != name and self.placeholders[other] == token_id
             ]:
                 raise ConfigError(
-                    f"The placeholder {tokens[name]!r} of {name!r} is that of {', '.join(map(repr, others))}, too."
+                    f"The placeholder {tokens[name]!r} of {name!r} is also that of {', '.join(map(repr, others))}."
                 )
 
     def _token_id(self, modality: str, token: str) -> int:
-        token_id: Any = self.tokenizer.convert_tokens_to_ids(token)  # of one token, one id
+        token_id: Any = self.tokenizer.convert_tokens_to_ids(token)  # one id for one token
         if token_id is None or (token_id == self.tokenizer.unk_token_id and token != self.tokenizer.unk_token):
             raise ConfigError(f"The placeholder {token!r} of {modality!r} is not in the tokenizer's vocabulary.")
         if token_id not in self.tokenizer.added_tokens_decoder:
             raise ConfigError(
-                f"The placeholder {token!r} of {modality!r} is an ordinary word of the tokenizer, which users type. It "
+                f"The placeholder {token!r} of {modality!r} is an ordinary word of the tokenizer, which users may type. It "
                 "must be an added token."
             )
         own = (self.tokenizer.pad_token, self.tokenizer.bos_token, self.tokenizer.eos_token, self.tokenizer.unk_token)
@@ -179,7 +179,7 @@ class PromptTokenizer:
             add_special_tokens: whether the tokenizer adds its first and last tokens to texts that are not complete.
 
         Raises:
-            ValueError: a control token that was typed cannot be written as plain text.
+            ValueError: a typed control token cannot be written as plain text.
         """
         stretches = [[*self._stretches(text)] for text in texts]
         encoded = iter(self._encode([*chain.from_iterable(stretches)]))
@@ -199,14 +199,14 @@ class PromptTokenizer:
         return prompts
 
     def check_count(self, prompts: Sequence[Prompt], modality: str, given: int, where: str | None = None) -> None:
-        """Raises ValueError if prompts (`where`: their name) have more or fewer placeholders than media are given."""
+        """Raises ValueError if prompts (`where`: their name) have more or fewer placeholders than there are media."""
         places = sum(prompt.count(self.placeholders[modality]) for prompt in prompts)
         if places != given:
             where = where or ("the prompt" if len(prompts) == 1 else f"the batch of {len(prompts)} prompts")
             raise ValueError(f"{where} {count_error(modality, self.tokens[modality], places, given)}")
 
     def place_media(self, prompts: Sequence[Prompt], token_counts: Mapping[str, Sequence[int]]) -> None:
-        """Tells prompts how many tokens their media have.
+        """Sets the number of tokens of each medium in prompts.
 
         Args:
             token_counts: modality -> tokens of each of its media over all prompts, in the order of placeholders.
@@ -226,7 +226,7 @@ class PromptTokenizer:
                     start += 1
 
     def spell(self, modality: str, texts: Sequence[str], counts: Sequence[int]) -> "Spelled":
-        """The tokens of a medium with a text before each frame, which itself has so many tokens."""
+        """The tokens of a medium with a text before each frame; `counts`: tokens of each frame."""
         runs = zip((ids for ids, _ in self._read(list(texts))), counts, strict=True)
         ids = np.concatenate([part for text, n in runs for part in (text, [self.placeholders[modality]] * n)])
         spelled = Spelled(len(ids))
@@ -237,17 +237,17 @@ class PromptTokenizer:
 
     @cached_property
     def typed(self) -> TypedText:
-        """Knows special tokens, placeholders among them, that were typed."""
+        """Finds special tokens and placeholders that were typed."""
         return TypedText(self.tokenizer, PIECE_END if self.piecewise else "")
 
     def begins(self, text: str) -> bool:
-        """Whether a text brings its begin token itself."""
+        """Whether a text has its begin token already."""
         bos = self.tokenizer.bos_token
         return bos is not None and text.startswith(bos)
 
     @cached_property
     def _added(self) -> list[Encoded]:
-        """What the tokenizer puts in front of and behind every text; in front of pieces always stands its begin token."""
+        """The tokens that the tokenizer adds before and after every text; before pieces it is always the begin token."""
         if self.piecewise:
             first, last = [token for token in [self.tokenizer.bos_token_id] if token is not None], []
         else:
@@ -260,8 +260,8 @@ class PromptTokenizer:
     # --- stretches -----------------------------------------------------------------------------------------------
 
     def _stretches(self, whole: Text) -> Iterator[_Stretch]:
-        """A text, split at typed control tokens, at the ends of pieces, and, where the tokenizer does not tell which
-        characters its tokens stand for, at the ends of what was said."""
+        """A text, split at typed control tokens, at the ends of pieces, and, if the tokenizer gives no offsets, at the
+        ends of the assistant's text."""
         text, start, guarded = whole.text, 0, whole.shown is not None
         edges = [] if self.tokenizer.is_fast else sorted(chain.from_iterable(whole.said))
         typed: Iterator[Span] = iter(())
@@ -270,14 +270,14 @@ class PromptTokenizer:
         for end, behind in [*typed, (len(text), len(text))]:
             for a, b in pairwise([start, *(edge for edge in edges if start < edge < end), end]):
                 for first, last in self._pieces(text, a, b):
-                    # Behind a line end, a tokenizer does not put the space that it puts in front of a text.
+                    # After a line end, a tokenizer does not add the space that it adds before a text.
                     yield _Stretch(text[first:last], first, "" if self.piecewise or first == 0 else "\n", guarded)
             if end < behind:
                 yield _Stretch(text[end:behind], end, None, True)
             start = behind
 
     def _pieces(self, text: str, start: int, end: int) -> Iterator[Span]:
-        """Special tokens and what is between them, if text is tokenised piecewise; else the whole."""
+        """Special tokens and the text between them, if text is tokenised piecewise; else the full text."""
         for match in self._piece_ends.finditer(text, start, end) if self.piecewise else ():
             if start < match.start():
                 yield start, match.start()
@@ -292,7 +292,7 @@ class PromptTokenizer:
         return re.compile(f"{PIECE_END}|{self.typed.control_tokens.pattern}")
 
     def _encode(self, stretches: list[_Stretch]) -> list[Encoded]:
-        """Ids `(tokens,)` of each, and their characters in the whole text `(tokens, 2)`."""
+        """Ids `(tokens,)` of each, and their characters in the full text `(tokens, 2)`."""
         plain = iter(self._read([one.lead + one.text for one in stretches if one.lead is not None]))
         encoded = []
         for text, start, lead, guarded in stretches:
@@ -309,7 +309,7 @@ class PromptTokenizer:
         return encoded
 
     def _read(self, texts: list[str]) -> list[Encoded]:
-        """Texts as they are, all in one call. A tokenizer that does not tell characters gives each token those of all."""
+        """Tokenises texts unchanged, in one call. Without offsets, each token gets the characters of its full text."""
         if not texts:
             return []
         silent = dict.fromkeys(("add_special_tokens", "padding", "truncation", "return_attention_mask"), False)
@@ -321,23 +321,23 @@ class PromptTokenizer:
 
 
 def _overlap(places: np.ndarray, spans: Sequence[Span]) -> np.ndarray:
-    """Which tokens, by their characters `(tokens, 2)`, are in one of the spans: `(tokens,)` bool."""
+    """Whether each token, with characters `(tokens, 2)`, is in one of the spans: `(tokens,)` bool."""
     starts, ends = np.array([(-1, -1), *sorted(spans)]).T
-    last = np.searchsorted(starts, places[:, 1]) - 1  # of the spans that begin in front of the token's end
+    last = np.searchsorted(starts, places[:, 1]) - 1  # the last span that begins before the token's end
     return np.maximum.accumulate(ends)[last] > places[:, 0]
 
 
 def lay_out(
     prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any], mask: bool = False
 ) -> dict[str, list]:
-    """Prompts truncated, with a token for each of a medium's, and padded.
+    """Prompts truncated, with placeholders repeated, and padded.
 
     Args:
-        settings: the tokenizer's keyword arguments for truncation, padding, and what is returned.
-        mask: whether `assistant_masks` are asked for.
+        settings: the tokenizer's keyword arguments for truncation, padding and outputs.
+        mask: whether to return `assistant_masks`.
 
     Returns:
-        `input_ids` and what is asked for beside them: arrays if `return_tensors` asks for tensors, else lists.
+        `input_ids` and other requested outputs: arrays if `return_tensors` asks for tensors, else lists.
     """
     if settings.get("truncation") not in (None, False, "do_not_truncate"):
         limit, side = settings.get("max_length") or tokenizer.model_max_length, tokenizer.truncation_side
@@ -349,7 +349,7 @@ def lay_out(
     if settings.get("return_offsets_mapping"):
         if not tokenizer.is_fast:
             raise ValueError(
-                "This tokenizer cannot return offsets: leave return_offsets_mapping out, or use a fast one."
+                "This tokenizer cannot return offsets: leave out return_offsets_mapping, or use a fast tokenizer."
             )
         columns["offset_mapping"] = [prompt.offsets for prompt in prompts]
     if mask:
@@ -367,7 +367,7 @@ def lay_out(
     if settings.get("return_tensors") is None:
         columns = {name: [row.tolist() for row in rows] for name, rows in columns.items()}
     if settings.get("return_text_replacement_offsets"):
-        columns["text_replacement_offsets"] = [[] for _ in prompts]  # offsets are those of the text as it was given
+        columns["text_replacement_offsets"] = [[] for _ in prompts]  # offsets refer to the original text
     return columns
 
 
@@ -375,7 +375,7 @@ def pad(
     rows: Sequence[np.ndarray], value: int, length: int | None = None, multiple: int | None = None, side: str = "right"
 ) -> list[np.ndarray]:
     """Rows `(tokens, ...)`, filled with `value` on one side up to `length` (the longest row's if left out), or the next
-    multiple of `multiple`. Longer ones are left as they are."""
+    multiple of `multiple`. Longer rows stay unchanged."""
     length = max(map(len, rows), default=0) if length is None else length
     length = -(-length // (multiple or 1)) * (multiple or 1)
     filled = []

@@ -1,10 +1,10 @@
-"""Who may say what: what people typed stays text, wherever it was typed, however it is cut, whatever a template makes of it.
+"""Keeps typed text as text: users cannot write control tokens, whatever a template does with their text.
 
-A chat template puts control tokens and placeholders around text of anybody. First, each character of such a text that
-control tokens are made of (`<`, `|`) is replaced by a stand-in, a rare letter. Then the template writes the chat. A control
-token without a stand-in is the template's own. One with a stand-in was typed: it is read as text, with its characters back.
+A chat template puts control tokens and placeholders around users' text. First, each character of that text that can be part
+of a control token (`<`, `|`) is replaced by a stand-in, a rare letter. Then the template writes the chat. A control token
+without a stand-in is the template's own. One with a stand-in was typed: it is read as text, with its original characters.
 
-Marks around what was typed are not enough: templates cut texts, escape them (JSON, Python), and change their letters.
+Marks around typed text are not enough: templates cut texts, escape them (JSON, Python), and change their letters.
 """
 
 import json
@@ -20,24 +20,24 @@ from transformers import PreTrainedTokenizerBase
 from ..utils.upstream import encode_chat_piece
 
 
-# Ids `(tokens,)` int64, and the characters that each stands for `(tokens, 2)` int64.
+# Ids `(tokens,)` int64, and the characters of each `(tokens, 2)` int64.
 Encoded = tuple[np.ndarray, np.ndarray]
 # Roles that templates write without naming them.
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-# Rare letters, printable and without capitals: no template has a reason to change them. Those of the chat are left out.
+# Rare letters, printable and without capitals: templates do not change them. Letters in the chat are not used.
 _FIRST_STAND_IN, _LAST_STAND_IN = 0x20000, 0x2A6DF
-# What JSON escapes; blanks are what templates strip.
+# JSON escapes these; templates strip blanks.
 _NEVER = re.compile(r"[\s\"\\\x00-\x1f]")
 
 
 class StandIns(NamedTuple):
-    """The characters that stand for others in one chat: the one behind `first` for the first of `signs`, and so on."""
+    """The stand-ins of one chat: the character after `first` for the first of `signs`, and so on."""
 
     first: int
     signs: str
 
     def unescaped(self, text: str) -> str:
-        """A template's text where JSON in ASCII does not spell them out."""
+        """A template's text with stand-ins that JSON in ASCII escaped restored."""
         for place in range(len(self.signs) if "\\ud8" in text else 0):
             text = text.replace(_escaped(self.first + place), chr(self.first + place))
         return text
@@ -51,25 +51,25 @@ class StandIns(NamedTuple):
 
 
 class TypedText:
-    """Tells what was typed from what a template writes, and reads it as text.
+    """Separates typed text from the template's, and reads it as text.
 
     Args:
-        tokenizer: its special tokens are the control tokens, placeholders among them.
+        tokenizer: its special tokens, with placeholders, are the control tokens.
         extra: other signs that must not be typed.
 
     Attributes:
-        line_end: ids of a line's end. Behind it, a tokenizer does not put the space that it puts in front of a text.
+        line_end: ids of a line end. After it, a tokenizer does not add the space that it adds before a text.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, extra: str = ""):
         self.tokenizer = tokenizer
         special = {key: one.content for key, one in tokenizer.added_tokens_decoder.items() if one.special}
         self.tokens = tokens = [*special.values()]
-        # A word that the tokenizer does not know may be anybody's.
+        # An unknown word may come from anybody.
         ids = sorted(special.keys() - {tokenizer.unk_token_id})
         self._is_control = np.zeros(
             ids[-1] + 2 if ids else 1, dtype=bool
-        )  # by id; the last is that of all larger ones
+        )  # by id; the last entry is for all larger ids
         self._is_control[ids] = True
         normalizer = tokenizer.backend_tokenizer.normalizer if tokenizer.is_fast else None
         self.normalize = None if normalizer is None else normalizer.normalize_str
@@ -80,10 +80,10 @@ class TypedText:
         self._known: dict[str, bool] = {}
 
     def replace(self, given: tuple[Any, ...], template: str) -> tuple[tuple[Any, ...], StandIns | None]:
-        """Messages, tools, documents and variables of a template with stand-ins, if there is a reason for any.
+        """Messages, tools, documents and variables of a template with stand-ins, if any are needed.
 
         Raises:
-            ValueError: the chat leaves no character that could stand for another.
+            ValueError: the chat leaves no free character for a stand-in.
         """
         own, asked = _own_words(template)
         texts = _texts(given, own)
@@ -95,7 +95,7 @@ class TypedText:
             return given, None
         standing = StandIns(_free_place("".join([whole, template, *self.tokens]), len(signs)), signs)
         letters = {ord(sign): standing.first + i for i, sign in enumerate(signs) if not _NEVER.match(sign)}
-        # What the template looks for in a text stays there; no control token can be made of it.
+        # Strings that the template searches for in a text stay; they cannot form a control token.
         kept = [words for words in asked if not plain.isdisjoint(words)]
         kept = [re.escape(words) for words in kept if not any(_overlap(words, one) for one in self.tokens)]
         found = re.compile("|".join([*kept, f"[{re.escape(''.join(plain))}]"]) if plain else "(?!)")
@@ -106,12 +106,12 @@ class TypedText:
             return found.sub(lambda match: match[0].translate(letters) if len(match[0]) == 1 else match[0], text)
 
         *messages, variables = given
-        named = own.union(self.tokens)  # who calls may name a control token for the template to write
+        named = own.union(self.tokens)  # the caller may name a control token for the template to write
         changed = [_each(one, replaced, own, False) for one in messages]
         return (*changed, _each(variables, replaced, named, True)), standing
 
     def _found_signs(self, text: str) -> set[str]:
-        """What of a text control tokens are made of, or what the tokenizer takes for that (wide letters)."""
+        """Characters of a text that can form control tokens, or that the tokenizer reads as such (wide letters)."""
         found = {sign for sign in self._signs if sign in text}
         if self.normalize is None or text.isascii():
             return found
@@ -121,12 +121,12 @@ class TypedText:
         return found.union(letter for letter in letters if self._known[letter])
 
     def _is_piece(self, text: str) -> bool:
-        """Whether it could be the middle of a control token, without any sign: a name between `<|` and `|>`."""
+        """Whether it could be the middle of a control token, without a sign: a name between `<|` and `|>`."""
         return len(text) < self._longest + 8 and (inner := text.strip().lower()) != "" and inner in self._all
 
     def typed(self, text: str, shown: str, also: re.Pattern | None = None) -> Iterator[tuple[int, int]]:
-        """Where control tokens, or what `also` finds, that were typed stand in a text: first character, and the one behind
-        the last. An empty place is one where the tokenizer must not read across.
+        """Spans of typed control tokens, or of matches of `also`, in a text: first character, and the one after the last.
+        The tokenizer must not read across an empty span.
 
         Args:
             shown: the text with stand-ins.
@@ -150,12 +150,12 @@ class TypedText:
         return self._read("\n")
 
     def is_more_than_written(self, ids: np.ndarray, text: str) -> bool:
-        """Whether the tokenizer read control tokens where the text has others that it takes for the same: wide letters."""
+        """Whether the tokenizer read control tokens that the text does not have: wide letters look the same to it."""
         found = int(self._controls(ids).sum())
         return found > 0 and found > len(self.control_tokens.findall(text))
 
     def apart(self, text: str) -> Encoded:
-        """Control tokens that are written, and what is between them as text."""
+        """Tokenises written control tokens, and the rest as text."""
         parts, start = [], 0
         for match in self.control_tokens.finditer(text):
             ids = self._read(match.group())
@@ -164,7 +164,7 @@ class TypedText:
         return joined(*parts, self.as_text(text[start:], start))
 
     def as_text(self, text: str, start: int = 0) -> Encoded:
-        """Without control tokens: what the tokenizer takes for one is cut until it does not."""
+        """Tokenises as text: anything that the tokenizer reads as a control token is cut until it does not."""
         read = encode_chat_piece(self.tokenizer, text, True, self.line_end) if text else []
         ids, places = arrays(read, (start, start + len(text)) * len(read))
         if not self._controls(ids).any():
@@ -177,7 +177,7 @@ class TypedText:
         return arrays([self.tokenizer.unk_token_id], (start, start + 1))
 
     def _controls(self, ids: np.ndarray) -> np.ndarray:
-        """Which ids `(tokens,)` are those of control tokens: `(tokens,)` bool."""
+        """Whether each id `(tokens,)` is that of a control token: `(tokens,)` bool."""
         return np.take(self._is_control, ids, mode="clip")
 
     def _read(self, text: str) -> list[int]:
@@ -196,18 +196,18 @@ def joined(*parts: Encoded) -> Encoded:
 
 
 def _signs(token: str) -> set[str]:
-    """What of a token few words have; all of one that is a word."""
+    """The characters of a token that are rare in words; all of them if it is a word."""
     signs = {sign for sign in token if not (sign.isalnum() or sign == "_" or _NEVER.match(sign))}
     return signs or {sign for sign in token if not _NEVER.match(sign)}
 
 
 def _steers(value: str, name: Any, own: frozenset[str]) -> bool:
-    """Whether a template goes by this entry of a dict, and does not just write it."""
+    """Whether a template branches on this entry of a dict, and does not just write it."""
     return name in ("type", "role") and (value in own or name == "role" and value in _ROLES)
 
 
 def _texts(given: Any, own: frozenset[str]) -> set[str]:
-    """All that may be written, keys included."""
+    """All texts that may be written, including keys."""
     found = set()
 
     def collect(value: Any, name: Any) -> None:
@@ -217,7 +217,7 @@ def _texts(given: Any, own: frozenset[str]) -> set[str]:
         elif isinstance(value, (list, tuple)):
             for entry in value:
                 collect(entry, name)
-        elif isinstance(value, (dict, Mapping)):  # abstract classes take long to ask
+        elif isinstance(value, (dict, Mapping)):  # isinstance is slow for abstract classes
             found.update(key for key in value if isinstance(key, str) and key not in own)
             for key, entry in value.items():
                 collect(entry, key)
@@ -239,13 +239,13 @@ def _each(value: Any, change: Callable[[str], str], own: frozenset[str], options
 
 
 def _free_place(text: str, count: int) -> int:
-    """The first of so many characters in a row that are nowhere in a text, nor spelled out there."""
+    """The first of `count` consecutive characters that are not in a text, also not escaped."""
     used = {*map(ord, {*text})}
     for first in range(_FIRST_STAND_IN, _LAST_STAND_IN - count, count):
         row = range(first, first + count)
         if used.isdisjoint(row) and not ("\\ud8" in text and any(_escaped(code) in text for code in row)):
             return first
-    raise ValueError("The chat has more different characters than can be told apart: shorten it.")
+    raise ValueError("The chat has too many different characters: shorten it.")
 
 
 def _escaped(code: int) -> str:
@@ -261,7 +261,7 @@ def _overlap(words: str, token: str) -> bool:
 
 @lru_cache
 def _own_words(template: str) -> tuple[frozenset[str], list[str]]:
-    """Names of roles, types and keys that the template reads, and what it may look for in texts, the longest first."""
+    """Names of roles, types and keys that the template reads, and strings that it may search for, the longest first."""
     words = []
     for _, kind, text in Environment().lex(template):
         if kind == "string":

@@ -1,4 +1,4 @@
-"""Towers encode one modality. Any `AutoModel` is one: here it is found, cut to what is read, built, loaded and read."""
+"""Towers encode one modality. Any `AutoModel` can be one. This folder builds it, cuts unused layers, loads and runs it."""
 
 from . import imagebind, imu2clip, precomputed  # noqa: F401 (they register)
 from ._build import build_tower, cut_layers, feature_length, load_tower, register_tower, weightless

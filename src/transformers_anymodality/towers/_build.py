@@ -1,6 +1,6 @@
-"""From a config, a model or a Hub id to a tower: the encoding half alone, with only the layers that are read.
+"""Builds a tower from a config, a model or a Hub id: only the encoder, with only the layers that are read.
 
-`build_tower(config)` serves composing and loading, so a config is all that a checkpoint needs to say about its towers.
+Composing and loading both use `build_tower(config)`, so a checkpoint needs only the configs of its towers.
 """
 
 import copy
@@ -33,9 +33,9 @@ _HALVES = {
 
 
 def register_tower(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Class decorator: makes a `PreTrainedModel` of your own usable as a tower and loadable by the Auto classes.
+    """Class decorator: makes your own `PreTrainedModel` usable as a tower and loadable by the Auto classes.
 
-    Its `config` annotation names the config class, whose `model_type` must be its own. A process that loads a
+    Its `config` annotation names the config class, whose `model_type` must be unique. A process that loads a
     checkpoint with such a tower must import the class first.
     """
     config_class = config_class_of(cls)
@@ -51,7 +51,7 @@ def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None
         config: of any model that `AutoModel` can build, one- or two-sided.
         medium: "pixels", "audio", "signal" or "text".
         select_layer: index into the hidden states, as in Transformers: 0 is the embeddings, -1 the last layer's
-            output, -2 the one before; None reads the model's final output. Layers behind it are not built.
+            output, -2 the one before; None reads the model's final output. Later layers are not built.
     """
     for name in () if _reads_videos(config) else _HALVES[medium]:
         half = getattr(config, name, None)
@@ -63,13 +63,13 @@ def tower_config(config: PreTrainedConfig, medium: str, select_layer: int | None
         # Where encoder and decoder share a config, the cache is the decoder's.
         config = own if type(own) is not type(config) else _changed(config, use_cache=False)
     if config.model_type == "timm_wrapper":
-        # timm's pooling is a head; the features of patches are in front of it.
+        # timm's pooling is part of the head; the features of patches come before it.
         config = _changed(config, do_pooling=False)
     return config if select_layer is None else cut_layers(config, select_layer)
 
 
 def _reads_videos(config: PreTrainedConfig) -> bool:
-    """Whether `config` is a video encoder's, which has one of frames as a part."""
+    """Whether `config` is that of a video encoder that contains an encoder of frames."""
     two_sided = hasattr(config, "text_config") or type(config) not in MODEL_MAPPING
     return not two_sided and tower_class(config).main_input_name == "pixel_values_videos"
 
@@ -81,7 +81,7 @@ def _changed(config: PreTrainedConfig, **fields: Any) -> PreTrainedConfig:
     return config
 
 
-# What configs call the layers of an encoder; the first that is there and makes a smaller tower.
+# Config fields with the number of an encoder's layers. The first that exists and makes the tower smaller is used.
 _LAYER_COUNTS = ("encoder_layers", "encoder_num_hidden_layers", "num_hidden_layers")
 
 
@@ -89,7 +89,7 @@ def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
     """The config of a tower up to a layer; see `tower_config`.
 
     Raises:
-        ValueError: the tower has fewer layers, or no stack of layers that its config tells the number of.
+        ValueError: the tower has fewer layers, or its config does not say how many it has.
     """
     whole, counts = _size(config), {name: getattr(config, name, None) for name in _LAYER_COUNTS}
     if config.model_type == "timm_wrapper":
@@ -101,12 +101,12 @@ def cut_layers(config: PreTrainedConfig, select_layer: int) -> PreTrainedConfig:
         if not 1 <= keep <= layers:
             raise ValueError(f"select_layer={select_layer} is outside the tower's {layers} layers (1 to {layers}).")
         cut = _with_layers(config, name, keep)
-        # Pyramids count stages, which their other settings build all the same.
+        # Pyramids count stages; their other settings build all stages anyway.
         if keep == layers or 0 < _size(cut) < whole:
             return cut
     raise ValueError(
-        f"select_layer needs a tower with one stack of layers; the config of {config.model_type!r} does not say how "
-        "many it has (`num_hidden_layers`, or `blocks` in timm). Leave select_layer out to read the final output."
+        f"select_layer needs a tower with one stack of layers, but the config of {config.model_type!r} does not give "
+        "their number (`num_hidden_layers`, or `blocks` in timm). Leave out select_layer to read the final output."
     )
 
 
@@ -118,25 +118,25 @@ def _with_layers(config: PreTrainedConfig, name: str, keep: int) -> PreTrainedCo
 
 
 def _size(config: PreTrainedConfig) -> int:
-    """Number of weights of the tower that a config builds; 0 if it builds none."""
+    """Number of weights of a config's tower; 0 if it cannot be built."""
     try:
         return sum(parameter.numel() for parameter in weightless(config).parameters())
     except (TypeError, ValueError, RuntimeError, IndexError):
         return 0
 
 
-# Kind of config -> the class of its encoder, which is found by building the whole.
+# Class of config -> class of its encoder, found by building the full model.
 _ENCODERS: dict[type[PreTrainedConfig], type[PreTrainedModel]] = {}
 
 
 def _encoder(config: PreTrainedConfig) -> PreTrainedModel:
     with torch.device("meta"):
         whole = AutoModel.from_config(copy.deepcopy(config))
-    return getattr(whole, "speech_encoder", None) or whole.get_encoder()  # beside one of text
+    return getattr(whole, "speech_encoder", None) or whole.get_encoder()  # some have a text encoder, too
 
 
 def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class that encodes with `config`: `AutoModel`'s own, that of a half, or the encoder of an encoder-decoder."""
+    """The class that encodes with `config`: `AutoModel`'s, or the encoder of a two-sided or encoder-decoder model."""
     if type(config) not in MODEL_MAPPING:
         # AutoModel knows few halves of two-sided models; their classes are named after their configs.
         name, halves = type(config).__name__.removesuffix("Config"), models_beside(type(config))
@@ -144,7 +144,7 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             return half
         raise ValueError(
             f"No AutoModel is registered for a tower of type {config.model_type!r}. Import the module that defines it "
-            "first; a class of your own is registered by `@transformers_anymodality.register_tower`."
+            "first; register your own class with `@transformers_anymodality.register_tower`."
         )
     if config.is_encoder_decoder:
         if type(config) not in _ENCODERS:
@@ -155,7 +155,7 @@ def tower_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def build_tower(config: PreTrainedConfig) -> PreTrainedModel:
-    """A tower with random weights, built by `config` alone. Safe on the meta device."""
+    """A tower with random weights, built only from `config`. Safe on the meta device."""
     return build(tower_class(config), config)
 
 
@@ -168,9 +168,9 @@ def weightless(config: PreTrainedConfig) -> PreTrainedModel:
 def load_tower(
     source: str | os.PathLike | PreTrainedConfig | PreTrainedModel, medium: str, select_layer: int | None, **hub_kwargs
 ) -> PreTrainedModel:
-    """A tower from a Hub id or local path (weights loaded), a config (random weights) or a loaded model (its half).
+    """A tower from a Hub id or local path (weights loaded), a config (random weights) or a loaded model (its encoder).
 
-    Within `torch.device("meta")`, of a Hub id or path no more than the config is read.
+    Within `torch.device("meta")`, only the config of a Hub id or path is read.
 
     Raises:
         ValueError: weights that do not fill the tower exactly, or a model that cannot be rebuilt from its config.
@@ -202,7 +202,7 @@ def load_tower(
 
 
 def _loader(source: str | os.PathLike, hub_kwargs: dict[str, Any]) -> type:
-    """The class to load a checkpoint with: `AutoModel`, or that of an encoder that was saved alone."""
+    """The class to load a checkpoint with: `AutoModel`, or the class of an encoder that was saved alone."""
     config = AutoConfig.from_pretrained(source, **{k: v for k, v in hub_kwargs.items() if k != "dtype"})
     alone = config.is_encoder_decoder and config.architectures == [tower_class(config).__name__]
     return tower_class(config) if alone else AutoModel
@@ -224,7 +224,7 @@ def _fill(tower: PreTrainedModel, whole: PreTrainedModel) -> PreTrainedModel:
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(module.get_parameter(name).requires_grad)
     for name, buffer in list(tower.named_buffers()):
-        if buffer.is_meta:  # those that are not saved: position ids, masks
+        if buffer.is_meta:  # buffers that are not saved: position ids, masks
             owner, _, leaf = name.rpartition(".")
             setattr(tower.get_submodule(owner), leaf, module.get_buffer(name))
     tower.config.name_or_path = whole.config.name_or_path
@@ -237,9 +237,9 @@ def feature_length(
     channels_first: bool | None = None,
     packed: bool = False,
 ) -> int:
-    """Features that a tower gives for one item, whose sub-processor gave `outputs`; found by running it without data, once
-    for each shape. `channels_first` and `packed` as `run_tower` takes them: of a `packed` tower, whose mask decides, the
-    first layer is run on the data, with random weights."""
+    """Number of features that a tower gives for one item, whose sub-processor gave `outputs`. The tower runs without data,
+    once for each shape. A `packed` tower runs its first layer on the data, with random weights, because its mask decides.
+    `channels_first` and `packed` are as in `run_tower`."""
     if packed:
         with _counting, torch.no_grad():
             tower = _first_layer(type(config), config.to_json_string(use_diff=False))
@@ -259,7 +259,7 @@ def _feature_length(
     with _counting:
         try:
             return _counter(config_class, serialized, channels_first)(shapes)
-        except (RuntimeError, TypeError):  # of a forward that looks at data, or mixes devices
+        except (RuntimeError, TypeError):  # the forward reads data, or mixes devices
             return _counter(config_class, serialized, channels_first, traced=True)(shapes)
 
 
@@ -284,11 +284,11 @@ def _counter(
 
 
 class _FeatureCounter:
-    """Runs a tower without data. Recordings come in thousands of lengths, and layers seldom change how many features there
-    are: the first layer is asked alone, once it has agreed with all of them about two items of unlike length.
+    """Runs a tower without data. Recordings have thousands of lengths, and layers seldom change the number of features. So
+    the first layer runs alone, once it has agreed with the full tower on two items of different length.
 
     Args:
-        traced: as torch traces it, which knows more of what a forward asks, and takes longer.
+        traced: use fake tensors, which support more forwards than the meta device, and are slower.
     """
 
     def __init__(self, config: PreTrainedConfig, channels_first: bool | None = None, traced: bool = False):
@@ -324,7 +324,7 @@ class _FeatureCounter:
         arguments = {argument: outputs[name] for name, argument in match_arguments(tower, outputs).items()}
         main = main_input(tower)
         try:
-            # Masks do not change how many there are, but many a forward looks at them, which it cannot here.
+            # Masks do not change the number, and many forwards read their values, which are not there.
             output = tower(**{main: arguments[main]}, return_dict=True)
         except (TypeError, AttributeError):
             output = tower(**arguments, return_dict=True)

@@ -1,4 +1,4 @@
-"""Runs any tower: finds its inputs, its features, and the weights that they depend on."""
+"""Runs any tower: finds its inputs, its features, and the weights that the features depend on."""
 
 import inspect
 import math
@@ -14,23 +14,23 @@ from ..utils.hooks import StandingHook, standing_hook
 
 _SEQUENCES = ("last_hidden_state", "encoder_last_hidden_state", "feature_maps", "hidden_states", "latents")
 _POOLED = ("pooler_output", "image_embeds", "audio_embeds", "text_embeds", "embeddings")
-# Names of one thing: 1 where an item is real, 0 where there is padding.
+# Names of the padding mask: 1 where an item is real, 0 where there is padding.
 MASKS = ("attention_mask", "input_features_mask", "padding_mask")
 _SIZES = ("hidden_size", "d_model", "embed_dim", "num_features", "hidden_dim", "projection_dim")
 
 
 def compute_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype that a module computes in: that of its first floating-point parameter."""
+    """The dtype that a module computes in: the dtype of its first floating-point parameter."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
 
 def is_trained(module: nn.Module) -> bool:
-    """Whether any weight of it gets a gradient."""
+    """Whether any of its weights gets a gradient."""
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def main_input(tower: PreTrainedModel) -> str:
-    """The argument of a tower's forward that takes the medium; many towers do not tell."""
+    """The argument of a tower's forward that takes the medium; many towers do not name it."""
     accepted = inspect.signature(tower.forward).parameters
     return tower.main_input_name if tower.main_input_name in accepted else next(iter(accepted))
 
@@ -42,14 +42,14 @@ def required_arguments(tower: PreTrainedModel) -> set[str]:
 
 
 def match_arguments(tower: PreTrainedModel, outputs: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Which of a sub-processor's outputs a tower's forward takes, by which argument; the main input first."""
+    """Output of the sub-processor -> the argument of the tower's forward that takes it; the main input comes first."""
     accepted, main = inspect.signature(tower.forward).parameters, main_input(tower)
     source = main if main in outputs else next((name for name in outputs if "mask" not in name), None)
     if source is None:
         given = ", ".join(outputs) or "nothing"
         raise ValueError(f"{type(tower).__name__} takes {main!r}, but its processor gives {given}.")
     others = {name: name for name in outputs if name in accepted and name not in (source, main)}
-    for name in outputs.keys() - {source, *others}:  # the first word says of what: `image_grid_thw` is `grid_thw`
+    for name in outputs.keys() - {source, *others}:  # the first word is the modality: `image_grid_thw` is `grid_thw`
         short, free = name.partition("_")[2], [one for one in accepted if one not in (main, *others.values())]
         alike = [one for one in required_arguments(tower) if one.partition("_")[2] == short]
         if found := next((one for one in (short, *alike) if one in free), None):
@@ -77,13 +77,13 @@ def run_tower(
         select_layer: not None if the tower was cut; then its last layer's own output is read.
         select_feature: "all", "patches", "pooled" or "merged".
         packed: the tower gives the features of all items as one row.
-        channels_first: it gives `(items, dim, length)`; None to tell by the sizes.
+        channels_first: it gives `(items, dim, length)`; None: judged by the sizes.
         recorded: `output_hidden_states`, `output_attentions`.
     """
     if select_layer is None:
         output = tower(**arguments, **recorded, return_dict=True)
         return read_features(tower, output, select_feature, packed, channels_first), output
-    # What the last layer gives, in front of any final norm: `hidden_states[k]` of a whole tower is not normed, while the
+    # The output of the last layer, before any final norm: `hidden_states[k]` of a full tower is not normed, but the
     # output of a tower cut to `k` layers is.
     caught: list[Any] = []
     with watch_last_layer(tower).doing(caught.append):
@@ -95,7 +95,7 @@ def run_tower(
 
 
 def watch_last_layer(tower: nn.Module) -> StandingHook:
-    """The hook on the last layer of a tower whose output `select_layer` reads."""
+    """The hook on a tower's last layer, whose output `select_layer` reads."""
     if getattr(tower, "last_layer_hook", None) is None:
         tower.last_layer_hook = standing_hook(_layer_stack(tower)[-1])
     return tower.last_layer_hook
@@ -112,10 +112,10 @@ def read_features(
     `packed`, `(all features, dim)`.
 
     Args:
-        tower: whose config tells channels from space in maps, and class tokens from patches.
+        tower: its config tells channels from space in maps, and class tokens from patches.
         output: what the tower returned (a `ModelOutput`, or a layer's tensor).
-        select: "all" features, "patches" (without leading class and register tokens), "pooled", or "merged", what a tower
-            that reads patches as one row makes of neighbouring ones.
+        select: "all" features, "patches" (without leading class and register tokens), "pooled", or "merged" (neighbouring
+            patches merged, by a tower that reads patches as one row).
     """
     if packed and select == "merged":
         features, before = _field(output, _POOLED), _field(output, _SEQUENCES + _POOLED)
@@ -140,7 +140,7 @@ def read_features(
 
 
 def _widths(tower: PreTrainedModel) -> set[int]:
-    """The widths that a tower's features may have, by its config (several where a config is not clear)."""
+    """The widths that a tower's features may have, by its config (several if the config is not clear)."""
     config, sizes = tower.config, set()
     for name in _SIZES:
         if isinstance(value := getattr(config, name, None), int):
@@ -154,13 +154,13 @@ def _widths(tower: PreTrainedModel) -> set[int]:
 
 
 def _channels_first(shape: torch.Size, sizes: set[int]) -> bool:
-    """Whether features `(items, dim, ...)` have their channels in front, by the widths that a config tells."""
-    # A list: a size that torch.export leaves open has no hash.
+    """Whether features have their channels first, `(items, dim, ...)`, judged by the widths in the config."""
+    # A list: a dynamic size of torch.export has no hash.
     first, last = shape[1] in [*sizes], shape[-1] in [*sizes]
     if first != last or len(shape) != 4:
         return first and not last
-    # A map whose width no config tells, or that is as wide as it has channels: maps are mostly square, and of
-    # those that are not most are convolutions'.
+    # The config does not give the map's width, or width and channels are equal. Most maps are square; most others
+    # come from convolutions.
     return shape[2] == shape[3] or shape[1] != shape[2]
 
 
@@ -199,7 +199,7 @@ def _grid(config: PreTrainedConfig) -> int | None:
 
 
 def _layer_stack(tower: nn.Module) -> nn.Module:
-    """The module list or sequence that is the stack of layers: of one kind, as many as the config says, the largest."""
+    """The stack of layers: the largest list of modules of one class with as many modules as the config says."""
     config = tower.config
     count = getattr(config, "num_hidden_layers", None)
     stacks = [
@@ -208,7 +208,7 @@ def _layer_stack(tower: nn.Module) -> nn.Module:
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) and len({type(m) for m in module}) == 1
     ]
     recorded = (getattr(tower, "_can_record_outputs", None) or {}).get("hidden_states")
-    layer = getattr(recorded, "target_class", recorded)  # its class, where Transformers knows it
+    layer = getattr(recorded, "target_class", recorded)  # the layer's class, if Transformers knows it
     stacks = [stack for stack in stacks if isinstance(layer, type) and isinstance(stack[0], layer)] or stacks
     exact = [stack for stack in stacks if len(stack) == count]
     if not (exact or stacks):
@@ -221,10 +221,10 @@ def trace_tower(
     arguments: dict[str, torch.Tensor],
     *reading: Any,
 ) -> tuple[torch.Tensor, set[str]]:
-    """The features, as `run_tower` gives them (`reading` are its arguments), and the names of the weights that they do not
-    depend on.
+    """The features, as `run_tower` gives them (`reading` are its arguments), and the names of weights that do not affect
+    them.
 
-    The forward pass's graph leads back to the others; where there is none, all count as read. The tower may lack data.
+    The autograd graph shows which weights are read; without a graph, all count as read. The tower may be on meta.
     """
     weights = {name: p for name, p in tower.named_parameters() if p.is_floating_point()}
     trained = {name: p.requires_grad for name, p in weights.items()}
@@ -252,7 +252,7 @@ def _leaves(features: torch.Tensor) -> set[int]:
 
 
 def outermost(tower: nn.Module, unread: set[str]) -> list[str]:
-    """The outermost modules all of whose weights are among `unread`, and unread parameters of modules that are read."""
+    """The outermost modules with only `unread` weights, and the unread parameters of other modules."""
     found: list[str] = []
     for name, module in tower.named_modules():
         own = {f"{name}.{child}" for child, _ in module.named_parameters()}
@@ -270,9 +270,9 @@ class Unread(nn.Module):
 
 
 def drop_unread(tower: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Takes unread modules (poolers, final norms) out of a tower, in place; of `names`, single parameters are only frozen.
+    """Takes unread modules (poolers, final norms) out of a tower, in place; single parameters in `names` are only frozen.
 
-    Weights that never get a gradient stop distributed training. Returns what was taken out, for `put_back`.
+    Weights that never get a gradient stop distributed training. Returns the removed modules, for `put_back`.
     """
     parameters, taken = dict(tower.named_parameters()), {}
     for name in names:

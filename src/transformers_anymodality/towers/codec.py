@@ -1,6 +1,6 @@
-"""Codecs as towers: the half in front of the quantiser.
+"""Codecs as towers: the encoder, without the quantiser.
 
-A codec gives codes and sound. What it makes of sound before that is rounded to codes are features, as those of any encoder.
+A codec gives codes and audio. The values before they are rounded to codes are features, as from any encoder.
 """
 
 from functools import lru_cache, wraps
@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class _Reached(Exception):
-    """Raised at the quantiser, so that the layers behind it do not run."""
+    """Raised at the quantiser, so that later layers do not run."""
 
 
 class _Quantiser(nn.Module):
@@ -24,7 +24,7 @@ class _Quantiser(nn.Module):
         self.given: list[torch.Tensor] = []
 
     def encode(self, features: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        self.given.append(features)  # one piece of the sound, where it is encoded in several
+        self.given.append(features)  # of one piece, if the audio is encoded in pieces
         return features
 
     def forward(self, features: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -34,7 +34,7 @@ class _Quantiser(nn.Module):
 
 @lru_cache
 def encoding_half(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class itself; of a codec, one of the same config that gives `last_hidden_state`, its quantiser's input."""
+    """The class itself; for a codec, a subclass that gives the quantiser's input as `last_hidden_state`."""
     if not (hasattr(cls, "encode") and hasattr(cls, "decode")):
         return cls
 

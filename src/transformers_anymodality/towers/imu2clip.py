@@ -1,7 +1,7 @@
 """IMU2CLIP (arXiv 2210.14395): encoders of IMU signals, trained towards CLIP's embeddings of what a head camera sees.
 
 Recordings are accelerometer x, y, z and gyroscope x, y, z, five seconds at 200 Hz, in the sensor's units. No weights were
-released; these towers are for those who train their own by the original code.
+released; these towers are for users who train their own with the original code.
 """
 
 from collections import OrderedDict
@@ -26,11 +26,11 @@ _KERNELS, _DILATION, _POOL = (10, 5, 5), 2, 3
 class Imu2ClipConfig(PreTrainedConfig):
     """
     Args:
-        hidden_size: width of the GRU, and so of the embedding.
-        conv_channels: channels of the convolutions. The GRU reads one after the other, each with its whole course over
-            time as features, so that `context_length` must leave as many steps of time (else ValueError).
+        hidden_size: width of the GRU and of the embedding.
+        conv_channels: channels of the convolutions. The GRU reads one channel after the other; a channel's time steps are
+            its features. So `context_length` must leave as many time steps as there are channels (else ValueError).
         context_length: samples of a recording.
-        channels_first: recordings are `(channels, samples)`; told to the feature extractor.
+        channels_first: recordings are `(channels, samples)`; passed to the feature extractor.
     """
 
     model_type = "imu2clip"
@@ -46,21 +46,21 @@ class Imu2ClipConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if (steps := self.steps(self.context_length)) != self.conv_channels:
             raise ValueError(
-                f"context_length {self.context_length} leaves {steps} steps of time, and conv_channels is "
-                f"{self.conv_channels}; the two must be equal, as the encoder's GRU takes each channel's steps as its "
-                "features. 1000 samples leave 32."
+                f"context_length {self.context_length} leaves {steps} time steps, but conv_channels is "
+                f"{self.conv_channels}; the two must be equal, because the encoder's GRU takes a channel's time steps as "
+                "its features. 1000 samples leave 32."
             )
 
     @staticmethod
     def steps(length: int) -> int:
-        """Steps of time that the convolutions leave of so many samples; below 1, they cannot read them."""
+        """Time steps that the convolutions leave of `length` samples; if below 1, the input is too short."""
         for kernel in _KERNELS:
             length = (length - (kernel - 1) * _DILATION) // _POOL
         return length
 
     @staticmethod
     def shortest(conv_channels: int) -> int:
-        """The least `context_length` for so many channels."""
+        """The least `context_length` for `conv_channels`."""
         steps = conv_channels
         for kernel in reversed(_KERNELS):
             steps = steps * _POOL + (kernel - 1) * _DILATION
@@ -79,7 +79,7 @@ class Imu2ClipModel(PartModel):
 
     config: Imu2ClipConfig
     main_input_name = "input_values"
-    _can_compile_fullgraph = False  # torch traces no GRU, unless told
+    _can_compile_fullgraph = False  # torch does not trace a GRU by default
 
     def __init__(self, config: Imu2ClipConfig):
         super().__init__(config)
@@ -108,10 +108,10 @@ class Imu2ClipModel(PartModel):
         if input_values.shape[-1] != self.config.context_length:
             raise ValueError(
                 f"Recordings of {input_values.shape[-1]} samples, but this encoder can only read "
-                f"{self.config.context_length}: its GRU takes each channel's course over time as its features."
+                f"{self.config.context_length}: its GRU takes a channel's time steps as its features."
             )
         values = self.blocks(self.input_norm(input_values))
-        # Channels first is what the GRU takes for its steps; the original does not transpose either.
+        # The GRU takes channels as its steps; the original does not transpose either.
         states, _ = self.gru(self.norm(values))
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=states[:, -1])
 
@@ -119,8 +119,8 @@ class Imu2ClipModel(PartModel):
 class Imu2ClipPatchTransformerConfig(PreTrainedConfig):
     """
     Args:
-        patch_size: samples of a patch; what is left over at the end of a recording is not read.
-        class_token: a learned token in front, whose last state is the embedding; without it, the mean of all states is.
+        patch_size: samples of a patch; an incomplete last patch is not read.
+        class_token: a learned first token; its last state is the embedding. Without it, the mean of all states is.
         context_length, channels_first: as in `Imu2ClipConfig`; any length can be read.
     """
 
@@ -176,7 +176,7 @@ class Imu2ClipLayer(GradientCheckpointingLayer):
 
 @register_tower
 class Imu2ClipPatchTransformerModel(PartModel):
-    """The original's other encoder: a transformer over patches, which it is not told the order of."""
+    """The original's other encoder: a transformer over patches, without positions."""
 
     config: Imu2ClipPatchTransformerConfig
     main_input_name = "input_values"
@@ -200,7 +200,9 @@ class Imu2ClipPatchTransformerModel(PartModel):
         `pooler_output`, the class token's state or the mean."""
         size = self.config.patch_size
         if input_values.shape[-1] < size:
-            raise ValueError(f"Recordings of {input_values.shape[-1]} samples, but a patch has {size}.")
+            raise ValueError(
+                f"Recordings of {input_values.shape[-1]} samples are shorter than a patch ({size} samples)."
+            )
         tokens = self.patch_embedding(input_values.unfold(-1, size, size).transpose(1, 2).flatten(2))
         if self.class_embedding is not None:
             tokens = torch.cat((self.class_embedding.expand(tokens.shape[0], -1, -1), tokens), dim=1)

@@ -1,4 +1,4 @@
-"""A tower without weights, for features that were computed elsewhere: what goes in comes out."""
+"""A tower without weights, for features that were computed elsewhere: it returns its input."""
 
 import torch
 from transformers import PreTrainedConfig
@@ -13,7 +13,7 @@ class PrecomputedConfig(PreTrainedConfig):
     """
     Args:
         hidden_size: width of the features.
-        context_length: rows of an item, those that it lacks being zeros.
+        context_length: rows of an item; missing rows are zeros.
     """
 
     model_type = "precomputed"
@@ -34,5 +34,5 @@ class PrecomputedModel(PartModel):
 
     @can_return_tuple
     def forward(self, input_values: torch.Tensor, **kwargs) -> BaseModelOutput:
-        """`input_values (items, context_length, hidden_size)`, given back."""
+        """Returns `input_values (items, context_length, hidden_size)`."""
         return BaseModelOutput(last_hidden_state=input_values)

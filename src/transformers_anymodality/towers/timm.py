@@ -1,7 +1,7 @@
 """timm towers: their preprocessing as a stock image processor.
 
 `TimmWrapperImageProcessor` cannot be saved as part of a processor (it lives in the model's own config.json) and rounds
-every image to 8 bits. The same resize, crop and normalisation by Transformers' own processor has neither limit.
+every image to 8 bits. Transformers' own processor, with the same resize, crop and normalisation, has neither limit.
 """
 
 import math
@@ -14,7 +14,7 @@ _RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4
 
 
 def stock_image_processor(processor: Any) -> Any:
-    """A `BitImageProcessor` for a timm image processor or a timm tower; anything else is given back as it is."""
+    """A `BitImageProcessor` for a timm image processor or a timm tower; anything else is returned unchanged."""
     if hasattr(processor, "timm_model"):
         from timm.data import resolve_data_config
 

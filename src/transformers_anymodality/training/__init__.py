@@ -1,1 +1,1 @@
-"""What is trained and how: parts, LoRA, packing, callbacks. The trainer is Transformers' own."""
+"""Helpers of training: trainable parts, LoRA, packing, callbacks. The trainer is Transformers' own."""

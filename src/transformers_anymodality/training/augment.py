@@ -1,4 +1,4 @@
-"""Augmentation of sound while training: SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) by torchaudio."""
+"""Augmentation of audio in training: SpecAugment (Park et al. 2019, https://arxiv.org/abs/1904.08779) by torchaudio."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ from .parts import composite_of
 
 
 def spec_augment(model: nn.Module, processor: AnyModalityProcessor, **settings: Any) -> RemovableHandle:
-    """Masks stripes of time and of frequency in the spectrograms that a model is trained on, others in each step.
+    """Masks stripes of time and of frequency in the spectrograms that a model is trained on, new ones in each step.
 
-    Evaluation and generation see spectrograms as they are: a model in eval mode masks none, and none is masked without
-    gradients. The masks lie anywhere in the padded length, and hold the mean of the batch. Nothing of this is saved.
+    Evaluation and generation see unmasked spectrograms: nothing is masked in eval mode or without gradients. The masks lie
+    anywhere in the padded length, and hold the mean of the batch. Checkpoints do not store the masking.
 
     Args:
         model: a composite, also within PEFT or a distributed wrapper.
-        processor: its processor, which knows the spectrograms' bands.
+        processor: its processor, which knows the number of bands.
         settings: of `torchaudio.transforms.SpecAugment`: `n_time_masks`, `time_mask_param` (frames at most),
-            `n_freq_masks`, `freq_mask_param` (bands at most), `p` (share of time that a mask may take).
+            `n_freq_masks`, `freq_mask_param` (bands at most), `p` (share of time that a mask may cover).
 
     Returns:
-        A handle, whose `remove()` ends it.
+        A handle; its `remove()` ends the masking.
 
     Raises:
-        ValueError: no tower of the model reads spectrograms. In training, a batch that brings a tower's features (from a
-            feature store) in their place.
+        ValueError: no tower of the model reads spectrograms; in training, a batch holds stored features (of a feature
+            store) instead.
     """
     mask = require("torchaudio.transforms").SpecAugment(**settings)
     bands = spectrograms(processor)
@@ -57,7 +57,7 @@ def spec_augment(model: nn.Module, processor: AnyModalityProcessor, **settings: 
 
 
 def spectrograms(processor: AnyModalityProcessor) -> dict[str, tuple[str, int]]:
-    """Modalities of sound whose towers read spectrograms -> their model input, and its number of bands."""
+    """Audio modalities whose towers read spectrograms -> their model input, and its number of bands."""
     found = {}
     for name, own in processor.modalities.items():
         if MODALITIES[name].medium == "audio":
@@ -74,6 +74,4 @@ def _masked(mask: nn.Module, values: torch.Tensor, bands: int, modality: str) ->
         return mask(values)
     if values.shape[-1] == bands:
         return mask(values.transpose(-1, -2)).transpose(-1, -2)
-    raise ValueError(
-        f"The {modality} input has the shape {tuple(values.shape)}, in which {bands} bands are not found."
-    )
+    raise ValueError(f"The {modality} input has the shape {tuple(values.shape)}, which has no axis of {bands} bands.")

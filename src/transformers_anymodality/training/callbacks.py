@@ -1,4 +1,4 @@
-"""Callbacks of the stock Trainer: speed, the loss of each modality, and a few answers."""
+"""Callbacks for the stock Trainer: speed, the loss of each modality, and a few answers."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ class _BeforeTrackers(TrainerCallback):
     callbacks: list[TrainerCallback] = []
 
     def attach(self, trainer: Trainer) -> None:
-        """Adds it to a Trainer, in front of the trackers (`report_to`), so that they get what it has, also at the end."""
+        """Adds it to a Trainer, before the trackers (`report_to`), so that they get its values, also at the end."""
         self.callbacks = trainer.callback_handler.callbacks
         self.callbacks.insert(0, self)
 
@@ -30,8 +30,8 @@ class _BeforeTrackers(TrainerCallback):
 class ThroughputCallback(_BeforeTrackers):
     """Adds `samples_per_second` and `tokens_per_second`, over all processes, to each entry of the training log.
 
-    Only the time of training since the last entry counts, reading of data included, evaluation and saving not. Tokens,
-    media's included and padding not, are counted with `include_num_input_tokens_seen="non_padding"`.
+    Only training time since the last entry counts: reading data is included, evaluation and saving are not. Tokens (with
+    those of media, without padding) are counted with `include_num_input_tokens_seen="non_padding"`.
     """
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
@@ -61,14 +61,14 @@ class ThroughputCallback(_BeforeTrackers):
 
 
 class AnswersCallback(_BeforeTrackers):
-    """Has the model answer a few samples at each evaluation and at the end; prints the answers, and keeps them.
+    """Lets the model answer a few samples at each evaluation and at the end; prints and stores the answers.
 
-    They are appended to `answers.jsonl` in the output folder: step, question, what was said, what was expected. Trackers
-    (`report_to`) that show tables get the same as one: trackio, wandb, and TensorBoard among its texts. Where weights are
-    spread over processes (FSDP2, ZeRO-3), all of them generate together.
+    They are appended to `answers.jsonl` in the output folder: step, question, answer, expected answer. Trackers
+    (`report_to`) that show tables get them as a table: trackio, wandb, and TensorBoard (as text). If weights are sharded
+    over processes (FSDP2, ZeRO-3), all processes generate together.
 
     Args:
-        samples: chats as the collator takes them; what the assistant says last is expected, the rest is given.
+        samples: chats as the collator takes them; the assistant's last message is the expected answer.
         generation: arguments of `generate`.
     """
 
@@ -79,11 +79,11 @@ class AnswersCallback(_BeforeTrackers):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         if not isinstance(kwargs["processing_class"], AnyModalityProcessor):
-            raise ValueError("AnswersCallback asks by the Trainer's processor: give it `processing_class=processor`.")
+            raise ValueError("AnswersCallback needs the Trainer's processor: pass `processing_class=processor` to it.")
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs) -> None:
         self.on_train_begin(args, state, control, **kwargs)
-        if state.global_step != self.answered_step:  # evaluation data may be several sets
+        if state.global_step != self.answered_step:  # there may be several evaluation sets
             rows = self._answer(args, state, kwargs["model"], kwargs["processing_class"])
             for table, tracker in tables(rows, self.callbacks):
                 tracker.on_log(args, state, control, logs={"eval_answers": table}, model=kwargs["model"])
@@ -116,7 +116,7 @@ class AnswersCallback(_BeforeTrackers):
 
 
 def tables(rows: list[dict[str, Any]], callbacks: Iterable[TrainerCallback]) -> Iterator[tuple[Any, TrainerCallback]]:
-    """The rows as a table of each tracker among the callbacks that shows any, and the tracker."""
+    """The rows as a table for each tracker among the callbacks that shows tables, and the tracker."""
     if not rows:
         return
     columns, data = [*rows[0]], [[*row.values()] for row in rows]
@@ -130,7 +130,7 @@ def tables(rows: list[dict[str, Any]], callbacks: Iterable[TrainerCallback]) -> 
 
 
 def by_modality(samples: Any) -> dict[str, Any]:
-    """Splits evaluation data by the modalities in a sample: the Trainer then logs the loss of each by itself.
+    """Splits evaluation data by the modalities in a sample: the Trainer then logs the loss of each split.
 
     Args:
         samples: a `datasets.Dataset`, or a list of chats as the collator takes them.
@@ -148,7 +148,7 @@ def by_modality(samples: Any) -> dict[str, Any]:
 
 
 def _question(messages: list[dict]) -> tuple[list[dict], str]:
-    """A chat up to its last answer, and that answer."""
+    """A chat before its last answer, and that answer."""
     last = max((i for i, message in enumerate(messages) if message["role"] == "assistant"), default=len(messages))
     return messages[:last], _words(messages[last : last + 1])
 

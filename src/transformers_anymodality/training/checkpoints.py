@@ -1,4 +1,4 @@
-"""Which checkpoint a training run goes on from: the newest that is whole."""
+"""The checkpoint from which a training run continues: the newest complete one."""
 
 import os
 import re
@@ -14,11 +14,11 @@ logger = logging.get_logger(__name__)
 
 
 def last_checkpoint(folder: str | os.PathLike) -> str | None:
-    """The newest of the `checkpoint-*` in a Trainer's output folder that is whole; None if there is none.
+    """The newest complete `checkpoint-*` in a Trainer's output folder; None if there is none.
 
-    Those that are torn are passed over, with a warning that says why: a process that is killed while it saves, or a disk
-    that is full, leaves one. A file is seen to be torn if it is cut off, or missing while the other checkpoints have it. A
-    changed byte is seen in weights that `save_pretrained` of a composite wrote, and in what torch wrote.
+    Damaged ones, from a killed process or a full disk, are skipped with a warning that says why. A file counts as damaged
+    if it is cut off, or if it is missing and the other checkpoints have it. A changed byte is detected in weights that
+    `save_pretrained` of a composite wrote, and in files that torch wrote.
     """
     places = sorted(filter(_number, Path(folder).glob("checkpoint-*")), key=_number, reverse=True)
     for place in places:
@@ -26,7 +26,7 @@ def last_checkpoint(folder: str | os.PathLike) -> str | None:
         reason = _torn(place, set.intersection(*others) if others else set())
         if not reason:
             return str(place)
-        logger.warning(f"{place} is passed over: {reason}. It may be deleted.")
+        logger.warning(f"{place} is skipped: {reason}. You may delete it.")
     return None
 
 
@@ -41,7 +41,7 @@ def _kinds(place: Path) -> set[str]:
 
 
 def _torn(place: Path, usual: set[str]) -> str:
-    """What is wrong with a checkpoint, or ""; `usual`: what others have."""
+    """What is wrong with a checkpoint, or ""; `usual`: files that all others have."""
     if not (place / "trainer_state.json").is_file():
         return "trainer_state.json, which is written last, is missing"
     if missing := sorted(usual - _kinds(place)):
@@ -51,14 +51,14 @@ def _torn(place: Path, usual: set[str]) -> str:
             _check(file)
         state = read_json(place / "trainer_state.json")
         if not isinstance(state, dict) or state.get("global_step") != _number(place):
-            return "trainer_state.json is of another step"
+            return "trainer_state.json belongs to another step"
         return changed_file(place)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         return str(error)
 
 
 def _check(file: Path) -> None:
-    """Raises OSError, ValueError or BadZipFile for a file that is not whole, as far as its kind tells."""
+    """Raises OSError, ValueError or BadZipFile for an incomplete file, as far as its format shows it."""
     if file.name.endswith(".index.json"):
         for name in shard_names(file):
             (file.parent / name).stat()

@@ -22,17 +22,17 @@ def lora_config(
     target_modules: str | Iterable[str] | None = None,
     **kwargs,
 ) -> Any:
-    """A stock `peft.LoraConfig`: LoRA on the language model's linear layers, aligners trained and saved in full, and so are
-    the scores of a classifier or reward model.
+    """A stock `peft.LoraConfig`: LoRA on the language model's linear layers. Aligners, and the score head of a classifier
+    or reward model, are trained and saved in full.
 
     Args:
         model: a composite, also one that PEFT has wrapped: the config is the same.
         r, lora_alpha: rank and scale (twice the rank if left out).
-        target_modules: names of the language model's layers (["q_proj", "v_proj"], or one as a string), a regular
-            expression of their names or of how these end. None or "all-linear": all but the head and those whose
-            adapters would learn nothing. Which those are is seen on one pass of a few tokens, forward and backward.
-        kwargs: any other field of `LoraConfig`, but `layers_to_transform`, which PEFT refuses beside a pattern; say so in
-            one: `target_modules="layers[.](0|1)[.].*_proj"`.
+        target_modules: names of the language model's layers (["q_proj", "v_proj"], or one as a string), or a regular
+            expression for names or their ends. None or "all-linear": all but the head and layers whose adapters would
+            learn nothing. One forward and backward pass over a few tokens finds these.
+        kwargs: any other field of `LoraConfig`, except `layers_to_transform`, which PEFT refuses together with a pattern.
+            Put the layers into the pattern: `target_modules="layers[.](0|1)[.].*_proj"`.
 
     Raises:
         ValueError: the language model has no layer of one of these names.
@@ -63,7 +63,7 @@ def lora_config(
 def _layers(
     module: nn.Module, prefix: str = "", seen: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module, nn.Module]]:
-    """Name, module and what it was before PEFT wrapped it, of every module inside, as if there were no adapters."""
+    """Name, module, and module without PEFT's wrapper, of every module inside, named as if there were no adapters."""
     seen = set() if seen is None else seen
     for name, child in module.named_children():
         if child in seen:
@@ -77,11 +77,11 @@ def _layers(
 
 
 def _linear_names(language: nn.Module) -> set[str]:
-    """Names of the linear layers whose adapters learn, but for the head, as short as they are theirs alone."""
+    """Names of the linear layers whose adapters learn, without the head, shortened as far as they stay unambiguous."""
     head = language.get_output_embeddings()
     modules = {name: (module, bare) for name, module, bare in _layers(language)}
     linear = {name: one for name, (one, bare) in modules.items() if one is not head and _is_linear(bare)}
-    # Not every expert is routed to at once: those of one layer stand for one another.
+    # A pass does not reach every expert: one expert of a layer stands for all of them.
     learning = {_kind(name) for name in _reached(language, linear)}
     linear = [f".{name}" for name in linear if _kind(name) in learning]
     others = [f".{name}" for name in modules if f".{name}" not in set(linear)]
@@ -96,25 +96,25 @@ def _linear_names(language: nn.Module) -> set[str]:
 
 
 def _kind(name: str) -> str:
-    """A layer's name with no numbers but the first, which is that of the block it is in."""
+    """A layer's name without numbers, except the first, which is the number of its block."""
     parts = name.split(".")
     first = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(part for i, part in enumerate(parts) if i <= first or not part.isdigit())
 
 
 def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
-    """Which layers' outputs the logits (without a head, the hidden states) depend on, in training.
+    """The layers whose outputs affect the logits (without a head, the hidden states) in training.
 
-    Some are never called: the model reads their weights, or has no use for them without an encoder. Some choose what is
+    Some layers are never called: the model reads their weights, or uses them only with an encoder. Some choose what is
     attended to, which has no gradient. LoRA there would learn nothing, and other processes would wait for its gradients.
 
-    Each output gets a zero added, and the zeros' gradients are asked for: weights get none, so this takes the memory and
-    time of a few tokens only, whatever the model's size. Where a model cannot be run, as without data, all count.
+    A zero is added to each output, and only the zeros get gradients. So this takes the memory and time of a few tokens
+    only, whatever the model's size. If a model cannot run (it has no data, for example), all layers count.
     """
     embedding = language.get_input_embeddings()
     device = embedding.weight.device
     zeros = {name: torch.zeros((), requires_grad=True) for name in layers}
-    # Asked for too, so that reentrant checkpoints, which nothing can be asked behind, say so.
+    # Its gradient is needed so that reentrant checkpoints, which give no gradients for inner tensors, raise an error.
     first = torch.zeros((), requires_grad=True)
     handles = [
         layer.register_forward_hook(lambda module, args, output, zero=zero: output + zero)
@@ -126,7 +126,7 @@ def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
             output = language.train()(input_ids=torch.arange(4, 12, device=device)[None], return_dict=True)
             states = output.get("logits", output.get("last_hidden_state"))
             _, *gradients = torch.autograd.grad(states.sum(), [first, *zeros.values()], allow_unused=True)
-    except Exception:  # whatever a model raises that is without data, or spread over processes
+    except Exception:  # a model without data, or sharded over processes, may raise anything
         return list(layers)
     finally:
         language.train(training)
@@ -137,13 +137,13 @@ def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
 
 @torch.no_grad()
 def _is_linear(module: nn.Module) -> bool:
-    """Whether LoRA may be added: a router or a grouped layer that is a kind of `Linear` does something else with it."""
+    """Whether LoRA may be added: routers and grouped layers may subclass `Linear`, but compute something else."""
     if not isinstance(module, nn.Linear) or type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
         return type(module).__name__ in ("Conv1D", "Linear4bit", "Linear8bitLt")
     if type(module).forward is nn.Linear.forward:
         return True
     try:
         output = module(module.weight.new_zeros(1, 1, module.in_features))
-    except Exception:  # whatever it takes, it is not a vector
+    except Exception:  # it does not take vectors
         return False
     return isinstance(output, torch.Tensor) and output.shape == (1, 1, module.out_features)

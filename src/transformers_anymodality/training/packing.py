@@ -1,7 +1,7 @@
-"""Packing: several samples in one row instead of padding; they do not see each other.
+"""Packing: several samples in one row instead of padding. They do not see each other.
 
-Where position ids start anew a sample starts anew, and attention stays within it: that is what Transformers' masks make of
-`position_ids` without an `attention_mask`, for eager, SDPA and flex attention; flash attention does so for a single row.
+A new sample starts where position ids restart, and attention stays within it: Transformers' masks do so for `position_ids`
+without an `attention_mask`, with eager, SDPA and flex attention; flash attention does so for a single row.
 """
 
 import heapq
@@ -22,26 +22,26 @@ from ..utils.upstream import is_flash_attention_requested, set_attention
 from .parts import composite_of
 
 
-# Of what a sample would say if it saw the one before, how much may be left: rounding.
+# Allowed rounding, as a share of the change that seeing the previous sample would make.
 _EXACT, _HALF_EXACT = 1e-3, 0.1
-# Places behind the samples of the rows that a language model is asked about.
+# Padding after the samples in the rows of the check.
 _PADDING = 6
 
 
 @dataclass
 class AnyModalityPackingCollator(AnyModalityDataCollator):
-    """As `AnyModalityDataCollator`, with as many samples in a row as `max_length` tokens hold, media included.
+    """As `AnyModalityDataCollator`, with as many samples in a row as fit into `max_length` tokens, media included.
 
-    A sample is never split, nor is a medium. Loss and gradients are those of the same samples in rows of their own: the
-    first label of each is masked, as it has nothing before it that could tell it. There are fewer rows than samples, so
-    choose a larger `per_device_train_batch_size`: it still counts samples.
+    Samples and media are never split. Loss and gradients are the same as with one sample per row: the first label of each
+    is masked, because no token before it predicts it. There are fewer rows than samples, so choose a larger
+    `per_device_train_batch_size`: it still counts samples.
 
     Args:
         max_length: tokens per row, and so per sample.
-        model: the model that is trained, asked once whether packing is exact for it; it is not kept.
+        model: the model that is trained; it is checked once whether packing is exact for it, and is not kept.
 
     Raises:
-        ValueError: packing would change what the model learns; the message says why.
+        ValueError: packing would change the training; the message says why.
     """
 
     model: InitVar[nn.Module | None] = None
@@ -49,11 +49,11 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
     def __post_init__(self, model: nn.Module | None):
         super().__post_init__()
         if self.max_length is None:
-            raise ValueError("Packing needs max_length, the tokens of a row.")
+            raise ValueError("Packing needs max_length, the number of tokens per row.")
         if not isinstance(model, nn.Module):
             raise ValueError("Packing is not exact for every model: pass `model`, so that it can be checked.")
         check_packing(model, self.max_length)
-        # Flash attention has no mask to tell rows by; and no need of rows, as it costs no more in a long one.
+        # Flash attention has no mask to separate rows, and does not need rows: one long row costs no more.
         self.one_row = is_flash_attention_requested(composite_of(model).language_model.config)
 
     def _batch(self, prompts: list[Prompt], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -64,7 +64,7 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
         joined = [{name: np.concatenate([rows[i][name] for i in pack]) for name in rows[0]} for pack in packs]
         batch = self._padded(joined)
         for row, positions in zip(joined, batch["position_ids"], strict=True):
-            padding = positions[len(row["position_ids"]) :]  # a sample of its own
+            padding = positions[len(row["position_ids"]) :]  # counts as a separate sample
             padding.copy_(torch.arange(len(padding)))
         for name, own in self.processor.modalities.items():
             token_id = self.processor.prompt_tokenizer.placeholders[name]
@@ -80,13 +80,13 @@ class AnyModalityPackingCollator(AnyModalityDataCollator):
 
 
 def plan_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of what stands together: in as many rows as `first_fit` finds, but of nearly the same length.
+    """Indices of the samples in each row: as many rows as `first_fit` finds, but of nearly equal length.
 
-    Rows are padded to the longest one, and what they lack of `capacity` is then lacking in all of them.
+    Rows are padded to the longest one, so rows of equal length need the least padding.
     """
     fitted = first_fit(lengths, capacity)
     packs: list[list[int]] = [[] for _ in fitted]
-    rows = [(0, place) for place in range(len(packs))]  # a heap: the shortest is in front
+    rows = [(0, place) for place in range(len(packs))]  # a heap: the shortest comes first
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         length, place = rows[0]
         packs[place].append(i)
@@ -97,11 +97,11 @@ def plan_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Indices of what stands together: from the longest on, each goes where there is room first. In order within a row."""
+    """Indices of the samples in each row: from the longest on, each goes into the first row with room. Sorted in a row."""
     packs: list[list[int]] = []
     room = np.full(len(lengths), capacity, dtype=np.int32)
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        fits = room[: len(packs)] >= lengths[i]  # all at once: there may be as many rows as samples
+        fits = room[: len(packs)] >= lengths[i]  # vectorised: there may be as many rows as samples
         place = int(fits.argmax()) if fits.any() else len(packs)
         if place == len(packs):
             packs.append([])
@@ -114,10 +114,10 @@ def first_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 
 def check_packing(model: nn.Module, max_length: int) -> None:
-    """Raises ValueError if packed samples would not give the loss that they give in rows of their own.
+    """Raises ValueError if packed samples would not give the loss that they give in separate rows.
 
-    Aligners that hide places are known by what they give. The language model is asked: it reads three samples alone, in
-    one row, and as one text; short ones, or a whole row where its config tells of a window shorter than that.
+    Aligners that hide places are found by their output. The language model reads three samples alone, in one row, and as
+    one text. The samples are short, or fill a row if its config has a window shorter than a row.
     """
     composite = composite_of(model)
     for modality in composite.config.modalities:
@@ -130,11 +130,11 @@ def check_packing(model: nn.Module, max_length: int) -> None:
     implementation, device = language.config._attn_implementation, next(language.parameters()).device
     borrowed = is_flash_attention_requested(language.config) and device.type == "cpu"
     try:
-        if borrowed:  # it reads the same position ids, but runs on accelerators only
+        if borrowed:  # flash attention reads the same position ids, but runs on accelerators only
             set_attention(language.config, "sdpa")
         with in_eval(composite):
             reason = _difference(composite, _lengths(language.config, max_length))
-    except Exception as error:  # whatever a language model makes of position ids
+    except Exception as error:  # a language model may raise anything for position ids
         reason = f"it fails ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})"
     finally:
         if borrowed:
@@ -182,12 +182,12 @@ def _difference(composite: Any, lengths: list[int]) -> str | None:
     return None
 
 
-# Settings that matter from some length on, and so in long samples only.
+# Settings that matter only in long samples.
 _WINDOW = re.compile(r"^(?!.*(moe|expert|group)).*(window|chunk|block|local|keep|top_?k)")
 
 
 def _lengths(config: Any, max_length: int) -> list[int]:
-    """Of three samples."""
+    """Lengths of the three samples."""
     sizes = [value for name, value in config.to_dict().items() if type(value) is int and _WINDOW.search(name)]
     total, short = min(max_length, getattr(config, "max_position_embeddings", None) or max_length), [7, 12, 9]
     if total <= sum(short) or not any(2 < size < total for size in sizes):

@@ -26,11 +26,11 @@ def parts_table(model: nn.Module) -> str:
 
 
 def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool = True) -> str:
-    """Trains the named parts and freezes all others. Returns their table (`parts_table`), printed if `verbose`.
+    """Makes the named parts trainable and freezes all others. Returns their table (`parts_table`), printed if `verbose`.
 
     Args:
-        parts: "aligners", "towers", "language_model", "all", names of children ("image_tower") or of what is in them
-            ("image_aligner.projection"), or several of these. What aligners share is trained if one of them is.
+        parts: "aligners", "towers", "language_model", "all", names of children ("image_tower") or of modules in them
+            ("image_aligner.projection"), or several of these. Modules that aligners share are trained if one of them is.
     """
     composite = composite_of(model)
     wanted = _checked_parts(composite, parts)
@@ -38,7 +38,7 @@ def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool
     for name, parameter in composite.named_parameters(remove_duplicate=False):
         child, _, key = name.partition(".")
         unread = getattr(composite.config.modalities.get(child.removesuffix("_tower")), "unread", ())
-        # Quantised weights are integers, which no gradient reaches; nor does one reach what is not read.
+        # Gradients do not reach quantised weights, which are integers, or unread ones.
         if _covering(name, wanted) and parameter.is_floating_point() and key not in unread:
             trained.add(parameter)
     for parameter in composite.parameters():
@@ -56,27 +56,27 @@ def set_trainable(model: nn.Module, parts: str | Iterable[str], *, verbose: bool
 def parameter_groups(
     model: nn.Module, learning_rates: Mapping[str, float], weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """What is trained, in groups for an optimizer: with learning rates per part, norms and biases without weight decay.
+    """The trainable parameters in groups for an optimizer: learning rates per part, norms and biases without weight decay.
 
-    The stock Trainer takes them with the optimizer that its arguments name, also under DDP, FSDP2 and DeepSpeed:
+    The stock Trainer uses them with the optimizer in its arguments, also under DDP, FSDP2 and DeepSpeed:
 
         optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
         settings["params"] = parameter_groups(model, {"aligners": 1e-3}, arguments.weight_decay)
         Trainer(model, arguments, ..., optimizer_cls_and_kwargs=(optimizer, settings))
 
     Args:
-        learning_rates: part, named as in `set_trainable`, -> its learning rate. The most precise name counts; what none
-            covers has the optimizer's own. A schedule scales them all alike.
-        weight_decay: for all but norms and biases, which the Trainer spares too.
+        learning_rates: part, named as in `set_trainable`, -> its learning rate. The most precise name counts; other
+            parameters have the optimizer's own. A schedule scales all of them by the same factor.
+        weight_decay: for all but norms and biases, as in the Trainer.
 
     Raises:
-        ValueError: a name that is unknown, or of which nothing is trained.
+        ValueError: a name is unknown, or none of its parameters is trained.
     """
-    from transformers import Trainer  # with all that it imports
+    from transformers import Trainer  # slow to import
 
     composite = composite_of(model)
     _checked_parts(composite, learning_rates)
-    decayed = set(Trainer.get_decay_parameter_names(None, composite))  # which looks at nothing of a Trainer
+    decayed = set(Trainer.get_decay_parameter_names(None, composite))  # it does not use `self`
     groups: dict[tuple[str | None, bool], list[nn.Parameter]] = {}
     for name, parameter in composite.named_parameters():
         if parameter.requires_grad:
@@ -91,7 +91,7 @@ def parameter_groups(
 
 
 def _covering(parameter: str, parts: Collection[str]) -> str | None:
-    """The most precise of the names that cover a parameter: itself, a module around it, a group, or "all"."""
+    """The most precise name that covers a parameter: its own, a module around it, a group, or "all"."""
     path = parameter.split(".")
     around = [".".join(path[:length]) for length in range(len(path), 0, -1)]
     groups = [group for group, ending in _GROUPS.items() if path[0].endswith(ending)]
@@ -99,7 +99,7 @@ def _covering(parameter: str, parts: Collection[str]) -> str | None:
 
 
 def _checked_parts(composite: nn.Module, parts: str | Iterable[str], whole: bool = False) -> set[str]:
-    """Names of parts. Raises ValueError for unknown ones; those within others count unless they must be `whole`."""
+    """Names of parts. Raises ValueError for unknown ones; modules within parts count, unless they must be `whole`."""
     wanted = {parts} if isinstance(parts, str) else set(parts)
     known = {*dict(composite.named_children()), *_GROUPS, "all"}
     inside: set[str] = set()
@@ -113,18 +113,18 @@ def _checked_parts(composite: nn.Module, parts: str | Iterable[str], whole: bool
 
 
 def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwargs) -> None:
-    """Keeps no activations of the named parts: the backward pass computes them again, for a third more time there. Gradients
-    are the same.
+    """Does not keep activations of the named parts: the backward pass computes them again, which takes a third more time
+    there. Gradients are the same.
 
-    Of a frozen tower none are kept in any case. The Trainer's `activation_checkpointing` names all parts at once.
+    A frozen tower never keeps any. The Trainer's `activation_checkpointing` covers all parts at once.
 
     Args:
-        parts: "aligners", "towers", "language_model", "all", or names of children ("image_tower"); those that are not
-            named keep theirs. Of groups, parts that cannot do so are left as they are.
+        parts: "aligners", "towers", "language_model", "all", or names of children ("image_tower"); other parts keep
+            theirs. In a group, parts that cannot do so are left as they are.
         kwargs: of `PreTrainedModel.activation_checkpointing_enable` (`every_n_layers`, `offload`).
 
     Raises:
-        ValueError: an unknown name, or that of a part that cannot do so.
+        ValueError: a name is unknown, or its part cannot do so.
     """
     composite = composite_of(model)
     children = dict(composite.named_children())
@@ -138,7 +138,7 @@ def checkpoint_activations(model: nn.Module, parts: str | Iterable[str], **kwarg
 
 
 def composite_of(model: nn.Module) -> AnyModalityPreTrainedModel:
-    """The composite itself, also from within PEFT or a distributed wrapper."""
+    """The composite itself, also inside PEFT or a distributed wrapper."""
     for module in model.modules():
         if isinstance(module, AnyModalityPreTrainedModel):
             return module

@@ -1,6 +1,6 @@
-"""TRL's trainers on media of any modality. They know images alone; `with_media` tells them of all others.
+"""TRL's trainers with media of any modality. They know only images; `with_media` adds all others.
 
-Losses, sampling, rewards, metrics and refusals stay TRL's. This module only turns records into model inputs.
+Losses, sampling, rewards, metrics and errors stay TRL's. This module only turns records into model inputs.
 """
 
 from collections import Counter
@@ -22,12 +22,12 @@ from ..utils.imports import require
 
 
 def with_media(trainer: type) -> type:
-    """A TRL trainer's class whose records may have media of any modality: `with_media(DPOTrainer)(model, ...)`.
+    """A subclass of a TRL trainer whose records may have media of any modality: `with_media(DPOTrainer)(model, ...)`.
 
-    For the trainers of SFT, DPO, KTO, rewards, GRPO and RLOO, and classes made from them. All is as in TRL, with the
-    processor as `processing_class`, but for the records: media stand in the parts of messages, or in columns by their
-    argument names (`images`, `audio`, `imu`, ...) in the order of bare parts (`{"type": "imu"}`); of messages that are plain
-    strings, in front of what the user says first. Media tokens are never learned.
+    For the trainers of SFT, DPO, KTO, rewards, GRPO and RLOO, and their subclasses. All is as in TRL, with the processor as
+    `processing_class`, except for the records. Media are in the parts of messages, or in columns named by their arguments
+    (`images`, `audio`, `imu`, ...) in the order of bare parts (`{"type": "imu"}`). If messages are plain strings, media come
+    before the first user message. Media tokens are never learned.
 
     Raises:
         ImportError: TRL is not installed.
@@ -43,13 +43,13 @@ def with_media(trainer: type) -> type:
 
 @dataclass
 class _Collator:
-    """From records as TRL has them to what its trainers read: `input_ids`, `attention_mask` `(rows, sequence)` int64, padded
-    on the right, the media's model inputs in the order of the rows, and
+    """Turns TRL's records into the inputs of its trainers: `input_ids`, `attention_mask` `(rows, sequence)` int64, padded on
+    the right, the media's model inputs in the order of the rows, and
 
-    - of `messages`: `labels`;
-    - of `prompt` and `completion`: `labels`; with `label`, `completion_mask`, and the same (`KL_...`) of each prompt and the
-      completion of the record before;
-    - of `prompt`, `chosen` and `rejected`: `completion_mask`, and `margin` where there is one; first the rows of all chosen,
+    - for `messages`: `labels`;
+    - for `prompt` and `completion`: `labels`; with `label`, `completion_mask`, and the same (`KL_...`) for each prompt and
+      the completion of the previous record;
+    - for `prompt`, `chosen` and `rejected`: `completion_mask`, and `margin` if there is one; first the rows of all chosen,
       then those of all rejected. Without `prompt`, it is the messages that both begin with.
     """
 
@@ -83,7 +83,7 @@ class _Collator:
         return {**batch, **inputs}
 
     def _row(self, index: int, record: Mapping[str, Any], answer: list | None) -> tuple[Chat, Prompt]:
-        """A record's chat with one of its answers, and its tokens; `said` are those to be learned."""
+        """A record's chat with one of its answers, and its tokens; `said` marks the tokens to learn."""
         chat = _read(index, record, self.processor, answer)
         if answer is None:
             prompt = self.processor.tokenize_chat(chat.messages, chat.tools, said=self.assistant_only_loss)
@@ -93,7 +93,7 @@ class _Collator:
             same = 0
             if (before := chat.messages[: -len(answer)]) and self.completion_only_loss:
                 asked = self.processor.tokenize_chat(before, chat.tools, add_generation_prompt=True)
-                # As TRL has it: the answer starts where the chat with it is no longer the same as without.
+                # As in TRL: the answer starts where the chats with and without it first differ.
                 shared = min(len(prompt.ids), len(asked.ids))
                 same = np.logical_and.accumulate(prompt.ids[:shared] == asked.ids[:shared]).sum()
             learned = np.arange(len(prompt.ids)) >= same
@@ -115,7 +115,7 @@ class _Collator:
 
 
 def _read(index: int, record: Mapping[str, Any], processor: AnyModalityProcessor, answer: Any = None) -> Chat:
-    """A record's chat, its prompt alone or with one of its answers; every medium is in its part."""
+    """A record's chat, only its prompt or with one of its answers; every medium is in its part."""
     messages = record.get("messages") or record.get("prompt")
     if not isinstance(messages, list) or isinstance(answer, str):
         raise ValueError(
@@ -133,7 +133,7 @@ def _read(index: int, record: Mapping[str, Any], processor: AnyModalityProcessor
 
 
 def _plain(chat: Chat) -> list[dict[str, Any]]:
-    """Its messages with every medium under the name of its modality: of an image, TRL knows no path."""
+    """Its messages with every medium under the name of its modality: TRL does not know paths of images."""
     media = {name: iter(items) for name, items in chat.media.items()}
     messages = []
     for message in chat.messages:
@@ -149,7 +149,7 @@ def _plain(chat: Chat) -> list[dict[str, Any]]:
 
 
 def _without_media(message: dict[str, Any]) -> dict[str, Any]:
-    """The message with the media in its parts by their type alone."""
+    """The message with only the types of the media in its parts."""
     parts = message.get("content")
     if not isinstance(parts, list):
         return message
@@ -161,9 +161,9 @@ def _without_media(message: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Collating:
-    """Of trainers whose records become batches as they are: SFT, DPO, KTO."""
+    """For trainers that pass records to the collator unchanged: SFT, DPO, KTO."""
 
-    # What TRL does with data of images: it hands records to the collator as they are.
+    # As TRL does with image data: it passes records to the collator unchanged.
     _is_vision_dataset = property(lambda self: True, lambda self, found: None)
 
     def __init__(self, *args, **kwargs):
@@ -180,7 +180,7 @@ class _Collating:
 
 
 class _Rewarding(_Collating):
-    """Of `RewardTrainer`, which knows tokenizers alone, and prepares all data."""
+    """For `RewardTrainer`, which knows only tokenizers, and prepares all data."""
 
     def __init__(self, *args, processing_class: AnyModalityProcessor, **kwargs):
         super().__init__(*args, processing_class=processing_class.tokenizer, **kwargs)
@@ -192,20 +192,20 @@ class _Rewarding(_Collating):
         return dataset
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args, **kwargs) -> Any:
-        inputs.pop("completion_mask", None)  # the whole chat has a reward
+        inputs.pop("completion_mask", None)  # the reward is for the full chat
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 class _Generating:
-    """Of trainers that generate answers and learn from their rewards: GRPO, RLOO.
+    """For trainers that generate answers and learn from their rewards: GRPO, RLOO.
 
-    TRL hands all media to `generate`, but to its loss only images. Here both get the very same inputs.
+    TRL passes all media to `generate`, but only images to its loss. Here both get the same inputs.
     """
 
     def __init__(self, *args, **kwargs):
         config = getattr(kwargs.get("model", *args[:1]), "config", None)
         lent = isinstance(config, AnyModalityConfig) and not hasattr(config, "image_token_id")
-        if lent:  # TRL forbids it to be generated; the composite itself does so with every placeholder
+        if lent:  # TRL bans this token in generation; the composite bans every placeholder itself
             config.image_token_id = config.placeholder_ids[0]
         try:
             super().__init__(*args, **kwargs)
@@ -219,8 +219,8 @@ class _Generating:
             )
         if any(isinstance(reward, AnyModalityPreTrainedModel) for reward in self.reward_funcs):
             raise ValueError(
-                "A composite is among `reward_funcs`, but TRL gives reward models only text, without media. Pass a "
-                "function that asks it: the parts of `prompts` hold the media."
+                "A composite is in `reward_funcs`, but TRL gives reward models only text, without media. Pass a "
+                "function that calls it: the parts of `prompts` hold the media."
             )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -233,7 +233,7 @@ class _Generating:
         return {**super()._generate_and_score_completions(records), "media": self._media}
 
     def log(self, *args, **kwargs) -> None:
-        for i, messages in enumerate(self._logs["prompt"]):  # which TRL writes to a table; only of images does it know
+        for i, messages in enumerate(self._logs["prompt"]):  # TRL writes them to a table, and knows only images
             self._logs["prompt"][i] = [_without_media(message) for message in messages]
         super().log(*args, **kwargs)
 
@@ -258,7 +258,7 @@ class _Generating:
 
 
 def _given(model: Callable[..., Any], media: list[dict[str, torch.Tensor]]) -> Callable[..., Any]:
-    """The model, which is called on rows in their order, with the media of these rows."""
+    """The model, called on rows in their order, with the media of these rows."""
     left = iter(media)
 
     def run(input_ids: torch.Tensor, **inputs: Any) -> Any:

@@ -1,1 +1,1 @@
-"""Helpers that every folder may use; they use none of the folders."""
+"""Helpers that every folder may import; they import no other folder."""

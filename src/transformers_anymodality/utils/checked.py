@@ -1,4 +1,4 @@
-"""What is read from a checkpoint's JSON is checked: one kind of error, which names the file and the key."""
+"""Checks of values from a checkpoint's JSON: one kind of error, which names the file and the key."""
 
 import inspect
 import math
@@ -14,18 +14,18 @@ import torch
 
 # Sizes and ids; tensors and tokenizers have no larger ones.
 _MOST = 2**31 - 1
-# Layers are built one after another, before anything else tells that there are too many.
+# Layers are built one after another, and no other check finds that there are too many.
 _BUILT, _MOST_BUILT = re.compile(r"(layer|depth|block|stage)s?$"), 10_000
 
 
 class ConfigError(ValueError):
-    """A file of a checkpoint says what makes no sense."""
+    """A file of a checkpoint holds invalid values."""
 
 
 @contextmanager
 def read_from(file: str) -> Iterator[None]:
-    """Names the file in what goes wrong with what it says, as a ConfigError. What cannot be found or imported, or does not
-    fit into memory, says so itself."""
+    """Turns errors from the file's values into a ConfigError that names the file. Errors about missing files, imports or
+    memory stay as they are."""
     try:
         yield
     except (OSError, ImportError, MemoryError, torch.OutOfMemoryError):
@@ -35,17 +35,17 @@ def read_from(file: str) -> Iterator[None]:
     except ValueError as error:
         raise ConfigError(f"{file}: {error}") from error
     except Exception as error:
-        if torch.get_default_device().type == "meta":  # which the caller chose
+        if torch.get_default_device().type == "meta":  # the caller's choice
             raise
-        raise ConfigError(f"{file}: what it says cannot be used ({type(error).__name__}: {error}).") from error
+        raise ConfigError(f"{file}: its values cannot be used ({type(error).__name__}: {error}).") from error
 
 
 def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any], least: Mapping[str, int]) -> None:
     """Raises ConfigError for a value of another type than its annotation, an infinite number, or one below its least.
 
     Args:
-        where: what the values are of, as keys lead to it.
-        least: field -> the smallest number that it may be.
+        where: the keys that lead to the values.
+        least: field -> its smallest valid number.
     """
     for name, value in values.items():
         if not _fits(value, hints[name]):
@@ -58,8 +58,8 @@ def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]
 
 
 def check_numbers(where: str, value: Any, finite: bool = False) -> None:
-    """Raises ConfigError for NaN in a config, for infinity where all is `finite`, and for more layers than any model has:
-    building them would not end."""
+    """Raises ConfigError for NaN in a config, for infinity if values must be `finite`, and for more layers than any model
+    has: building them would not end."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             check_numbers(f"{where}.{key}", inner, finite)
@@ -73,8 +73,8 @@ def check_numbers(where: str, value: Any, finite: bool = False) -> None:
 
 
 def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:
-    """Raises ConfigError where a class of Transformers declares true or false and has something else (0, 1 and null aside),
-    or where one that prepares media declares numbers and has true or false. It does not check this itself."""
+    """Raises ConfigError if a class of Transformers declares a bool and gets another value (0, 1 and null are allowed), or
+    if a class that prepares media declares a number and gets a bool. Transformers does not check this itself."""
     fields, parts = getattr(cls, "__dataclass_fields__", None), getattr(cls, "sub_configs", None)
     if fields is not None:
         hints = {name: field.type for name, field in fields.items()}
@@ -98,7 +98,7 @@ def _holds_flag(value: Any) -> bool:
 
 
 def _plain_kinds(hint: Any) -> set[Any]:
-    """The types that an annotation names, those inside lists and tables too, but for None; none if it is not known or names
+    """The types in an annotation, also inside lists and tables, without None; empty if the annotation is unknown or names
     other classes."""
     if isinstance(hint, str):
         return {bool} if hint.replace(" ", "") in ("bool", "bool|None", "None|bool") else set()

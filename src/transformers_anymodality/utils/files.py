@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 
 def read_json(file: str | Path) -> Any:
-    """Raises ValueError, which names the file, for one that is not JSON."""
+    """Raises ValueError, which names the file, if it is not JSON."""
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -20,7 +20,7 @@ def read_json(file: str | Path) -> Any:
 
 
 def check_new(output: str | Path) -> None:
-    """Raises FileExistsError for a path that is taken; an empty folder is not."""
+    """Raises FileExistsError if the path exists; an empty folder is allowed."""
     path = Path(output)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{output} exists already: choose another --output, or remove it.")
@@ -31,19 +31,19 @@ def json_lines(rows: Iterable[Any]) -> str:
 
 
 def write_json(path: Path, content: Any, **settings: Any) -> None:
-    """Writes a JSON document, whole or not at all; `settings` are those of `json.dumps`."""
+    """Writes a JSON document, completely or not at all; `settings` are those of `json.dumps`."""
     with written_whole(path) as file:
         file.write_text(json.dumps(content, **{"indent": 2, **settings}) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]:
-    """A temporary file beside `path`, which replaces it at the end; if that fails, it is deleted.
+    """A temporary file next to `path`, which replaces it at the end; if writing fails, it is deleted.
 
-    Its name holds `writer` (the process's id by default), so that a killed one leaves one file behind at most.
+    Its name holds `writer` (the process's id by default), so that a killed process leaves at most one such file.
 
     Raises:
-        OSError: it cannot be written, as where the disk is full; the message names `path`.
+        OSError: it cannot be written, for example because the disk is full; the message names `path`.
     """
     temporary = path.with_name(f".{os.getpid() if writer is None else writer}.{path.suffix[1:]}.tmp")
     try:
@@ -52,9 +52,9 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
-        if getattr(error, "filename", None) not in (None, str(temporary)):  # of something that was read for it
+        if getattr(error, "filename", None) not in (None, str(temporary)):  # an error of reading another file
             raise
-        message = f"{path} could not be written: {error}. Nothing of it was kept, and what was there before still is."
+        message = f"{path} could not be written: {error}. Its previous content, if any, is unchanged."
         number = getattr(error, "errno", None)
         raise (OSError(message) if number is None else OSError(number, message)) from error
     finally:
@@ -77,7 +77,7 @@ CHECKSUMS = "checksums.json"
 
 def checksum(file: Path) -> int:
     """CRC-32 of a file's content."""
-    found, piece = 0, memoryview(bytearray(2**18))  # what stays in a processor's cache
+    found, piece = 0, memoryview(bytearray(2**18))  # fits into a processor's cache
     with file.open("rb", buffering=0) as content:
         while count := content.readinto(piece):
             found = zlib.crc32(piece[:count], found)
@@ -85,28 +85,28 @@ def checksum(file: Path) -> int:
 
 
 def write_checksums(folder: str | Path) -> None:
-    """Writes down those of the files of weights in a folder."""
+    """Writes the checksums of the weight files in a folder to a file."""
     files = sorted(Path(folder).glob("*.safetensors"))
     if files:
         write_json(Path(folder, CHECKSUMS), {file.name: checksum(file) for file in files})
 
 
 def changed_file(folder: Path) -> str:
-    """What is not as `write_checksums` found it, or ""; also where it was not called."""
+    """What has changed since `write_checksums`, or ""; also "" if that was not called."""
     if not (folder / CHECKSUMS).is_file():
         return ""
     for name, expected in read_json(folder / CHECKSUMS).items():
         if not (folder / name).is_file():
             return f"{name} is missing"
         if checksum(folder / name) != expected:
-            return f"{name} is not what its checksum says"
+            return f"{name} does not match its checksum"
     return ""
 
 
 @contextmanager
 def open_weights(file: Path) -> Iterator[safe_open]:
-    """A safetensors file, of which no more than the header is read until its tensors are asked for. Raises ValueError for
-    one that is cut off, or something else."""
+    """An open safetensors file; only its header is read until its tensors are needed. Raises ValueError if it is cut off,
+    or in another format."""
     try:
         with safe_open(file, "pt") as weights:
             yield weights

@@ -1,4 +1,4 @@
-"""Forward hooks that stay on a module: while torch.compile or torch.export traces a model, none can be registered."""
+"""Forward hooks that stay on a module: none can be registered while torch.compile or torch.export traces a model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ class StandingHook:
 
     @contextmanager
     def doing(self, act: Callable[[Any], Any]) -> Iterator[None]:
-        """Within, `act` gets each output of the module, and what it returns replaces the output, unless that is None."""
+        """Within, `act` gets each output of the module; its result replaces the output, unless it is None."""
         self.act = act
         try:
             yield
@@ -27,8 +27,8 @@ class StandingHook:
 
 
 def standing_hook(module: nn.Module) -> StandingHook:
-    """The one of this very module; registered when first asked for."""
-    # Not by getattr: wrappers hand that on to the module within, whose output they may not use.
+    """The hook of this module, registered on the first call."""
+    # Not by getattr: wrappers forward it to the inner module, whose output they may not use.
     if "standing_hook" not in module.__dict__:
         module.standing_hook = StandingHook()
         module.register_forward_hook(module.standing_hook)

@@ -1,4 +1,4 @@
-"""Names of models: Hub ids, folders and GGUF files, and how they are loaded."""
+"""Names of models (Hub ids, folders and GGUF files), and how they are loaded."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ def hub_kwargs(kwargs: Mapping[str, Any], names: Iterable[str] = HUB_KWARGS) -> 
 
 
 def is_hub_id(source: str | None) -> bool:
-    """Whether this names a repository on the Hub, not a folder."""
+    """Whether this is the name of a repository on the Hub, not a folder."""
     if not source or Path(source).exists() or source.startswith((".", "/", "~")):
         return False
     try:
@@ -33,8 +33,8 @@ def is_hub_id(source: str | None) -> bool:
 
 
 def gguf_arguments(source: Any) -> tuple[Any, dict[str, str]]:
-    """A path or Hub id that ends in the name of a GGUF file, as the Auto classes take it: the folder or repository, and
-    `gguf_file`. Anything else as it is."""
+    """Splits a path or Hub id that ends in the name of a GGUF file for the Auto classes: the folder or repository, and
+    `gguf_file`. Anything else is returned unchanged."""
     if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".gguf"):
         require("gguf")
         folder, file = os.path.split(source)
@@ -43,11 +43,11 @@ def gguf_arguments(source: Any) -> tuple[Any, dict[str, str]]:
 
 
 def check_folder(source: str | os.PathLike, subfolder: str = "") -> None:
-    """Raises ValueError for a local path that no model can be loaded from, since no config is there."""
+    """Raises ValueError for a local path without a config, from which no model can be loaded."""
     path = Path(source)
     if path.is_file():
         raise ValueError(
-            f"{source} is a file, and weights alone do not say which architecture they are for. Build the model, load them "
+            f"{source} is a file, but weights alone do not say which architecture they are for. Build the model, load them "
             "into it (safetensors, or `torch.load(..., weights_only=True)`), and pass the model, or the folder that its "
             "`save_pretrained` writes."
         )

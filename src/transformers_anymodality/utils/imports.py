@@ -1,4 +1,4 @@
-"""Imports of optional packages, with errors that say which command installs them."""
+"""Imports of optional packages, with errors that name the command to install them."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 
-# Top-level module -> (extra of this package that brings it, name of its distribution).
+# Top-level module -> (extra of this package that installs it, name of its distribution).
 _OPTIONAL = {
     "PIL": ("image", "pillow"),
     "soxr": ("audio", "soxr"),
@@ -35,12 +35,12 @@ def require(module: str, extra: str | None = None) -> ModuleType:
 
     Args:
         module: dotted name, such as `"soxr"` or `"PIL.Image"`.
-        extra: the extra of this package that installs it; known for the modules this package itself uses.
+        extra: the extra of this package that installs it; known for modules that this package uses.
 
     Raises:
-        ImportError: it is not installed; the message has the command that installs it. Or it is installed and fails to load,
-            with any error; the message names its version and torch's, because packages that were built for another torch
-            fail with `OSError` or `RuntimeError`.
+        ImportError: it is not installed; the message has the command to install it. Or it is installed and fails to load;
+            the message names its version and torch's, because packages that were built for another torch fail with
+            `OSError` or `RuntimeError`.
     """
     top = module.partition(".")[0]
     known_extra, distribution = _OPTIONAL.get(top, (top, top))
@@ -49,18 +49,18 @@ def require(module: str, extra: str | None = None) -> ModuleType:
         return importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name is not None and error.name.partition(".")[0] == top:
-            trouble = f"`{module}` is needed here and is not installed. Install it by: pip install {wanted}"
+            trouble = f"`{module}` is needed here and is not installed. Install it with: pip install {wanted}"
         else:
             trouble = (
                 f"`{module}` is installed but does not load ({type(error).__name__}: {error}). Found {distribution} "
-                f"{_version(distribution)} beside torch {_version('torch')}: install versions made for each other, for "
-                f"instance by: pip install --upgrade {wanted}"
+                f"{_version(distribution)} with torch {_version('torch')}: install versions that fit together, for "
+                f"example with: pip install --upgrade {wanted}"
             )
         raise ImportError(trouble, name=module) from error
 
 
 def when_imported(name: str, act: Callable[[ModuleType], None]) -> None:
-    """Calls `act` with a module as soon as somebody else imports it."""
+    """Calls `act` with a module as soon as other code imports it."""
     if name in sys.modules:
         act(sys.modules[name])
     else:

@@ -1,4 +1,4 @@
-"""Base classes of our own towers and aligners, and of their attention layers."""
+"""Base classes of this package's towers and aligners, and of their attention layers."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from .upstream import set_attention
 
 class PartModel(PreTrainedModel):
     """Base of towers and aligners, with every attention that Transformers offers. Bare parameters (latents, queries, class
-    tokens, learned positions) start as rows of embedding tables do."""
+    tokens, learned positions) are initialised like embeddings."""
 
     base_model_prefix = ""
     input_modalities = ()
@@ -29,10 +29,10 @@ class PartModel(PreTrainedModel):
 
 
 class Attention(nn.Module):
-    """Base of attention layers; their forwards project, split heads and call an implementation as Transformers' own do.
-    `config` is the part's, where users choose the implementation."""
+    """Base of attention layers; their forwards project, split heads and call an implementation, as in Transformers.
+    `config` is the part's; users choose the implementation there."""
 
-    # Implementations ask for these: whether what comes later is hidden, and how many heads share a key.
+    # Implementations read these: whether attention is causal, and how many heads share a key.
     is_causal = False
     num_key_value_groups = 1
 
@@ -51,7 +51,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain implementation, by Transformers' interface.
+    """The plain implementation, with Transformers' interface.
 
     Args:
         query, key, value: `(b, heads, n, head_dim)` and twice `(b, heads, m, head_dim)`.
@@ -72,7 +72,7 @@ def eager_attention_forward(
 
 
 def same_attention(inner: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """`inner`, a model of Transformers' within a part, with the attention that the part's `config` says now: Transformers
-    sets a part's attention by its config, and knows nothing of models inside."""
+    """`inner`, a Transformers model inside a part, with the attention in the part's `config`: Transformers sets the
+    attention of a part by its config, and does not know models inside it."""
     set_attention(inner.config, config._attn_implementation)
     return inner

@@ -1,4 +1,4 @@
-"""A table of named things: registered once, looked up by exact name, and helpful about a name it does not know."""
+"""A table of named entries: registered once, looked up by exact name; errors suggest the nearest name."""
 
 import difflib
 import importlib
@@ -41,12 +41,12 @@ class Registry(dict[str, T]):
         raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
 
 
-# Modules that register more as they are imported: a `LazyRegistry` imports them once it is asked for it.
+# Modules that register entries when imported: a `LazyRegistry` imports them when it needs them.
 LATER: list[str] = []
 
 
 class LazyRegistry(Registry[T]):
-    """One that has all its entries once a name is looked up that is not there yet, or all are listed."""
+    """Loads all its entries when an unknown name is looked up, or when entries are listed."""
 
     def _whole(self) -> "LazyRegistry[T]":
         for module in LATER:
@@ -76,21 +76,21 @@ class LazyRegistry(Registry[T]):
 
 
 def config_class_of(cls: type) -> type:
-    """The config class that a model class is annotated with, also where annotations are kept as strings."""
+    """The config class in a model class's annotation, also if annotations are strings."""
     config_class = getattr(cls, "config_class", None)
     if not isinstance(config_class, type):
         config_class = typing.get_type_hints(cls).get("config")
     if not (isinstance(config_class, type) and getattr(config_class, "model_type", "")):
         raise TypeError(
-            f"{cls.__name__} needs an annotation `config: MyConfig`, MyConfig being a `PreTrainedConfig` with a "
-            "`model_type` of its own."
+            f"{cls.__name__} needs an annotation `config: MyConfig`; MyConfig must be a `PreTrainedConfig` with its own "
+            "`model_type`."
         )
     cls.config_class = config_class
     return config_class
 
 
 def models_beside(config_class: type) -> "dict[str, type[PreTrainedModel]]":
-    """The models that Transformers defines for exactly this config class, by name: those of halves, unknown to Auto."""
+    """The models that Transformers defines for exactly this config class, by name: halves of models, unknown to Auto."""
     from transformers import PreTrainedModel
 
     package, found, name = config_class.__module__.rpartition(".configuration_")

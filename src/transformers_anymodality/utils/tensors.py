@@ -23,7 +23,7 @@ def in_eval(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_dtype(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Computes in `dtype` for a while. Afterwards the very tensors are back: nothing is rounded."""
+    """Computes in `dtype` within. Afterwards the original tensors are back: nothing is rounded."""
     kept = [(one, one.data) for one in chain(module.parameters(), module.buffers()) if one.is_floating_point()]
     for one, data in kept:
         one.data = data.to(dtype)
@@ -35,7 +35,7 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def padded_together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Tensors of as many axes behind each other, with zeros at the end of every other axis in which one is shorter."""
+    """Tensors with the same number of axes, concatenated; shorter ones are padded with zeros in every other axis."""
     longest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     missing = ([want - have for want, have in zip(longest, part.shape[1:], strict=True)] for part in parts)
     ends = [[end for axis in reversed(one) for end in (0, axis)] for one in missing]
@@ -43,8 +43,8 @@ def padded_together(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def padded_to_multiple(inputs: dict[str, torch.Tensor], multiple: int) -> dict[str, torch.Tensor]:
-    """Inputs `(items, steps, ...)`, with zeros at the end up to the next multiple of steps; those that have not as many
-    steps as the first are left as they are."""
+    """Inputs `(items, steps, ...)`, padded with zeros to the next multiple of steps; inputs with another number of steps
+    than the first stay unchanged."""
     steps = next(iter(inputs.values())).shape[1:2]
     return {
         name: nn.functional.pad(value, (0, 0) * (value.ndim - 2) + (0, -steps[0] % multiple))
@@ -55,7 +55,7 @@ def padded_to_multiple(inputs: dict[str, torch.Tensor], multiple: int) -> dict[s
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether the module's weights are spread over processes (FSDP2's DTensor, FSDP1, DeepSpeed ZeRO-3)."""
+    """Whether the module's weights are sharded over processes (FSDP2's DTensor, FSDP1, DeepSpeed ZeRO-3)."""
     from torch.distributed.tensor import DTensor
 
     return any(
@@ -66,7 +66,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def tensors_hash(named: Iterable[tuple[str, torch.Tensor]], digest: Any = None) -> str:
-    """A hash over names, dtypes, shapes and bytes, in their order; SHA-256 unless told. It does not depend on files."""
+    """A hash over names, dtypes, shapes and bytes, in order; SHA-256 by default. It does not depend on files."""
     digest = hashlib.sha256() if digest is None else digest
     for name, tensor in named:
         tensor = tensor.detach().cpu().contiguous()
@@ -77,12 +77,12 @@ def tensors_hash(named: Iterable[tuple[str, torch.Tensor]], digest: Any = None) 
 
 
 def row_counts(sizes: torch.Tensor) -> torch.Tensor:
-    """`(frames,)`: the products of rows of sizes, such as grids `(frames, 3)`; or numbers `(frames,)` themselves."""
+    """`(frames,)`: the products of rows of sizes, such as grids `(frames, 3)`; numbers `(frames,)` stay as they are."""
     return sizes.prod(-1) if sizes.ndim > 1 else sizes
 
 
 def are_grids(sizes: torch.Tensor, patches: torch.Tensor) -> bool:
-    """Whether rows of sizes `(frames, 2 or 3)`, multiplied up, are as many as there are patches: rows, or squares that lie
+    """Whether the products of rows of sizes `(frames, 2 or 3)` add up to the number of patches: rows, or squares that are
     side by side, `(1, channels, side, patches * side)`."""
     if sizes.ndim != 2 or sizes.is_floating_point():
         return False

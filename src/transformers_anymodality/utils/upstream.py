@@ -1,7 +1,7 @@
 """Every private or unstable name of other libraries that we use, and why. Other modules import them from here.
 
-The imports and `HOOKS` below are the list. Without a version, a name is in all that we support. What the server and the
-demo need beside is in `upstream_serving` and `upstream_demo`, as it needs their extras.
+The imports and `HOOKS` below are the list. A name without a version is in all versions that we support. Names that only
+the server and the demo need are in `upstream_serving` and `upstream_demo`, because they need extras.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import Any
 
 import transformers
 
-# The client of the Hub's own library, under the name that it keeps for it across its major versions.
+# The HTTP client of the Hub's own library, under a name that stays the same across its major versions.
 from huggingface_hub.utils import httpx
 from packaging.version import Version
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# DeepSpeed's settings, which say that weights are spread over processes as soon as there are any.
+# DeepSpeed's settings, which say whether weights are sharded over processes when they are created.
 from transformers.integrations import deepspeed
 
 # The cache's argument has another name since 5.24.
@@ -26,7 +26,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 # Dtypes by the names that safetensors has for them.
 from transformers.modeling_utils import str_to_torch_dtype
 
-# Which classes there are for a config. Pipelines and `transformers serve` look up names in `*_NAMES`: we write there.
+# The classes for a config. Pipelines and `transformers serve` look up names in `*_NAMES`: we add ours there.
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 from transformers.models.auto.modeling_auto import (
@@ -39,27 +39,27 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
-# How transcripts are written before they are compared.
+# How transcripts are normalised before they are compared.
 from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
-# Merges of a tokenizer whose file has none.
+# Merges for a tokenizer whose file has none.
 from transformers.tokenization_utils_base import generate_merges
 from transformers.utils import logging
 
-# A chat's template: what it reads, and what comes of it.
+# A chat's template: what it reads and returns.
 from transformers.utils.chat_template_utils import _get_template_variables, render_jinja_template
 
-# How forwards of Transformers' style read their flags, and give tuples or hidden states where asked.
+# How forwards in Transformers' style read their flags, and return tuples or hidden states if requested.
 from transformers.utils.generic import can_return_tuple, is_flash_attention_requested, merge_with_config_defaults
 
-# Of which commit a cached file is, and the files of a checkpoint in shards.
+# The commit of a cached file, and the files of a sharded checkpoint.
 from transformers.utils.hub import extract_commit_hash, get_checkpoint_shard_files
 from transformers.utils.output_capturing import capture_outputs
 
 from . import upstream_older
 
 
-try:  # since 5.23: a layer of a cache that keeps no keys, and is not asked how long the cache is
+try:  # since 5.23: a layer of a cache that keeps no keys, and is not used for the cache's length
     from transformers.cache_utils import DummyLayer
 except ImportError:
     from .upstream_older import DummyLayer
@@ -69,7 +69,7 @@ except ImportError:
     from .upstream_older import _encode_chat_piece
 
 
-# Private names of classes: which we override, read of ourselves, or pass on to the language model. Class -> name -> why.
+# Private names of classes that we override, read, or pass on to the language model. Class -> name -> why.
 HOOKS: dict[str, dict[str, str]] = {
     "transformers.GenerationMixin": {
         "_expand_multimodal_outputs": "beams and several answers repeat what was encoded",
@@ -78,20 +78,20 @@ HOOKS: dict[str, dict[str, str]] = {
         "_maybe_prepare_encoder_kwargs_for_generation": "media are encoded once, before the first step",
         "_prepare_cache_for_generation": "the cache is the language model's",
         "_prepare_position_ids_for_generation": "positions are the language model's",
-        "_update_model_kwargs_for_generation": "what goes on to the next step is the language model's",
+        "_update_model_kwargs_for_generation": "the language model decides what the next step gets",
         "_validate_model_kwargs": "media are known arguments",
     },
     "transformers.PreTrainedConfig": {"_attn_implementation": "which attention a part runs with"},
     "transformers.PreTrainedModel": {
-        "_can_compile_fullgraph": "what is traced breaks nowhere",
+        "_can_compile_fullgraph": "tracing has no graph breaks",
         "_can_record_outputs": "which modules give hidden states and attentions",
-        "_init_weights": "fills weights that no checkpoint brings",
-        "_initialize_weights": "fills modules without weights, which are passed over below foreign classes",
+        "_init_weights": "fills weights that are not in a checkpoint",
+        "_initialize_weights": "fills modules without weights, which are skipped below foreign classes",
         "_is_stateful": "assisted decoding asks whether a cache can be cut",
         "_input_embed_layer": "where a tower's embeddings are",
         "_keys_to_ignore_on_load_missing": "weights that a part alone does not need",
         "_keys_to_ignore_on_load_unexpected": "weights of a checkpoint that a part alone does not need",
-        "_loss_function": "a loss that was put in for a while is taken out again",
+        "_loss_function": "a loss that is set temporarily is removed again",
         "_no_split_modules": "what device maps and FSDP keep in one piece",
         "_skip_keys_device_placement": "the cache stays where it is",
         "_supports_attention_backend": "attention is looked up by name",
@@ -101,7 +101,7 @@ HOOKS: dict[str, dict[str, str]] = {
         "_supports_sdpa": "whether this attention may be asked for",
         "_tied_weights_keys": "aligners may share modules",
         "_upload_modified_files": "no file of ours is copied into repositories on the Hub",
-        "_weight_conversions": "how quantised weights were read, which saving would undo and cannot",
+        "_weight_conversions": "how quantised weights were read; saving tries to undo it and cannot",
     },
     "transformers.ProcessorMixin": {
         "_get_arguments_from_pretrained": "sub-processors are named by the table of modalities",
@@ -110,15 +110,15 @@ HOOKS: dict[str, dict[str, str]] = {
     "trl.RewardTrainer": {"_prepare_dataset": "records go to the collator as they are"},
     "trl.SFTTrainer": {"_is_vision_dataset": "whether records go to the collator as they are"},
     "trl.GRPOTrainer": {
-        "_generate_and_score_completions": "from records to what the loss reads",
+        "_generate_and_score_completions": "turns records into the loss's inputs",
         "_get_per_token_logps_and_entropies": "where the loss calls the model",
-        "_logs": "prompts that are told to trackers",
-        "_tokenize_prompts": "from chats to what `generate` reads",
+        "_logs": "prompts that trackers get",
+        "_tokenize_prompts": "turns chats into the inputs of `generate`",
     },
-    # Made to be overridden or called, but under names that look private.
+    # Meant to be overridden or called, although the names look private.
     "evaluate.EvaluationModule": {"_compute": "a metric's scores", "_info": "a metric's inputs"},
     "lmms_eval.api.model.lmms": {
-        "_apply_system_prompt": "the system prompt is told to the chat",
+        "_apply_system_prompt": "the system prompt is added to the chat",
         "_resolve_system_prompt": "the system prompt may be a file",
     },
     "vllm.multimodal.parse.MultiModalDataParser": {"_get_subparsers": "media of every modality"},
@@ -126,19 +126,19 @@ HOOKS: dict[str, dict[str, str]] = {
     "vllm.multimodal.processing.BaseMultiModalProcessor": {
         "_call_hf_processor": "each medium is prepared by itself",
         "_get_mm_fields_config": "which inputs are of which modality",
-        "_get_prompt_updates": "how many tokens a medium has",
+        "_get_prompt_updates": "the number of tokens of a medium",
     },
 }
 
 
 # --- versions --------------------------------------------------------------------------------------------------------
 
-# The newest Transformers that the whole suite was run with.
+# The newest Transformers that the full test suite was run with.
 NEWEST_TESTED = "5.24"
 
 
 def warn_if_untested() -> None:
-    """One line for a Transformers newer than the newest that was tested: it may have renamed what we use."""
+    """Warns about a Transformers newer than the newest tested one: it may have renamed what we use."""
     if Version(transformers.__version__).release[:2] > Version(NEWEST_TESTED).release:
         logging.get_logger(__name__).warning(
             f"transformers-anymodality was tested with Transformers up to {NEWEST_TESTED}, and this is "
@@ -155,7 +155,7 @@ CACHE_NAMES = ("cache", "past_key_values", "cache_params")
 CACHE_NAME = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
 
 
-# Whether a prefill in chunks (`prefill_chunk_size`) gives each chunk the media of its own placeholders.
+# Whether a prefill in chunks (`prefill_chunk_size`) gives each chunk only the media of its placeholders.
 CHUNKS_MEDIA = Version(transformers.__version__) >= Version("5.23")
 
 
@@ -163,7 +163,7 @@ CHUNKS_MEDIA = Version(transformers.__version__) >= Version("5.23")
 
 
 def set_attention(config: PreTrainedConfig, name: str | None) -> None:
-    """Of this config and those in it."""
+    """Sets it in this config and its sub-configs."""
     config._attn_implementation = name
 
 
@@ -173,7 +173,7 @@ def build(cls: type[PreTrainedModel], config: PreTrainedConfig, **kwargs: Any) -
 
 
 def is_initialized(module: Any) -> bool:
-    """Whether a module's weights are filled; only Transformers' models say so."""
+    """Whether a module's weights are initialised; only Transformers' models have this mark."""
     return getattr(module, "_is_hf_initialized", False)
 
 
@@ -182,22 +182,22 @@ def set_initialized(module: Any, value: bool = True) -> None:
 
 
 def adapters_of_rows(module: Any) -> list[str] | None:
-    """The adapter of each row, as a hook of PEFT's tells a module for one call (`adapter_names`); None if none does."""
+    """The adapter of each row, as one of PEFT's hooks sets it for one call (`adapter_names`); None if there is none."""
     told = (getattr(hook, "keywords", {}).get("adapter_names") for hook in module._forward_pre_hooks.values())
     return next((names for names in told if names is not None), None)
 
 
 def is_offloaded(model: Any) -> bool:
-    """Whether accelerate brings weights of a model from elsewhere as they are needed."""
+    """Whether accelerate loads weights of a model from CPU or disk when they are needed."""
     return any(hasattr(module, "_hf_hook") for module in model.modules())
 
 
 @contextmanager
 def without_deepspeed() -> Iterator[None]:
-    """Within, models are built and loaded whole in each process, also if DeepSpeed ZeRO-3 is to spread them afterwards.
+    """Within, models are built and loaded in full in each process, also if DeepSpeed ZeRO-3 shards them afterwards.
 
-    Transformers else spreads each weight as soon as there is one. Some models cannot be built so (they compute positions
-    from a shape that is none then); nor can parts be tried, cut and grown.
+    Otherwise Transformers shards each weight when it is created. Some models cannot be built that way (they compute
+    positions from a shape that is empty then), and parts cannot be tried, cut and grown.
     """
     config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
@@ -207,8 +207,8 @@ def without_deepspeed() -> Iterator[None]:
         deepspeed._hf_deepspeed_config_weak_ref = config
 
 
-# In names of methods and of training arguments: whether the backward pass computes activations again, instead of keeping
-# them. Since 5.23 it is "activation", before that "gradient".
+# In names of methods and of training arguments for recomputing activations in the backward pass: "activation" since 5.23,
+# before that "gradient".
 _RECOMPUTED = "activation" if hasattr(PreTrainedModel, "activation_checkpointing_enable") else "gradient"
 CHECKPOINTING = f"{_RECOMPUTED}_checkpointing"
 
@@ -218,15 +218,15 @@ def set_checkpointing(model: PreTrainedModel, enabled: bool, **kwargs: Any) -> N
 
 
 def registered_processors() -> Iterator[type]:
-    """Classes that were registered to prepare media. Only they are in `_extra_content`, by backend or bare."""
+    """Registered classes that prepare media. Only they are in `_extra_content`, by backend or bare."""
     for table in (IMAGE_PROCESSOR_MAPPING, VIDEO_PROCESSOR_MAPPING, FEATURE_EXTRACTOR_MAPPING):
         for entry in table._extra_content.values():
             yield from entry.values() if isinstance(entry, dict) else [entry]
 
 
 def trackers(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """Those of a Trainer's callbacks that report to a tracker, with its name in `report_to`."""
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # with all that it imports
+    """The callbacks of a Trainer that report to a tracker, with its name in `report_to`."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # slow to import
 
     for callback in callbacks:
         for name, kind in INTEGRATION_TO_CALLBACK.items():

@@ -1,4 +1,4 @@
-"""What older versions of Transformers lack of `upstream`, with the same result; who raises the lower bound deletes here."""
+"""Replacements for names in `upstream` that older Transformers lack. Raising the lower bound deletes code here."""
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,7 +16,7 @@ class DummyLayer:
 def _encode_chat_piece(
     tokenizer: PreTrainedTokenizerBase, piece: str, as_text: bool, newline_ids: list[int]
 ) -> list[int]:
-    """Ids of a piece that follows others; behind a line end no blank is put in front of it."""
+    """Ids of a piece that follows others; after a line end no blank is put before it."""
     settings = {"split_special_tokens": True} if as_text else {}
     ids = tokenizer.encode("\n" + piece, add_special_tokens=False, **settings)
     if ids[: len(newline_ids)] == newline_ids:

@@ -1,4 +1,4 @@
-"""As `upstream`, of Transformers' server: no page of its documentation names these, and each release changes some."""
+"""As `upstream`, for Transformers' server: these names are not documented, and each release changes some."""
 
 import inspect
 from collections.abc import Set
@@ -14,8 +14,8 @@ from transformers.cli.serving.utils import _StreamError as StreamError
 
 HOOKS: dict[str, dict[str, str]] = {
     "transformers.cli.serving.utils.BaseHandler": {
-        "_build_generation_config": "what a request asks for is checked, and stops are added",
-        "_unused_fields": "what a request asks for and nobody does is refused",
+        "_build_generation_config": "a request's options are checked, and stops are added",
+        "_unused_fields": "fields of a request that nothing reads are refused",
         "_resolve_model": "there is one model",
         "_validate_request": "fields that the stock server does not know are refused",
     },
@@ -34,14 +34,14 @@ HOOKS: dict[str, dict[str, str]] = {
         "_streaming": "answers piece by piece",
     },
 }
-# Handlers are told of a request's tools since 5.23, by which an answer's calls are read.
+# Since 5.23 handlers get a request's tools, which they need to parse an answer's calls.
 TAKES_TOOLS = "tools" in inspect.signature(ChatCompletionHandler._streaming).parameters
-# Handlers of the stock server's routes; which there are changes. Ours are put in, the others' routes go.
+# Handlers of the stock server's routes, which vary by version. Ours are passed in, the others' routes are removed.
 NO_HANDLERS = {name: None for name in inspect.signature(build_server).parameters if name.endswith("_handler")}
 
 
 def with_known_names(body: dict[str, Any], unused: Set[str]) -> dict[str, Any]:
-    """A request in names that this version reads: older ones know `max_completion_tokens` by its former name alone."""
+    """A request with the names that this version reads: older ones know only the former name of `max_completion_tokens`."""
     if "max_completion_tokens" not in unused or body.get("max_completion_tokens") is None:
         return body
     return {**body, "max_tokens": body["max_completion_tokens"], "max_completion_tokens": None}

@@ -1,4 +1,4 @@
-"""A page in the browser to chat with a model, with media of every modality that it has."""
+"""A browser page to chat with a model, with media of all its modalities."""
 
 from .export import export_space
 from .page import build_page

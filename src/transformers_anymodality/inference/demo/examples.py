@@ -18,7 +18,7 @@ MAX_EXAMPLES = 12
 
 @dataclass(frozen=True)
 class Example:
-    """A message to try: content parts of media, and words."""
+    """A message to try: content parts of media, and text."""
 
     media: list[dict[str, Any]]
     text: str
@@ -30,15 +30,15 @@ class Example:
 
 
 def modalities(processor: Any) -> list[str]:
-    """A model's modalities, in the order in which all are known."""
+    """A model's modalities, in the order of the registry."""
     return [name for name in MODALITIES if name in processor.modalities]
 
 
 def read_examples(file: Path, processor: Any) -> list[Example]:
-    """What users ask first in the first chats of a file; relative paths are from its folder.
+    """The first user message of each of the first chats in a file; paths are relative to its folder.
 
     Raises:
-        ValueError: a record is not a chat, or has media that the model lacks, or that are not files.
+        ValueError: a record is not a chat, or has media of other modalities, or media that are not files.
     """
     examples = []
     for chat in islice(read_chats(file, processor), MAX_EXAMPLES):
@@ -50,14 +50,14 @@ def read_examples(file: Path, processor: Any) -> list[Example]:
 
 
 def read_chats(file: Path, processor: Any = None) -> Iterator[Chat]:
-    """The chats of a file; relative paths are from its folder."""
+    """The chats of a file; paths are relative to its folder."""
     records = open_records(file)
     for i in range(len(records)):
         yield read_chat(i, records[i], processor, file.parent).checked()
 
 
 def file_of(part: Mapping[str, Any], where: str) -> Path | None:
-    """The file of a medium; None for words. Raises ValueError for another medium, or a file that is not there."""
+    """The file of a medium; None for text. Raises ValueError for another medium, or a missing file."""
     if part.get("type", "text") not in MODALITIES:
         return None
     source = part_source(part["type"], part)

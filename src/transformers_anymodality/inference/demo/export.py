@@ -44,8 +44,8 @@ if __name__ == "__main__":
 _README = """
 Chat with {name}, with media: attach files, ask, and ask again.
 
-It runs on this Space alone and keeps nothing: what is uploaded is deleted within a day. A variable `MODEL_ID` of the
-Space names another model.
+It runs on this Space only and stores nothing: uploads are deleted within a day. Set the Space's variable `MODEL_ID` to
+use another model.
 """
 
 
@@ -60,22 +60,22 @@ def export_space(
     """Writes `app.py`, `requirements.txt`, `README.md`, and the examples with their media; returns these files.
 
     Args:
-        model: Hub id, or a local folder to try the page with (the Space's variable `MODEL_ID` then names the model).
+        model: Hub id, or a local folder to try the page with (on the Space, its variable `MODEL_ID` names the model).
         folder: new, or empty.
-        system_prompt: what the model is told first.
-        examples: JSONL of chats, as `build_page` takes it.
-        module: registers modalities and towers of your own; its file, or package, goes along.
+        system_prompt: the chat's system prompt.
+        examples: JSONL of chats, as in `build_page`.
+        module: module that registers your own modalities and towers; its file or package is copied, too.
 
     Raises:
-        FileExistsError: there are files in `folder`.
-        ModuleNotFoundError: `module` is not there.
+        FileExistsError: `folder` is not empty.
+        ModuleNotFoundError: `module` was not found.
     """
     folder, local = Path(folder), Path(model).is_dir()
     if folder.is_dir() and any(folder.iterdir()):
         raise FileExistsError(f"{folder} is not empty: choose another folder.")
     spec = None if module is None else importlib.util.find_spec(module.partition(".")[0])
     if module is not None and (spec is None or spec.name == "app"):
-        raise ModuleNotFoundError(f"Module {module!r} was not found: name one that can be imported, and is not `app`.")
+        raise ModuleNotFoundError(f"Module {module!r} was not found: it must be importable, and must not be `app`.")
     model = str(Path(model).resolve()) if local else model
     card = SpaceCardData(
         title=Path(model).name,

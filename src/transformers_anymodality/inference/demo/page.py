@@ -1,4 +1,4 @@
-"""The page: its widgets, and what they do. The modalities' specs say which there are."""
+"""The page: its widgets and their actions. The modalities' specs say which widgets there are."""
 
 import html
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from .session import Host, Policy, Session, Turn
 
 
 _DAY = 24 * 3600
-_MAX_WAITING = 16  # whose messages are shown while they wait for their answers; more wait in gradio's queue
+_MAX_WAITING = 16  # visitors whose messages are shown while they wait; more wait in gradio's queue
 
 # Media that browsers record, by the kind of the modality's spec: device, widget, and the event that ends a recording.
 _RECORDERS = {
@@ -40,13 +40,13 @@ def build_page(
     examples: str | Path | None = None,
     policy: Policy | None = None,
 ) -> gr.Blocks:
-    """The page of a checkpoint, to be run by `launch`.
+    """The page of a checkpoint; `launch` runs it.
 
     Args:
         model, processor: of the checkpoint.
         name: its name on the page.
-        system_prompt: what the model is told first.
-        examples: JSONL of chats whose first messages are offered to try; none if left out.
+        system_prompt: the chat's system prompt.
+        examples: JSONL of chats; the page offers their first messages to try; none if left out.
         policy: what visitors may do.
     """
     private_folder()
@@ -55,7 +55,7 @@ def build_page(
 
 
 class Page:
-    """The page's components and what they do. Each visitor has a `Session` in a `gr.State`."""
+    """The page's components and their actions. Each visitor has a `Session` in a `gr.State`."""
 
     def __init__(self, host: Host, name: str, examples: list[Example]):
         self.host, self.name, self.examples = host, name, examples
@@ -72,7 +72,7 @@ class Page:
 
     def _settings(self) -> None:
         config, most = self.host.model.generation_config, self.host.policy.max_new_tokens
-        with gr.Sidebar(width=330, open=False):  # open, it would cover the chat on a phone
+        with gr.Sidebar(width=330, open=False):  # an open one would cover the chat on a phone
             gr.Markdown(f"## {in_markdown(self.name)}")
             gr.Markdown(f"Reads text{''.join(f', {name}' for name in self.modalities)}.")
             self.new = gr.Button("New conversation", elem_id="new")
@@ -140,7 +140,7 @@ class Page:
     # --- events ----------------------------------------------------------------------------------------------------
 
     def _events(self) -> None:
-        """Functions return what changes: component -> its new value."""
+        """Functions return the changes: component -> its new value."""
         private: dict[str, Any] = {"api_visibility": "private"}
         tray = [self.session, self.tray, self.clear]
         chat = [*tray, self.chatbot, self.box, self.send, self.stop]
@@ -167,7 +167,7 @@ class Page:
         self.greedy.change(lambda greedy: gr.Slider(interactive=not greedy), self.greedy, self.temperature, **private)
 
     def attach(self, modality: str, widget: Any, session: Session | None, files: str | list[str] | None) -> dict:
-        """Attaches files of a modality, and empties the widget that they came from."""
+        """Attaches files of a modality, and clears their widget."""
         paths = [files] if isinstance(files, str) else files or []
         parts = [{"type": modality, "path": str(path)} for path in paths]
         return {**self._attach(session or Session(self.host), parts), widget: None}
@@ -194,7 +194,7 @@ class Page:
     def answer(
         self, session: Session | None, text: str, max_new_tokens: int, temperature: float, greedy: bool
     ) -> Iterator[dict]:
-        """Says what is in the box, and shows the answer as it comes."""
+        """Sends the content of the box, and shows the answer as it comes."""
         session, text = session or Session(self.host), text.strip()
         if not text and not session.media:
             yield {self.box: ""}
@@ -219,7 +219,7 @@ class Page:
         return {self.send: gr.Button(visible=not busy), self.stop: gr.Button(visible=busy)}
 
     def _tray(self, session: Session, trouble: Sequence[str] = ()) -> dict:
-        """The attached media and what went wrong with others, and the button that removes them."""
+        """The attached media, errors about others, and the button that removes them."""
         notes = "".join(f"<p class=trouble>{html.escape(text)}</p>" for text in trouble)
         pictures = "".join(picture for _, picture in session.media)
         tray = gr.HTML(f"{notes}<div class=media>{pictures}</div>", visible=bool(notes or pictures))
@@ -227,7 +227,7 @@ class Page:
 
 
 def _messages(session: Session) -> list[dict[str, Any]]:
-    """The chat as gradio shows it."""
+    """The chat in gradio's format."""
     messages = []
     for turn in session.shown:
         pictures = f"<div class=media>{turn.pictures}</div>" if turn.pictures else ""
@@ -238,7 +238,7 @@ def _messages(session: Session) -> list[dict[str, Any]]:
 
 
 def _answer(turn: Turn) -> list[Any]:
-    """What is shown of an answer; nothing before it begins."""
+    """The visible part of an answer; empty before it begins."""
     if turn.error is not None:
         return [gr.HTML(f"<p class=trouble>{html.escape(turn.error)}</p>", padding=False)]
     if turn.final is None:

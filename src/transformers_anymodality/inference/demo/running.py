@@ -18,7 +18,7 @@ from ...utils.upstream_demo import get_upload_folder, save_bytes_to_cache
 from .. import LOOPBACK, LOOPBACK_HOSTS
 
 
-_MAX_SESSIONS = 32  # whose chats are kept, each with its cache; the one that was used least recently goes first
+_MAX_SESSIONS = 32  # chats that are kept, each with its cache; the least recently used one is dropped first
 
 _THEME = gr.themes.Soft(
     primary_hue="indigo",
@@ -41,14 +41,14 @@ _THEME = gr.themes.Soft(
 def launch(
     page: gr.Blocks, host: str | None = None, port: int | None = None, max_megabytes: int = 64, wait: bool = True
 ) -> str:
-    """Runs a page; nothing is loaded from, or sent to, anywhere else.
+    """Runs a page; nothing is loaded from or sent to other servers.
 
     Args:
-        page: of `build_page`.
-        host: address to listen on; as GRADIO_SERVER_NAME says (which Spaces set), or this machine alone.
+        page: from `build_page`.
+        host: address to listen on; GRADIO_SERVER_NAME (which Spaces set) or this machine only, if left out.
         port: the first free one from 7860 if left out.
-        max_megabytes: of a file that is uploaded.
-        wait: until the process is interrupted.
+        max_megabytes: size limit of an uploaded file.
+        wait: whether to wait until the process is interrupted.
 
     Returns:
         The page's address.
@@ -80,20 +80,20 @@ def launch(
 
 
 def private_folder() -> None:
-    """Gives gradio a folder that other users cannot read, and that is deleted when the process ends."""
+    """Gives gradio a folder that other users cannot read; it is deleted when the process ends."""
     if not os.environ.get("GRADIO_TEMP_DIR"):
         folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="anymodality-demo-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def keep(content: bytes, kind: str) -> str:
-    """Stores a picture or recording among gradio's files, under a hash of its content."""
+    """Stores an image or recording among gradio's files, under a hash of its content."""
     path = save_bytes_to_cache(content, f"media{mimetypes.guess_extension(kind) or '.bin'}", get_upload_folder())
     return f"gradio_api/file={path}"
 
 
 def files_alone(move: Callable) -> Callable:
-    """Gradio takes a URL for a file, too, and fetches it; this lets only files through."""
+    """Accepts only files: gradio would also accept a URL and fetch it."""
 
     async def checked(source: str) -> Any:
         if "://" in source:
@@ -104,7 +104,7 @@ def files_alone(move: Callable) -> Callable:
 
 
 class _Guard:
-    """Browsers load nothing from elsewhere, whatever an answer says; nor does the server for a visitor."""
+    """Browsers load nothing from other servers, whatever an answer says, and neither does the server for a visitor."""
 
     policy = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 

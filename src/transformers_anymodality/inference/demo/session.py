@@ -1,4 +1,4 @@
-"""One visitor's chat: the media that are attached, what is shown, and answers as they come."""
+"""One visitor's chat: attached media, shown turns, and answers as they come."""
 
 import base64
 import html
@@ -30,9 +30,9 @@ class Policy:
     """What visitors may do.
 
     Attributes:
-        limits: of each medium.
-        max_media: attached to one message.
-        max_new_tokens: of one answer.
+        limits: limits of each medium.
+        max_media: media per message.
+        max_new_tokens: length limit of an answer.
     """
 
     limits: Limits = UPLOAD_LIMITS
@@ -42,7 +42,7 @@ class Policy:
 
 @dataclass
 class Host:
-    """What all visitors share: a checkpoint, what they may do, and what the model is told first."""
+    """What all visitors share: a checkpoint, a policy, and the system prompt."""
 
     model: Any
     processor: Any
@@ -55,7 +55,7 @@ class Host:
 class Session:
     """
     Attributes:
-        media: content parts and their pictures as HTML, attached to what is said next.
+        media: content parts and their previews as HTML, attached to the next message.
         shown: turns so far.
     """
 
@@ -70,17 +70,17 @@ class Session:
     def attach(self, part: dict[str, Any]) -> None:
         """Attaches a medium; raises ValueError, with a message for the visitor, if it cannot be read."""
         if len(self.media) >= self.host.policy.max_media:
-            raise ValueError(f"At most {self.host.policy.max_media} media go with one message: send these first.")
+            raise ValueError(f"One message holds at most {self.host.policy.max_media} media: send these first.")
         try:
             self.conversation.count_tokens(part)
             picture = self._picture(part)
-        except Exception as error:  # all that was run read the file, so it is the file's fault
+        except Exception as error:  # only the file was read, so the file is at fault
             logger.info("A file cannot be read.", exc_info=True)
             raise ValueError(_message(error, [part])) from error
         self.media.append((part, picture))
 
     def say(self, text: str, **generation) -> Iterator[None]:
-        """Says something with the attached media; after each step, `shown` has more of the answer."""
+        """Sends a message with the attached media; after each step, `shown` has more of the answer."""
         media, self.media = self.media, []
         parts = [part for part, _ in media]
         turn = Turn(text, "".join(picture for _, picture in media))
@@ -101,19 +101,19 @@ class Session:
         yield
 
     def stop(self) -> None:
-        """Ends the answer that is on its way; what was said of it stays."""
+        """Stops the current answer; its text so far stays."""
         self._stopped.set()
 
     def _answer(self, turn: "Turn", content: list[dict], generation: dict[str, Any], words: queue.SimpleQueue) -> None:
         def on_text(piece: str) -> None:
             if self._stopped.is_set():
-                raise KeyboardInterrupt  # which conversations take for the end of an answer
+                raise KeyboardInterrupt  # ends an answer in a conversation
             words.put(piece)
 
         lock = self.host.answering
         while not lock.acquire(timeout=0.2):
             if self._stopped.is_set():
-                turn.error = "Stopped before the model came to it."
+                turn.error = "Stopped before the model began to answer."
                 return words.put(None)
         try:
             self.conversation.generation = generation
@@ -126,7 +126,7 @@ class Session:
             words.put(None)
 
     def _picture(self, part: dict[str, Any]) -> str:
-        """A medium as the model is given it, with a caption."""
+        """A medium as the model gets it, with a caption."""
         modality = part["type"]
         source = part_source(modality, part)
         name = [source.name] if isinstance(source, Path) else []
@@ -143,8 +143,8 @@ class Session:
 class Turn:
     text: str
     pictures: str  # HTML
-    answer: str = ""  # as far as it came
-    final: str | None = None  # the whole of it
+    answer: str = ""  # so far
+    final: str | None = None  # the complete answer
     error: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""An OpenAI-style endpoint for one checkpoint: Transformers' own server, with every modality, closed by default."""
+"""An OpenAI-style endpoint for one checkpoint: Transformers' server with every modality, restrictive by default."""
 
 from .app import build_app, run_app
 from .requests import Policy

@@ -1,4 +1,4 @@
-"""Transformers' server around one model: its handlers and routes, with requests that are checked before they run."""
+"""Transformers' server around one model: its handlers and routes; requests are checked before they run."""
 
 import asyncio
 import inspect
@@ -45,33 +45,33 @@ from .requests import Policy, check_options, check_read, check_variables, is_sho
 
 logger = logging.getLogger(__name__)
 
-# Of the stock routes, those that need nothing but this model; others load any model, or unload this one.
+# The stock routes that use only this model; others load any model, or unload this one.
 ROUTES = ("/v1/chat/completions", "/v1/responses", "/v1/models", "/health")
-PREPARE_SECONDS = 120.0  # in which a request must have been read, its wait for others included
-READ_SECONDS = 20.0  # that reading may take
-_SPARE_BYTES = 512 * 1024**2  # of memory beside media themselves: code, tokens
-_GRACE_SECONDS = 10  # in which answers are finished when the server is told to end
+PREPARE_SECONDS = 120.0  # limit for reading a request, including its wait for others
+READ_SECONDS = 20.0  # limit for reading alone
+_SPARE_BYTES = 512 * 1024**2  # memory besides media: code, tokens
+_GRACE_SECONDS = 10  # time to finish answers when the server must end
 
 
 class _Served:
-    """The one model there is; in the place of the stock manager of models."""
+    """The only model; it replaces the stock manager of models."""
 
     def __init__(self, model: Any, processor: Any, name: str, policy: Policy):
         self.model, self.processor, self.name, self.policy = model, processor, name, policy
         self.created = int(time.time())
         self.longest_prompt = context_length(model.config) or policy.max_prompt_tokens
-        # No token stands for more of a text, so a long one is refused before it is read.
+        # No token covers more text, so a text that is too long is refused before it is tokenised.
         self.longest_token = max(map(len, processor.tokenizer.get_vocab()))
-        self.short = ThreadPoolExecutor(1, thread_name_prefix="read")  # no tokenizer is in two threads
-        # What the chat template reads besides the chat: `enable_thinking` and the like.
+        self.short = ThreadPoolExecutor(1, thread_name_prefix="read")  # tokenizers are not thread-safe
+        # Other variables of the chat template: `enable_thinking` and the like.
         arguments = {*inspect.signature(ProcessorMixin.apply_chat_template).parameters}
         own = {"messages", "media_tokens", "raise_exception", "strftime_now", *processor.tokenizer.special_tokens_map}
         self.variables = template_variables(processor.resolve_chat_template()) - arguments - own
-        # Numbers as they are decoded, as floats, and as the model's inputs.
+        # Values exist as decoded numbers, as floats, and as the model's inputs.
         self.reader = Reader(self.read, READ_SECONDS, _SPARE_BYTES + 4 * policy.limits.max_bytes)
 
     async def prepare(self, *request: Any) -> dict[str, Any]:
-        """As `read`; a request cannot block others."""
+        """As `read`, but a request cannot block others."""
         if is_short_text(*request):
             return await asyncio.get_running_loop().run_in_executor(self.short, self.read, *request)
         return await self.reader.read(*request)
@@ -110,8 +110,8 @@ class _Served:
 
 
 class _CheckedHandler(BaseHandler):
-    """What both kinds of chat share: a request is checked, prepared outside the event loop, and then generated from by
-    the stock handler."""
+    """What both kinds of chat share: a request is checked and prepared outside the event loop; then the stock handler
+    generates."""
 
     model_manager: Any
 
@@ -141,7 +141,7 @@ class _CheckedHandler(BaseHandler):
                 return await self.model_manager.prepare(*request)
         except TimeoutError as error:
             raise HTTPException(503, "The server is busy with other requests: try again in a moment.") from error
-        except Exception as error:  # all that was run read the request, so it is the request's fault
+        except Exception as error:  # only the request was read, so the request is at fault
             logger.info("A request cannot be read.", exc_info=True)
             raise HTTPException(400, str(error) or type(error).__name__) from error
 
@@ -154,7 +154,7 @@ class _CheckedHandler(BaseHandler):
     def _build_generation_config(self, body: dict, model_generation_config: Any, use_cb: bool = False):
         check_options(body, self.model_manager.model.config.get_text_config().vocab_size)
         config = super()._build_generation_config({**body, "seed": None}, model_generation_config, use_cb=use_cb)
-        config.seed = body.get("seed")  # which is set when the answer's turn has come
+        config.seed = body.get("seed")  # it is set when the answer is generated
         config.do_sample = body["temperature"] > 0 if body.get("temperature") is not None else config.do_sample
         config.num_beams = 1
         own, asked = model_generation_config.stop_strings or [], body.get("stop") or []
@@ -165,7 +165,7 @@ class _CheckedHandler(BaseHandler):
 
 class _ChatHandler(_CheckedHandler, ChatCompletionHandler):
     def _read(self, body: dict) -> tuple[Any, Any, tuple]:
-        """Messages, tools, and what else the stock handler wants of the request."""
+        """Messages, tools, and further arguments of the stock handler."""
         return body.get("messages"), body.get("tools"), ()
 
 
@@ -206,12 +206,12 @@ def build_app(
 
     Args:
         model, processor: of one checkpoint.
-        name: of the model in requests.
+        name: name of the model in requests.
         policy: what requests may ask for.
-        hosts: names under which clients reach the server; those of the machine itself if left out, so that no web page
-            reaches it by a name of its own. `["*"]`: any.
-        api_key: that requests must bring; none if left out.
-        origins: of web pages whose scripts may reach the server (`https://example.org`); `["*"]`: any.
+        hosts: host names under which clients reach the server; the machine's own names if left out, so that a web page
+            cannot reach it under another name. `["*"]`: any.
+        api_key: key that requests must have; none if left out.
+        origins: origins of web pages whose scripts may reach the server (`https://example.org`); `["*"]`: any.
     """
     served = _Served(model, processor, name, policy or Policy())
     state, metrics = GenerationState(), Metrics()
@@ -233,14 +233,14 @@ def build_app(
 
 
 def run_app(app: FastAPI, host: str, port: int, started: Any = None) -> None:
-    """Serves until interrupted, or told to end by SIGTERM; answers that are being given are finished, for some seconds.
+    """Serves until interrupted or ended by SIGTERM; then running answers have some seconds to finish.
 
     Args:
-        port: 0 takes a free one.
-        started: is called with the address when the port is there.
+        port: 0 chooses a free one.
+        started: called with the address when the port is open.
 
     Raises:
-        OSError: the address is taken, or is not one.
+        OSError: the address is in use, or is not valid.
     """
     family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.create_server((host, port), family=family)

@@ -1,7 +1,7 @@
-"""Requests that wait are answered together: rows of one `generate`, padded on the left.
+"""Waiting requests are answered together: rows of one `generate`, padded on the left.
 
-Each row ends at its own length or stop, and is answered at once. A row whose client has left ends, too. Rows that do not
-run together, because of the memory or of one among them, are tried again in halves.
+Each row ends at its own length or stop, and is answered at once. A row whose client has left ends, too. If rows fail
+together, because of memory or of one of them, they are tried again in halves.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from .metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-# Set when nobody waits any more for the request that is being handled.
+# Set when the client of the current request has left.
 GONE: ContextVar[threading.Event] = ContextVar("gone")
 
 _MOST_ROWS = 32
-_MOST_TOKENS = 65_536  # of all rows, padding and what is to come included: what their cache may grow to
+_MOST_TOKENS = 65_536  # of all rows, with padding and answers: the largest size of their cache
 _GATHER_SECONDS = 0.01  # requests that were sent together arrive one after another
-_TAIL = 96  # tokens among whose text a stop that has just been written is looked for
-# What else looks at the whole row, padding included: such rows are answered with others of their length alone.
+_TAIL = 96  # last tokens whose text is searched for a new stop
+# Settings that look at the full row, with padding: such rows are batched only with rows of equal length.
 _LOOK_BACK = (
     "repetition_penalty",
     "encoder_repetition_penalty",
@@ -45,18 +45,18 @@ FAILED = "The server failed to answer; its log says why."
 
 
 class TooLargeError(Exception):
-    """A request does not fit into memory, not even by itself."""
+    """A request does not fit into memory, not even alone."""
 
 
 class Row:
     """A request that waits or is being answered.
 
     Args:
-        inputs: of the model, for one prompt.
-        config: its generation config; `seed` among them, where one is given.
+        inputs: model inputs of one prompt.
+        config: its generation config, with `seed` if one is given.
         stops: strings that end the answer.
-        streamer: is given each token as it comes.
-        metrics: are told of tokens and errors.
+        streamer: gets each token as it comes.
+        metrics: count tokens and errors.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Row:
         self.ids: list[int] = []
         self.length, self.most = inputs["input_ids"].shape[1], config.max_new_tokens
         self.config, self.seed = config, config.__dict__.pop("seed", None)
-        self.config.stop_strings = None  # stock ones know some tokenizers only, and are of all rows
+        self.config.stop_strings = None  # stock ones support only some tokenizers, and apply to all rows
         eos = config.eos_token_id
         self.ends = {*eos} if isinstance(eos, (list, tuple)) else {eos}
         self.loop = asyncio.get_running_loop()
@@ -80,16 +80,16 @@ class Row:
         self.kind = (repr(sorted(settings.items())), self.length if looks_back else None, alone)
 
     def begin(self) -> bool:
-        """Whether anybody waits for it."""
+        """Whether a client still waits for it."""
         try:
             if self.streamer is not None:
-                self.streamer.put(None)  # it takes the prompt first
+                self.streamer.put(None)  # the first call is for the prompt
         except GenerationCancelled:
             return False
         return not self.gone.is_set()
 
     def rest(self) -> dict[str, Any]:
-        """Model inputs for what is still to be said: the prompt, and behind it what has been said."""
+        """Model inputs to continue the answer: the prompt, then the answer so far."""
         said, inputs = self.inputs["input_ids"].new_tensor([self.ids]), {**self.inputs}
         inputs["input_ids"] = torch.cat([inputs["input_ids"], said], 1)
         if "attention_mask" in inputs:
@@ -97,7 +97,7 @@ class Row:
         return inputs
 
     def take(self, token: int) -> None:
-        """A token of the answer. Whatever goes wrong with it ends this row alone."""
+        """Adds a token of the answer. An error ends only this row."""
         try:
             self.ids.append(token)
             self.metrics.generated_tokens.inc()
@@ -107,7 +107,7 @@ class Row:
                 self.end()
         except GenerationCancelled:
             self.end()
-        except BaseException as error:  # a tokenizer in Rust that panics raises what is no Exception
+        except BaseException as error:  # a panic of a Rust tokenizer is not an Exception
             logger.exception("An answer cannot be decoded.")
             self.end(RuntimeError(repr(error)))
 
@@ -118,7 +118,7 @@ class Row:
         return any(stop in tail for stop in self.stops)
 
     def end(self, error: Exception | None = None) -> None:
-        """Hands on the answer, or what went wrong."""
+        """Passes on the answer, or the error."""
         self.ended = True
         if error is not None:
             self.metrics.failed.inc()
@@ -126,7 +126,7 @@ class Row:
             self.loop.call_soon_threadsafe(self._answer, error)
         elif error is None:
             self.streamer.end()
-        else:  # it is put between quotes as it is
+        else:  # the stock handler puts it between quotes unchanged
             self.streamer._enqueue(StreamError(str(error) if isinstance(error, TooLargeError) else FAILED))
 
     def _answer(self, error: Exception | None) -> None:
@@ -135,7 +135,7 @@ class Row:
 
 
 class _Ends(StoppingCriteria):
-    """Gives each row its token, and ends rows by themselves."""
+    """Gives each row its token, and ends rows one by one."""
 
     def __init__(self, rows: list[Row]):
         self.rows = rows
@@ -148,11 +148,11 @@ class _Ends(StoppingCriteria):
 
 
 class BatchManager(GenerateManager):
-    """Generates on one thread, as the stock manager does, what waits at that moment.
+    """Generates all waiting requests at once, on one thread, as the stock manager does.
 
     Args:
-        most_tokens: that the model reads, answer included.
-        metrics: are told what is generated.
+        most_tokens: the model's limit of tokens, answer included.
+        metrics: count generated tokens.
     """
 
     def __init__(self, most_tokens: int, metrics: Metrics):
@@ -183,7 +183,7 @@ class BatchManager(GenerateManager):
         self.submit(self._generate, model)
 
     def _generate(self, model: Any) -> None:
-        """One batch of what waits; nothing where an earlier one took all."""
+        """One batch of the waiting rows; does nothing if an earlier batch took all."""
         if not self.waiting:
             return
         time.sleep(_GATHER_SECONDS)
@@ -195,8 +195,8 @@ class BatchManager(GenerateManager):
             self._answer(model, rows)
 
     def _answer(self, model: Any, rows: list[Row]) -> None:
-        """Rows together. Where that fails, those that are left in halves: of rows that do not fit into memory together, each
-        may fit, and what is wrong with one is not with the others."""
+        """Answers rows together. If that fails, the remaining ones run in halves: rows may fit into memory separately, and
+        the error of one row is not the others'."""
         error = self._run(model, rows)
         if error is None:
             return
@@ -205,13 +205,13 @@ class BatchManager(GenerateManager):
             for row in left:
                 row.end(error)
             return
-        gc.collect()  # tensors of what failed
+        gc.collect()  # frees the tensors of the failed run
         middle = (len(left) + 1) // 2
         for half in filter(None, (left[:middle], left[middle:])):
             self._answer(model, half)
 
     def _run(self, model: Any, rows: list[Row]) -> Exception | None:
-        """What went wrong, without its traceback, which holds the tensors of what failed."""
+        """The error, without its traceback, which holds the tensors of the failed run."""
         config = copy.deepcopy(rows[0].config)
         config.max_new_tokens = max(row.most - len(row.ids) for row in rows)
         if config.do_sample and rows[0].seed is not None:
@@ -232,7 +232,7 @@ class BatchManager(GenerateManager):
         return None
 
     def _next(self) -> list[Row]:
-        """The row that has waited longest, and others that can be answered with it."""
+        """The row that has waited longest, and others that fit into its batch."""
         rows = [self.waiting.popleft()]
         for row in [*self.waiting]:
             length, most = (max(getattr(one, name) for one in (*rows, row)) for name in ("length", "most"))
@@ -244,13 +244,13 @@ class BatchManager(GenerateManager):
 
 
 def _is_of_memory(error: Exception) -> bool:
-    """Allocators of torch's devices have no error in common."""
+    """Whether memory ran out: allocators of torch's devices share no error class."""
     words = ("out of memory", "allocate memory", "not enough memory")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)
 
 
 def _alike(inputs: dict[str, Any], rows: list[Row]) -> bool:
-    """Whether media have the size of those of rows; rows need not have the same ones."""
+    """Whether media have the same size as those of rows; rows may have different modalities."""
     shapes = {name: value.shape[1:] for row in rows for name, value in row.inputs.items() if name not in _TEXT}
     return all(
         shapes.get(name, value.shape[1:]) == value.shape[1:] for name, value in inputs.items() if name not in _TEXT
@@ -261,12 +261,12 @@ _TEXT = ("input_ids", "attention_mask")
 
 
 def together(inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Model inputs of several prompts as those of one batch: text padded on the left, media in the order of rows."""
+    """Model inputs of several prompts joined to one batch: text padded on the left, media in the order of rows."""
     longest = max(one["input_ids"].shape[1] for one in inputs)
     joined = {}
     for name in dict.fromkeys(name for one in inputs for name in one):
         values = [one[name] for one in inputs if name in one]
-        if name in _TEXT:  # whatever the id of padding is, it is masked
+        if name in _TEXT:  # padding is masked, so its id does not matter
             values = [torch.nn.functional.pad(value, (longest - value.shape[1], 0)) for value in values]
         joined[name] = torch.cat(values)
     return joined

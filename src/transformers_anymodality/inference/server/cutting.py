@@ -1,4 +1,4 @@
-"""Answers without the strings that end them, as OpenAI's API has it."""
+"""Answers without the strings that end them, as in OpenAI's API."""
 
 import asyncio
 from collections import deque
@@ -9,12 +9,12 @@ from ..conversation import GrowingAnswer
 
 
 def stops_of(processor: Any, gen_config: Any) -> list[str]:
-    """What ends an answer: for the system, or for the request."""
+    """The stop strings of the system and of the request."""
     return [*processor.text_settings.get("stop", ()), *(gen_config.stop_strings or ())]
 
 
 class CutQueue:
-    """What the stock handlers read of a queue: pieces of text, None at the end, and whatever else a stream has."""
+    """The part of a queue that stock handlers use: pieces of text, None at the end, and other items of a stream."""
 
     def __init__(self, queue: asyncio.Queue, stops: Iterable[str]):
         self.queue, self.answer, self.ready = queue, GrowingAnswer(stops), deque()
@@ -30,7 +30,7 @@ class CutQueue:
         return self.ready.popleft()
 
     def _take(self, item: Any) -> None:
-        if type(item) is str:  # reasoning is a string, too, but of a kind of its own
+        if type(item) is str:  # reasoning is a subclass of str
             self.ready += filter(None, [self.answer.add(item)])
-        else:  # the end, a call, an error: nothing is to come behind it that was said before
+        else:  # the end, a call, an error: held text must come before it
             self.ready += [*filter(None, [self.answer.add("", last=True)]), item]

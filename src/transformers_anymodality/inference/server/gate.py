@@ -13,16 +13,16 @@ from .batching import GONE
 from .metrics import PATH as METRICS
 
 
-BODY_SECONDS = 60.0  # in which a request's body must have come
-SILENT_SECONDS = 15.0  # after which a connection without a request is closed
-_THROWN_AWAY = 8  # times the size of the largest request
-_HELD = 8  # times the same: bytes of all bodies that have come in part
-OPEN = ("/health",)  # for all
-UNCOUNTED = (*OPEN, METRICS)  # answered however many requests there are
+BODY_SECONDS = 60.0  # limit for a request's body to arrive
+SILENT_SECONDS = 15.0  # then a connection without a request is closed
+_THROWN_AWAY = 8  # bytes read of a refused request, in units of the largest request
+_HELD = 8  # bytes of all incomplete bodies, in the same unit
+OPEN = ("/health",)  # without a key
+UNCOUNTED = (*OPEN, METRICS)  # answered at any number of requests
 
 
 def error_response(status: int, message: str) -> JSONResponse:
-    """An error in the form that OpenAI's clients read."""
+    """An error in the format of OpenAI's clients."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
     return JSONResponse({"error": {"message": message, "type": kind, "param": None, "code": None}}, status, headers)
@@ -34,12 +34,12 @@ class _Refused(Exception):
 
 
 class Gate:
-    """Around an ASGI application.
+    """Wraps an ASGI application.
 
     Args:
-        max_bytes: of a body.
-        max_requests: at once; those whose body is still to come are none yet, and more are told to come again.
-        api_key: that requests must bring, as `Authorization: Bearer KEY`; none if left out.
+        max_bytes: size limit of a body.
+        max_requests: requests at once, counted after their body has arrived; further ones get status 503.
+        api_key: key that requests must have, as `Authorization: Bearer KEY`; none if left out.
     """
 
     def __init__(self, app: Any, max_bytes: int, max_requests: int, api_key: str | None = None):
@@ -75,7 +75,7 @@ class Gate:
             raise _Refused(401, "The API key is missing or wrong: send `Authorization: Bearer KEY`.")
 
     async def _body(self, receive: Any, held: list[int]) -> bytes | None:
-        """All of it; None where the client left. `held`: how much of `self.held` is this request's."""
+        """The full body; None if the client left. `held`: this request's share of `self.held`."""
         pieces, seen, more = [], 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -91,7 +91,7 @@ class Gate:
                         held[0] += len(piece)
                         self.held += len(piece)
                         pieces.append(piece)
-                    # A client reads no answer while it sends: what still comes is thrown away, up to a point.
+                    # Clients do not read an answer while they send: the rest is read and dropped, up to a limit.
                     elif seen > _THROWN_AWAY * self.max_bytes:
                         break
         except TimeoutError:
@@ -101,8 +101,8 @@ class Gate:
         return b"".join(pieces)
 
     async def _run(self, body: bytes, scope: dict, receive: Any, send: Any) -> None:
-        """The application, as long as the client waits for it."""
-        gone, left = threading.Event(), asyncio.ensure_future(receive())  # all there is to come is that it leaves
+        """Runs the application while the client waits."""
+        gone, left = threading.Event(), asyncio.ensure_future(receive())  # the next message says that the client left
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def given() -> dict:
@@ -122,7 +122,7 @@ class Gate:
 
 
 class TimedProtocol(AutoHTTPProtocol):  # ty: ignore[unsupported-base]
-    """Closes connections that are silent, or slow to say what they want; stock limits begin with the first answer."""
+    """Closes connections that are silent or send their request slowly; stock limits begin with the first answer."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -1,4 +1,4 @@
-"""What the server does, in numbers that Prometheus reads."""
+"""Metrics of the server for Prometheus."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,16 +13,18 @@ _SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """Counters of one server, with those of its process (memory, files, processor time) where the system tells them."""
+    """Counters of one server and its process (memory, files, CPU time, if the system gives them)."""
 
     def __init__(self):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         own: Any = {"namespace": "anymodality", "registry": self.registry}
         self.requests = Counter("requests", "Requests by status; 499: the client left.", ["route", "status"], **own)
-        self.seconds = Histogram("request_seconds", "A request to its last byte.", ["route"], buckets=_SECONDS, **own)
+        self.seconds = Histogram(
+            "request_seconds", "Time to a request's last byte.", ["route"], buckets=_SECONDS, **own
+        )
         self.running = Gauge("requests_running", "Requests that are not answered yet.", **own)
-        self.waiting = Gauge("requests_waiting", "Requests that are read and wait for the model.", **own)
+        self.waiting = Gauge("requests_waiting", "Requests that were read and wait for the model.", **own)
         self.prompt_tokens = Counter("prompt_tokens", "Tokens of prompts, placeholders of media included.", **own)
         self.generated_tokens = Counter("generated_tokens", "Tokens of answers.", **own)
         self.failed = Counter("failed_answers", "Answers that an error ended, streams included.", **own)
@@ -32,10 +34,10 @@ class Metrics:
 
 
 class Counted:
-    """Around an ASGI application whose requests are counted.
+    """Wraps an ASGI application and counts its requests.
 
     Args:
-        routes: that are told apart; what else clients ask for is `other`.
+        routes: routes with their own counts; all others are `other`.
         passed_over: routes that are not counted.
     """
 
@@ -56,7 +58,7 @@ class Counted:
             try:
                 await self.app(scope, receive, sent)
             except Exception:
-                status = 500  # which is sent further outside
+                status = 500  # an outer layer sends it
                 raise
             finally:
                 self.metrics.requests.labels(route, status).inc()

@@ -1,8 +1,8 @@
-"""Requests with media are read by processes of their own: each may take so much time and memory, and is then given up.
+"""Separate processes read requests with media: a request that takes too much time or memory is given up.
 
-A decoder cannot be stopped in a thread, and one file of a kilobyte can ask for an hour. So one process is forked when the
-server starts, before it has threads. It forks readers, which costs milliseconds. A reader takes one request after another,
-until it has grown, or has to be given up: then it ends, and nothing of what its requests took stays.
+A decoder cannot be stopped in a thread, and a file of a kilobyte can take an hour. So one process is forked when the server
+starts, before it has threads. It forks readers, which takes milliseconds. A reader handles one request after another. It
+ends when it has grown or is given up, which frees everything that its requests used.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ from safetensors.torch import load, save
 
 try:
     import resource
-except ImportError:  # a system that cannot fork, either
+except ImportError:  # a system that cannot fork either
     resource: Any = None
 
-AT_ONCE = max(2, min(8, (os.cpu_count() or 2) // 2))  # requests that are read at a time
-_READ, _REFUSED = b"r", b"n"  # what an answer begins with; a capital from a process that ends
+AT_ONCE = max(2, min(8, (os.cpu_count() or 2) // 2))  # requests that are read at the same time
+_READ, _REFUSED = b"r", b"n"  # first byte of an answer; upper case if the process ends
 _SIZE = 8  # bytes of a number
-_GROWN = 64 * 1024**2  # bytes more than at first, with which a process is not used again
+_GROWN = 64 * 1024**2  # a process that has grown by so many bytes is not used again
 
 
 class Unread(ValueError):
-    """A request cannot be read, or not within its budget."""
+    """A request cannot be read, or not within its limits."""
 
 
 class Reader:
-    """Calls a function in processes of their own.
+    """Calls a function in separate processes.
 
     Args:
-        function: gives tensors by name; all that it raises means that the request is at fault.
-        seconds, spare_bytes: what each call may take.
+        function: returns tensors by name; any error that it raises means that the request is at fault.
+        seconds, spare_bytes: limits of each call.
 
     Raises:
         OSError: this system cannot fork.
@@ -61,22 +61,22 @@ class Reader:
         theirs.close()
 
     async def read(self, *request: Any) -> dict[str, torch.Tensor]:
-        """What the function gives for these arguments, which JSON can hold.
+        """The function's result for these arguments, which must be JSON values.
 
         Raises:
-            Unread: it raised something, or took more than it may.
+            Unread: it raised an error, or exceeded its limits.
         """
         async with self.slots:
             child = self.idle.pop() if self.idle else await self._fork()
             answer, whole = b"", False
             try:
                 answer, whole = await child.ask(json.dumps(request).encode()), True
-            except (OSError, EOFError):  # its time or memory was at its end
+            except (OSError, EOFError):  # it ran out of time or memory
                 pass
             finally:
                 if whole and answer[:1] in (_READ, _REFUSED):
                     self.idle.append(child)
-                else:  # nobody waits for it any more, or it has grown
+                else:  # the client has left, or the process has grown
                     child.end()
         if not answer:
             raise Unread(f"Reading the request took more than {self.seconds:g} s, or too much memory: send less.")
@@ -121,12 +121,12 @@ def _with_size(data: bytes) -> bytes:
 
 
 def _fork_each(function: Callable, theirs: socket.socket, control: socket.socket, seconds: float, spare: int) -> None:
-    """The process that was forked first: forks for each connection that it is handed, until nobody is at the other end."""
+    """The process that was forked first: it forks for each connection that it gets, until the other end is closed."""
     theirs.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: the server ends this process when it has finished
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: the server ends this process when it has finished
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system clears up behind children
-    torch.set_num_threads(1)  # a pool of threads does not outlive a fork
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system cleans up children
+    torch.set_num_threads(1)  # a thread pool does not survive a fork
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     imported, imports = os.pipe()
     os.set_blocking(imported, False)
@@ -135,7 +135,7 @@ def _fork_each(function: Callable, theirs: socket.socket, control: socket.socket
         if not handles:
             return
         _import(imported)
-        gc.freeze()  # a collection would write to all pages that are shared
+        gc.freeze()  # a collection would write to all shared pages
         if os.fork():
             os.close(handles[0])
             continue
@@ -146,11 +146,11 @@ def _fork_each(function: Callable, theirs: socket.socket, control: socket.socket
             names = sys.modules.keys() - known
             os.write(imports, "".join(f"{name}\n" for name in names).encode())
         finally:
-            os._exit(0)  # nothing that belongs to the server is closed here
+            os._exit(0)  # closes nothing that belongs to the server
 
 
 def _import(imported: int) -> None:
-    """Imports decoders that requests have imported, so that the next one need not."""
+    """Imports decoders that requests have imported, so that the next request need not."""
     with suppress(BlockingIOError):
         for name in os.read(imported, 2**16).decode().split():
             with suppress(Exception):
@@ -158,14 +158,14 @@ def _import(imported: int) -> None:
 
 
 def _answer(function: Callable, connection: socket.socket, seconds: float, spare: int) -> None:
-    """The process that reads: request after request, until it has grown."""
+    """The reading process: request after request, until it has grown."""
     small = _limit_memory(spare)
     with connection.makefile("rwb") as file:
         file.write(os.getpid().to_bytes(_SIZE, "big"))
         file.flush()
         while size := file.read(_SIZE):
             request = json.loads(file.read(int.from_bytes(size, "big")))
-            signal.setitimer(signal.ITIMER_REAL, seconds)  # ends the process: nothing handles it
+            signal.setitimer(signal.ITIMER_REAL, seconds)  # the signal is not handled, so it ends the process
             try:
                 answer = _READ + save({name: value.contiguous() for name, value in function(*request).items()})
             except MemoryError:
@@ -181,13 +181,13 @@ def _answer(function: Callable, connection: socket.socket, seconds: float, spare
 
 
 def _peak() -> int:
-    """Bytes of memory that this process once held."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _limit_memory(spare: int) -> int:
-    """So many bytes beyond what the process holds now; where the system does not tell, time alone is limited. Returns the
-    peak until now."""
+    """Limits memory to `spare` bytes above the current use; if the system does not give this, only time is limited. Returns
+    the peak until now."""
     with suppress(OSError, ValueError):
         held = 1024 * int(Path("/proc/self/status").read_text().partition("VmData:")[2].split()[0])
         resource.setrlimit(resource.RLIMIT_DATA, (held + spare, held + spare))

@@ -1,7 +1,7 @@
-"""What clients send, checked and brought to the form that the processor reads.
+"""Checks what clients send, and converts it for the processor.
 
-Every modality of the model comes in OpenAI's two forms, a data: URL or base64, under the name of its modality; sensors
-also as numbers:
+Every modality of the model has OpenAI's two forms, a data: URL or base64, under the modality's name; sensor values may
+also be numbers:
 
     {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}
     {"type": "input_audio", "input_audio": {"data": "<base64>", "format": "wav"}}
@@ -28,10 +28,10 @@ _TEXT = ("text", "input_text", "output_text")
 _ROLES = {"developer": "system", **{role: role for role in ("system", "user", "assistant", "tool")}}
 _URL = re.compile(r"(https?)://", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
-_WORD = re.compile(r"[\w .:-]{0,64}")  # what a template's variable may say: nothing that a control token is made of
+_WORD = re.compile(r"[\w .:-]{0,64}")  # valid text of a template's variable: it cannot form a control token
 _RANGES = {"temperature": (0, 2), "top_p": (1e-6, 1), "frequency_penalty": (-0.9, 2)}
 _SHORT = 50_000  # characters
-# Of the fields that nobody reads, those that change nothing of an answer, and values that ask for what is done anyway.
+# Unread fields that do not change an answer, and values that ask for the default.
 _NO_MATTER = frozenset({"metadata", "service_tier", "store", "stream_options", "user"})
 _AS_IT_IS: dict[str, tuple[Any, ...]] = {
     "background": (False,),
@@ -54,13 +54,13 @@ class Policy:
     """What a request may ask for.
 
     Attributes:
-        limits: of each medium.
-        max_media: media in a request.
-        max_prompt_tokens: of a model whose config does not tell how many it reads.
-        max_new_tokens: of an answer.
+        limits: limits of each medium.
+        max_media: media per request.
+        max_prompt_tokens: limit for a model whose config has no context length.
+        max_new_tokens: length limit of an answer.
         allow_urls: fetch http(s) URLs, from public addresses.
         media_root: folder whose files requests may name (`"path": "walk.csv"`); None: none.
-        max_requests: at once.
+        max_requests: requests at once.
     """
 
     limits: Limits = UPLOAD_LIMITS
@@ -73,10 +73,10 @@ class Policy:
 
 
 def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) -> list[dict[str, Any]]:
-    """Chat messages with media as the processor takes them.
+    """Chat messages with media in the processor's format.
 
     Raises:
-        ValueError: anything that is not a chat, has no place in this model, or that the policy does not allow.
+        ValueError: it is not a chat, does not fit this model, or the policy does not allow it.
     """
     if not isinstance(messages, list) or not messages:
         raise ValueError("`messages` must be a non-empty list.")
@@ -88,7 +88,7 @@ def read_messages(messages: Any, modalities: Mapping[str, Any], policy: Policy) 
 
 
 def is_short_text(messages: Any, *more: Any) -> bool:
-    """Whether a request is soon read: text alone, and little of it."""
+    """Whether a request is read quickly: short text only."""
     contents = (
         [message.get("content") for message in messages if isinstance(message, dict)]
         if isinstance(messages, list)
@@ -101,7 +101,7 @@ def is_short_text(messages: Any, *more: Any) -> bool:
 
 
 def _characters(value: Any) -> int:
-    """Of all the text in what JSON can hold."""
+    """Number of characters of all text in a JSON value."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
@@ -128,7 +128,7 @@ def _message(index: int, message: Any, modalities: Mapping[str, Any], policy: Po
 
 
 def _tool_call(where: str, call: Any) -> dict[str, Any]:
-    """Templates read arguments as an object, which clients send as its JSON."""
+    """Parses a call's arguments: templates read an object, clients send its JSON."""
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise ValueError(f"{where}.tool_calls must be objects with a function and its name.")
@@ -161,7 +161,7 @@ def _part(where: str, part: Any, modalities: Mapping[str, Any], policy: Policy) 
 
 
 def _source(name: str, payload: Any, policy: Policy) -> Any:
-    """A medium for the processor. A plain string would be a path to it: none comes out of here but data: and URLs."""
+    """A medium for the processor. The processor reads plain strings as paths, so only data: and URLs are returned."""
     if MODALITIES[name].medium == "text":
         text = payload.get("text") if isinstance(payload, dict) else payload
         if not isinstance(text, str):
@@ -210,14 +210,14 @@ def _file(path: str, root: Path | None) -> Path:
 
 
 def check_read(body: Mapping[str, Any], unread: Set[str]) -> None:
-    """Raises ValueError for a field that nobody here reads, and that would change the answer."""
+    """Raises ValueError for a field that the server does not read and that would change the answer."""
     for name in sorted(unread & body.keys() - _NO_MATTER):
         if body[name] is not None and body[name] not in _AS_IT_IS.get(name, ()):
-            raise ValueError(f"`{name}` is not supported here, at least not as {body[name]!r:.100}: leave it out.")
+            raise ValueError(f"`{name}` is not supported here (given {body[name]!r:.100}): leave it out.")
 
 
 def check_options(body: Mapping[str, Any], vocabulary_size: int) -> None:
-    """Raises ValueError for what `generate` would stumble over."""
+    """Raises ValueError for options on which `generate` would fail."""
     if body.get("generation_config") is not None:
         raise ValueError("`generation_config` is not read from requests: set temperature, top_p, max_tokens, ...")
     tools = body.get("tools")
@@ -250,15 +250,15 @@ def _check_number(body: Mapping[str, Any], name: str, low: float, high: float, w
         return
     number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and low <= value <= high):
-        kind = "a whole number" if whole else "a number"
+        kind = "an integer" if whole else "a number"
         raise ValueError(f"`{name}` must be {kind} from {low:g} to {high:g}, not {value!r:.50}.")
 
 
 def check_variables(given: Any, known: frozenset[str]) -> dict[str, Any]:
-    """`chat_template_kwargs` that the template itself reads, and nothing that is an argument of the processor.
+    """Checks `chat_template_kwargs`: only variables of the template, no arguments of the processor.
 
     Raises:
-        ValueError: other names, or values that are not numbers, truth values or plain words.
+        ValueError: a name is unknown, or a value is not a number, a bool or a plain word.
     """
     given = {} if given is None else given
     if not isinstance(given, dict):

@@ -1,4 +1,4 @@
-"""vLLM's entry point (`vllm.general_plugins`): vLLM knows composites by it, without remote code.
+"""vLLM's entry point (`vllm.general_plugins`): with it vLLM knows composites, without remote code.
 
 vllm serve my-anymal --limit-mm-per-prompt '{"image": 2, "audio": 1}'
 """

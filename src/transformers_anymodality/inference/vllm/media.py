@@ -1,4 +1,4 @@
-"""Media of a composite in vLLM: any modality, prepared by our own processor, each medium by itself."""
+"""Media of a composite in vLLM: any modality, prepared by our own processor, one medium at a time."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from vllm.multimodal.processing import (
 from ...modalities import MODALITIES
 
 
-# Size of the dummy audio by which vLLM plans its memory: half a minute, or what the tower's window holds of it.
+# Size of the dummy audio for vLLM's memory planning: half a minute, or the tower's window if that is shorter.
 _LONG_AUDIO = 59
 
 
@@ -36,7 +36,7 @@ class Items(ProcessorBatchItems):
         return self._unwrap(medium[0]) if _is_clip(medium) else medium
 
     def get_item_for_hash(self, index: int) -> Any:
-        """The key of a medium in vLLM's cache: of a file, its present content."""
+        """The key of a medium in vLLM's cache; for a file, its current content."""
         medium = super().get_item_for_hash(index)
         named = isinstance(medium, (str, os.PathLike)) and os.path.isfile(medium)
         return Path(medium).read_bytes() if named else medium
@@ -46,7 +46,7 @@ class Items(ProcessorBatchItems):
 
 
 def _is_clip(medium: Any) -> bool:
-    """Whether it is a video as vLLM reads it: frames and what is known of them."""
+    """Whether it is a video as vLLM reads it: frames and their metadata."""
     return isinstance(medium, tuple) and len(medium) == 2 and isinstance(medium[1], Mapping)
 
 
@@ -84,7 +84,7 @@ class DummyInputs(BaseDummyInputsBuilder[Info]):
 
 class MediaProcessor(BaseMultiModalProcessor[Info]):
     def _call_hf_processor(self, hf_data: Mapping[str, Any], hf_kwargs: Mapping[str, object]) -> BatchFeature:
-        """Each medium by itself: what is kept of it must not depend on what was beside it, such as padding."""
+        """Prepares each medium alone: its cache entry must not depend on other media, for example by padding."""
         call = super()._call_hf_processor
         alone = [call({argument: [medium]}, hf_kwargs) for argument, media in hf_data.items() for medium in media]
         names = dict.fromkeys(name for one in alone for name in one)
@@ -98,7 +98,7 @@ class MediaProcessor(BaseMultiModalProcessor[Info]):
         processor: Any = self.info.get_hf_processor()
         token_ids = processor.prompt_tokenizer.placeholders
         if timed := [name for name in out_mm_kwargs if processor.modalities[name].options.get("timestamps")]:
-            raise ValueError(f"{timed[0]} has timestamps between its frames, which are not written in vLLM.")
+            raise ValueError(f"{timed[0]} has timestamps between its frames, which vLLM does not support.")
 
         def places(modality: str, index: int) -> list[int]:
             inputs = {name: field.data for name, field in out_mm_kwargs[modality][index].items()}

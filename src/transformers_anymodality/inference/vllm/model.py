@@ -1,7 +1,7 @@
-"""The composite as a model of vLLM.
+"""The composite as a vLLM model.
 
-vLLM's Transformers backend builds the headless composite, puts its own layers and attention into it, and its own head on
-it. What is ours are the names of the weights, and media of any modality.
+vLLM's Transformers backend builds the headless composite, and replaces its layers, attention and head with vLLM's. Our
+part are the names of the weights, and media of any modality.
 """
 
 import re
@@ -62,26 +62,26 @@ class VLLMComposite(TransformersMultiModalForCausalLM):
 
 
 class VLLMCompositeOfExperts(MoEMixin, VLLMComposite):  # ty: ignore[inconsistent-mro]  where vLLM is not installed
-    """Of a language model with experts."""
+    """A composite whose language model has experts."""
 
 
 _HIDES = (
-    "The aligner of {!r} has tokens that the language model does not see, and vLLM's attention sees all. Serve this model "
-    "by `anymodality serve`."
+    "The aligner of {!r} has tokens that the language model must not see, but vLLM's attention sees all. Serve this model "
+    "with `anymodality serve`."
 )
 
 
 def check(config: AnyModalityConfig) -> None:
-    """Raises ValueError for what vLLM cannot run."""
+    """Raises ValueError if vLLM cannot run the composite."""
     if config.references:
         raise ValueError(
-            "This is a light checkpoint, and vLLM reads weights from one folder: save the model in full "
+            "This is a light checkpoint, but vLLM reads weights from one folder: save the model in full "
             "(save_pretrained with light=False)."
         )
     if config.reads_input_ids:
         raise ValueError(
-            f"{type(config.text_config).__name__}: this language model reads ids for more than their embeddings, and vLLM "
-            "gives embeddings alone. Serve this model by `anymodality serve`."
+            f"{type(config.text_config).__name__}: this language model reads ids for more than their embeddings, but vLLM "
+            "gives only embeddings. Serve this model with `anymodality serve`."
         )
     for name in config.modalities:
         if config.aligner_config(name).sum_neighbours:
@@ -89,7 +89,7 @@ def check(config: AnyModalityConfig) -> None:
 
 
 def weight_names(config: AnyModalityConfig) -> dict[re.Pattern, str]:
-    """Patterns of names in our checkpoints -> what they are in the headless composite with a head of vLLM's."""
+    """Patterns of names in our checkpoints -> their names in the headless composite with vLLM's head."""
     with torch.device("meta"):
         causal: Any = build_language_model(config.text_config)
     head = next(name for name, module in causal.named_modules() if module is causal.get_output_embeddings())

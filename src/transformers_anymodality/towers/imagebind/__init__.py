@@ -1,4 +1,4 @@
-"""ImageBind's towers: images and videos, text, audio, depth, thermal, IMU; and what prepares these for them."""
+"""ImageBind's towers (images and videos, text, audio, depth, thermal, IMU) and their preprocessing."""
 
 from .configuration import (
     ImageBindAudioConfig,

@@ -8,12 +8,12 @@ class ImageBindTowerConfig(PreTrainedConfig):
     Args:
         intermediate_size: width of the feed-forward layers; four times `hidden_size` if left out.
         projection_dim: width of the embedding, the same for all towers.
-        kv_bias: a learned key and value that every token may attend to, beside those of the tokens.
-        drop_path_rate: in training, how often the last layer's branches are left out for an item; the layers before
-            it less, in equal steps from 0.
-        head_dropout: in training, in front of the projection.
-        logit_scale: what the embedding of length 1 is multiplied by, at most 100; None leaves its length 1.
-        learn_logit_scale: whether that is a weight, which starts at `logit_scale`, or fixed.
+        kv_bias: adds one learned key and value that every token may attend to.
+        drop_path_rate: in training, how often the last layer's branches are left out for an item; earlier layers
+            less, in equal steps from 0.
+        head_dropout: in training, before the projection.
+        logit_scale: factor on the embedding of length 1, at most 100; None leaves its length 1.
+        learn_logit_scale: whether that factor is a weight, which starts at `logit_scale`, or fixed.
     """
 
     hidden_size: int = 768
@@ -63,7 +63,7 @@ class ImageBindVisionConfig(ImageBindTowerConfig):
 
 
 class ImageBindTextConfig(ImageBindTowerConfig):
-    """CLIP's vocabulary, whose end token has the greatest id."""
+    """CLIP's vocabulary. Its end token has the greatest id."""
 
     model_type = "imagebind_text"
 
@@ -119,8 +119,8 @@ class ImageBindImuConfig(ImageBindTowerConfig):
     """
     Args:
         num_channels: accelerometer x, y, z, gyroscope x, y, z.
-        context_length, patch_size: samples of a recording, and of a patch; what is left over at the end is not read.
-        channels_first: recordings are `(channels, samples)`; told to the feature extractor.
+        context_length, patch_size: samples of a recording, and of a patch; an incomplete last patch is not read.
+        channels_first: recordings are `(channels, samples)`; passed to the feature extractor.
     """
 
     model_type = "imagebind_imu"
@@ -138,7 +138,7 @@ class ImageBindImuConfig(ImageBindTowerConfig):
 
 
 class ImageBindConfig(PreTrainedConfig):
-    """All six towers; those not given have their published sizes."""
+    """All six towers; towers that are not given have their published sizes."""
 
     model_type = "imagebind"
     sub_configs = {

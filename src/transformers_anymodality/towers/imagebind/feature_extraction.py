@@ -1,6 +1,6 @@
-"""Audio in ImageBind's form: Kaldi's log mel spectrograms of clips that are spread over the duration.
+"""Audio for ImageBind: Kaldi's log mel spectrograms of clips that are spread over the duration.
 
-Resampling and filter banks are torchaudio's, by the original's own calls (`load_and_transform_audio_data` and
+Resampling and filter banks are torchaudio's, with the same calls as the original (`load_and_transform_audio_data` and
 `waveform2melspec` of https://github.com/facebookresearch/ImageBind, `imagebind/data.py`).
 """
 
@@ -21,15 +21,15 @@ _WINDOW_SECONDS = 0.025  # Kaldi's; a window begins every 0.010 s
 
 
 class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
-    """Kaldi's log mel spectrograms of the first channel, less the mean over all channels; filled up with zeros, or cut,
-    to `target_length` frames before they are normalised. Audio shorter than a clip is given whole as every clip.
+    """Kaldi's log mel spectrograms of the first channel, minus the mean over all channels. They are padded with zeros, or
+    cut, to `target_length` frames before they are normalised. Audio shorter than a clip is used in full as every clip.
 
     Args:
         sampling_rate: Hz; other rates are resampled.
         num_mel_bins, target_length: height and width of a spectrogram; a frame is 10 ms.
         mean, std: of the log energies.
-        faithful: centre each clip in the waveform itself, as the original does, so that clips which overlap are centred
-            twice. That shows in the few frames at which a clip begins or ends within another.
+        faithful: centre each clip in place in the waveform, as the original does. Overlapping clips are then centred
+            twice, which changes the few frames where a clip begins or ends within another.
     """
 
     reads_raw = True
@@ -58,7 +58,7 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         """
         Args:
             audio: one or a list; each `(waveform, rate)`, or a waveform: float `(samples,)` or `(channels, samples)`.
-            sampling_rate: of those without a rate; the extractor's own if left out.
+            sampling_rate: of waveforms without a rate; the extractor's own if left out.
 
         Returns:
             float32 `input_features (items, num_clips, 1, num_mel_bins, target_length)`.
@@ -74,7 +74,7 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         """`(num_clips, 1, num_mel_bins, target_length)` of one item."""
         samples, rate = read_waveform(item, default_rate)
         if rate != int(rate):
-            raise MediaError(f"Audio of {rate} Hz: expected whole samples per second.")
+            raise MediaError(f"Audio of {rate} Hz: expected an integer rate.")
         waveform = require("torchaudio").functional.resample(torch.from_numpy(samples), int(rate), self.sampling_rate)
         if waveform.shape[1] < int(_WINDOW_SECONDS * self.sampling_rate):
             raise MediaError(f"Audio of {samples.shape[1] / rate:.3g} s is too short: expected 0.025 s or more.")
@@ -91,7 +91,7 @@ class ImageBindAudioFeatureExtractor(FeatureExtractionMixin):
         return (torch.stack(clips)[:, None] - self.mean) / self.std
 
     def _fbank(self, clip: torch.Tensor) -> torch.Tensor:
-        """Log mel energies `(frames, num_mel_bins)` of the first channel, a frame for each whole window."""
+        """Log mel energies `(frames, num_mel_bins)` of the first channel, a frame for each complete window."""
         return require("torchaudio.compliance.kaldi").fbank(
             clip,
             htk_compat=True,

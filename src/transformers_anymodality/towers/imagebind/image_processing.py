@@ -1,4 +1,4 @@
-"""Images and videos in ImageBind's form: squares of photographs, thermal images and depth maps; clips of videos."""
+"""Images and videos for ImageBind: squares of photographs, thermal images and depth maps; clips of videos."""
 
 import math
 from fractions import Fraction
@@ -19,7 +19,7 @@ from .configuration import ImageBindDepthConfig, ImageBindThermalConfig, ImageBi
 
 
 class NoKwargs(TypedDict, total=False):
-    """What a call can be told beside the media."""
+    """Other arguments of a call: none."""
 
 
 def _torchvision() -> Any:
@@ -30,12 +30,12 @@ def _torchvision() -> Any:
 
 
 class _SquareProcessor(BaseImageProcessor):
-    """Squares of `size` pixels by the transform of CLIP as Torchvision has it, of the Pillow image that `open` makes
-    of what is given. Transformers' own cuts a square out of an odd rest one pixel beside."""
+    """Squares of `size` pixels by CLIP's transform in Torchvision, from the Pillow image that `open` returns.
+    Transformers' own crop is one pixel off where the margin is odd."""
 
     model_input_names = ["pixel_values"]
     valid_kwargs = NoKwargs
-    # Of values between 0 and 1, or, where Pillow's image is of floats, as they are.
+    # Of values between 0 and 1; Pillow images of floats are used as they are.
     image_mean: float | list[float] = 0.0
     image_std: float | list[float] = 1.0
 
@@ -49,7 +49,7 @@ class _SquareProcessor(BaseImageProcessor):
         raise NotImplementedError
 
     def square(self, image: Any) -> torch.Tensor:
-        """`(channels, size, size)`: the shorter side resized to `size`, and of the longer one the middle."""
+        """`(channels, size, size)`: the shorter side resized to `size`, the longer one cut to its middle."""
         transforms = _torchvision()
         resized = transforms.resize(image, self.size, transforms.InterpolationMode.BICUBIC)
         values = transforms.to_tensor(transforms.center_crop(resized, self.size))
@@ -57,7 +57,7 @@ class _SquareProcessor(BaseImageProcessor):
 
 
 class ImageBindImageProcessor(_SquareProcessor):
-    """Squares of `size` pixels; `image_mean` and `image_std` of each channel, values being between 0 and 1."""
+    """Squares of `size` pixels; `image_mean` and `image_std` are per channel, for values between 0 and 1."""
 
     def __init__(
         self,
@@ -74,10 +74,10 @@ class ImageBindImageProcessor(_SquareProcessor):
 
 
 class ImageBindThermalImageProcessor(_SquareProcessor):
-    """Temperature as shades of grey between 0 and 1, of which there are 256, as in the infrared images of LLVIP.
+    """Temperature as 256 shades of grey between 0 and 1, as in the infrared images of LLVIP.
 
     Args:
-        value_range: the measured values that become 0 and 1; those of 8-bit images by default.
+        value_range: the measured values that become 0 and 1; the default is for 8-bit images.
     """
 
     reads_raw = True
@@ -98,18 +98,18 @@ class ImageBindThermalImageProcessor(_SquareProcessor):
 
 
 class ImageBindDepthImageProcessor(_SquareProcessor):
-    """Depth in metres as disparity, which is what the tower was trained on.
+    """Depth in metres as disparity, on which the tower was trained.
 
     ImageBind's code has no depth loader. This is the recipe of Omnivore (arXiv 2201.08377), whose data and constants it
     uses: depth is cut to a range and turned into disparity by the camera's geometry, disparity is cut and divided by 75,
     then normalised. Whether ImageBind kept the division is not known; without it, its mean and deviation would not fit.
 
     Args:
-        min_depth, max_depth: metres; what is nearer or farther is taken to be there. Missing values (0) become near.
-        baseline: metres between the camera's two eyes; 0.075 for Kinect, 0.095 for RealSense and Xtion.
+        min_depth, max_depth: metres; values outside are clipped to them. Missing values (0) become `min_depth`.
+        baseline: metres between the camera's two lenses; 0.075 for Kinect, 0.095 for RealSense and Xtion.
         focal_length: pixels, of the image as it is given; the default is that of NYU-Depth's Kinect.
-        max_disparity: pixels that become 1; None to leave disparity in pixels.
-        image_mean, image_std: then subtracted and divided by.
+        max_disparity: pixels that become 1; None leaves disparity in pixels.
+        image_mean, image_std: for the final normalisation.
     """
 
     reads_raw = True
@@ -136,7 +136,7 @@ class ImageBindDepthImageProcessor(_SquareProcessor):
     def open(self, image: Any) -> Any:
         depth = read_map(image).astype(np.float64)
         if depth.min() < 0:
-            raise MediaError(f"A depth map with a depth of {depth.min():g} m: expected metres, 0 where none is known.")
+            raise MediaError(f"A depth map with a depth of {depth.min():g} m: expected metres, 0 where unknown.")
         disparity = self.baseline * self.focal_length / np.clip(depth, self.min_depth, self.max_depth)
         if self.max_disparity is not None:
             disparity = np.minimum(disparity, self.max_disparity) / self.max_disparity
@@ -147,9 +147,9 @@ class ImageBindDepthImageProcessor(_SquareProcessor):
 
 
 def clip_starts(duration: float, clip_seconds: float, num_clips: int) -> list[Fraction]:
-    """Seconds at which clips begin that are spread evenly; all 0 if there is no more than one clip's duration.
+    """Start times in seconds of evenly spread clips; all 0 if the video is not longer than one clip.
 
-    Exact fractions, as PyTorchVideo's `ConstantClipsPerVideoSampler` has them: what is rounded up later depends on it.
+    Exact fractions, as in PyTorchVideo's `ConstantClipsPerVideoSampler`: they are rounded up later.
     """
     last = Fraction(max(duration - clip_seconds, 0))
     return [last / max(num_clips - 1, 1) * index for index in range(num_clips)]
@@ -161,7 +161,7 @@ class ImageBindVideoProcessor(VideoProcessorMixin):
         size: of the squares, in pixels.
         frames_per_clip: frames of a clip, spread evenly from its first to its last.
         num_crops: squares along the longer side, 3 (both ends and the middle) or 1 (the middle).
-        image_mean, image_std: of each channel, values being between 0 and 1.
+        image_mean, image_std: per channel, for values between 0 and 1.
     """
 
     model_input_names = ["pixel_values"]
@@ -180,15 +180,15 @@ class ImageBindVideoProcessor(VideoProcessorMixin):
     ):
         super().__init__(**kwargs)
         if num_crops not in (1, 3):
-            raise ValueError(f"num_crops is {num_crops}, it can be 1 or 3.")
+            raise ValueError(f"num_crops is {num_crops}; it must be 1 or 3.")
         self.size, self.num_crops = size, num_crops
         self.num_clips, self.clip_seconds, self.frames_per_clip = num_clips, clip_seconds, frames_per_clip
         self.image_mean, self.image_std = list(image_mean), list(image_std)
 
     def frame_indices(self, total: int, fps: float) -> list[int]:
-        """Frames that are read of a video of `total`, clip by clip; the clips of a short video overlap.
+        """Indices of the frames to read from a video of `total` frames, clip by clip; clips of a short video overlap.
 
-        A clip holds the frames that come on display while it lasts, or the one that is, where none does.
+        A clip holds the frames whose display starts during the clip; if there are none, the frame that is on display.
         """
         chosen: list[int] = []
         for start in clip_starts(total / fps, self.clip_seconds, self.num_clips):

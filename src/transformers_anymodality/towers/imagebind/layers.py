@@ -1,4 +1,4 @@
-"""The transformer that all of ImageBind's towers share, and what makes tokens of each kind of input."""
+"""The transformer layers that all of ImageBind's towers share, and the embeddings of each kind of input."""
 
 import math
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from .configuration import ImageBindAudioConfig, ImageBindTextConfig, ImageBindT
 
 
 class ImageBindAttention(Attention):
-    """Self-attention; with `kv_bias` over one learned key and value more, which are not projected."""
+    """Self-attention; `kv_bias` adds one learned key and value, which are not projected."""
 
     def __init__(self, config: ImageBindTowerConfig):
         super().__init__(config, config.hidden_size // config.num_attention_heads)
@@ -81,8 +81,8 @@ class ImageBindScale(nn.Module):
 
 
 class ImageBindEmbeddings(nn.Module):
-    """Tokens of an input: a class token, then its patches, with learned positions. `grid` is their `(time, side, side)`
-    or any other shape, which cannot be stretched."""
+    """Tokens of an input: a class token, then its patches, with learned positions. `grid` is their `(time, side, side)`;
+    any other shape cannot be stretched."""
 
     def __init__(self, config: ImageBindTowerConfig, grid: tuple[int, ...]):
         super().__init__()
@@ -91,7 +91,7 @@ class ImageBindEmbeddings(nn.Module):
         self.position_embedding = nn.Parameter(torch.empty(1, 1 + math.prod(grid), config.hidden_size))
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """`(rows, patches, dim)`, and the grid that they are from."""
+        """`(rows, patches, dim)`, and their grid."""
         raise NotImplementedError
 
     def positions(self, grid: tuple[int, ...]) -> torch.Tensor:
@@ -102,8 +102,8 @@ class ImageBindEmbeddings(nn.Module):
         resizable = len(grid) == 3 and grid[0] == 1 and grid[1] == grid[2]
         if not resizable or self.grid[1] != self.grid[2]:
             raise ValueError(
-                f"The input has a grid of {grid} patches, the tower one of {self.grid}; only square images of another size "
-                "can be read."
+                f"The input has a grid of {grid} patches, but the tower expects {self.grid}; another size works only for "
+                "square images."
             )
         side = self.grid[1]
         first_frame = table[:, 1 : 1 + side * side].unflatten(1, (side, side)).permute(0, 3, 1, 2)
@@ -125,7 +125,7 @@ class ImageBindVisionEmbeddings(ImageBindEmbeddings):
         self.patch_embedding = nn.Conv3d(config.num_channels, config.hidden_size, kernel, stride=kernel, bias=False)
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Of `(rows, channels, height, width)` or `(rows, channels, frames, height, width)`."""
+        """Patches of `(rows, channels, height, width)` or `(rows, channels, frames, height, width)`."""
         values = values.unsqueeze(2) if values.ndim == 4 else values
         if values.shape[2] == 1:
             values = values.expand(-1, -1, self.tubelet_size, -1, -1)
@@ -134,7 +134,7 @@ class ImageBindVisionEmbeddings(ImageBindEmbeddings):
 
 
 class ImageBindMapEmbeddings(ImageBindEmbeddings):
-    """Of images with one channel, and of spectrograms, whose patches may overlap."""
+    """Embeddings of images with one channel, and of spectrograms; patches may overlap."""
 
     def __init__(self, config):
         if isinstance(config, ImageBindAudioConfig):
@@ -148,7 +148,7 @@ class ImageBindMapEmbeddings(ImageBindEmbeddings):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Of `(rows, channels, height, width)`."""
+        """Patches of `(rows, channels, height, width)`."""
         maps = self.patch_embedding(values)
         return self.norm(maps.flatten(2).transpose(1, 2)), (1, *maps.shape[2:])
 
@@ -161,7 +161,7 @@ class ImageBindImuEmbeddings(ImageBindEmbeddings):
         self.norm = nn.LayerNorm(config.hidden_size)
 
     def patches(self, values: torch.Tensor) -> tuple[torch.Tensor, tuple[int, ...]]:
-        """Of `(rows, channels, samples)`; a patch is the samples of its first channel, then those of the next."""
+        """Patches of `(rows, channels, samples)`: the samples of the first channel, then those of the next."""
         patches = values.unfold(-1, self.patch_size, self.patch_size).transpose(1, 2).flatten(2)
         return self.norm(self.patch_embedding(patches)), (patches.shape[1],)
 
@@ -175,5 +175,5 @@ class ImageBindTextEmbeddings(nn.Module):
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         count, most = input_ids.shape[-1], self.position_embedding.shape[1]
         if count > most:
-            raise ValueError(f"{count} tokens of text, but the tower reads {most} at most.")
+            raise ValueError(f"The text has {count} tokens, but the tower reads at most {most}.")
         return self.token_embedding(input_ids) + self.position_embedding[:, :count]

@@ -1,4 +1,4 @@
-"""ImageBind (arXiv 2305.05665): a tower per modality, all in one space of embeddings; `ImageBindModel` has all."""
+"""ImageBind (arXiv 2305.05665): a tower per modality, all with one embedding space; `ImageBindModel` has all of them."""
 
 import math
 from collections import OrderedDict
@@ -36,8 +36,8 @@ from .layers import (
 
 
 class ImageBindTower(PartModel):
-    """An item may be one input or several clips of it, `(items, ...)` or `(items, clips, ...)`; clips are embedded
-    each for itself, scaled, and averaged (the mean is not brought to any length)."""
+    """An item is one input `(items, ...)` or several clips `(items, clips, ...)`. Clips are embedded one by one, scaled,
+    and averaged (the mean is not normalised)."""
 
     config: ImageBindTowerConfig
     embeddings_class: type[nn.Module]
@@ -99,7 +99,7 @@ class ImageBindTower(PartModel):
         return None
 
     def read_token(self, tokens: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """The token `(rows, dim)` that stands for the whole input."""
+        """The token `(rows, dim)` that represents the full input."""
         return tokens[:, 0]
 
 
@@ -137,8 +137,8 @@ class ImageBindTextModel(ImageBindTower):
         return tokens[torch.arange(rows.shape[0], device=rows.device), rows.argmax(-1)]
 
     def forward(self, input_ids: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
-        """`input_ids (items, tokens)` int64: begin, words, end, then any padding. What comes after the end token, which
-        has the greatest id and is what is read, changes nothing, as attention is causal."""
+        """`input_ids (items, tokens)` int64: begin, words, end, then any padding. The output is read at the end token,
+        which has the greatest id. Tokens after it change nothing, because attention is causal."""
         return self.encode(input_ids, 2, **kwargs)
 
 
@@ -187,8 +187,8 @@ class ImageBindImuModel(ImageBindTower):
 
 @dataclass
 class ImageBindOutput(ModelOutput):
-    """The embeddings `(items, projection_dim)` of what was given. Those of any two modalities can be compared:
-    what is alike has a great dot product."""
+    """The embeddings `(items, projection_dim)` of each input. Embeddings of any two modalities can be compared: similar
+    inputs have a large dot product."""
 
     vision_embeds: torch.Tensor | None = None
     text_embeds: torch.Tensor | None = None
@@ -230,7 +230,7 @@ class ImageBindModel(PartModel):
         imu_values: torch.Tensor | None = None,
         **kwargs,
     ) -> ImageBindOutput:
-        """Any of: images or videos, text, audio, depth, thermal, IMU; each shaped as its tower takes it."""
+        """Any of: images or videos, text, audio, depth, thermal, IMU; each in the shape that its tower takes."""
         given = zip(
             TOWERS, (pixel_values, input_ids, input_features, depth_values, thermal_values, imu_values), strict=True
         )
@@ -240,5 +240,5 @@ class ImageBindModel(PartModel):
             if values is not None
         }
         if not embeddings:
-            raise ValueError("Give something to embed.")
+            raise ValueError("There is no input to embed: pass at least one modality.")
         return ImageBindOutput(**embeddings)

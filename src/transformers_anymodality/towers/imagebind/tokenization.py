@@ -1,4 +1,4 @@
-"""Text in ImageBind's form: CLIP's vocabulary, cleaned and padded as in the original."""
+"""Text for ImageBind: CLIP's vocabulary, cleaned and padded as in the original."""
 
 import html
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ def tokenize(
 
     Args:
         tokenizer: CLIP's (`CLIPTokenizer.from_pretrained("openai/clip-vit-large-patch14")`).
-        length: ids of each; longer texts are cut.
-        keep_end: cut words, as ImageBind does, not the end token, as PandaGPT's copy does (which has no use for text).
+        length: ids per text; longer texts are cut.
+        keep_end: cut words, as ImageBind does, and not the end token, as PandaGPT's copy does (it does not use text).
     """
     texts = [texts] if isinstance(texts, str) else list(texts)
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -28,7 +28,7 @@ def tokenize(
 
 
 def _clean(text: str) -> str:
-    """Without HTML's entities, also those written twice, and, where ftfy is installed, without broken encodings."""
+    """The text without HTML entities (also double-escaped ones) and, if ftfy is installed, broken encodings."""
     try:
         from ftfy import fix_text
     except ImportError:
