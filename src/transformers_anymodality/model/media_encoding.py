@@ -360,20 +360,22 @@ def cache_length(cache: Any | None) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
-def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None) -> torch.Tensor | None:
+def hide(
+    unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None, new: int
+) -> torch.Tensor | None:
     """Removes hidden places from the attention mask `(batch, length)`, those of earlier turns too.
 
     Args:
         unseen: of the new inputs, which are the last ones of the mask; see `Placed`.
         cache: remembers the places for the turns to come.
+        new: tokens of the new inputs.
     """
     earlier: torch.Tensor | None = getattr(cache, "unseen_places", None)
     known = earlier if unseen is None else unseen
     if known is None or (attention_mask is not None and attention_mask.ndim != 2):
         return attention_mask
     if attention_mask is None:
-        length = cache_length(cache) + (1 if unseen is None else unseen.shape[1])
-        attention_mask = torch.ones(known.shape[0], length, dtype=torch.long, device=known.device)
+        attention_mask = torch.ones(known.shape[0], cache_length(cache) + new, dtype=torch.long, device=known.device)
     length = attention_mask.shape[1]
     places = torch.zeros_like(attention_mask, dtype=torch.bool)
     if unseen is not None:
