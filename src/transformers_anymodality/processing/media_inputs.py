@@ -5,43 +5,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from math import ceil
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.by_size import INPUT_SIZES, joined
-from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
+from ..model.configuration import SIZES, item_lengths
 from ..model.frames import in_rows
 from ..towers import feature_length
-from ..utils.checked import ConfigError, check_fields
+from ..utils.checked import ConfigError
 from ..utils.registry import did_you_mean
 from ..utils.tensors import padded_to_multiple, row_counts
-from ..utils.upstream import registered_processors
 from .tokenization import PromptTokenizer
 
 
-# Of the numbers in the table, the smallest that makes sense, and tokens of one medium at most.
-_LEAST = {"num_tokens": 1, "num_frames": 1, "feature_length": 1, "unit": 1}
-_MOST_TOKENS = 2**17
-# Of options, what they may be; those of modalities that others register are not checked.
-_OPTIONS = {
-    **dict.fromkeys(("windows", "tiles", "max_tokens", "max_pixels", "min_pixels", "pad_to_multiple_of"), int | None),
-    **dict.fromkeys(("num_frames", "max_frames"), int),
-    **dict.fromkeys(("sampling_rate", "overlap"), float),
-    **dict.fromkeys(("fps", "seconds"), float | None),
-    "value_range": list[float] | None,
-}
 # The tokenizer's keyword arguments; all others are a sub-processor's.
 TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
 # Ours, and what Transformers' own code gives to every processor.
 _OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
 _STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))
-_CONFIGS = ("tower", "aligner")
+CONFIGS = ("tower", "aligner")  # of ModalityInputs
 _DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  # by the modality's spec
 
 
@@ -93,55 +80,10 @@ class ModalityInputs:
         """Whether the features of frames differ, and stand among the model inputs."""
         return self.num_tokens is None and (self.feature_length is None or self.trimmed)
 
-    @classmethod
-    def from_dict(cls, modality: str, given: Mapping[str, Any]) -> "ModalityInputs":
-        """Of what `to_dict` gave, also by way of JSON.
-
-        Raises:
-            ConfigError: a key that is not known or lacks, or a value of another type; or the config of a tower or an
-                aligner makes no sense.
-        """
-        where, known = f"modalities.{modality}", {field.name for field in fields(cls)}
-        if not isinstance(given, Mapping) or given.keys() - known or {"token", "processor", "inputs"} - given.keys():
-            raise ConfigError(
-                f"`{where}` is {given!r:.80}; it must be a table with `token`, `processor` and `inputs`, and of other keys "
-                f"only {', '.join(sorted(known))}."
-            )
-        check_fields(where, {**given, **dict.fromkeys(_CONFIGS)}, get_type_hints(cls), _LEAST)
-        if (given.get("num_tokens") or 0) > _MOST_TOKENS:
-            raise ConfigError(
-                f"`{where}.num_tokens` is {given['num_tokens']}, more than {_MOST_TOKENS} for one medium."
-            )
-        if not given["inputs"]:
-            raise ConfigError(f"`{where}.inputs` is empty; it must name the model's inputs.")
-        if given.get("num_tokens") is None and given.get("aligner") is None:
-            raise ConfigError(
-                f"`{where}` has no `num_tokens`, and no config of the `aligner` that tells how many there are."
-            )
-        options = given.get("options") or {}
-        _check_options(where, modality, options)
-        values: dict[str, Any] = {**given, "inputs": main_input_first(modality, given["inputs"])}
-        values["options"] = {**MODALITIES[modality].options, **options}
-        for key in _CONFIGS:
-            if given.get(key) is not None:
-                values[key] = as_config(f"{modality}: {key}", given[key])
-        return cls(**values)
-
     def to_dict(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        configs = {key: values.pop(key) for key in _CONFIGS}
+        configs = {key: values.pop(key) for key in CONFIGS}
         return {**values, **{key: config.to_dict() for key, config in configs.items() if config is not None}}
-
-
-def _check_options(where: str, modality: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an option that the modality does not have, or one of another kind than its default."""
-    known = {**MODALITIES[modality].options, **dict.fromkeys(("pad_to_multiple_of", "max_tokens"))}
-    if unknown := sorted(options.keys() - known.keys()):
-        raise ConfigError(
-            f"`{where}.options` has {', '.join(unknown)}, which {modality} does not read; known: {', '.join(known)}."
-        )
-    hints = {name: _OPTIONS.get(name, bool if isinstance(default, bool) else Any) for name, default in known.items()}
-    check_fields(f"{where}.options", options, {name: hints[name] for name in options}, dict.fromkeys(_OPTIONS, 0))
 
 
 def extract(
@@ -383,20 +325,6 @@ class MediaMixin:
                 if name == "image":
                     data["num_image_patches"] = [1] * len(sizes)
         return MultiModalData(**data)
-
-
-def sub_processor_class(name: str) -> type:
-    """The class of that name, which must be one that prepares media. Transformers' own look-up stumbles over those that
-    were registered for images or videos, which the Auto classes keep by backend."""
-    for cls in registered_processors():
-        if getattr(cls, "__name__", None) == name:
-            return cls
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
-        raise ValueError(
-            f"The processor's config names {name!r}, which is not an image processor or feature extractor."
-        )
-    return found
 
 
 def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:
