@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
 from ..towers import compute_dtype, is_trained, run_tower
@@ -24,22 +23,11 @@ from .by_size import INPUT_SIZES, encode_by_size
 from .configuration import SIZES, AnyModalityConfig, ModalityConfig, item_lengths
 from .dummy_items import dummy_inputs, is_shared_out, on_dummy_item
 from .frames import Frames, side_by_side, tokens_of_items
+from .outputs import EncodedMedia
 
 
 # Arguments of one call of `get_modality_features`.
 MediaInputs = dict[str, torch.Tensor]
-
-
-@dataclass
-class EncodedMedia(BaseModelOutputWithPooling):
-    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`, of items with other numbers of frames
-    `(all frames, length, dim)`, of a tower that gives them as one row `(all features, dim)`; `pooler_output`:
-    language-model tokens `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs;
-    `token_mask`: `(items, tokens)` bool, True for the tokens that the language model sees, None if it sees all."""
-
-    # Always given; the base has no list, and its fields before this one have defaults.
-    pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
-    token_mask: torch.Tensor | None = None
 
 
 def split_media(

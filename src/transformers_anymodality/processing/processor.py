@@ -13,9 +13,10 @@ from ..utils.checked import check_fields, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
 from .chat import ChatWriter, media_of, read_chats
+from .layout import lay_out
 from .loading import load_parts, modality_inputs
 from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once
-from .tokenization import Prompt, PromptTokenizer, Text, lay_out
+from .tokenization import Prompt, PromptTokenizer, Text
 
 
 # Of the tokenizer's keyword arguments, those that make no sense for prompts with media, or that nobody reads.
