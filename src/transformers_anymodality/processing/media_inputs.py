@@ -150,13 +150,16 @@ class MediaMixin:
                 items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
                 inputs.update(own := self._extract(name, items, extra))
                 self._check_finite(name, items, own)
-                self._check_most(name, self.num_tokens(name, inputs))
-                token_counts[name] = self._spelled(name, items, inputs)
+                token_counts[name] = self.num_tokens(name, inputs)
+                self._check_most(name, token_counts[name])
+                if self.modalities[name].num_frames is None:
+                    token_counts[name] = self._spelled(name, items, inputs, token_counts[name])
         return inputs, token_counts
 
     def _check_finite(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> None:
         """Raises MediaError where the sub-processor made NaN or infinity of floats; whole numbers are too small for that."""
-        values, frames = inputs[self.modalities[modality].main_input], inputs.get(f"{modality}_frames")
+        own, frames = self.modalities[modality], inputs.get(f"{modality}_frames")
+        values = inputs[own.main_input]
         read = [item[0] if isinstance(item, tuple) else item for item in items]
         if (
             not any(isinstance(one, np.ndarray) and one.dtype.kind == "f" for one in read)
@@ -166,8 +169,10 @@ class MediaMixin:
         ):
             return
         place = (~values.isfinite()).nonzero()[0].tolist()
-        counts = torch.ones(len(values), dtype=torch.long) if frames is None else frames
-        item = int((counts.cumsum(0) <= place[0]).sum())
+        item = place[0]
+        for counts in (row_counts(inputs[own.grid]) if own.grid else None, frames):  # rows of frames, frames of items
+            if counts is not None:
+                item = int((counts.cumsum(0) <= item).sum())
         raise MediaError(
             f"{modality} {item}: {type(self.sub_processor(modality)).__name__} makes {values[tuple(place)].item()} of it, "
             f"at {place[1:]} of what the tower reads: its values are too large. Scale them to their usual range."
@@ -181,11 +186,11 @@ class MediaMixin:
                     f"{modality} {i} needs {count} tokens, and may have {most} (max_tokens). Scale it down."
                 )
 
-    def _spelled(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> list[int]:
-        """Tokens that each item needs, with the texts between its frames."""
-        own, counts = self.modalities[modality], self.num_tokens(modality, inputs)
-        if own.num_frames is not None:
-            return counts
+    def _spelled(
+        self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor], counts: list[int]
+    ) -> list[int]:
+        """Tokens that each item needs (`counts`), with the texts between its frames."""
+        own = self.modalities[modality]
         texts = [MODALITIES[modality].texts(item, own.options) for item in items]
         if all(text is None for text in texts):
             return counts
