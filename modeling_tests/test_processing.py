@@ -650,6 +650,14 @@ def test_token_counts_for_serving_are_those_of_the_processor(processor):
     )
 
 
+def test_answers_end_at_a_stop_however_special_tokens_are_left_out(processor):
+    cut = type(processor)(processor.tokenizer, text_settings={"stop": ["no"]})
+    ids = processor.tokenizer("yes no what", add_special_tokens=False)["input_ids"]
+    assert cut.decode(ids, True) == cut.decode(ids, skip_special_tokens=True) == "yes"
+    assert cut.batch_decode([ids, ids], True) == ["yes", "yes"]
+    assert cut.decode(ids).endswith("what")
+
+
 def test_what_the_caller_gave_is_left_as_it_was(processor):
     image, sound = tiny.medium("image"), tiny.medium("audio")
     chats = [tiny.chat("image", "what <image>"), tiny.chat("audio", "yes")]

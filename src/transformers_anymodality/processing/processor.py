@@ -301,17 +301,15 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def decode(self, *args, **kwargs) -> Any:
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, *args, **kwargs) -> Any:
         """As the tokenizer's; without special tokens, also without what ends an answer (`text_settings["stop"]`)."""
-        return self._cut(super().decode(*args, **kwargs), **kwargs)
+        return self._cut(super().decode(token_ids, skip_special_tokens, *args, **kwargs), skip_special_tokens)
 
-    def batch_decode(self, *args, **kwargs) -> list[str]:
-        return self._cut(super().batch_decode(*args, **kwargs), **kwargs)
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, *args, **kwargs) -> list[str]:
+        return self._cut(super().batch_decode(sequences, skip_special_tokens, *args, **kwargs), skip_special_tokens)
 
-    def _cut(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
-        if not skip_special_tokens:
-            return text
-        stops = self.text_settings.get("stop", ())
+    def _cut(self, text: Any, skip_special_tokens: bool) -> Any:
+        stops = self.text_settings.get("stop", ()) if skip_special_tokens else ()
         return [until_stop(one, stops) for one in text] if isinstance(text, list) else until_stop(text, stops)
 
     # --- names ---------------------------------------------------------------------------------------------------
