@@ -160,6 +160,21 @@ def _holds(ids, marks):
     return any(row.unfold(0, len(marks), 1).eq(marks).all(1).any() for row in ids)
 
 
+def test_an_answer_that_something_else_ends_is_given(model):
+    """Here the time that the model's own config allows."""
+    config = GenerationConfig(**model[0].generation_config.to_diff_dict(), max_new_tokens=NEW, max_time=1e-9)
+
+    async def ask():
+        manager = BatchManager(512, Metrics())
+        answer = manager.generate_non_streaming(*model, tiny.inputs(model[1], CHATS[0]), config, "0")
+        try:
+            return await asyncio.wait_for(answer, 20)
+        finally:
+            manager.stop()
+
+    assert len(asyncio.run(ask())[2]) == 1
+
+
 def test_an_answer_that_cannot_be_decoded_hurts_no_other(model):
     right, _ = answers(*model, streamed=(1, 4))
     found, metrics = answers(*model, streamed=(1, 4), broken=(4,))

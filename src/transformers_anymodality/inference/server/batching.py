@@ -200,11 +200,9 @@ class BatchManager(GenerateManager):
         """Rows together. Where that fails, those that are left in halves: of rows that do not fit into memory together, each
         may fit, and what is wrong with one is not with the others."""
         error = self._run(model, rows)
-        if error is None:
-            return
         left = [row for row in rows if not row.ended]
-        if len(rows) == 1:
-            for row in left:
+        if error is None or len(rows) == 1:
+            for row in left:  # without an error, of what the model's own config ends by, such as `max_time`
                 row.end(error)
             return
         gc.collect()  # tensors of what failed
