@@ -19,7 +19,7 @@ from transformers import (
 from modeling_tests import any_size, tiny
 from modeling_tests.checks import TIGHT, last_logits
 from modeling_tests.tiny_aligners import SMALL
-from transformers_anymodality import AnyModalityDataCollator, set_trainable
+from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
 from transformers_anymodality.aligners import ALIGNERS
 from transformers_anymodality.features import FeatureStore, build_features
 from transformers_anymodality.hub.inspect import inspect_model
@@ -96,6 +96,16 @@ def test_tokens_follow_content(made):
     assert counts["image"] == [1, 10, 64]
     with pytest.raises(ValueError, match="audio 0: 4.1 s are 5 windows of 1.0 s, but the model takes 4, 4.0 s"):
         processor.process_media({"audio": [any_size.sound(4.1)]})
+
+
+@pytest.mark.parametrize("name, main", [("image", "pixel_values"), ("document", "document_values")])
+def test_a_value_that_is_not_finite_is_of_its_medium(made, name, main):
+    """Of images that are several rows of patches, or several tiles."""
+    _, processor = made
+    inputs, _ = processor.process_media({name: [any_size.image(32, 64), any_size.image(64, 32), any_size.image(8, 8)]})
+    inputs[main][len(inputs[main]) // 2] = torch.nan
+    with pytest.raises(MediaError, match=f"{name} 1: .* makes nan of it"):
+        processor._check_finite(name, [np.zeros(1)] * 3, inputs)
 
 
 def test_tiles_are_those_of_the_stock_image_processor(made):

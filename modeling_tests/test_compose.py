@@ -238,6 +238,18 @@ def test_embeddings_grow_only_if_they_must():
         assert model(**tiny.inputs(processor, tiny.chat("image", "what"))).logits.shape[-1] == rows
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_placeholders_that_were_added_are_told_apart_by_their_embeddings(dtype):
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    language = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tiny.WORDS), **sizes), dtype=dtype)
+    model, processor = compose(language, tiny.modalities("image", "audio", "imu"), tokenizer=tiny.tokenizer())
+    inputs = dict(tiny.inputs(processor, tiny.chat("image", "what", "imu", "audio", "and", "image")))
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    expected = model(**inputs).logits
+    del inputs["input_ids"]
+    assert torch.equal(model(inputs_embeds=embeds, **inputs).logits, expected)
+
+
 def test_placeholders_that_the_tokenizer_has_are_reused():
     tokenizer = tiny.tokenizer()
     tokenizer.add_special_tokens({"extra_special_tokens": ["<|picture|>"]})

@@ -460,6 +460,12 @@ def test_mixtures_have_the_proportions_asked_for(streaming, processor, tmp_path)
             mixture({"text": text, "images": images}, weights)
 
 
+def test_a_stream_of_unknown_columns_cannot_be_mixed():
+    stream = datasets.IterableDataset.from_generator(lambda: iter([said("what", "yes")]))
+    with pytest.raises(ValueError, match="does not tell its columns"):
+        mixture([stream, stream])
+
+
 def test_the_stock_trainer_reads_streamed_mixtures(tmp_path):
     """As it reads them whole: the same losses in the same order."""
     write(tmp_path / "0.png", "image")
@@ -680,8 +686,13 @@ def test_bad_samples_are_skipped_and_counted_on_request(processor, tmp_path, cap
     # A batch of bad samples alone is the last good sample again, so that no process waits for another.
     assert same(collator([bad[0]]), AnyModalityDataCollator(processor, media_root=tmp_path)([records["good"]]))
     assert collator.skipped == len(bad) + 1 and collator.dropped == 0
-    with pytest.raises(ValueError, match="No sample of the first batch can be used. The first problem: Sample 0"):
+    with pytest.raises(
+        ValueError, match="No sample can be used, of this batch or before it. The first problem: Sample 0"
+    ):
         AnyModalityDataCollator(processor, media_root=tmp_path, on_error="skip")([bad[0]])
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(ValueError, match="of this batch or before it. The first problem: Sample 0.*good.png"):
+        collator([records["good"], bad[0]])
 
 
 def test_a_missing_decoder_is_no_bad_sample(processor, monkeypatch):

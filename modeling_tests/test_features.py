@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from modeling_tests import tiny
 from modeling_tests.docs import lines
 from modeling_tests.process_runs import processes
 from transformers_anymodality import AnyModalityDataCollator, MediaError, set_trainable
-from transformers_anymodality.features import FeatureStore, build_features
+from transformers_anymodality.features import FeatureStore, build, build_features
 from transformers_anymodality.features._fingerprints import Contents
 from transformers_anymodality.features._index import Index, mend_index
 from transformers_anymodality.features._shards import DamagedStoreError, Shard, ShardWriter
@@ -144,6 +145,30 @@ def test_recordings_of_any_length_are_stored_without_padding(tmp_path):
     assert torch.equal(media["audio_feature_lengths"], features["audio_feature_lengths"])
     assert torch.equal(media["input_ids"], features["input_ids"])
     torch.testing.assert_close(model(**features).loss, model(**media).loss, atol=1e-5, rtol=1e-5)
+
+
+def test_media_of_many_sizes_do_not_fill_memory(monkeypatch):
+    """Recordings have nearly as many lengths as there are of them, and few wait until the end."""
+    held = encoded = most = 0
+
+    def media():
+        nonlocal held, most
+        for number in range(200):
+            inputs = {"audio_values": torch.zeros(1, 100 + number % 90)}
+            held += inputs["audio_values"].nbytes
+            most = max(most, held)
+            yield [("audio", f"{number}", inputs, {})], 0
+
+    def encode(model, writer, modality, batch):
+        nonlocal held, encoded
+        held -= sum(inputs["audio_values"].nbytes for _, inputs, _ in batch)
+        encoded += len(batch)
+
+    monkeypatch.setattr(build, "_encode", encode)
+    monkeypatch.setattr(build, "_MOST_HELD", 8000)
+    writer = SimpleNamespace(flush=lambda: None)
+    assert build._run(None, media(), {"audio": writer}, batch_size=2) == 0
+    assert encoded == 200 and not held and most < 9000
 
 
 def test_trainer_learns_from_a_store(built, tmp_path):

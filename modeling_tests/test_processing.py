@@ -23,7 +23,7 @@ from transformers import (
 from modeling_tests import chat_templates, tiny
 from transformers_anymodality import AnyModalityProcessor
 from transformers_anymodality.processing.chat import extend_template
-from transformers_anymodality.processing.media_inputs import ModalityInputs
+from transformers_anymodality.processing.loading import modality_inputs
 
 
 MODALITIES = ("audio", "depth", "image", "imu", "thermal", "video")
@@ -472,11 +472,11 @@ def test_what_is_known_of_a_modality_passes_through_json():
     assert (processor.modalities["audio"].num_tokens, processor.modalities["image"].num_tokens) == (None, 3)
     for name, own in processor.modalities.items():
         assert own.main_input == {"audio": "input_values", "image": "pixel_values"}[name]
-        again = ModalityInputs.from_dict(name, json.loads(json.dumps(own.to_dict())))
+        again = modality_inputs(name, json.loads(json.dumps(own.to_dict())))
         assert type(again.tower) is type(own.tower) and again.to_dict() == own.to_dict()
     fields = {**processor.modalities["audio"].to_dict(), "tower": {"model_type": "unheard_of"}}
     with pytest.raises(ValueError, match="`audio: tower` has an unknown model type 'unheard_of'"):
-        ModalityInputs.from_dict("audio", fields)
+        modality_inputs("audio", fields)
 
 
 def test_sub_processors_load_by_their_own_auto_classes(processor, tmp_path):
@@ -648,6 +648,14 @@ def test_token_counts_for_serving_are_those_of_the_processor(processor):
     assert (
         data["num_image_tokens"] == [3, 3] and data["num_audio_tokens"] == [5] and data["num_image_patches"] == [1, 1]
     )
+
+
+def test_answers_end_at_a_stop_however_special_tokens_are_left_out(processor):
+    cut = type(processor)(processor.tokenizer, text_settings={"stop": ["no"]})
+    ids = processor.tokenizer("yes no what", add_special_tokens=False)["input_ids"]
+    assert cut.decode(ids, True) == cut.decode(ids, skip_special_tokens=True) == "yes"
+    assert cut.batch_decode([ids, ids], True) == ["yes", "yes"]
+    assert cut.decode(ids).endswith("what")
 
 
 def test_what_the_caller_gave_is_left_as_it_was(processor):

@@ -61,8 +61,9 @@ def model(monkeypatch):
     return model, processor
 
 
-def answers(model, processor, chats=CHATS, streamed=(), broken=()):
-    """What each chat is answered, or its error; `streamed` and `broken` are places in the list."""
+def answers(model, processor, chats=CHATS, streamed=(), broken=(), beside=()):
+    """What each chat is answered, or its error; `streamed` and `broken` are places in the list. Inputs named `beside` say
+    something of each token."""
 
     async def whole(manager, i, config, inputs):
         text, length, ids = await manager.generate_non_streaming(model, processor, inputs, config, str(i))
@@ -85,7 +86,9 @@ def answers(model, processor, chats=CHATS, streamed=(), broken=()):
         manager, asked = BatchManager(512, Metrics()), []
         for i, chat in enumerate(chats):
             config = GenerationConfig(**{**model.generation_config.to_diff_dict(), "max_new_tokens": NEW + i})
-            asked.append((pieces if i in streamed else whole)(manager, i, config, tiny.inputs(processor, chat)))
+            inputs = tiny.inputs(processor, chat)
+            inputs |= dict.fromkeys(beside, inputs["input_ids"] % 2 + 1)
+            asked.append((pieces if i in streamed else whole)(manager, i, config, inputs))
         try:
             return await asyncio.gather(*asked, return_exceptions=True), manager.metrics
         finally:
@@ -106,6 +109,26 @@ def test_what_does_not_fit_into_memory_together_is_answered_in_parts(model, kind
     assert model[0].batches == [6, 3, 2, 1, 3, 2, 1]
     assert metrics.failed._value.get() == 0
     assert metrics.generated_tokens._value.get() == sum(NEW + i for i in range(6))
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "mm_token_type_ids"])
+def test_what_is_said_of_each_token_is_said_of_new_ones(model, name):
+    right, _ = answers(*model)
+    generate, said = model[0].generate, iter([0, 3, 6, 6, 3, 6, 6])
+
+    def reads_types(**inputs):
+        ids, types = inputs["input_ids"], inputs.pop(name)
+        end = ids.shape[1] - next(said)
+        expected = (ids % 2 + 1) * inputs["attention_mask"]
+        expected[:, end:] = expected[:, end - 1 : end]
+        assert torch.equal(types, expected)
+        return generate(**inputs)
+
+    model[0].generate = reads_types
+    model[0].batches.clear()
+    model[0].fails = lambda ids: (NO_MEMORY["torch's"], 3) if len(ids) > 2 else None
+    assert answers(*model, beside=[name])[0] == right
+    assert model[0].batches == [6, 3, 2, 1, 3, 2, 1]
 
 
 @pytest.mark.parametrize("tokens", [0, 1], ids=["at once", "after a token"])
@@ -135,6 +158,21 @@ def _cannot_decode(token):
 def _holds(ids, marks):
     """Whether a batch has a row of these tokens."""
     return any(row.unfold(0, len(marks), 1).eq(marks).all(1).any() for row in ids)
+
+
+def test_an_answer_that_something_else_ends_is_given(model):
+    """Here the time that the model's own config allows."""
+    config = GenerationConfig(**model[0].generation_config.to_diff_dict(), max_new_tokens=NEW, max_time=1e-9)
+
+    async def ask():
+        manager = BatchManager(512, Metrics())
+        answer = manager.generate_non_streaming(*model, tiny.inputs(model[1], CHATS[0]), config, "0")
+        try:
+            return await asyncio.wait_for(answer, 20)
+        finally:
+            manager.stop()
+
+    assert len(asyncio.run(ask())[2]) == 1
 
 
 def test_an_answer_that_cannot_be_decoded_hurts_no_other(model):

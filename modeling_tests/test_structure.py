@@ -1,4 +1,4 @@
-"""Which file may import which: the picture in CONTRIBUTING holds, and tests stand alone."""
+"""Which file may import which: the picture in CONTRIBUTING holds, and tests stand alone. And how long files may be."""
 
 import ast
 import runpy
@@ -90,6 +90,23 @@ def test_no_file_imports_from_a_test_module():
         if any(part.startswith("test_") for part in name.split(".")[:-1]) or name in tests and ".test_" in name
     ]
     assert not found, f"Move what is shared to a file of its own: {found}"
+
+
+def test_files_have_fewer_than_400_lines_and_functions_than_60():
+    """A function's docstring aside. Where a file grows longer, look for the seam in it."""
+    long = []
+    for path in modules(ROOT / "src").values():
+        text = path.read_text(encoding="utf-8")
+        if (count := text.count("\n")) >= 400:
+            long.append(f"{path.relative_to(ROOT)} has {count} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                count = node.end_lineno + 1 - node.lineno
+                if ast.get_docstring(node) is not None:
+                    count -= node.body[0].end_lineno + 1 - node.body[0].lineno
+                if count >= 60:
+                    long.append(f"{path.relative_to(ROOT)}: {node.name} has {count} lines")
+    assert not long, "\n".join(long)
 
 
 def test_an_image_passes_thirteen_files_at_most():

@@ -121,6 +121,26 @@ def test_several_turns_on_one_cache(named):
     assert cached.tolist() == model.generate(**longer, **GREEDY).tolist()
 
 
+def test_a_turn_of_words_alone_on_one_cache(named):
+    """What media hid in an earlier turn stays hidden, and takes no position."""
+    _, model, processor = named
+    chat = [user(*processor.modalities, "What are they?")]
+    inputs, empty = tiny.inputs(processor, chat), [DynamicCache(config=model.config.get_text_config()) for _ in "ab"]
+    longer = tiny.inputs(processor, [*chat, {"role": "assistant", "content": "A dog."}, user("And then?")])
+    past = inputs["input_ids"].shape[1]
+    assert torch.equal(longer["input_ids"][:, :past], inputs["input_ids"])
+    expected = model.generate(**longer, **GREEDY, return_dict_in_generate=True, output_logits=True)
+    for cache in empty:
+        with torch.no_grad():
+            model(**inputs, **{CACHE_NAME: cache})
+    settings = {**GREEDY, CACHE_NAME: empty[0], "return_dict_in_generate": True, "output_logits": True}
+    found = model.generate(**longer, **settings)
+    torch.testing.assert_close(found.logits, expected.logits, **TIGHT)
+    with torch.no_grad():
+        rest = model(input_ids=longer["input_ids"][:, past:], **{CACHE_NAME: empty[1]}).logits[:, -1]
+    torch.testing.assert_close(rest, last_logits(model, longer), **TIGHT)
+
+
 def test_labels_are_what_the_assistant_says(named):
     _, model, processor = named
     modality = next(iter(processor.modalities))

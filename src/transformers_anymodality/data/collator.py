@@ -155,8 +155,10 @@ class AnyModalityDataCollator:
     def _usable(self, samples: list[Mapping[str, Any]], faults: dict[int, Exception]) -> list[Mapping[str, Any]]:
         """The usable samples; the others are counted."""
         kept, first = [sample for i, sample in enumerate(samples) if i not in faults], next(iter(faults.values()))
-        if not kept and self._last_good is None:
-            raise ValueError(f"No sample of the first batch can be used. The first problem: {first}") from first
+        if not kept and (self._last_good is None or samples[0] is self._last_good):
+            raise ValueError(
+                f"No sample can be used, of this batch or before it. The first problem: {first}"
+            ) from first
         if not self.skipped:
             logger.warning(f"Samples are skipped (`collator.skipped` counts them). The first: {visible(first)}")
         self._skipped.add(len(faults))

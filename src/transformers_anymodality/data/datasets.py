@@ -330,6 +330,8 @@ def _arguments() -> set[str]:
 def _for_mixing(dataset: Any, source: str | None) -> Any:
     """Only the chat's columns, and the name of the source."""
     datasets = require("datasets", "train")
+    if dataset.features is None:
+        raise ValueError("A stream that does not tell its columns cannot be mixed: give `features` where it is made.")
     known = {"messages", "tools", "task", *_arguments()}
     dataset = dataset.select_columns([name for name in dataset.features if name in known])
     if source is None:

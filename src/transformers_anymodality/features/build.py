@@ -32,7 +32,7 @@ from ._shards import FORMAT, DamagedStoreError, ShardWriter, damaged_shards, rea
 
 logger = logging.get_logger(__name__)
 
-
+_MOST_HELD = 2**30  # bytes of media that wait for others of their size, if there are many sizes
 _DRAWS = 6  # preparations of one medium, to check that they are the same each time
 
 
@@ -263,8 +263,8 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, ShardWriter], batch_size: int) -> int:
     """Encodes the media from `_Media`, and returns how many media could not be read."""
-    waiting: dict[tuple, list] = {}
-    skipped, seen = 0, _Seen()
+    waiting: dict[tuple, list] = {}  # media of one size, the oldest first
+    held, skipped, seen = 0, 0, _Seen()
     for found, failed in media:
         skipped += failed
         for name, digest, inputs, files in found:
@@ -273,13 +273,22 @@ def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, Shard
             seen.add((name, digest))
             shape = (name, *((key, tuple(value.shape)) for key, value in inputs.items()))
             waiting.setdefault(shape, []).append((digest, inputs, files))
-            if len(waiting[shape]) == batch_size:
-                _encode(model, writers[name], name, waiting.pop(shape))
+            held += _bytes(inputs)
+            full = len(waiting[shape]) == batch_size
+            while full or (held > _MOST_HELD and len(waiting) > 1):
+                shape = shape if full else next(iter(waiting))
+                batch, full = waiting.pop(shape), False
+                held -= sum(_bytes(inputs) for _, inputs, _ in batch)
+                _encode(model, writers[shape[0]], shape[0], batch)
     for (name, *_), batch in waiting.items():
         _encode(model, writers[name], name, batch)
     for writer in writers.values():
         writer.flush()
     return skipped
+
+
+def _bytes(inputs: dict[str, torch.Tensor]) -> int:
+    return sum(value.nbytes for value in inputs.values())
 
 
 @torch.no_grad()

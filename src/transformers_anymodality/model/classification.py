@@ -51,5 +51,5 @@ class AnyModalityForSequenceClassification(AnyModalityModel):
         if labels is not None:
             one = self.config.num_labels == 1
             compare = nn.functional.mse_loss if one else nn.functional.cross_entropy
-            loss = compare(logits.float().squeeze(-1) if one else logits.float(), labels)
+            loss = compare(logits.float().squeeze(-1) if one else logits.float(), labels.to(logits.device))
         return SequenceClassifierOutput(loss=loss, logits=logits)

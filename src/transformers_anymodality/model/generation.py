@@ -12,7 +12,8 @@ from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLog
 
 from ..utils.upstream import CACHE_NAMES, CHUNKS_MEDIA
 from .frames import take_items
-from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, cache_length, cache_of, hide, split_media
+from .media_encoding import MediaEncodingMixin, MediaInputs, cache_length, cache_of, hide, split_media
+from .outputs import EncodedMedia
 
 
 class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
@@ -112,14 +113,17 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
                 f"upgrade from {transformers.__version__}, or leave it out."
             )
         rest["mm_encoder_outputs"] = encoded
-        if self._hides_places(encoded) and given is not None:
-            rest["attention_mask"] = hide(self.place_media(input_ids, embeds, encoded).unseen, mask, cache)
+        if given is not None and self._hides_places(encoded, cache):
+            unseen = self.place_media(input_ids, embeds, encoded).unseen
+            rest["attention_mask"] = hide(unseen, mask, cache, given.shape[1])
             if rest.pop("position_ids", None) is not None:
                 rest["position_ids"] = self._prepare_position_ids_for_generation(inputs_tensor, rest)
         return rest
 
-    def _hides_places(self, encoded: dict[str, EncodedMedia]) -> bool:
-        return any(output.token_mask is not None or modality in self._summing for modality, output in encoded.items())
+    def _hides_places(self, encoded: dict[str, EncodedMedia], cache: Any) -> bool:
+        """Whether the language model does not see all places, those of earlier turns included."""
+        hides = any(output.token_mask is not None or name in self._summing for name, output in encoded.items())
+        return hides or getattr(cache, "unseen_places", None) is not None
 
     def _new_media(self, media: dict[str, MediaInputs], input_ids: torch.Tensor, past: int) -> dict[str, MediaInputs]:
         """The media of a full conversation whose placeholders are not among the first `past` tokens."""

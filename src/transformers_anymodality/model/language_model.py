@@ -140,7 +140,7 @@ _FREE_TOKENS = (
 
 @torch.no_grad()
 def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torch.Size]) -> None:
-    """Makes room for `rows` tokens; the new rows of embeddings and head are the mean of the others.
+    """Makes room for `rows` tokens; the new rows of embeddings and head are about the mean of the others.
 
     `beside`: the result of `check_growth`.
     """
@@ -154,7 +154,10 @@ def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torc
         if isinstance(owner, nn.Embedding):
             owner.num_embeddings = shape[0]
     for module in (language.get_input_embeddings(), language.get_output_embeddings()):
-        # New rows are never read as inputs; as outputs, the mean disturbs the others' probabilities least.
+        # New rows are never read as inputs; as outputs, the mean disturbs the others' probabilities least. Neighbours differ
+        # a little: where embeddings are given without ids, by prompt tuning, placeholders are known by their own.
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("weight", "bias") and len(parameter) >= rows:
-                parameter[before:] = parameter[:before].float().mean(0).to(parameter.dtype)
+                mean = parameter[:before].float().mean(0)
+                factors = 1 + torch.arange(len(parameter) - before, device=mean.device) % 16 / 64
+                parameter[before:] = (factors[:, None] * mean.view(1, -1)).view_as(parameter[before:])

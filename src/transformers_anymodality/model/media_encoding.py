@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import torch_compilable_check
 
 from ..towers import compute_dtype, is_trained, run_tower
@@ -24,22 +23,11 @@ from .by_size import INPUT_SIZES, encode_by_size
 from .configuration import SIZES, AnyModalityConfig, ModalityConfig, item_lengths
 from .dummy_items import dummy_inputs, is_shared_out, on_dummy_item
 from .frames import Frames, side_by_side, tokens_of_items
+from .outputs import EncodedMedia
 
 
 # Arguments of one call of `get_modality_features`.
 MediaInputs = dict[str, torch.Tensor]
-
-
-@dataclass
-class EncodedMedia(BaseModelOutputWithPooling):
-    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`; `(all frames, length, dim)` if items differ
-    in frames; `(all features, dim)` if the tower gives them as one row. `pooler_output`: language-model tokens
-    `(items, tokens, hidden)`, or a list of `(tokens, hidden)` if their number differs. `token_mask`: `(items, tokens)`
-    bool, True for tokens that the language model sees; None if it sees all."""
-
-    # Always given; the base has no list, and its fields before this one have defaults.
-    pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
-    token_mask: torch.Tensor | None = None
 
 
 def split_media(
@@ -362,20 +350,22 @@ def cache_length(cache: Any | None) -> int:
     return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
 
 
-def hide(unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None) -> torch.Tensor | None:
+def hide(
+    unseen: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Any | None, new: int
+) -> torch.Tensor | None:
     """Removes hidden places, also of earlier turns, from the attention mask `(batch, length)`.
 
     Args:
         unseen: of the new inputs, which are the last ones of the mask; see `Placed`.
         cache: stores the places for later turns.
+        new: tokens of the new inputs.
     """
     earlier: torch.Tensor | None = getattr(cache, "unseen_places", None)
     known = earlier if unseen is None else unseen
     if known is None or (attention_mask is not None and attention_mask.ndim != 2):
         return attention_mask
     if attention_mask is None:
-        length = cache_length(cache) + (1 if unseen is None else unseen.shape[1])
-        attention_mask = torch.ones(known.shape[0], length, dtype=torch.long, device=known.device)
+        attention_mask = torch.ones(known.shape[0], cache_length(cache) + new, dtype=torch.long, device=known.device)
     length = attention_mask.shape[1]
     places = torch.zeros_like(attention_mask, dtype=torch.bool)
     if unseen is not None:

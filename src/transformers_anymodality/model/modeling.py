@@ -211,7 +211,7 @@ class AnyModalityPreTrainedModel(CheckpointMixin, MediaEncodingMixin):
             placed = self.place_media(input_ids, inputs_embeds, encoded)
             inputs_embeds = _with_weight_zero(placed.inputs_embeds, dummies)
             unseen, tokens = placed.unseen, placed.tokens or None
-        attention_mask = hide(unseen, attention_mask, cache)
+        attention_mask = hide(unseen, attention_mask, cache, new)
         if cache is None:
             # A loss does not need a cache, which hides the starts of packed samples from Transformers' masks.
             packed = "labels" in arguments and position_ids is not None and attention_mask is None

@@ -1,6 +1,6 @@
-"""Outputs of composites: the language model's own output class, which varies, with one more field."""
+"""Outputs of composites: encoded media; and the language model's own output class, which varies, with one more field."""
 
-from dataclasses import fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from functools import lru_cache
 from inspect import signature
 from typing import Any, get_args
@@ -8,9 +8,21 @@ from typing import Any, get_args
 import torch
 from torch import nn
 from transformers import modeling_outputs
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from ..utils.upstream import CACHE_NAMES
+
+
+@dataclass
+class EncodedMedia(BaseModelOutputWithPooling):
+    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`; `(all frames, length, dim)` if items differ
+    in frames; `(all features, dim)` if the tower gives them as one row. `pooler_output`: language-model tokens
+    `(items, tokens, hidden)`, or a list of `(tokens, hidden)` if their number differs. `token_mask`: `(items, tokens)`
+    bool, True for tokens that the language model sees; None if it sees all."""
+
+    # Always given; the base has no list, and its fields before this one have defaults.
+    pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
+    token_mask: torch.Tensor | None = None
 
 
 class _WithMedia:

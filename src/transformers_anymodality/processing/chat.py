@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache
 from inspect import isroutine
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +206,19 @@ def _marking(template: str) -> str | None:
     )
 
 
+@lru_cache
+def _around(template: str, roles: tuple[str, ...], *given: tuple[str, Any]) -> list[str] | None:
+    """What a template writes in front of, between and behind the messages of chats with these roles; None if it does not
+    write each message once, in their order."""
+    messages = [{"role": role, "content": f"{_MARK}{turn}{_MARK}"} for turn, role in enumerate(roles)]
+    try:
+        text = render_jinja_template(conversations=[messages], chat_template=template, **dict(given))[0][0]
+    except Exception:  # templates raise what they like
+        return None
+    pieces = text.split(_MARK)
+    return pieces[::2] if pieces[1::2] == [*map(str, range(len(roles)))] else None
+
+
 class ChatWriter:
     """Writes a chat with a template, and finds the assistant's text in it.
 
@@ -237,7 +250,7 @@ class ChatWriter:
         self.messages, tools, documents, variables = given
         special = tokenizer.tokenizer.special_tokens_map
         self.given = {"tools": tools, "documents": documents, **options, **special, **variables}
-        self.is_steered = bool(tools or documents or variables)
+        self.is_steered = tools is not None or documents is not None or bool(variables)
 
     def write(self, said: bool = False) -> Text:
         """
@@ -267,11 +280,11 @@ class ChatWriter:
         return text if self.stand_ins is None else self.stand_ins.unescaped(text)
 
     def _find_said(self, text: str) -> list[Span]:
-        """Spans of the assistant's messages in `text`: by their words, else by marks in their place. Marks are tried for
-        all messages at once, then for each remaining one."""
-        turns = [turn for turn, message in enumerate(self.messages) if message.get("role") == "assistant"]
+        """Spans of the assistant's messages in `text`: by the text around all messages, else by marks in their place. Marks
+        are tried for all messages at once, then for each remaining one."""
         if (spans := self._find_words(text)) is not None:
             return spans
+        turns = [turn for turn, message in enumerate(self.messages) if message.get("role") == "assistant"]
         found: dict[int, Span] = {}
         # A template may refuse tool results without a call.
         words = [turn for turn in turns if not self.messages[turn].get("tool_calls")]
@@ -281,23 +294,25 @@ class ChatWriter:
         return [found[turn] if turn in found else self._find_calls(turn, text) for turn in turns]
 
     def _find_words(self, text: str) -> list[Span] | None:
-        """Spans of the assistant's messages, by the words of all messages, which `text` has in order. None if they are
-        ambiguous, or if the template may write the same text itself: its own words, or blanks."""
+        """Spans of the assistant's messages, if `text` is what the template writes around the words of any such chat, with
+        the words of this one between; else None."""
         if self.is_steered or any(message.keys() != {"role", "content"} for message in self.messages):
             return None
-        own = "\0".join([self.template, *{str(message["role"]) for message in self.messages}])
-        words, said = [""], []
-        for message in self.messages:
-            content = message["content"]
-            texts = [content] if isinstance(content, str) else [part.get("text") for part in parts_of([message])]
-            if message["role"] == "assistant":
-                if len(texts) != 1 or not isinstance(texts[0], str) or texts[0] != texts[0].strip() or texts[0] in own:
-                    return None
-                said.append(len(words))
-            words += [one for one in texts if isinstance(one, str)]
-        places = _only_places(text, [*words, ""])
-        spans = [(at, at + len(words[i])) for i in said if (at := places[i]) is not None]
-        return spans if len(spans) == len(said) else None
+        around = _around(self.template, tuple(message["role"] for message in self.messages), *self.given.items())
+        if around is None:
+            return None
+        words = [self._words(message) for message in self.messages]
+        pieces = [*chain.from_iterable(zip(around, [*words, ""], strict=True))]
+        if "".join(pieces) != text:
+            return None
+        ends = [*accumulate(map(len, pieces))]
+        places = zip(ends[::2], ends[1::2], self.messages, strict=False)
+        return [(start, end) for start, end, message in places if message["role"] == "assistant"]
+
+    def _words(self, message: Mapping[str, Any]) -> str:
+        """What a message is for a template that takes strings."""
+        tokens = self.tokenizer.tokens
+        return "".join(tokens.get(part.get("type"), str(part.get("text"))) for part in parts_of([message]))
 
     def _find(self, turns: list[int], text: str) -> dict[int, Span]:
         """Spans of messages of the assistant, by a text with marks in their place: the text between the marks is in `text`,

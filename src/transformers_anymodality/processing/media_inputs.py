@@ -5,43 +5,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from math import ceil
-from typing import Any, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.processing_utils import MultiModalData, TextKwargs
 
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.by_size import INPUT_SIZES, joined
-from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
+from ..model.configuration import SIZES, item_lengths
 from ..model.frames import in_rows
 from ..towers import feature_length
-from ..utils.checked import ConfigError, check_fields
+from ..utils.checked import ConfigError
 from ..utils.registry import did_you_mean
 from ..utils.tensors import padded_to_multiple, row_counts
-from ..utils.upstream import registered_processors
 from .tokenization import PromptTokenizer
 
 
-# The smallest valid numbers in the table, and the most tokens of one medium.
-_LEAST = {"num_tokens": 1, "num_frames": 1, "feature_length": 1, "unit": 1}
-_MOST_TOKENS = 2**17
-# The types of options; options of modalities from other packages are not checked.
-_OPTIONS = {
-    **dict.fromkeys(("windows", "tiles", "max_tokens", "max_pixels", "min_pixels", "pad_to_multiple_of"), int | None),
-    **dict.fromkeys(("num_frames", "max_frames"), int),
-    **dict.fromkeys(("sampling_rate", "overlap"), float),
-    **dict.fromkeys(("fps", "seconds"), float | None),
-    "value_range": list[float] | None,
-}
 # The tokenizer's keyword arguments; all others are a sub-processor's.
 TEXT_KWARGS = frozenset(TextKwargs.__annotations__)
 # Our own, and those that Transformers passes to every processor.
 _OUR_KWARGS = frozenset(("allow_urls", "limits", "sampling_rate"))
 _STOCK_KWARGS = frozenset(("images_kwargs", "videos_kwargs", "audio_kwargs", "return_metadata", "device"))
-_CONFIGS = ("tower", "aligner")
+CONFIGS = ("tower", "aligner")  # of ModalityInputs
 _DECIDED = frozenset(("return_tensors", "sampling_rate", "do_sample_frames"))  # by the modality's spec
 
 
@@ -94,53 +81,10 @@ class ModalityInputs:
         """Whether frames differ in their number of features, which is then a model input."""
         return self.num_tokens is None and (self.feature_length is None or self.trimmed)
 
-    @classmethod
-    def from_dict(cls, modality: str, given: Mapping[str, Any]) -> "ModalityInputs":
-        """The inverse of `to_dict`, also through JSON.
-
-        Raises:
-            ConfigError: a key is unknown or missing, a value has the wrong type, or the config of a tower or an aligner
-                is invalid.
-        """
-        where, known = f"modalities.{modality}", {field.name for field in fields(cls)}
-        if not isinstance(given, Mapping) or given.keys() - known or {"token", "processor", "inputs"} - given.keys():
-            raise ConfigError(
-                f"`{where}` is {given!r:.80}; it must be a table with `token`, `processor` and `inputs`; other keys may "
-                f"only be {', '.join(sorted(known))}."
-            )
-        check_fields(where, {**given, **dict.fromkeys(_CONFIGS)}, get_type_hints(cls), _LEAST)
-        if (given.get("num_tokens") or 0) > _MOST_TOKENS:
-            raise ConfigError(
-                f"`{where}.num_tokens` is {given['num_tokens']}, more than {_MOST_TOKENS} for one medium."
-            )
-        if not given["inputs"]:
-            raise ConfigError(f"`{where}.inputs` is empty; it must name the model's inputs.")
-        if given.get("num_tokens") is None and given.get("aligner") is None:
-            raise ConfigError(f"`{where}` has no `num_tokens`, and no config of an `aligner` that gives their number.")
-        options = given.get("options") or {}
-        _check_options(where, modality, options)
-        values: dict[str, Any] = {**given, "inputs": main_input_first(modality, given["inputs"])}
-        values["options"] = {**MODALITIES[modality].options, **options}
-        for key in _CONFIGS:
-            if given.get(key) is not None:
-                values[key] = as_config(f"{modality}: {key}", given[key])
-        return cls(**values)
-
     def to_dict(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        configs = {key: values.pop(key) for key in _CONFIGS}
+        configs = {key: values.pop(key) for key in CONFIGS}
         return {**values, **{key: config.to_dict() for key, config in configs.items() if config is not None}}
-
-
-def _check_options(where: str, modality: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError for an option that the modality does not have, or one of another type than its default."""
-    known = {**MODALITIES[modality].options, **dict.fromkeys(("pad_to_multiple_of", "max_tokens"))}
-    if unknown := sorted(options.keys() - known.keys()):
-        raise ConfigError(
-            f"`{where}.options` has {', '.join(unknown)}, which {modality} does not read; known: {', '.join(known)}."
-        )
-    hints = {name: _OPTIONS.get(name, bool if isinstance(default, bool) else Any) for name, default in known.items()}
-    check_fields(f"{where}.options", options, {name: hints[name] for name in options}, dict.fromkeys(_OPTIONS, 0))
 
 
 def extract(
@@ -207,13 +151,16 @@ class MediaMixin:
                 items = [self._read(name, i, source, access, rates) for i, source in enumerate(sources)]
                 inputs.update(own := self._extract(name, items, extra))
                 self._check_finite(name, items, own)
-                self._check_most(name, self.num_tokens(name, inputs))
-                token_counts[name] = self._spelled(name, items, inputs)
+                token_counts[name] = self.num_tokens(name, inputs)
+                self._check_most(name, token_counts[name])
+                if self.modalities[name].num_frames is None:
+                    token_counts[name] = self._spelled(name, items, inputs, token_counts[name])
         return inputs, token_counts
 
     def _check_finite(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> None:
         """Raises MediaError if the sub-processor turned floats into NaN or infinity; integers are too small for that."""
-        values, frames = inputs[self.modalities[modality].main_input], inputs.get(f"{modality}_frames")
+        own, frames = self.modalities[modality], inputs.get(f"{modality}_frames")
+        values = inputs[own.main_input]
         read = [item[0] if isinstance(item, tuple) else item for item in items]
         if (
             not any(isinstance(one, np.ndarray) and one.dtype.kind == "f" for one in read)
@@ -223,8 +170,10 @@ class MediaMixin:
         ):
             return
         place = (~values.isfinite()).nonzero()[0].tolist()
-        counts = torch.ones(len(values), dtype=torch.long) if frames is None else frames
-        item = int((counts.cumsum(0) <= place[0]).sum())
+        item = place[0]
+        for counts in (row_counts(inputs[own.grid]) if own.grid else None, frames):  # rows of frames, frames of items
+            if counts is not None:
+                item = int((counts.cumsum(0) <= item).sum())
         raise MediaError(
             f"{modality} {item}: {type(self.sub_processor(modality)).__name__} gives {values[tuple(place)].item()} for it, "
             f"at {place[1:]} of the tower's input: its values are too large. Scale them to their usual range."
@@ -238,11 +187,11 @@ class MediaMixin:
                     f"{modality} {i} needs {count} tokens, but may have {most} (max_tokens). Scale it down."
                 )
 
-    def _spelled(self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor]) -> list[int]:
-        """Tokens that each item needs, with the texts between its frames."""
-        own, counts = self.modalities[modality], self.num_tokens(modality, inputs)
-        if own.num_frames is not None:
-            return counts
+    def _spelled(
+        self, modality: str, items: list[Any], inputs: dict[str, torch.Tensor], counts: list[int]
+    ) -> list[int]:
+        """Tokens that each item needs (`counts`), with the texts between its frames."""
+        own = self.modalities[modality]
         texts = [MODALITIES[modality].texts(item, own.options) for item in items]
         if all(text is None for text in texts):
             return counts
@@ -382,20 +331,6 @@ class MediaMixin:
                 if name == "image":
                     data["num_image_patches"] = [1] * len(sizes)
         return MultiModalData(**data)
-
-
-def sub_processor_class(name: str) -> type:
-    """The class of that name, which must prepare media. Transformers' own look-up fails for classes that were registered
-    for images or videos, because the Auto classes keep these by backend."""
-    for cls in registered_processors():
-        if getattr(cls, "__name__", None) == name:
-            return cls
-    found = getattr(transformers, name, None)
-    if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
-        raise ValueError(
-            f"The processor's config names {name!r}, which is not an image processor or feature extractor."
-        )
-    return found
 
 
 def check_given_once(nested: str, own: Mapping[str, Any], flat: Mapping[str, Any]) -> None:

@@ -1,22 +1,22 @@
 """The processor: turns text, chat messages and media of every modality into model inputs."""
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.remote_code import PROCESSOR_AUTO_MAP, RemoteCodeMixin
-from ..utils.checked import ConfigError, check_fields, check_flags, check_numbers, read_from
+from ..utils.checked import check_fields, read_from
 from ..utils.registry import did_you_mean
 from ..utils.upstream import template_variables
 from .chat import ChatWriter, media_of, read_chats
-from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once, sub_processor_class
-from .tokenization import Prompt, PromptTokenizer, Text, lay_out
+from .layout import lay_out
+from .loading import load_parts, modality_inputs
+from .media_inputs import TEXT_KWARGS, MediaMixin, ModalityInputs, check_given_once
+from .tokenization import Prompt, PromptTokenizer, Text
 
 
 # The tokenizer's keyword arguments that are invalid for prompts with media, or that nothing reads.
@@ -69,7 +69,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             raise ValueError(f"Unknown settings {unknown} in `text_settings`; known: piecewise, stop.")
         check_fields("text_settings", self.text_settings, {"piecewise": bool, "stop": list[str]}, {})
         self.modalities = {
-            name: own if isinstance(own, ModalityInputs) else ModalityInputs.from_dict(name, own)
+            name: own if isinstance(own, ModalityInputs) else modality_inputs(name, own)
             for name, own in sorted((modalities or {}).items())
         }
         self.sub_processor_names = sorted({own.processor for own in self.modalities.values()})
@@ -303,17 +303,15 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
 
     # --- answers -------------------------------------------------------------------------------------------------
 
-    def decode(self, *args, **kwargs) -> Any:
+    def decode(self, token_ids: Any, skip_special_tokens: bool = False, *args, **kwargs) -> Any:
         """As the tokenizer's; without special tokens, it also cuts the answer at a stop (`text_settings["stop"]`)."""
-        return self._cut(super().decode(*args, **kwargs), **kwargs)
+        return self._cut(super().decode(token_ids, skip_special_tokens, *args, **kwargs), skip_special_tokens)
 
-    def batch_decode(self, *args, **kwargs) -> list[str]:
-        return self._cut(super().batch_decode(*args, **kwargs), **kwargs)
+    def batch_decode(self, sequences: Any, skip_special_tokens: bool = False, *args, **kwargs) -> list[str]:
+        return self._cut(super().batch_decode(sequences, skip_special_tokens, *args, **kwargs), skip_special_tokens)
 
-    def _cut(self, text: Any, skip_special_tokens: bool = False, **kwargs) -> Any:
-        if not skip_special_tokens:
-            return text
-        stops = self.text_settings.get("stop", ())
+    def _cut(self, text: Any, skip_special_tokens: bool) -> Any:
+        stops = self.text_settings.get("stop", ()) if skip_special_tokens else ()
         return [until_stop(one, stops) for one in text] if isinstance(text, list) else until_stop(text, stops)
 
     # --- names ---------------------------------------------------------------------------------------------------
@@ -356,33 +354,7 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
                 f"{pretrained_model_name_or_path} has a model, but not its processor. Save both together: "
                 "model.save_pretrained(folder, processor=processor)."
             )
-        check_fields("config", {"modalities": processor_dict["modalities"]}, {"modalities": dict[str, dict]}, {})
-        names = sorted({str(row.get("processor")) for row in processor_dict["modalities"].values()})
-        parts = {name: kwargs.pop(name) for name in names if name in kwargs}
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        for name in names:
-            if name in parts:
-                continue
-            if re.fullmatch(r"\w+_tokenizer", name):
-                folder = os.path.join(kwargs.get("subfolder", ""), name)
-                parts[name] = AutoTokenizer.from_pretrained(
-                    pretrained_model_name_or_path, **{**kwargs, "subfolder": folder}
-                )
-                continue
-            if name not in processor_dict:
-                raise ValueError(f"The processor's config lacks {name!r}, which its modalities need: save it again.")
-            check_fields("config", {name: processor_dict[name]}, {name: dict}, {})
-            check_numbers(name, processor_dict[name], finite=True)
-            settings = {key: kwargs.get(key, value) for key, value in processor_dict[name].items()}
-            kinds = (f"{kind}_type" for kind in ("image_processor", "video_processor", "feature_extractor"))
-            kind = next((kind for kind in kinds if kind in settings), None)
-            if kind is None:
-                raise ConfigError(f"`{name}` does not say its class, as `feature_extractor_type` or the like.")
-            with read_from(f"`{name}`"):
-                preparing = sub_processor_class(settings[kind])
-                check_flags(name, settings, preparing)
-                parts[name] = preparing(**settings)
-        return [tokenizer, parts]
+        return load_parts(pretrained_model_name_or_path, processor_dict, **kwargs)
 
 
 def _flatten(spec: ModalitySpec, value: Any) -> tuple[list[Any], list[int] | None]:

@@ -41,6 +41,8 @@ _LOOK_BACK = (
     "min_length",
 )
 _UNSET = (None, 0, 1.0)
+# Model inputs of each token, which `generate` itself lengthens; all others are of media.
+_OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 FAILED = "The server failed to answer; its log says why."
 
 
@@ -90,10 +92,10 @@ class Row:
 
     def rest(self) -> dict[str, Any]:
         """Model inputs to continue the answer: the prompt, then the answer so far."""
-        said, inputs = self.inputs["input_ids"].new_tensor([self.ids]), {**self.inputs}
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], said], 1)
-        if "attention_mask" in inputs:
-            inputs["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, len(self.ids)), value=1)
+        inputs = {**self.inputs}
+        for name in inputs.keys() & {*_OF_TOKENS}:  # new tokens have the mask and the type of the last one
+            inputs[name] = torch.cat([inputs[name], inputs[name][:, -1:].expand(-1, len(self.ids))], 1)
+        inputs["input_ids"][0, self.length :] = torch.tensor(self.ids)
         return inputs
 
     def take(self, token: int) -> None:
@@ -198,11 +200,9 @@ class BatchManager(GenerateManager):
         """Answers rows together. If that fails, the remaining ones run in halves: rows may fit into memory separately, and
         the error of one row is not the others'."""
         error = self._run(model, rows)
-        if error is None:
-            return
         left = [row for row in rows if not row.ended]
-        if len(rows) == 1:
-            for row in left:
+        if error is None or len(rows) == 1:
+            for row in left:  # without an error, of what the model's own config ends by, such as `max_time`
                 row.end(error)
             return
         gc.collect()  # frees the tensors of the failed run
@@ -251,13 +251,10 @@ def _is_of_memory(error: Exception) -> bool:
 
 def _alike(inputs: dict[str, Any], rows: list[Row]) -> bool:
     """Whether media have the same size as those of rows; rows may have different modalities."""
-    shapes = {name: value.shape[1:] for row in rows for name, value in row.inputs.items() if name not in _TEXT}
+    media = {name: value.shape[1:] for name, value in inputs.items() if name not in _OF_TOKENS}
     return all(
-        shapes.get(name, value.shape[1:]) == value.shape[1:] for name, value in inputs.items() if name not in _TEXT
+        row.inputs[name].shape[1:] == shape for row in rows for name, shape in media.items() if name in row.inputs
     )
-
-
-_TEXT = ("input_ids", "attention_mask")
 
 
 def together(inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -266,7 +263,7 @@ def together(inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     joined = {}
     for name in dict.fromkeys(name for one in inputs for name in one):
         values = [one[name] for one in inputs if name in one]
-        if name in _TEXT:  # padding is masked, so its id does not matter
+        if name in _OF_TOKENS:  # padding is masked, so its id does not matter
             values = [torch.nn.functional.pad(value, (longest - value.shape[1], 0)) for value in values]
         joined[name] = torch.cat(values)
     return joined
