@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from anymodality.plain.printing import visible
+
 from ..modalities import MediaError
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
-from ..utils.printing import visible
 from .records import located, name_of, read_chat
 
 

@@ -13,9 +13,11 @@ import transformers
 from transformers import FeatureExtractionMixin, ImageProcessingMixin, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.processing_utils import MultiModalData, TextKwargs
 
+from anymodality.plain.table import main_input_first
+
 from ..modalities import MODALITIES, MediaError, ModalitySpec
 from ..model.by_size import INPUT_SIZES, joined
-from ..model.configuration import SIZES, as_config, item_lengths, main_input_first
+from ..model.configuration import SIZES, as_config, item_lengths
 from ..model.frames import in_rows
 from ..towers import feature_length
 from ..utils.checked import ConfigError, check_fields
