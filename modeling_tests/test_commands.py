@@ -139,12 +139,12 @@ def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
         with pytest.raises(ValueError, match="is damaged"), open_weights(weights):
             pass
     weights.unlink()
-    cases = {
-        "lacks model.safetensors": config,
-        "is not JSON": "{",
-        "`modalities` must be": {**config, "modalities": 3},
-    }
+    assert cli.main(["inspect", str(copy)]) == 1
+    assert "lacks model.safetensors" in capsys.readouterr().err
+    weights.write_bytes(whole)
+    cases = {"is not JSON": "{", "`modalities` must be a table": {**config, "modalities": 3}}
     cases["`image_config` must be a config"] = {**config, "image_config": None}
+    cases["cannot be used (TypeError"] = {**config, "trained": 3}
     for message, content in cases.items():
         (copy / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
         assert cli.main(["inspect", str(copy)]) == 1

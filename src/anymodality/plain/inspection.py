@@ -173,15 +173,20 @@ def inspection(
     rows: Mapping[str, Mapping[str, Any]],
     count: Count,
 ) -> Inspection:
-    """Of a composite's config as JSON, its tensors, and the processor's row for each modality."""
+    """Of a composite's config as JSON, its tensors, and the processor's row for each modality. Raises ValueError for values
+    of another kind than they are written with."""
     parameters: Counter[str] = Counter()
     memory: dict[str, Counter[str]] = defaultdict(Counter)
     for name, dtype, numbers, size in tensors:
         part = name.partition(".")[0]
         parameters[part] += numbers
         memory[part][dtype] += size
-    parts = [_part(name, config, parameters[name], memory[name]) for name in part_names(config["modalities"])]
-    modalities = [_modality(name, config, rows.get(name, {}), count) for name in sorted(config["modalities"])]
+    try:
+        parts = [_part(name, config, parameters[name], memory[name]) for name in part_names(config["modalities"])]
+        modalities = [_modality(name, config, rows.get(name, {}), count) for name in sorted(config["modalities"])]
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"What the configs of {source} say cannot be used ({reason}).") from error
     return Inspection(source, parts, modalities)
 
 
