@@ -49,14 +49,16 @@ def write(results: list[Result], how: str, page: Path = PAGE) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="Fewer rounds: a first impression")
-    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="Scripts to run; without a page")
+    parser.add_argument(
+        "--quick", action="store_true", help="Fewer rounds, no large sizes, no page: a first impression"
+    )
+    parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="Scripts to run; no page")
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine())
     effort = QUICK if options.quick else FULL
     results = [result for script in options.only for result in run(script, effort)]
-    if options.only == SCRIPTS:
+    if options.only == SCRIPTS and not options.quick:
         write(results, f"in {effort.least} rounds or more")
     print(f"{sum(result.is_met for result in results)} of {len(results)} goals met")
     return 0

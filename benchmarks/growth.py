@@ -50,6 +50,7 @@ def measure(effort: Effort) -> Iterator[Result]:
             ("items of a batch, forward", (1, 2) if few else (4, 16, 64), items),
             ("modalities of a model, forward of text", (1, 2) if few else (3, 6, 12), _modalities),
         ):
+            sizes = sizes if effort.largest else sizes[:-1]
             exponent = growth(sizes, run, effort)
             yield Result(13, what, f"{sizes[0]:,} to {sizes[-1]:,}", [exponent], LINEAR)
 

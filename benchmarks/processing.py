@@ -112,7 +112,7 @@ def turns(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Result]:
     try:
         for name, template in (("", own), (", no tags", plain)):
             processor.chat_template = template
-            for count in (2,) if effort.tiny else (8, 128, 512):
+            for count in (2,) if effort.tiny else (8, 128, 512) if effort.largest else (8, 128):
                 chat = _chat(count, 3)
 
                 def rival() -> Any:

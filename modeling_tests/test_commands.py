@@ -1,18 +1,21 @@
-"""The command `anymodality`: help without torch, inspect, compose, generate."""
+"""The command `anymodality`: help and inspect without torch, compose, generate."""
 
 import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
 
 from anymodality import cli
+from anymodality.plain.files import stored_tensors
 from modeling_tests import tiny
 from transformers_anymodality.hub.inspect import inspect_checkpoint
 from transformers_anymodality.utils.files import open_weights
@@ -42,7 +45,7 @@ LOADED = """
 import sys
 import anymodality.cli
 status = anymodality.cli.main()
-assert "torch" not in sys.modules and "transformers" not in sys.modules, "help loads what takes time"
+assert "torch" not in sys.modules and "transformers" not in sys.modules, "what takes time is loaded"
 sys.exit(status)
 """
 
@@ -83,10 +86,17 @@ def test_maxima_that_are_none_are_refused(words, capsys):
 
 def test_the_entry_point_loads_the_package_when_a_command_runs(composed):
     code = "import sys, anymodality.cli; sys.exit(anymodality.cli.main())"
-    words = [sys.executable, "-c", code, "inspect", str(composed)]
+    words = [sys.executable, "-c", code, "card", str(composed), "--stdout"]
     run = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0 and "perceiver_resampler" in run.stdout, run.stderr
     assert subprocess.run([*words, "--nonsense"], capture_output=True, timeout=60).returncode == 2
+
+
+def test_a_folder_is_inspected_without_what_takes_time(composed, parts, tmp_path):
+    run = subprocess.run([sys.executable, "-c", LOADED, "inspect", str(composed)], capture_output=True, text=True)
+    assert run.returncode == 0 and str(inspect_checkpoint(composed)) == run.stdout.rstrip("\n"), run.stderr
+    run = subprocess.run([sys.executable, "-c", LOADED, "inspect", str(parts / "lm")], capture_output=True, text=True)
+    assert run.returncode == 1 and run.stderr.strip().endswith("checkpoint (model_type 'llama')."), run.stderr
 
 
 def test_inspect(composed, parts, capsys):
@@ -106,19 +116,54 @@ def test_inspect(composed, parts, capsys):
     assert "image_tower" in capsys.readouterr().out
 
 
+def test_classes_count_the_tokens_that_the_processor_says(composed, tmp_path):
+    expected = inspect_checkpoint(composed).modalities
+    shutil.copytree(composed, tmp_path, ignore=shutil.ignore_patterns("processor_config.json"), dirs_exist_ok=True)
+    found = inspect_checkpoint(tmp_path).modalities
+    assert [replace(modality, token=None) for modality in expected] == found
+    assert all(modality.tokens for modality in found)
+
+
 def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
     assert cli.main(["inspect", str(parts / "lm")]) == 1
     assert (
         capsys.readouterr().err.strip().endswith("is not a transformers-anymodality checkpoint (model_type 'llama').")
     )
     assert cli.main(["inspect", str(tmp_path / "gone")]) == 1
-    broken = tmp_path / "model.safetensors"
-    broken.write_bytes((composed / "model.safetensors").read_bytes()[:-8])
-    with pytest.raises(ValueError, match="is damaged"), open_weights(broken):
-        pass
-    broken.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(ValueError, match="is not a safetensors file"), open_weights(broken):
-        pass
+    copy, whole = Path(shutil.copytree(composed, tmp_path / "copy")), (composed / "model.safetensors").read_bytes()
+    weights, config = copy / "model.safetensors", json.loads((composed / "config.json").read_text())
+    for content in (whole[:-8], whole + b"x", whole[:5], b"", whole[:8] + b"[]" + whole[10:]):
+        weights.write_bytes(content)
+        assert cli.main(["inspect", str(copy)]) == 1
+        assert f"{weights} is damaged, or is not a safetensors file" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="is damaged"), open_weights(weights):
+            pass
+    weights.unlink()
+    assert cli.main(["inspect", str(copy)]) == 1
+    assert "lacks model.safetensors" in capsys.readouterr().err
+    weights.write_bytes(whole)
+    cases = {"is not JSON": "{", "`modalities` must be a table": {**config, "modalities": 3}}
+    cases["`image_config` must be a config"] = {**config, "image_config": None}
+    cases["cannot be used (TypeError"] = {**config, "trained": 3}
+    for message, content in cases.items():
+        (copy / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        assert cli.main(["inspect", str(copy)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_headers_of_every_dtype_are_read(tmp_path):
+    """As safetensors writes them, and torch calls them."""
+    seen = 0
+    for dtype in {one for one in vars(torch).values() if isinstance(one, torch.dtype)}:
+        try:
+            save_file({"one": torch.empty(4, 6, dtype=dtype), "none": torch.empty(0, dtype=dtype)}, tmp_path / "x")
+        except (KeyError, ValueError, RuntimeError, TypeError):  # safetensors does not have it
+            continue
+        seen += 1
+        none, one = sorted(stored_tensors(tmp_path / "x"))
+        assert none[1:] == (str(dtype).removeprefix("torch."), 0, 0)
+        assert one[:2] == ("one", str(dtype).removeprefix("torch.")) and one[3] == 24 * dtype.itemsize
+    assert seen > 15
 
 
 def test_compose_light_from_yaml(parts, tmp_path, capsys):

@@ -32,6 +32,7 @@ from transformers_anymodality.data import (
     read_chat,
     register_format,
 )
+from transformers_anymodality.data.records import encode_chats
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.systems import SYSTEMS
 
@@ -186,7 +187,7 @@ def test_all_that_is_wrong_with_a_record_is_told(processor):
     """Each once, whatever finds it first."""
     record = {**said("<image><image><audio>", image="a.png"), "imu": ["b.csv", "c.csv"]}
     chat = read_chat(0, record, processor)
-    chat.encode(processor)
+    encode_chats([chat], processor)
     found = [(problem.kind, problem.modality) for problem in chat.problems]
     assert found == [("wrong_count", "audio"), ("wrong_count", "image"), ("wrong_count", "imu"), ("no_answer", None)]
     with pytest.raises(ValueError, match="Sample 0 has 1 <audio> placeholders, but 0 media of 'audio'"):

@@ -12,15 +12,15 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from anymodality import cli
+from anymodality.plain.inspection import Inspection, ModalityInfo, PartInfo
+from anymodality.plain.printing import as_json, in_markdown, visible
 from modeling_tests import chat_templates, tiny
 from modeling_tests.browser import HOSTILE, Alerts, tab
 from transformers_anymodality.data.figures import curves, write_html
 from transformers_anymodality.data.showing import as_text, look, write_page
 from transformers_anymodality.evaluation.pages import write_rating_page
 from transformers_anymodality.hub import Licences, make_card
-from transformers_anymodality.hub.inspect import Inspection, ModalityInfo, PartInfo
 from transformers_anymodality.training.callbacks import tables
-from transformers_anymodality.utils.printing import as_json, in_markdown, visible
 
 
 class Structure(HTMLParser):

@@ -56,7 +56,7 @@ def folder(module: str) -> str:
     package, _, rest = module.partition(".")
     name = rest.partition(".")[0]
     if package != PACKAGE:
-        return package
+        return f"{package}/{name}" if name == "plain" else package
     return name if (ROOT / "src" / PACKAGE / name).is_dir() and name else f"{name or '__init__'}.py"
 
 

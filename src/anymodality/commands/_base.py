@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
+from anymodality.plain.printing import as_json, visible
+
 
 if TYPE_CHECKING:
     from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor
@@ -26,22 +28,25 @@ class Command(TyperCommand):
     The text after "Example:" in its docstring is printed at the end of its help.
     """
 
+    loads_package = True  # else only for `--import`
+
     def __init__(self, *args: Any, help: str | None = None, **settings: Any):
         text, found, example = (help or "").partition("Example:\n")
         super().__init__(*args, **{**settings, "help": text, "epilog": f"\b\n{found}{example}"})
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
-            load_package()
-            if module := ctx.params.get("module"):
+            module = ctx.params.get("module")
+            if self.loads_package or module:
+                load_package()
+            if module:
                 sys.path.insert(0, os.getcwd())
                 importlib.import_module(module)
             return super().invoke(ctx)
         except BrokenPipeError:
             raise  # the reader closed the pipe
         except (ValueError, OSError, ImportError) as error:
-            known = "transformers_anymodality" in sys.modules
-            (tell if known else print)(f"{ctx.command_path}: {error}", file=sys.stderr)
+            tell(f"{ctx.command_path}: {error}", file=sys.stderr)
             raise typer.Exit(1) from error
 
 
@@ -169,12 +174,8 @@ def sampling(
 
 def tell(text: Any, **settings: Any) -> None:
     """Prints text without control characters: file names, data and answers are not trusted."""
-    from transformers_anymodality.utils.printing import visible
-
     print(visible(text), **settings)
 
 
 def print_json(document: Any) -> None:
-    from transformers_anymodality.utils.printing import as_json
-
     print(as_json(document))

@@ -1,9 +1,16 @@
 """`anymodality inspect`."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from anymodality.commands._base import print_json, tell
+from anymodality.commands._base import Command, print_json, tell
 from anymodality.commands._options import Import, Json, argument, option
+
+
+class CLASS(Command):
+    """Loads the package only for what the files of a folder do not say."""
+
+    loads_package = False
 
 
 def inspect(
@@ -20,7 +27,18 @@ def inspect(
     Example:
       anymodality inspect my-name/my-model --revision v1.0
     """
-    from transformers_anymodality.hub.inspect import inspect_checkpoint
+    if Path(source).is_dir():
+        from anymodality.plain.inspection import inspect_folder
 
-    found = inspect_checkpoint(source, revision=revision)
+        found = inspect_folder(source, _count_tokens)
+    else:
+        from transformers_anymodality.hub.inspect import inspect_checkpoint
+
+        found = inspect_checkpoint(source, revision=revision)
     print_json(found.to_dict()) if json else tell(found)
+
+
+def _count_tokens(*asked: Any) -> Any:
+    from transformers_anymodality.hub.inspect import count_tokens
+
+    return count_tokens(*asked)

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from ..utils.files import open_weights, read_json, shard_names
+from anymodality.plain.files import read_json, shard_names
+
+from ..utils.files import open_weights
 
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")

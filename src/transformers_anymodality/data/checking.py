@@ -12,7 +12,7 @@ from tqdm import tqdm
 from ..utils.files import json_lines
 from ..utils.processes import read_ahead
 from .datasets import open_records
-from .records import MEDIA_ROOT, Chat, is_missing, read_chat
+from .records import MEDIA_ROOT, Chat, encode_chats, is_missing, read_chat
 
 
 # Kinds of problems, in the order of the report.
@@ -116,7 +116,7 @@ class _Checked:
         except ValueError as error:
             return [Problem(index, "broken_record", str(error))], None, 0
         chat = read_chat(index, record, self.processor, self.media_root)
-        prompt = chat.encode(self.processor)
+        (prompt,) = encode_chats([chat], self.processor)
         counts = {name: [self._tokens(chat, name, i) for i in range(len(media))] for name, media in chat.media.items()}
         tokens = None
         if prompt is not None and not any(problem.modality for problem in chat.problems):

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
+from anymodality.plain.printing import visible
+
 from ..modalities import MediaError
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
-from ..utils.printing import visible
-from .records import located, name_of, read_chat
+from .records import encode_chats, located, name_of, read_chat
 
 
 logger = logging.get_logger(__name__)
@@ -126,15 +127,15 @@ class AnyModalityDataCollator:
         self, samples: list[Mapping[str, Any]], first: int = 0
     ) -> tuple[list[Prompt | None], dict[str, torch.Tensor]]:
         """The samples' tokens, None for dropped ones, and the media's model inputs."""
-        chats = [self._chat(first + i, sample) for i, sample in enumerate(samples)]
-        media = {
-            name: [item for _, found in chats for item in found.get(name, [])] for name in self.processor.modalities
-        }
+        chats = [read_chat(first + i, one, self.processor, self.media_root) for i, one in enumerate(samples)]
+        encoded = encode_chats(chats, self.processor)
+        found = [chat.checked().media for chat in chats]
+        prompts = [prompt for prompt in encoded if prompt is not None]  # all: a chat without one has a problem
+        media = {name: [item for own in found for item in own.get(name, [])] for name in self.processor.modalities}
         if self.features is None:
             inputs, token_counts = self.processor.process_media(media)
         else:
             inputs, token_counts = self.features.inputs(self.processor, media)
-        prompts = [prompt for prompt, _ in chats]
         self.processor.prompt_tokenizer.place_media(prompts, token_counts)
         return [self._fitted(first + i, prompt) for i, prompt in enumerate(prompts)], inputs
 
@@ -163,12 +164,6 @@ class AnyModalityDataCollator:
             logger.warning(f"Samples are skipped (`collator.skipped` counts them). The first: {visible(first)}")
         self._skipped.add(len(faults))
         return kept or [self._last_good]
-
-    def _chat(self, index: int, sample: Mapping[str, Any]) -> tuple[Prompt, dict[str, list[Any]]]:
-        """The tokens and the media of one sample."""
-        chat = read_chat(index, sample, self.processor, self.media_root)
-        prompt = chat.encode(self.processor)
-        return prompt, chat.checked().media
 
     def _fitted(self, index: int, prompt: Prompt) -> Prompt | None:
         """One sample with `max_length` tokens at most, or None if it is dropped."""

@@ -3,13 +3,14 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..modalities import MODALITIES, MediaError, UnknownModalityError
-from ..processing.chat import media_of, part_source, parts_of, read_chats
+from ..processing.chat import ChatWriter, media_of, part_source, parts_of, read_chats
 from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean
 
@@ -57,38 +58,50 @@ class Chat:
             raise problem
         return self
 
-    def encode(self, processor: Any) -> Prompt | None:
-        """The chat's tokens, with the assistant's marked; None if it has none. Errors become problems."""
-        if not self.messages:
-            return None
-        try:
-            prompt = processor.tokenize_chat(self.messages, self.tools, said=True)
-        except (ImportError, MemoryError):
-            raise
-        except Exception as error:  # templates may raise anything
-            self.fail(error)
-            return None
-        for name, token_id in processor.prompt_tokenizer.placeholders.items():
-            self.count(name, processor.modalities[name].token, prompt.count(token_id))
-        if not prompt.said.any():
-            self.add("has no assistant text to train on.", "no_answer")
-        return prompt
-
     def add(self, problem: str, kind: str, modality: str | None = None) -> None:
         message = f"{self.where}{' ' if problem.startswith('has ') else ': '}{problem}"
         self.problems.append(RecordError(message, kind, modality))
 
-    def fail(self, error: Exception) -> None:
-        """Adds an error as a problem."""
-        kind = "unknown_modality" if isinstance(error, UnknownModalityError) else "broken_record"
-        self.add(str(error), kind)
-        self.problems[-1].__cause__ = error
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Adds an error within as a problem; templates may raise anything."""
+        try:
+            yield
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:
+            kind = "unknown_modality" if isinstance(error, UnknownModalityError) else "broken_record"
+            self.add(str(error), kind)
+            self.problems[-1].__cause__ = error
 
     def count(self, modality: str, token: str, places: int) -> None:
         """Adds a problem if there are more or fewer media than placeholders."""
         given = len(self.media.get(modality, ()))
         if places != given and not any(problem.modality == modality for problem in self.problems):
             self.add(count_error(modality, token, places, given), "wrong_count", modality)
+
+
+def encode_chats(chats: Sequence[Chat], processor: Any) -> list[Prompt | None]:
+    """Each chat's tokens, and which of them the assistant said; None if there are none. Errors become its problems."""
+    tokenizer, texts = processor.prompt_tokenizer, {}
+    for i, chat in enumerate(chats):
+        with chat.failing():
+            if chat.messages:
+                template, options = processor.resolve_chat_template(), {"add_generation_prompt": False}
+                texts[i] = ChatWriter(template, tokenizer, chat.messages, chat.tools, **options).write(said=True)
+    prompts: dict[int, Prompt] = {}
+    try:
+        prompts = dict(zip(texts, tokenizer.encode([*texts.values()]), strict=True))
+    except Exception:
+        for i, text in texts.items():  # by itself, so that it is known whose error it is
+            with chats[i].failing():
+                (prompts[i],) = tokenizer.encode([text])
+    for i, prompt in prompts.items():
+        for name, token_id in tokenizer.placeholders.items():
+            chats[i].count(name, processor.modalities[name].token, prompt.count(token_id))
+        if not prompt.said.any():
+            chats[i].add("has no assistant text to train on.", "no_answer")
+    return [prompts.get(i) for i in range(len(chats))]
 
 
 def read_chat(
@@ -104,12 +117,8 @@ def read_chat(
         question: for a record that is not a chat: the user's text after the media in its columns.
     """
     chat = Chat(name_of(index, record))
-    try:
+    with chat.failing():
         _read(chat, record, processor, media_root, question)
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:
-        chat.fail(error)
     return chat
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from anymodality.plain.printing import visible
+
 from ..modalities import MODALITIES, MediaError
 from ..processing.tokenization import Prompt
-from ..utils.printing import visible
 from .collator import AnyModalityDataCollator
 from .figures import figures, write_html
 from .records import located, name_of, read_chat

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..utils.tables import columns
+from anymodality.plain.tables import columns
+
 from .results import read_answers, read_results
 from .scores import SCORES
 from .tasks import TASKS, rows_of

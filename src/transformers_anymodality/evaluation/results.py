@@ -15,8 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anymodality.plain.files import read_json
+
 from ..data.datasets import open_records
-from ..utils.files import json_lines, read_json, write_json
+from ..utils.files import json_lines, write_json
 from ..utils.upstream import httpx
 from .jobs import Job
 from .tasks import Lines, Rating, score, score_groups

@@ -20,7 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..utils.files import read_json, write_json, written_whole
+from anymodality.plain.files import read_json
+
+from ..utils.files import write_json, written_whole
 
 
 FORMAT = 2

@@ -10,12 +10,14 @@ from huggingface_hub import CardData, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 from yaml import YAMLError
 
+from anymodality.plain.files import read_json
+from anymodality.plain.inspection import Inspection, PartInfo
+from anymodality.plain.printing import as_code, as_json, fence, in_markdown, visible
+
 from ..model.configuration import AnyModalityConfig
-from ..utils.files import read_json
 from ..utils.hub import is_hub_id
-from ..utils.printing import as_code, as_json, fence, in_markdown, visible
 from .history import read_history, read_results
-from .inspect import Inspection, PartInfo, inspect_checkpoint
+from .inspect import inspect_checkpoint
 
 
 UNKNOWN = "unknown"

@@ -5,7 +5,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from ..utils.files import read_json
+from anymodality.plain.files import read_json
+
 from ..utils.hub import is_hub_id
 
 

@@ -15,15 +15,18 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoProcessor, BatchFeature, PreTrainedModel
 
+from anymodality.plain.files import read_json
+from anymodality.plain.inspection import Inspection
+
 from ..modalities import MODALITIES
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
 from ..processing.processor import AnyModalityProcessor
-from ..utils.files import read_json, write_json
+from ..utils.files import write_json
 from ..utils.hub import is_hub_id
 from ..utils.tensors import in_eval
 from . import make_card
 from .history import data_name
-from .inspect import Inspection, inspect_checkpoint
+from .inspect import inspect_checkpoint
 
 
 # Files of a training that are not part of the model: states of optimizers and loaders (pickled), the Trainer's state (names

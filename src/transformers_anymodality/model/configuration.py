@@ -12,6 +12,8 @@ from typing import Any, get_type_hints
 import torch
 from transformers import CONFIG_MAPPING, LlamaConfig, PreTrainedConfig
 
+from anymodality.plain.table import config_key, main_input_first, part_names
+
 from ..modalities._base import check_modality_name
 from ..utils.checked import ConfigError, check_fields, check_flags, check_numbers, read_from
 from ..utils.registry import did_you_mean
@@ -105,15 +107,6 @@ class ModalityConfig:
         return row
 
 
-def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
-    """Puts the main input first again (JSON files have sorted keys); other inputs begin with the modality's name."""
-
-    def is_other(name: str) -> bool:
-        return name.startswith(f"{modality}_") and name != f"{modality}_values"
-
-    return {name: inputs[name] for name in sorted(inputs, key=is_other)}
-
-
 class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     """
     Args:
@@ -185,12 +178,10 @@ class AnyModalityConfig(RemoteCodeMixin, PreTrainedConfig):
     @property
     def part_names(self) -> list[str]:
         """The model's children: "language_model", and each modality's own `<modality>_tower`, `<modality>_aligner`."""
-        pairs = [(name, part) for name in self.modalities for part in ("tower", "aligner")]
-        own = [f"{name}_{part}" for name, part in pairs if getattr(self.modalities[name], part) == name]
-        return ["language_model", *own]
+        return part_names({name: vars(row) for name, row in self.modalities.items()})
 
     def _part_keys(self) -> list[str]:
-        return [f"{part.removesuffix('_tower')}_config" for part in self.part_names[1:]]
+        return [config_key(part) for part in self.part_names[1:]]
 
     @property
     def sub_configs(self) -> dict[str, type[PreTrainedConfig]]:

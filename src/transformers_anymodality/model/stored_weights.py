@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from anymodality.plain.files import shard_names, stored_tensors
+
 from ..utils.checked import ConfigError
-from ..utils.files import open_weights, shard_names
-from ..utils.upstream import get_checkpoint_shard_files, str_to_torch_dtype
+from ..utils.upstream import get_checkpoint_shard_files
 
 
 _CONVERTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -46,10 +47,9 @@ def stored_dtypes(files: list[Path]) -> dict[str, torch.dtype]:
     for file in files:
         if not file.is_file():
             raise ConfigError(f"{file} is missing, although the checkpoint's index names it.")
-        with open_weights(file) as weights:
-            for name in weights.keys():  # noqa: SIM118
-                # Complex numbers are missing from Transformers' table.
-                found[name] = str_to_torch_dtype.get(weights.get_slice(name).get_dtype(), torch.complex64)
+        for name, dtype, _, _ in stored_tensors(file):
+            # Dtypes that torch lacks are refused like complex numbers.
+            found[name] = getattr(torch, dtype, torch.complex64)
     return found
 
 

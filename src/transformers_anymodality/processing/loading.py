@@ -9,8 +9,10 @@ from typing import Any, get_type_hints
 import transformers
 from transformers import AutoTokenizer, FeatureExtractionMixin, ImageProcessingMixin
 
+from anymodality.plain.table import main_input_first
+
 from ..modalities import MODALITIES
-from ..model.configuration import as_config, main_input_first
+from ..model.configuration import as_config
 from ..utils.checked import ConfigError, check_fields, check_flags, check_numbers, read_from
 from ..utils.upstream import registered_processors
 from .media_inputs import CONFIGS, ModalityInputs

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from anymodality.plain.printing import in_markdown, visible
+
 from ..data.records import read_chat
 from ..processing.chat import parts_of
 from ..processing.processor import AnyModalityProcessor
 from ..utils.files import json_lines
-from ..utils.printing import in_markdown, visible
 from ..utils.tensors import in_eval, is_sharded
 from ..utils.upstream import trackers
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from transformers.utils import logging
 
-from ..utils.files import changed_file, open_weights, read_json, shard_names
+from anymodality.plain.files import read_json, shard_names, stored_tensors
+
+from ..utils.files import changed_file
 
 
 logger = logging.get_logger(__name__)
@@ -65,8 +67,7 @@ def _check(file: Path) -> None:
     elif file.suffix == ".json":
         read_json(file)
     elif file.suffix == ".safetensors":
-        with open_weights(file):
-            pass
+        stored_tensors(file)
     elif file.suffix in (".pt", ".pth", ".bin"):
         try:
             with zipfile.ZipFile(file) as content:

@@ -5,9 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from anymodality.plain.tables import columns
+
 from ..model.modeling import AnyModalityPreTrainedModel
 from ..utils.registry import did_you_mean
-from ..utils.tables import columns
 from ..utils.upstream import set_checkpointing
 
 

@@ -10,13 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-
-def read_json(file: str | Path) -> Any:
-    """Raises ValueError, which names the file, if it is not JSON."""
-    try:
-        return json.loads(Path(file).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}.") from error
+from anymodality.plain.files import read_json
 
 
 def check_new(output: str | Path) -> None:
@@ -59,15 +53,6 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
         raise (OSError(message) if number is None else OSError(number, message)) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def shard_names(index: str | Path) -> list[str]:
-    """The files that an index (`model.safetensors.index.json`) spreads tensors over."""
-    found = read_json(index)
-    names = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{index}: `weight_map` must be a table of tensors and the files that they are in.")
-    return sorted(set(names.values()))
 
 
 # --- checksums of weights ------------------------------------------------------------------------------------------------

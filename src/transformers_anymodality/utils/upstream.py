@@ -23,9 +23,6 @@ from transformers.integrations import deepspeed
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-# Dtypes by the names that safetensors has for them.
-from transformers.modeling_utils import str_to_torch_dtype
-
 # The classes for a config. Pipelines and `transformers serve` look up names in `*_NAMES`: we add ours there.
 from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING

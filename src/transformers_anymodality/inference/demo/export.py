@@ -10,10 +10,11 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCardData
 
+from anymodality.plain.printing import in_markdown
+
 from ... import __version__
 from ...processing.chat import parts_of
 from ...utils.files import json_lines
-from ...utils.printing import in_markdown
 from .examples import file_of, read_chats
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import gradio as gr
 
+from anymodality.plain.printing import in_markdown
+
 from ...modalities import MODALITIES, AudioSpec, ImageSpec, ModalitySpec, VideoSpec
-from ...utils.printing import in_markdown
 from .examples import Example, modalities, read_examples
 from .running import files_alone, private_folder
 from .session import Host, Policy, Session, Turn

@@ -1,0 +1,1 @@
+"""What needs neither torch nor Transformers. The command and the package use it alike."""
