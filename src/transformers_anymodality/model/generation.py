@@ -12,7 +12,8 @@ from transformers import GenerationMixin, LogitsProcessorList, SuppressTokensLog
 
 from ..utils.upstream import CACHE_NAMES, CHUNKS_MEDIA
 from .frames import take_items
-from .media_encoding import EncodedMedia, MediaEncodingMixin, MediaInputs, cache_length, cache_of, hide, split_media
+from .media_encoding import MediaEncodingMixin, MediaInputs, cache_length, cache_of, hide, split_media
+from .outputs import EncodedMedia
 
 
 class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):

@@ -1,6 +1,7 @@
-"""What composites return: the language model's own output with one more field; language models differ in theirs."""
+"""What composites return: encoded media, and the language model's own output with one more field; language models differ in
+theirs."""
 
-from dataclasses import fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from functools import lru_cache
 from inspect import signature
 from typing import Any, get_args
@@ -8,9 +9,21 @@ from typing import Any, get_args
 import torch
 from torch import nn
 from transformers import modeling_outputs
-from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ModelOutput
 
 from ..utils.upstream import CACHE_NAMES
+
+
+@dataclass
+class EncodedMedia(BaseModelOutputWithPooling):
+    """`last_hidden_state`: the tower's features `(items, frames, length, dim)`, of items with other numbers of frames
+    `(all frames, length, dim)`, of a tower that gives them as one row `(all features, dim)`; `pooler_output`:
+    language-model tokens `(items, tokens, hidden)`, or a list of `(tokens, hidden)` where their number differs;
+    `token_mask`: `(items, tokens)` bool, True for the tokens that the language model sees, None if it sees all."""
+
+    # Always given; the base has no list, and its fields before this one have defaults.
+    pooler_output: torch.Tensor | list[torch.Tensor] = None  # ty: ignore[invalid-assignment, incompatible-attribute-override]
+    token_mask: torch.Tensor | None = None
 
 
 class _WithMedia:
