@@ -24,8 +24,8 @@ _LAYOUT: dict[str, tuple] = {
 
 @torch.no_grad()
 def contradiction(model: Any, modality: str) -> str:
-    """Which value in the config has the tower of a modality fail, or give features of another size, on dummy items that the
-    config itself describes; "" if none alone does."""
+    """Which value in the config makes the tower of a modality fail, or give features of another size, with dummy items that
+    the config itself describes; "" if no single one does."""
     settings, tower = model.config.modalities[modality], model.tower(modality)
     if is_among_others():  # which would wait for this one
         return ""
@@ -37,10 +37,8 @@ def contradiction(model: Any, modality: str) -> str:
         others = {**_LAYOUT, "inputs": (match_arguments(tower, items),)}
         for key, value in ((key, value) for key, values in others.items() for value in values):
             if _fits(model, modality, replace(settings, **{key: value}), items):
-                return (
-                    f"config.json of {model.name_or_path or 'the model'}: `modalities.{modality}.{key}` is "
-                    f"{getattr(settings, key)!r}, but {type(tower).__name__}, the tower, works by {value!r}."
-                )
+                where = f"config.json of {model.name_or_path or 'the model'}: `modalities.{modality}.{key}`"
+                return f"{where} is {getattr(settings, key)!r}; it must be {value!r} for its tower, {type(tower).__name__}."
     return ""
 
 
