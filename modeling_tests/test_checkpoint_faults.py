@@ -187,6 +187,42 @@ def test_a_config_that_makes_no_sense_is_refused_by_its_key(copy, message):
         AutoModelForCausalLM.from_pretrained(copy)
 
 
+# Key of a modality -> a value by which its tower cannot run, or gives features of another size.
+LAYOUT = {
+    "imu.channels_first": True,
+    "imu.per_frame": True,
+    "imu.inputs": {"imu_values": "values"},
+    "image.channels_first": True,
+    "image.per_frame": True,
+    "image.side_by_side": True,
+    "imu.select_feature": "pooled",
+    "video.per_frame": False,
+    "audio.channels_first": True,
+}
+
+
+@pytest.mark.parametrize("key", LAYOUT)
+def test_a_config_that_says_otherwise_than_a_tower_is_made_is_refused_by_its_key(copy, saved, key):
+    name, _, field = key.partition(".")
+    edit(copy / "config.json", rows(name, **{field: LAYOUT[key]}))
+    model = AutoModelForCausalLM.from_pretrained(copy)
+    with pytest.raises(ConfigError, match=f"config.json of {copy}: `modalities.{key}` is"):
+        model.get_modality_features(name, **media(saved, name))
+
+
+def media(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    """Model inputs of two items."""
+    processor = AutoProcessor.from_pretrained(folder)
+    return processor.process_media({name: [tiny.medium(name, seed) for seed in (0, 1)]})[0]
+
+
+def test_an_input_that_a_tower_cannot_read_is_not_the_fault_of_the_config(saved):
+    model = AutoModelForCausalLM.from_pretrained(saved)
+    with pytest.raises(ValueError) as error:
+        model.get_modality_features("image", torch.rand(2, 3, 7, 7))
+    assert not isinstance(error.value, ConfigError)
+
+
 PROCESSOR = {
     "'what' of 'image' is an ordinary word": rows("image", token="what"),
     "'<pad>' of 'image' has another meaning": rows("image", token="<pad>"),
@@ -211,6 +247,7 @@ PROCESSOR = {
     "`image_processor.crop_size` is": part("image_processor", crop_size={"height": True, "width": 32}),
     "`feature_extractor.padding_value` is True": part("feature_extractor", padding_value=True),
     "`image_processor.rescale_factor` is True": part("image_processor", rescale_factor=True),
+    "`image_processor.resample` is True": part("image_processor", resample=True),
     "`image_processor.do_resize` is {}": part("image_processor", do_resize={}),
     "`image_processor.do_center_crop` is {}": part("image_processor", do_center_crop={}),
     "`modalities.image.inputs` is empty": rows("image", inputs={}),

@@ -62,16 +62,29 @@ _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 def with_serial(data: bytes, serial: int) -> bytes:
     """An Ogg file whose pages are of the stream of that number."""
-    made, at = b"", 0
-    while at < len(data):
-        end = at + 27 + data[at + 26] + sum(data[at + 27 : at + 27 + data[at + 26]])
-        page = (
-            data[at : at + 14] + struct.pack("<I", serial) + data[at + 18 : at + 22] + bytes(4) + data[at + 26 : end]
-        )
-        checksum = int(f"{zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
-        made += page[:22] + struct.pack("<I", checksum) + page[26:]
-        at = end
-    return made
+    return b"".join(checked(page[:14] + struct.pack("<I", serial) + page[18:]) for page in pages(data))
+
+
+def ended(page: bytes) -> bytes:
+    """A page of Ogg, marked as the last one of its stream."""
+    return checked(page[:5] + bytes([page[5] | 4]) + page[6:])
+
+
+def checked(page: bytes) -> bytes:
+    """A page of Ogg with its checksum."""
+    page = page[:22] + bytes(4) + page[26:]
+    checksum = int(f"{zlib.crc32(page.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF:032b}"[::-1], 2)
+    return page[:22] + struct.pack("<I", checksum) + page[26:]
+
+
+def pages(data: bytes) -> list[bytes]:
+    """Of an Ogg file."""
+    found = []
+    while data:
+        end = 27 + data[26] + sum(data[27 : 27 + data[26]])
+        found.append(data[:end])
+        data = data[end:]
+    return found
 
 
 @pytest.mark.parametrize("serials", [(1, 2, 3), (7, 7, 7)])
@@ -144,8 +157,23 @@ def test_links_without_samples_are_passed_over():
     empty = with_serial(sound(np.zeros(0, np.float32), RATE, "OGG", "VORBIS"), 7)
     for parts in ([links[0], empty, links[1]], [empty, *links], [*links, empty]):
         assert len(read_audio(b"".join(parts), RATE)) == 2 * RATE
-    with pytest.raises(MediaError, match="no samples|cannot be decoded"):
+    with pytest.raises(MediaError, match="of headers alone.*Record or copy it again"):
         read_audio(empty + empty, RATE)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_of_headers_alone_says_so(subtype):
+    """As of a recorder that was stopped before it began; with the mark of an end and without."""
+    whole = sound(tone(1.0, RATE), RATE, "OGG", subtype)
+    first, second, *_ = pages(whole)
+    for headers in (first, ended(first), first + second, first + ended(second)):
+        with pytest.raises(MediaError, match="of headers alone.*Record or copy it again"):
+            read_audio(headers, RATE)
+    for link in (first + ended(second), ended(first)):
+        for parts in ((link, whole), (whole, link)):
+            assert len(read_audio(b"".join(with_serial(p, n) for n, p in enumerate(parts, 1)), RATE)) == RATE
+    with pytest.raises(MediaError, match="is truncated: the last page of its Ogg stream is missing"):
+        read_audio(b"".join(pages(sound(tone(4.0, RATE), RATE, "OGG", subtype))[:-1]), RATE)
 
 
 def test_mp3_of_variable_rate_without_a_header():

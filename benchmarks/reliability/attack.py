@@ -1,8 +1,10 @@
 """What an attack is: something that is tried many times, and survived or not."""
 
+import gc
 import os
 import random
 import resource
+import select
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -66,6 +68,7 @@ def bounded(seconds: float, more_bytes: int) -> Iterator[None]:
 
 def start(work: Callable[[], Any], log: Path | None = None) -> int:
     """Runs in a child process, which is this one's copy and so begins at once; its id. Its error is written to `log`."""
+    gc.freeze()  # or the child's first collection touches, and so copies, every page of this process
     process = os.fork()
     if process:
         return process
@@ -89,3 +92,13 @@ def in_child(work: Callable[[], Any], log: Path) -> str:
     if log.is_file():
         return log.read_text()
     return "" if status == 0 else f"ended by signal {os.WTERMSIG(status)}"
+
+
+def killed(work: Callable[[], Any], seconds: float) -> None:
+    """Runs in a child process that is killed after some seconds, wherever it is then."""
+    process = start(work)
+    ended = os.pidfd_open(process)
+    select.select([ended], [], [], seconds)
+    os.close(ended)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)

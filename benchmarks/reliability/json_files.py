@@ -52,11 +52,14 @@ def mutated(content: Any, path: tuple, value: Any) -> tuple[Any, Any]:
 
 
 def same_kind(before: Any, value: Any) -> bool:
-    """Whether a value may stand where another stood: both numbers, or both names, lists or tables; None for nothing."""
+    """Whether a value may stand where another stood: both numbers, or both names, lists or tables; None for nothing, and 0
+    and 1 for false and true."""
     if before is None or value is None or value is ...:
         return True  # what may be left out has a default
+    if isinstance(before, bool) or isinstance(value, bool):
+        return isinstance(before, bool) and value in (0, 1)
     numbers = isinstance(before, (int, float)) and isinstance(value, (int, float))
-    return (isinstance(before, bool) == isinstance(value, bool)) and (numbers or type(before) is type(value))
+    return numbers or type(before) is type(value)
 
 
 class JsonFiles(Attack):

@@ -5,12 +5,11 @@ formats nothing tells that something is missing (docs/reliability.md).
 """
 
 import io
-import json
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -198,40 +197,70 @@ class Media(Attack):
         self.files = [(kind, name, data) for kind, found in made.items() for name, data in found.items()]
         self.whole = {name: READERS[kind](data) for kind, name, data in self.files}
 
+        self.reader: Reader | None = None
+
     def attempt(self, rng: random.Random) -> Outcome:
         kind, name, data = rng.choice(self.files)
         how, content = damaged(data, rng)
-        as_file, answer = rng.random() < 0.3, self.folder / "answer"
-        if as_file:
-            (self.folder / "medium").write_bytes(content)
-        answer.unlink(missing_ok=True)
-        source = self.folder / "medium" if as_file else content
-        process, started = start(lambda: self.read(kind, name, source, answer)), time.monotonic()
-        while os.waitpid(process, os.WNOHANG) == (0, 0):
-            if time.monotonic() - started > SECONDS:
-                os.kill(process, signal.SIGKILL)
-                os.waitpid(process, 0)
-                return Outcome(False, "hangs", f"{name}, {how}")
-            time.sleep(0.002)
-        if not answer.exists():
-            return Outcome(False, "crashes", f"{name}, {how}")
-        found, said = json.loads(answer.read_text())
+        source: bytes | Path = content
+        if rng.random() < 0.3:
+            source = self.folder / "medium"
+            source.write_bytes(content)
+        self.reader = self.reader or Reader(self.whole)
+        try:
+            found, said = self.reader.read(kind, name, source)
+        except EOFError:
+            found, said = "crashes", ""
+        except TimeoutError:
+            found, said = "hangs", ""
+        if found in ("crashes", "hangs"):
+            self.end()
         cut = how.startswith("cut") and found == "read, other values" and name not in LOSSY
         return Outcome(found in ("refused", "read", "read, other values") and not cut, found, f"{name}, {how}: {said}")
 
-    def read(self, kind: str, name: str, source: Any, answer: Path) -> None:
+    def end(self) -> None:
+        if self.reader is not None:
+            self.reader.end()
+        self.reader = None
+
+
+class Reader:
+    """A process that reads one medium after another. A new one is needed after it has crashed or did not answer."""
+
+    def __init__(self, whole: dict[str, np.ndarray]):
+        self.whole = whole
+        self.pipe, self.theirs = Pipe()
+        self.process = start(self.run)
+        self.theirs.close()  # so that its end is seen here
+
+    def run(self) -> None:
+        self.pipe.close()
+        while True:
+            self.theirs.send(self.found(*self.theirs.recv()))
+
+    def read(self, kind: str, name: str, source: bytes | Path) -> tuple[str, str]:
+        """How it was read, and what was said. Raises EOFError if the process crashes, TimeoutError if it hangs."""
+        self.pipe.send((kind, name, source))
+        if not self.pipe.poll(SECONDS):
+            raise TimeoutError
+        return self.pipe.recv()
+
+    def found(self, kind: str, name: str, source: bytes | Path) -> tuple[str, str]:
         try:
             found, whole = READERS[kind](source), self.whole[name]
             if not np.isfinite(np.asarray(found, dtype=np.float64)).all():
-                result = "not finite", ""
-            else:
-                same = found.shape == whole.shape and np.array_equal(found, whole)
-                result = ("read", "") if same else ("read, other values", f"{found.shape}, not {whole.shape}")
+                return "not finite", ""
+            same = found.shape == whole.shape and np.array_equal(found, whole)
+            return ("read", "") if same else ("read, other values", f"{found.shape}, not {whole.shape}")
         except MediaError as error:
-            result = "refused", str(error)[:200]
+            return "refused", str(error)[:200]
         except BaseException as error:
-            result = f"untyped {type(error).__name__}", str(error)[:200]
-        answer.write_text(json.dumps(result))
+            return f"untyped {type(error).__name__}", str(error)[:200]
+
+    def end(self) -> None:
+        self.pipe.close()
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
 
 
 ATTACKS: list[Callable[[], Attack]] = [Media]

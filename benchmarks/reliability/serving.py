@@ -1,13 +1,30 @@
 """`anymodality serve`: many clients at once, as `benchmarks/load.py` has them, and two minutes of faults."""
 
+import base64
+import os
 import random
+import socket
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from benchmarks import load
+from PIL import Image
 
 from .attack import Attack, Outcome
+
+
+LIMITS = "--max megabytes=1 --max new_tokens=2000 --max requests=32 --api-key key".split()
+# A request whose body does not come.
+HEAD = "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n" + "".join(
+    f"{name}: {value}\r\n" for name, value in load.HEADERS.items()
+)
+HALF = (HEAD + "Content-Length: 999\r\n\r\n{").encode()
+BOMB = load.encoded(Image.new("1", (9000, 9000)))
+TOLD = {0, 200, 400, 413, 503}  # 0: a connection that ended
 
 
 class Served(Attack):
@@ -16,8 +33,7 @@ class Served(Attack):
     def prepare(self, folder: Path) -> None:
         load.save_model(folder / "model")
         self.stack = ExitStack()
-        limits = "--max megabytes=1 --max new_tokens=2000 --max requests=32".split()
-        self.port, self.process = self.stack.enter_context(load.served(folder / "model", *limits, "--api-key", "key"))
+        self.port, self.process = self.stack.enter_context(load.served(folder / "model", *LIMITS))
 
     def end(self) -> None:
         self.stack.close()
@@ -44,13 +60,67 @@ class Soak(Served):
     full = 1
 
     def attempt(self, rng: random.Random) -> Outcome:
-        from modeling_tests.test_server_load import soak
+        requests, wrong = soak(self.port, self.process, seconds=120, clients=16, most=50_000)
+        return Outcome(not wrong, "something stayed" if wrong else f"nothing stayed of {requests:,} requests", wrong)
 
-        try:
-            soak(self.port, self.process, seconds=120, clients=16, most=50_000)
-        except AssertionError as error:
-            return Outcome(False, "something stayed", str(error))
-        return Outcome(True, "nothing stayed")
+
+def soak(port: int, process: int, seconds: float, clients: int, most: int) -> tuple[int, str]:
+    """Requests with faults for some seconds, but `most` at most: their number, and what is wrong afterwards, or ""."""
+
+    def client(number: int, seconds: float) -> list[int]:
+        until, seen = time.monotonic() + seconds, []
+        while time.monotonic() < until and len(seen) < most // clients:
+            seen.append(faults(port, number * 100_003 + len(seen)))
+        return seen
+
+    def run(seconds: float) -> list[int]:
+        with ThreadPoolExecutor(clients) as pool:
+            return [status for seen in pool.map(client, range(clients), [seconds] * clients) for status in seen]
+
+    run(seconds / 4)  # of what grows once
+    answered, before = text(port), held(process)
+    statuses = run(seconds)
+    answered = {answered, text(port)}
+    time.sleep(1)  # connections close
+    grown = {name: size - before[name] for name, size in held(process).items()}
+    if answered != {200} or not {200, 400, 413} <= {*statuses} <= TOLD:
+        return len(statuses), f"statuses {sorted({*statuses})}, and then {sorted(answered)}"
+    # A connection may be kept for another request.
+    stays = grown["threads"] > 0 or grown["megabytes"] >= 20 or grown["files"] > 8
+    return len(statuses), str(grown) if stays else ""
+
+
+def faults(port: int, seed: int) -> int:
+    """A request, with or without a fault; its status, 0 if the connection ended."""
+    rng = random.Random(seed)
+    kind = rng.randrange(9)
+    if kind < 5:
+        return load.mixed(port, kind)
+    match kind:
+        case 5:
+            return picture(port, seed, rng.randbytes(999))
+        case 6:
+            return picture(port, seed, BOMB)
+        case 7:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(HALF)
+            return 0
+    return load.post(port, rng.randbytes(200))[0]
+
+
+def picture(port: int, seed: int, data: bytes) -> int:
+    return load.post(port, {"messages": load.chat(seed, base64.b64encode(data).decode())})[0]
+
+
+def text(port: int, **options: Any) -> int:
+    return load.post(port, {"messages": load.chat(0), "max_tokens": 2, **options})[0]
+
+
+def held(process: int) -> dict[str, float]:
+    """What a process holds."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    megabytes = int(status["VmRSS"].split()[0]) / 1024
+    return {"threads": int(status["Threads"]), "megabytes": megabytes, "files": len(os.listdir(f"/proc/{process}/fd"))}
 
 
 ATTACKS: list[Callable[[], Attack]] = [Load, Soak]

@@ -4,7 +4,6 @@ import os
 import random
 import resource
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,26 +13,27 @@ from modeling_tests import tiny
 
 from transformers_anymodality.features import FeatureStore, build_features
 
-from .attack import Attack, Outcome, in_child, start
+from .attack import Attack, Outcome, in_child, killed, start
 
 
 Content = dict[str, torch.Tensor]
 
 
 class Stores(Attack):
-    """A store of 60 images and signals in many small files, and what is right."""
+    """A store of 20 images and signals in many small files, and what is right."""
 
     def prepare(self, folder: Path) -> None:
         self.folder = folder
         self.model, self.processor = tiny.composite(settings=tiny.modalities("image", "imu"))
-        self.rows = [{"messages": tiny.chat("image", "imu", "what ?", seed=i, answer="yes")} for i in range(60)]
-        started = time.perf_counter()
-        self.build(folder / "right")
+        self.rows = [{"messages": tiny.chat("image", "imu", "what ?", seed=i, answer="yes")} for i in range(20)]
+        started = time.perf_counter()  # of a child, as those that are killed
+        if error := in_child(lambda: self.build(folder / "right"), folder / "log"):
+            raise RuntimeError(error)
         self.seconds = time.perf_counter() - started
         self.right = self.content(folder / "right")
 
     def build(self, store: Path) -> None:
-        build_features(self.model, self.processor, self.rows, store, batch_size=1, shard_bytes=9000, verbose=False)
+        build_features(self.model, self.processor, self.rows, store, batch_size=1, shard_bytes=3000, verbose=False)
 
     def content(self, store: Path) -> Content:
         opened = FeatureStore(store, self.model)
@@ -58,10 +58,7 @@ class KilledBuilds(Stores):
     def attempt(self, rng: random.Random) -> Outcome:
         store = self.fresh()
         for _ in range(rng.choice((1, 2, 3))):
-            process = start(lambda: self.build(store))
-            time.sleep(rng.uniform(0, self.seconds))
-            os.kill(process, signal.SIGKILL)
-            os.waitpid(process, 0)
+            killed(lambda: self.build(store), rng.uniform(0, self.seconds))
         self.build(store)
         left = [path.name for path in store.rglob("*.tmp")]
         return Outcome(self.is_right(store) and not left, "equal" if not left else "equal, with files left", str(left))
@@ -116,7 +113,7 @@ class FullDisk(Stores):
         store, usual = self.fresh(), resource.getrlimit(resource.RLIMIT_FSIZE)
         error = ""
         try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randrange(100, 9000), usual[1]))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (rng.randrange(100, 3000), usual[1]))
             self.build(store)
         except OSError as refused:
             error = str(refused)

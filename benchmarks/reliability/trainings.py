@@ -1,9 +1,7 @@
 """Trainings: killed at random moments, and checkpoints in which a file is torn; both go on by `last_checkpoint`."""
 
-import os
 import random
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +15,27 @@ from safetensors.torch import load_file
 from transformers_anymodality import set_trainable
 from transformers_anymodality.training.checkpoints import last_checkpoint
 
-from .attack import Attack, Outcome, in_child, start
+from .attack import Attack, Outcome, in_child, killed
 
 
-STEPS = 16
+STEPS = 6  # 8 samples, two a step: the second epoch has begun
 
 
 class Trainings(Attack):
-    """A run of some steps with checkpoints in between, and the weights at its end."""
+    """A run with a checkpoint after each step, and the weights at its end. Each run is a child process, and so begins with
+    the same model."""
 
     def prepare(self, folder: Path) -> None:
         self.folder = folder
+        self.model, self.processor = tiny.composite(settings=tiny.modalities("image", "audio", "imu"))
+        set_trainable(self.model, ["aligners", "language_model"], verbose=False)
         started = time.perf_counter()
         if error := in_child(lambda: self.train(folder / "right"), folder / "log"):
             raise RuntimeError(error)
         self.seconds = time.perf_counter() - started
 
     def train(self, output: Path, resume: str | None = None) -> None:
-        torch.manual_seed(0)
-        model, processor = tiny.composite(settings=tiny.modalities("image", "audio", "imu"))
-        set_trainable(model, ["aligners", "language_model"], verbose=False)
-        run: Any = trainer(model, processor, output, max_steps=STEPS, save_strategy="steps", save_steps=2)
+        run: Any = trainer(self.model, self.processor, output, max_steps=STEPS, save_strategy="steps", save_steps=1)
         run.train(resume_from_checkpoint=resume)
 
     def goes_on(self, output: Path) -> str:
@@ -58,10 +56,7 @@ class KilledTrainings(Trainings):
     def attempt(self, rng: random.Random) -> Outcome:
         output = self.folder / "tried"
         shutil.rmtree(output, ignore_errors=True)
-        process = start(lambda: self.train(output))
-        time.sleep(rng.uniform(0.2, 1) * self.seconds)
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        killed(lambda: self.train(output), rng.uniform(0.2, 1) * self.seconds)
         error = self.goes_on(output)
         return Outcome(not error, "equal", error)
 
@@ -77,7 +72,7 @@ class TornCheckpoints(Trainings):
         shutil.rmtree(output, ignore_errors=True)
         shutil.copytree(self.folder / "right", output)
         shutil.rmtree(output / f"checkpoint-{STEPS}")
-        newest = output / f"checkpoint-{STEPS - 2}"
+        newest = output / f"checkpoint-{STEPS - 1}"
         files = [file for file in newest.iterdir() if file.suffix in (".json", ".safetensors", ".pt", ".pth")]
         file, damage = rng.choice(sorted(files)), rng.choice(("cut", "empty", "missing", "flipped"))
         if damage == "flipped":  # in other files some bits have no meaning
@@ -93,7 +88,7 @@ class TornCheckpoints(Trainings):
                 file.unlink()
             case "flipped":
                 file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << rng.randrange(8))]) + whole[place + 1 :])
-        passed = last_checkpoint(output) == str(output / f"checkpoint-{STEPS - 4}")
+        passed = last_checkpoint(output) == str(output / f"checkpoint-{STEPS - 2}")
         error = self.goes_on(output)
         return Outcome(passed and not error, "equal", f"{file.name} {damage}: {error or 'not seen'}")
 

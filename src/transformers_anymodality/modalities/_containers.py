@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -75,42 +76,69 @@ def _caf_length(file: BinaryIO, length: int) -> int | None:
 
 
 def _ogg_length(file: BinaryIO, length: int, name: str) -> int | None:
-    """The end of the last page, or a position after the file if no page is marked as the last one."""
-    position, open_streams = 0, set()
-    while position + 27 <= length:
-        file.seek(position)
-        header = file.read(27)
-        if header[:4] != b"OggS":
-            return None  # tags, or another format
-        sizes = file.read(header[26])
-        body = file.read(sum(sizes))
-        end = position + 27 + header[26] + sum(sizes)
+    """The end of the last page, or a position after the file if bytes that are not a page follow it."""
+    end, open_streams, is_recording = 0, set(), False
+    for header, end in _ogg_pages(file, length):
+        body = file.read(sum(header[27:]))
         if end > length:
             return end
-        if _ogg_checksum(header[:22] + bytes(4) + header[26:] + sizes + body) != struct.unpack("<I", header[22:26])[0]:
-            raise MediaError(f"{name} is corrupt: its page at byte {position} does not match its checksum.")
-        stream = header[14:18]
-        (open_streams.discard if header[5] & 4 else open_streams.add)(stream)
-        position = end
-    return length + 27 if open_streams or position < length else length
+        if _ogg_checksum(header[:22] + bytes(4) + header[26:] + body) != struct.unpack("<I", header[22:26])[0]:
+            begin = end - len(header) - len(body)
+            raise MediaError(f"{name} is corrupt: its page at byte {begin} does not match its checksum.")
+        (open_streams.discard if header[5] & 4 else open_streams.add)(header[14:18])
+        is_recording = is_recording or _has_data(header)
+    if not is_recording:
+        raise MediaError(
+            f"{name} has only the headers of an Ogg file: the recording was stopped before it began, or the file was "
+            "cut off. Record or copy it again."
+        )
+    if end + 27 <= length:
+        return None  # tags, or another format
+    if open_streams:
+        raise MediaError(
+            f"{name} is truncated: the last page of its Ogg stream is missing. Copy it again. If this is the complete "
+            "recording, open it in an audio program and save it."
+        )
+    return end if end == length else length + 27
+
+
+def _ogg_pages(file: BinaryIO, length: int) -> Iterator[tuple[bytes, int]]:
+    """Each page's header, and the position of its end. The file is then at the page's body."""
+    end = 0
+    while end + 27 <= length:
+        file.seek(end)
+        header = file.read(27)
+        if header[:4] != b"OggS":
+            return
+        header += file.read(header[26])
+        end += 27 + header[26] + sum(header[27:])
+        yield header, end
+
+
+def _has_data(header: bytes) -> bool:
+    """Whether a page has more than headers, by the time at its end: 0 for headers, -1 if no packet ends in it."""
+    return struct.unpack("<q", header[6:14])[0] not in (0, -1)
 
 
 def recordings(source: Path | BytesIO) -> list[Path | BytesIO]:
-    """The recordings in a file, one after another: the links of a chained Ogg file, else the file itself."""
+    """The recordings in a file, one after another: the links of a chained Ogg file that have more than headers, else the
+    file itself."""
     with opened(source) as file:
-        length, position, begins, begun = file.seek(0, 2), 0, [], False
-        while position + 27 <= length:
-            file.seek(position)
-            header = file.read(27)
-            if header[:4] != b"OggS":
-                break
-            begins += [position] if header[5] & 2 and not begun else []
-            begun = bool(header[5] & 2)
-            position += 27 + header[26] + sum(file.read(header[26]))
-        if len(begins) < 2:
+        length, begin, first, begun = file.seek(0, 2), 0, 0, False
+        links: dict[int, bool] = {}  # where each begins, and whether it holds more than headers
+        for header, end in _ogg_pages(file, length):
+            if not links or (header[5] & 2 and not begun):
+                first = begin
+            links[first] = links.get(first, False) or _has_data(header)
+            begun, begin = bool(header[5] & 2), end
+        if len(links) < 2:
             return [source]
-        file.seek(0)
-        return [BytesIO(file.read(end - begin)) for begin, end in pairwise([*begins, length])]
+        found = []
+        for first, behind in pairwise([*links, length]):
+            if links[first]:
+                file.seek(first)
+                found.append(BytesIO(file.read(behind - first)))
+        return found
 
 
 def _mp3_length(file: BinaryIO, start: bytes) -> int | None:

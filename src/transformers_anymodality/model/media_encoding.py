@@ -17,12 +17,14 @@ from transformers import PreTrainedModel
 from transformers.utils import torch_compilable_check
 
 from ..towers import compute_dtype, is_trained, run_tower
+from ..utils.checked import ConfigError
 from ..utils.upstream import CACHE_NAMES
 from .adapters import encode_by_adapter, trained_copies
 from .by_size import INPUT_SIZES, encode_by_size
 from .configuration import SIZES, AnyModalityConfig, ModalityConfig, item_lengths
 from .dummy_items import dummy_inputs, is_shared_out, on_dummy_item
 from .frames import Frames, side_by_side, tokens_of_items
+from .misfits import contradiction, wrong_count
 from .outputs import EncodedMedia
 
 
@@ -117,18 +119,38 @@ class MediaEncodingMixin(PreTrainedModel):
         return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
 
     def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
-        """Runs the tower: features, as in `EncodedMedia`, and the tower's own output."""
-        settings, tower = self.config.modalities[modality], self.tower(modality)
+        """Runs the tower: features, as in `EncodedMedia`, and the tower's own output. Raises ConfigError if the config
+        contradicts the tower."""
+        settings, width = self.config.modalities[modality], self.config.aligner_config(modality).feature_size
+        if torch.compiler.is_compiling():  # a `try` would break the graph
+            return self.encode_by(settings, modality, inputs, **recorded)
+        try:
+            features, output = self.encode_by(settings, modality, inputs, **recorded)
+            if features.shape[-1] != width:
+                raise ValueError(f"Features of {modality!r} are {tuple(features.shape)}, not {width} wide.")
+        except Exception as error:
+            if wrong := contradiction(self, modality):
+                raise ConfigError(wrong) from error
+            raise
+        return features, output
+
+    def encode_by(
+        self, settings: ModalityConfig, modality: str, inputs: MediaInputs, **recorded: bool
+    ) -> tuple[torch.Tensor, Any]:
+        """As `encode`, with these settings and without the check."""
+        tower, run = self.tower(modality), partial(self._encode, settings, **recorded)
         if INPUT_SIZES not in settings.inputs.values():
-            return self._encode(modality, inputs, **recorded)
+            return run(tower, inputs)
         sizes, alike = inputs.get(f"{modality}_{INPUT_SIZES}"), {**inputs}
         alike.pop(f"{modality}_{INPUT_SIZES}", None)
         dummy = dummy_inputs(settings, next(iter(alike.values())).device) if is_shared_out(tower) else None
-        return encode_by_size(partial(self._encode, modality, **recorded), alike, sizes, dummy)
+        return encode_by_size(partial(run, tower), alike, sizes, dummy)
 
-    def _encode(self, modality: str, inputs: Mapping[str, torch.Tensor], **recorded: bool) -> tuple[torch.Tensor, Any]:
+    @staticmethod
+    def _encode(
+        settings: ModalityConfig, tower: PreTrainedModel, inputs: Mapping[str, torch.Tensor], **recorded: bool
+    ) -> tuple[torch.Tensor, Any]:
         """Encodes inputs that the tower reads in one run."""
-        settings, tower = self.config.modalities[modality], self.tower(modality)
         dtype = compute_dtype(tower)
         arguments = {
             settings.inputs[name]: value.to(dtype) if value.is_floating_point() else value
@@ -273,7 +295,7 @@ class MediaEncodingMixin(PreTrainedModel):
         wanted = {name: flat[name].shape[0] if name in flat else 0 for name in masks if whole or name in flat}
         if wanted:  # all at once, so that the host waits for the device only once
             right = torch.stack([masks[name].sum() == count for name, count in wanted.items()])
-            torch_compilable_check(right, partial(_wrong_count, masks, wanted))
+            torch_compilable_check(right, partial(wrong_count, masks, wanted))
         for name, tokens in flat.items():
             _replace(placed, masks[name], tokens, getattr(encoded[name], "token_mask", None))
         if self._summing and not alone:
@@ -284,11 +306,12 @@ class MediaEncodingMixin(PreTrainedModel):
 def _check_sizes(modality: str, settings: ModalityConfig, given: Collection[str]) -> None:
     """Raises ValueError if sizes that separate the media are missing from `get_modality_features`' arguments."""
     grid = settings.grid if "features" not in given else None
-    needed = {"frames": settings.num_frames is None, "feature_lengths": settings.packed, grid: grid is not None}
-    if missing := [name for name, is_needed in needed.items() if is_needed and name not in given]:
+    needed = {"num_frames": "frames" if settings.num_frames is None else None, "grid": grid}
+    needed["packed"] = "feature_lengths" if settings.packed else None
+    if missing := [key for key, name in needed.items() if name is not None and name not in given]:
         raise ValueError(
-            f"{modality!r} was given without {missing[0]}, which separates its media. Pass the processor's full output "
-            "to the model."
+            f"{modality!r} was given without {needed[missing[0]]}, which separates its media by `modalities.{modality}."
+            f"{missing[0]}` of config.json. Pass the processor's full output to the model."
         )
 
 
@@ -375,17 +398,3 @@ def hide(
     if cache is not None:
         cache.unseen_places = places
     return attention_mask.masked_fill(places, 0)
-
-
-def _wrong_count(masks: dict[str, torch.Tensor], wanted: dict[str, int]) -> str:
-    found = {name: int(masks[name].sum()) for name in wanted}
-    modality = next(name for name, count in wanted.items() if found[name] != count)
-    if not wanted[modality]:
-        return (
-            f"input_ids hold placeholders of {modality!r}, but no {modality} was given. Pass the processor's full output "
-            "to the model; with Trainer, set remove_unused_columns=False."
-        )
-    return (
-        f"{modality} features and placeholder tokens do not match, tokens: {found[modality]}, features: "
-        f"{wanted[modality]}. Prepare text and media in one call of the processor that was saved with this model."
-    )

@@ -74,18 +74,23 @@ def check_numbers(where: str, value: Any, finite: bool = False) -> None:
 
 def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:
     """Raises ConfigError if a class of Transformers declares a bool and gets another value (0, 1 and null are allowed), or
-    if a class that prepares media declares a number and gets a bool. Transformers does not check this itself."""
+    if a class that prepares media gets a bool where it declares a number, or has one as the default. Transformers does
+    not check this itself."""
     fields, parts = getattr(cls, "__dataclass_fields__", None), getattr(cls, "sub_configs", None)
     if fields is not None:
-        hints = {name: field.type for name, field in fields.items()}
+        hints, defaults = {name: field.type for name, field in fields.items()}, {}
     else:
-        arguments = inspect.signature(cls.__init__).parameters.values()
-        numbers = {one.name: type(one.default) for one in arguments if type(one.default) in (int, float)}
-        hints = {**numbers, **getattr(getattr(cls, "valid_kwargs", None), "__annotations__", {})}
+        arguments = inspect.signature(cls.__init__).parameters
+        hints = getattr(getattr(cls, "valid_kwargs", None), "__annotations__", {})
+        defaults = {
+            name: arguments[name].default if name in arguments else getattr(cls, name, None) for name in values
+        }
     for name, value in values.items():
         if isinstance(parts, Mapping) and name in parts and isinstance(value, Mapping):
             check_flags(f"{where}.{name}", value, parts[name])
-        kinds = _plain_kinds(hints.get(name))
+        kinds, default = _plain_kinds(hints.get(name)), defaults.get(name)
+        if not kinds and isinstance(default, (int, float)) and not isinstance(default, bool):
+            kinds = {type(default)}  # which may be an enum's, of numbers
         if kinds == {bool} and value is not None and (isinstance(value, float) or value not in (0, 1)):
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be true or false.")
         if fields is None and kinds and bool not in kinds and _holds_flag(value):
