@@ -119,8 +119,7 @@ class MediaEncodingMixin(PreTrainedModel):
         return output if return_dict or (return_dict is None and self.config.return_dict) else output.to_tuple()
 
     def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
-        """Runs the tower: features, as in `EncodedMedia`, and the tower's own output. Raises ConfigError if the config
-        contradicts the tower."""
+        """Runs the tower: features, as in `EncodedMedia`, and its own output. ConfigError if the config contradicts it."""
         settings, width = self.config.modalities[modality], self.config.aligner_config(modality).feature_size
         if torch.compiler.is_compiling():  # a `try` would break the graph
             return self.encode_by(settings, modality, inputs, **recorded)
