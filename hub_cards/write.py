@@ -11,8 +11,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
+from anymodality.plain.inspection import Inspection, ModalityInfo, PartInfo
 from transformers_anymodality.hub import Licences, make_card
-from transformers_anymodality.hub.inspect import Inspection, ModalityInfo, PartInfo, inspect_model
+from transformers_anymodality.hub.inspect import inspect_model
 
 
 HERE = Path(__file__).parent

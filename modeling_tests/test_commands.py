@@ -157,7 +157,7 @@ def test_headers_of_every_dtype_are_read(tmp_path):
     for dtype in {one for one in vars(torch).values() if isinstance(one, torch.dtype)}:
         try:
             save_file({"one": torch.empty(4, 6, dtype=dtype), "none": torch.empty(0, dtype=dtype)}, tmp_path / "x")
-        except (KeyError, ValueError, RuntimeError, TypeError):  # safetensors does not have it
+        except Exception:  # safetensors does not have it
             continue
         seen += 1
         none, one = sorted(stored_tensors(tmp_path / "x"))
