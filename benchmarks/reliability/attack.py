@@ -68,7 +68,7 @@ def bounded(seconds: float, more_bytes: int) -> Iterator[None]:
 
 def start(work: Callable[[], Any], log: Path | None = None) -> int:
     """Runs in a child process, which is this one's copy and so begins at once; its id. Its error is written to `log`."""
-    gc.freeze()  # or the child's first collection touches, and so copies, every page of this process
+    gc.freeze()  # otherwise the child's first collection touches and copies every page of this process
     process = os.fork()
     if process:
         return process
@@ -95,7 +95,7 @@ def in_child(work: Callable[[], Any], log: Path) -> str:
 
 
 def killed(work: Callable[[], Any], seconds: float) -> None:
-    """Runs in a child process that is killed after some seconds, wherever it is then."""
+    """Runs in a child process that is killed after some seconds, at any point."""
     process = start(work)
     ended = os.pidfd_open(process)
     select.select([ended], [], [], seconds)

@@ -52,8 +52,8 @@ def mutated(content: Any, path: tuple, value: Any) -> tuple[Any, Any]:
 
 
 def same_kind(before: Any, value: Any) -> bool:
-    """Whether a value may stand where another stood: both numbers, or both names, lists or tables; None for nothing, and 0
-    and 1 for false and true."""
+    """Whether a value may replace another: both are numbers, or both are names, lists or tables; None counts as missing, 0
+    and 1 as false and true."""
     if before is None or value is None or value is ...:
         return True  # what may be left out has a default
     if isinstance(before, bool) or isinstance(value, bool):

@@ -239,7 +239,7 @@ class Reader:
             self.theirs.send(self.found(*self.theirs.recv()))
 
     def read(self, kind: str, name: str, source: bytes | Path) -> tuple[str, str]:
-        """How it was read, and what was said. Raises EOFError if the process crashes, TimeoutError if it hangs."""
+        """How it was read, and the message. Raises EOFError if the process crashes, TimeoutError if it hangs."""
         self.pipe.send((kind, name, source))
         if not self.pipe.poll(SECONDS):
             raise TimeoutError

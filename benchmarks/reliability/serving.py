@@ -117,7 +117,7 @@ def text(port: int, **options: Any) -> int:
 
 
 def held(process: int) -> dict[str, float]:
-    """What a process holds."""
+    """Memory, threads and files of a process."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
     megabytes = int(status["VmRSS"].split()[0]) / 1024
     return {"threads": int(status["Threads"]), "megabytes": megabytes, "files": len(os.listdir(f"/proc/{process}/fd"))}

@@ -20,7 +20,7 @@ Content = dict[str, torch.Tensor]
 
 
 class Stores(Attack):
-    """A store of 20 images and signals in many small files, and what is right."""
+    """A store of 20 images and signals in many small files, and its right content."""
 
     def prepare(self, folder: Path) -> None:
         self.folder = folder

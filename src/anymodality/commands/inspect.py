@@ -8,7 +8,7 @@ from anymodality.commands._options import Import, Json, argument, option
 
 
 class CLASS(Command):
-    """Loads the package only for what the files of a folder do not say."""
+    """Loads the package only for facts that are not in a folder's files."""
 
     loads_package = False
 

@@ -1,1 +1,1 @@
-"""What needs neither torch nor Transformers. The command and the package use it alike."""
+"""Code without torch and Transformers, used by the command and the package."""

@@ -1,4 +1,4 @@
-"""JSON, and what the headers of weight files say."""
+"""JSON, and the headers of weight files."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-# safetensors' name of a dtype -> torch's (which has none of 6 bits), and bits of a number.
+# safetensors' name of a dtype -> torch's name (torch has no dtype of 6 bits), and bits per number.
 DTYPES = {
     "BOOL": ("bool", 8),
     **{f"I{bits}": (f"int{bits}", bits) for bits in (8, 16, 32, 64)},
@@ -25,13 +25,13 @@ DTYPES = {
     "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
     "F8_E8M0": ("float8_e8m0fnu", 8),
 }
-_LONGEST_HEADER = 100_000_000  # bytes; safetensors reads no longer ones
-# Name, name of its dtype in torch, how many numbers, how many bytes.
+_LONGEST_HEADER = 100_000_000  # bytes; safetensors' own limit
+# Name, name of its dtype in torch, number of values, number of bytes.
 StoredTensor = tuple[str, str, int, int]
 
 
 def read_json(file: str | Path) -> Any:
-    """Raises ValueError, which names the file, for one that is not JSON."""
+    """Raises ValueError, which names the file, if it is not JSON."""
     try:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -48,8 +48,8 @@ def shard_names(index: str | Path) -> list[str]:
 
 
 def stored_tensors(file: str | Path) -> list[StoredTensor]:
-    """The tensors of a safetensors file, of which only the header is read. Raises ValueError for one that is cut off, or
-    something else."""
+    """The tensors of a safetensors file; only its header is read. Raises ValueError if it is cut off, or in another
+    format."""
     try:
         with open(file, "rb") as content:
             size, length = os.fstat(content.fileno()).st_size, int.from_bytes(content.read(8), "little")
@@ -61,7 +61,7 @@ def stored_tensors(file: str | Path) -> list[StoredTensor]:
 
 
 def _tensors(header: dict[str, Any], size: int) -> Iterator[StoredTensor]:
-    """Those of a header that tells of all `size` bytes behind it."""
+    """The tensors of a header, which must describe all `size` bytes after it."""
     place = 0
     header.pop("__metadata__", None)
     for name, one in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):

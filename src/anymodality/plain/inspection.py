@@ -30,7 +30,7 @@ class PartInfo:
         referenced: its weights (or most of them) are at the source, not in the checkpoint.
         parameters, bytes: those that the checkpoint itself stores.
         dtypes: of its stored weights.
-        memory: dtype -> bytes. A model that would be loaded in 4 bits has "nf4" or "fp4" with what scales it.
+        memory: dtype -> bytes. A model in 4 bits has "nf4" or "fp4", which includes its scales.
         trained: whether it was trained since it was composed; None if unknown.
     """
 
@@ -63,7 +63,7 @@ class ModalityInfo:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What `inspect_folder` found; `str()` of it is a table."""
+    """The result of `inspect_folder`; `str()` of it is a table."""
 
     source: str
     parts: list[PartInfo]

@@ -1,4 +1,4 @@
-"""The table of modalities in a config: which parts there are, where their configs stand, and what they read."""
+"""The table of modalities in a config: its parts, the keys of their configs, and their inputs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ def part_names(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def owner(rows: Mapping[str, Mapping[str, Any]], modality: str, part: str) -> str:
-    """The modality whose "tower" or "aligner" a modality uses: its own, or one that it borrows from."""
+    """The modality whose "tower" or "aligner" a modality uses: its own, or a borrowed one."""
     return rows[modality].get(part) or modality
 
 
@@ -21,7 +21,7 @@ def config_key(part: str) -> str:
 
 
 def main_input_first(modality: str, inputs: dict[str, str]) -> dict[str, str]:
-    """JSON files are written with sorted keys, but a modality's main input comes first; the others bear its name."""
+    """Puts the main input first again (JSON files have sorted keys); other inputs begin with the modality's name."""
 
     def is_other(name: str) -> bool:
         return name.startswith(f"{modality}_") and name != f"{modality}_values"

@@ -82,7 +82,7 @@ class Chat:
 
 
 def encode_chats(chats: Sequence[Chat], processor: Any) -> list[Prompt | None]:
-    """Each chat's tokens, and which of them the assistant said; None if there are none. Errors become its problems."""
+    """Each chat's tokens, with the assistant's marked; None if it has none. Errors become its problems."""
     tokenizer, texts = processor.prompt_tokenizer, {}
     for i, chat in enumerate(chats):
         with chat.failing():
@@ -93,7 +93,7 @@ def encode_chats(chats: Sequence[Chat], processor: Any) -> list[Prompt | None]:
     try:
         prompts = dict(zip(texts, tokenizer.encode([*texts.values()]), strict=True))
     except Exception:
-        for i, text in texts.items():  # by itself, so that it is known whose error it is
+        for i, text in texts.items():  # one by one, so that the error is assigned to its chat
             with chats[i].failing():
                 (prompts[i],) = tokenizer.encode([text])
     for i, prompt in prompts.items():

@@ -1,4 +1,4 @@
-"""Lists a checkpoint's parts, or a model's. Of a checkpoint, no weights are loaded."""
+"""Lists the parts of a checkpoint or a model. The weights of a checkpoint are not loaded."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,14 +58,14 @@ def inspect_model(model: Any, processor: Any = None, source: str | None = None) 
 
 
 def count_tokens(name: str, config: Mapping[str, Any], row: Mapping[str, Any]) -> Tokens:
-    """Of a modality, by its aligner's config and its spec: per item; or the least and the most, where it is cut.
+    """Tokens of a modality, by its aligner's config and its spec: per item; or the least and the most, if items are cut.
 
     Args:
-        config: of the composite, as JSON.
-        row: of the modality, as the processor's config has it.
+        config: config of the composite, as JSON.
+        row: the modality's entry in the processor's config.
 
     Raises:
-        ValueError: the aligner's config makes no sense.
+        ValueError: the aligner's config is invalid.
     """
     one, key = config["modalities"][name], config_key(f"{owner(config['modalities'], name, 'aligner')}_aligner")
     aligner, frames = as_config(key, config[key]), one.get("num_frames", 1)
@@ -81,14 +81,14 @@ def count_tokens(name: str, config: Mapping[str, Any], row: Mapping[str, Any]) -
 
 
 def _tensor(name: str, tensor: torch.Tensor) -> StoredTensor:
-    """A weight in memory. One that bitsandbytes has yet to quantise counts as quantised."""
+    """A weight in memory. A weight that bitsandbytes will quantise counts as quantised."""
     if type(tensor).__name__ == "Params4bit" and tensor.is_meta:
         return name, tensor.quant_type, tensor.numel(), four_bit_bytes(tensor)
     return name, str(tensor.dtype).removeprefix("torch."), tensor.numel(), tensor.nbytes
 
 
 def _stored(source: str, hub: dict[str, Any]) -> Iterator[StoredTensor]:
-    """What lies on the Hub, by its files on this machine or by headers that are fetched."""
+    """Tensors of a checkpoint on the Hub, from its cached files or from fetched headers."""
     files = _local_files(source, hub["revision"])
     if files is None:
         for found in HfApi().get_safetensors_metadata(source, **hub).files_metadata.values():

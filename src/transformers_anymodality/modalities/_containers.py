@@ -125,7 +125,7 @@ def recordings(source: Path | BytesIO) -> list[Path | BytesIO]:
     file itself."""
     with opened(source) as file:
         length, begin, first, begun = file.seek(0, 2), 0, 0, False
-        links: dict[int, bool] = {}  # where each begins, and whether it holds more than headers
+        links: dict[int, bool] = {}  # start of each link, and whether it holds more than headers
         for header, end in _ogg_pages(file, length):
             if not links or (header[5] & 2 and not begun):
                 first = begin

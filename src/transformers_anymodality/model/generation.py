@@ -121,7 +121,7 @@ class AnyModalityGenerationMixin(MediaEncodingMixin, GenerationMixin):
         return rest
 
     def _hides_places(self, encoded: dict[str, EncodedMedia], cache: Any) -> bool:
-        """Whether the language model does not see all places, those of earlier turns included."""
+        """Whether some places, also of earlier turns, are hidden from the language model."""
         hides = any(output.token_mask is not None or name in self._summing for name, output in encoded.items())
         return hides or getattr(cache, "unseen_places", None) is not None
 

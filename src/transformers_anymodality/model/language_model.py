@@ -155,7 +155,7 @@ def grow_embeddings(language: PreTrainedModel, rows: int, beside: dict[str, torc
             owner.num_embeddings = shape[0]
     for module in (language.get_input_embeddings(), language.get_output_embeddings()):
         # New rows are never read as inputs; as outputs, the mean disturbs the others' probabilities least. Neighbours differ
-        # a little: where embeddings are given without ids, by prompt tuning, placeholders are known by their own.
+        # a little: if embeddings are given without ids, as in prompt tuning, they identify placeholders.
         for name, parameter in module.named_parameters(recurse=False):
             if name in ("weight", "bias") and len(parameter) >= rows:
                 mean = parameter[:before].float().mean(0)

@@ -24,8 +24,8 @@ _LAYOUT: dict[str, tuple] = {
 
 @torch.no_grad()
 def contradiction(model: Any, modality: str) -> str:
-    """Finds the value in the config that makes the tower of a modality fail, or give features of another size, with dummy
-    items that the config describes; "" if no single value does."""
+    """Finds the config value that makes a modality's tower fail, or give features of another size, on dummy items from the
+    config; "" if no single value does."""
     settings, tower = model.config.modalities[modality], model.tower(modality)
     if is_among_others():  # other processes would wait for this one
         return ""
@@ -46,7 +46,7 @@ def _fits(model: Any, modality: str, settings: ModalityConfig, items: dict[str, 
     aligner = model.config.aligner_config(modality)
     try:
         features, _ = model.encode_by(settings, modality, items)
-    except Exception:  # whatever a forward makes of it
+    except Exception:  # a forward may raise anything
         return False
     as_long = settings.packed or settings.feature_length in (None, features.shape[-2])
     apart = settings.packed or settings.num_frames is None or len(features) == 2

@@ -48,7 +48,7 @@ def stored_dtypes(files: list[Path]) -> dict[str, torch.dtype]:
         if not file.is_file():
             raise ConfigError(f"{file} is missing, although the checkpoint's index names it.")
         for name, dtype, _, _ in stored_tensors(file):
-            # Dtypes that torch lacks are refused like complex numbers.
+            # Dtypes that torch does not have are refused like complex numbers.
             found[name] = getattr(torch, dtype, torch.complex64)
     return found
 

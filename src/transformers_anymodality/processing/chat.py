@@ -208,12 +208,12 @@ def _marking(template: str) -> str | None:
 
 @lru_cache
 def _around(template: str, roles: tuple[str, ...], *given: tuple[str, Any]) -> list[str] | None:
-    """What a template writes in front of, between and behind the messages of chats with these roles; None if it does not
-    write each message once, in their order."""
+    """The template's text before, between and after the messages of chats with these roles; None if it does not write each
+    message once, in order."""
     messages = [{"role": role, "content": f"{_MARK}{turn}{_MARK}"} for turn, role in enumerate(roles)]
     try:
         text = render_jinja_template(conversations=[messages], chat_template=template, **dict(given))[0][0]
-    except Exception:  # templates raise what they like
+    except Exception:  # templates may raise anything
         return None
     pieces = text.split(_MARK)
     return pieces[::2] if pieces[1::2] == [*map(str, range(len(roles)))] else None
@@ -294,8 +294,8 @@ class ChatWriter:
         return [found[turn] if turn in found else self._find_calls(turn, text) for turn in turns]
 
     def _find_words(self, text: str) -> list[Span] | None:
-        """Spans of the assistant's messages, if `text` is what the template writes around the words of any such chat, with
-        the words of this one between; else None."""
+        """Spans of the assistant's messages, if `text` is the template's usual text for these roles with this chat's words
+        between; else None."""
         if self.is_steered or any(message.keys() != {"role", "content"} for message in self.messages):
             return None
         around = _around(self.template, tuple(message["role"] for message in self.messages), *self.given.items())
@@ -310,7 +310,7 @@ class ChatWriter:
         return [(start, end) for start, end, message in places if message["role"] == "assistant"]
 
     def _words(self, message: Mapping[str, Any]) -> str:
-        """What a message is for a template that takes strings."""
+        """The string of a message, for templates that take strings."""
         tokens = self.tokenizer.tokens
         return "".join(tokens.get(part.get("type"), str(part.get("text"))) for part in parts_of([message]))
 

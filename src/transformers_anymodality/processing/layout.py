@@ -1,4 +1,4 @@
-"""From prompts to the columns that a call returns, as the tokenizer's keyword arguments ask."""
+"""Turns prompts into the columns that a call returns, as the tokenizer's keyword arguments ask."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

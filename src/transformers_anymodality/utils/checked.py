@@ -90,7 +90,7 @@ def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:
             check_flags(f"{where}.{name}", value, parts[name])
         kinds, default = _plain_kinds(hints.get(name)), defaults.get(name)
         if not kinds and isinstance(default, (int, float)) and not isinstance(default, bool):
-            kinds = {type(default)}  # which may be an enum's, of numbers
+            kinds = {type(default)}  # it may be an enum of numbers
         if kinds == {bool} and value is not None and (isinstance(value, float) or value not in (0, 1)):
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be true or false.")
         if fields is None and kinds and bool not in kinds and _holds_flag(value):

@@ -41,7 +41,7 @@ _LOOK_BACK = (
     "min_length",
 )
 _UNSET = (None, 0, 1.0)
-# Model inputs of each token, which `generate` itself lengthens; all others are of media.
+# Model inputs per token, which `generate` itself lengthens; all others belong to media.
 _OF_TOKENS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 FAILED = "The server failed to answer; its log says why."
 
@@ -202,7 +202,7 @@ class BatchManager(GenerateManager):
         error = self._run(model, rows)
         left = [row for row in rows if not row.ended]
         if error is None or len(rows) == 1:
-            for row in left:  # without an error, of what the model's own config ends by, such as `max_time`
+            for row in left:  # without an error, the model's own config ended them, for example by `max_time`
                 row.end(error)
             return
         gc.collect()  # frees the tensors of the failed run
