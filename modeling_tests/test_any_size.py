@@ -104,7 +104,7 @@ def test_a_value_that_is_not_finite_is_of_its_medium(made, name, main):
     _, processor = made
     inputs, _ = processor.process_media({name: [any_size.image(32, 64), any_size.image(64, 32), any_size.image(8, 8)]})
     inputs[main][len(inputs[main]) // 2] = torch.nan
-    with pytest.raises(MediaError, match=f"{name} 1: .* makes nan of it"):
+    with pytest.raises(MediaError, match=f"{name} 1: .* gives nan for it"):
         processor._check_finite(name, [np.zeros(1)] * 3, inputs)
 
 
