@@ -333,9 +333,9 @@ class TestLoggers:
         [
             (f"time,{axes('Linear Acceleration @ (m/s^2)')},{axes('g@')}", (1, 1, 1), "lacks the columns ax, ay, az"),
             (f"time,{axes('userAcceleration.@')},{axes('g@')}", (1, 1, 1), "lacks the columns ax, ay, az"),
-            (f"time,{axes('a@')},{axes('g@')}", (1, 1 / G, 1), r"look like g, while m/s\^2.*'ax \(g\)'"),
+            (f"time,{axes('a@')},{axes('g@')}", (1, 1 / G, 1), r"look like g, but m/s\^2.*'ax \(g\)'"),
             (f"time,{axes('acc_@')},{axes('g@')}", (1, 1000 / G, 1), "look like mg"),
-            (f"time,{axes('a@')},{axes('gyro_@')}", (1, 1, 50 / DEGREE), "look like deg/s, while rad/s"),
+            (f"time,{axes('a@')},{axes('gyro_@')}", (1, 1, 50 / DEGREE), "look like deg/s, but rad/s"),
             (f"time,{axes('a@ (furlong)')},{axes('g@')}", (1, 1, 1), "unit 'furlong' of column 'ax .furlong.'"),
             (f"time,{axes('a@ (deg/s)')},{axes('g@')}", (1, 1, 1), "unit 'deg/s'.*not known for ax"),
             (f"time,{axes('a@')},{axes('g@')}", (1000, 1, 1), "another unit.*time_ms"),
