@@ -27,7 +27,10 @@ MIX = {
     "motion": 3, "same": 1, "both": 2, "two_pictures": 2, "noisy": 1, "senses": 1, "prose": 1, "own": 5,
 }  # fmt: skip
 EPOCHS = {"audio": 8, "image": 12, "imu": 12}  # of stage 1
-ROW = 2048  # tokens; eight samples have far fewer, so a step is one row without padding
+ROW = 2048  # tokens; eight samples have far fewer, so a step is one row
+# Row lengths are multiples of this. With all lengths, free memory is soon in pieces of all sizes. The allocator searches
+# these for each new tensor, and a step takes twice as long.
+MULTIPLE = 64
 
 
 def compose_parts(
@@ -115,7 +118,9 @@ class Lesson:
         """Trains the trainable parts of `model` on all rows and text, with the stock Trainer. Returns its log."""
         steps = max(2, round(steps * self.scale))
         samples = mixed({**self.questions, **self.text}, 8 * steps, seed)
-        collator = AnyModalityPackingCollator(self.processor, model=model, max_length=ROW, features=self.features)
+        collator = AnyModalityPackingCollator(
+            self.processor, model=model, max_length=ROW, features=self.features, pad_to_multiple_of=MULTIPLE
+        )
         log = train(
             model, self.processor, samples, self.folder / "trainer", learning_rate,
             per_device_train_batch_size=8, logging_steps=20, dataloader_num_workers=0, seed=seed, bf16=fast_bf16(),

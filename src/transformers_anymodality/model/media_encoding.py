@@ -120,7 +120,7 @@ class MediaEncodingMixin(PreTrainedModel):
 
     def encode(self, modality: str, inputs: MediaInputs, **recorded: bool) -> tuple[torch.Tensor, Any]:
         """Runs the tower: features, as in `EncodedMedia`, and its own output. ConfigError if the config contradicts it."""
-        settings, width = self.config.modalities[modality], self.config.aligner_config(modality).feature_size
+        settings, width = self.config.modalities[modality], self.aligner(modality).config.feature_size
         if torch.compiler.is_compiling():  # a `try` would break the graph
             return self.encode_by(settings, modality, inputs, **recorded)
         try:
