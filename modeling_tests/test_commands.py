@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
 
 from anymodality import cli
-from anymodality.plain.files import stored_tensors
+from anymodality.plain.files import DTYPES, stored_tensors
 from modeling_tests import tiny
 from transformers_anymodality.hub.inspect import inspect_checkpoint
 from transformers_anymodality.utils.files import open_weights
@@ -144,7 +144,7 @@ def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
     weights.write_bytes(whole)
     cases = {"is not JSON": "{", "`modalities` must be a table": {**config, "modalities": 3}}
     cases["`image_config` must be a config"] = {**config, "image_config": None}
-    cases["cannot be used (TypeError"] = {**config, "trained": 3}
+    cases["wrong type (TypeError"] = {**config, "trained": 3}
     for message, content in cases.items():
         (copy / "config.json").write_text(content if isinstance(content, str) else json.dumps(content))
         assert cli.main(["inspect", str(copy)]) == 1
@@ -154,7 +154,7 @@ def test_inspect_says_what_is_wrong(composed, parts, tmp_path, capsys):
 def test_headers_of_every_dtype_are_read(tmp_path):
     """As safetensors writes them, and torch calls them."""
     seen = 0
-    for dtype in {one for one in vars(torch).values() if isinstance(one, torch.dtype)}:
+    for dtype in [getattr(torch, name) for name, _ in DTYPES.values() if hasattr(torch, name)]:
         try:
             save_file({"one": torch.empty(4, 6, dtype=dtype), "none": torch.empty(0, dtype=dtype)}, tmp_path / "x")
         except Exception:  # safetensors does not have it
