@@ -226,7 +226,7 @@ def test_an_input_that_a_tower_cannot_read_is_not_the_fault_of_the_config(saved)
 PROCESSOR = {
     "'what' of 'image' is an ordinary word": rows("image", token="what"),
     "'<pad>' of 'image' has another meaning": rows("image", token="<pad>"),
-    "is that of 'audio', too|is that of 'image', too": rows("image", token="<audio>"),
+    "is also that of '(audio|image)'": rows("image", token="<audio>"),
     "'' of 'image' is not in the tokenizer": rows("image", token=""),
     "`modalities.image.token` is 5": rows("image", token=5),
     "`modalities.image.num_tokens` is -1": rows("image", num_tokens=-1),

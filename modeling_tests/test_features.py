@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import platform
 import signal
 import socket
 import subprocess
@@ -532,6 +533,18 @@ def test_the_index_finds_what_shards_hold(tmp_path):
     mend_index(tmp_path / "s")
     assert set(Index(tmp_path / "s")) == set(two)
     assert sorted(path.suffix for path in (tmp_path / "s").iterdir()) == [".arrow", ".arrow", ".safetensors"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks whether a process is there")
+def test_unfinished_tables_of_killed_processes_go(tmp_path):
+    written(tmp_path, dict(zip(digests(1, 2), [1, 2], strict=True)))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    names = [f".{platform.node()}.{process}.arrow.tmp" for process in (ended.pid, os.getpid())]
+    for name in names:
+        (tmp_path / name).touch()
+    mend_index(tmp_path)
+    assert [(tmp_path / name).exists() for name in names] == [False, True]
 
 
 def test_a_store_that_may_not_be_written_to(tmp_path, monkeypatch):

@@ -103,7 +103,7 @@ def test_chained_ogg_is_read_whole(subtype, serials, tmp_path):
     with pytest.raises(MediaError, match="limit of 3 s"):
         read_audio(b"".join(links), RATE, limits=Limits(max_seconds=3))
     other = with_serial(sound(tone(1.0, 48_000 if subtype == "VORBIS" else RATE), 48_000, "OGG", "VORBIS"), 9)
-    with pytest.raises(MediaError, match="several (rates|kinds)"):
+    with pytest.raises(MediaError, match="(several|different) (rates|kinds)"):
         read_audio(links[0] + other, RATE) if subtype == "VORBIS" else read_waveform(
             links[0] + with_serial(sound(np.stack([tone(1.0, RATE)] * 2, 1), RATE, "OGG", "OPUS"), 9), RATE
         )
@@ -157,7 +157,7 @@ def test_links_without_samples_are_passed_over():
     empty = with_serial(sound(np.zeros(0, np.float32), RATE, "OGG", "VORBIS"), 7)
     for parts in ([links[0], empty, links[1]], [empty, *links], [*links, empty]):
         assert len(read_audio(b"".join(parts), RATE)) == 2 * RATE
-    with pytest.raises(MediaError, match="of headers alone.*Record or copy it again"):
+    with pytest.raises(MediaError, match="only the headers of an Ogg file.*Record or copy it again"):
         read_audio(empty + empty, RATE)
 
 
@@ -167,13 +167,14 @@ def test_ogg_of_headers_alone_says_so(subtype):
     whole = sound(tone(1.0, RATE), RATE, "OGG", subtype)
     first, second, *_ = pages(whole)
     for headers in (first, ended(first), first + second, first + ended(second)):
-        with pytest.raises(MediaError, match="of headers alone.*Record or copy it again"):
+        with pytest.raises(MediaError, match="only the headers of an Ogg file.*Record or copy it again"):
             read_audio(headers, RATE)
     for link in (first + ended(second), ended(first)):
         for parts in ((link, whole), (whole, link)):
             assert len(read_audio(b"".join(with_serial(p, n) for n, p in enumerate(parts, 1)), RATE)) == RATE
     with pytest.raises(MediaError, match="is truncated: the last page of its Ogg stream is missing"):
-        read_audio(b"".join(pages(sound(tone(4.0, RATE), RATE, "OGG", subtype))[:-1]), RATE)
+        noise = 0.1 * np.random.default_rng(0).standard_normal(4 * RATE).astype(np.float32)
+        read_audio(b"".join(pages(sound(noise, RATE, "OGG", subtype))[:-1]), RATE)
 
 
 def test_mp3_of_variable_rate_without_a_header():

@@ -78,7 +78,7 @@ class TornCheckpoints(Trainings):
         if damage == "flipped":  # in other files some bits have no meaning
             file = newest / "model.safetensors"
         whole = file.read_bytes()
-        place = rng.randrange(len(whole))
+        place = rng.randrange(len(whole.rstrip()))  # without a line's end, a file is still whole
         match damage:
             case "cut":
                 file.write_bytes(whole[:place])

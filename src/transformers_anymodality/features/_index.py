@@ -198,7 +198,15 @@ def _of_path(path: str) -> bytes:
 
 
 def mend_index(folder: Path) -> None:
-    """Deletes tables that are damaged, or that list missing shards: opening the store builds them again."""
+    """Deletes tables that are damaged, or that list missing shards: opening the store builds them again. Also deletes the
+    unfinished tables of processes of this machine that were killed."""
+    for file in folder.glob(f".{platform.node()}.*.arrow.tmp") if os.name == "posix" else ():
+        try:
+            os.kill(int(file.name.split(".")[-3]), 0)  # which only asks whether the process is there
+        except ProcessLookupError:
+            file.unlink(missing_ok=True)
+        except (PermissionError, ValueError):  # another user's, or a name that is not ours
+            continue
     there = {path.name for path in folder.glob("*.safetensors")}
     for name in _TABLES:
         file = folder / f"{name}.arrow"

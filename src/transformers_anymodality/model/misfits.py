@@ -14,11 +14,11 @@ from .dummy_items import dummy_inputs, is_among_others
 # Keys of the table of modalities for the layout of a tower's inputs and features, and their possible values.
 _LAYOUT: dict[str, tuple] = {
     "channels_first": (None, True, False),
-    "packed": (False, True),
     "per_frame": (False, True),
     "side_by_side": (False, True),
     "marks_padding": (None,),
     "select_feature": SELECT_FEATURES,
+    "packed": (False, True),  # last: as one row, any features fit
 }
 
 
@@ -34,7 +34,7 @@ def contradiction(model: Any, modality: str) -> str:
     with in_eval(tower):
         if _fits(model, modality, settings, items):
             return ""
-        others = {**_LAYOUT, "inputs": (match_arguments(tower, items),)}
+        others = {"inputs": (match_arguments(tower, items),), **_LAYOUT}
         for key, value in ((key, value) for key, values in others.items() for value in values):
             if _fits(model, modality, replace(settings, **{key: value}), items):
                 where = f"config.json of {model.name_or_path or 'the model'}: `modalities.{modality}.{key}`"
