@@ -245,7 +245,7 @@ def test_enormous_media(processor):
         ("image", encoded("image"), {"max_pixels": 100}, "more than the limit of 100"),
         ("image", encoded("image"), {"max_bytes": 100}, "more than the limit of 100"),
         ("audio", encoded("audio"), {"max_seconds": 0.1}, "more than the limit of 0.1 s"),
-        ("audio", np.zeros(16001, np.float32), {}, "1.0 s of sound, but WhisperFeatureExtractor reads 1.0 s at most"),
+        ("audio", np.zeros(16001, np.float32), {}, "1.0 s of audio, but WhisperFeatureExtractor reads at most 1.0 s"),
         ("imu", encoded("imu"), {"max_seconds": 0.1}, "limit of 0.1"),
         ("imu", np.zeros((65, 6)), {}, r"65 samples \(2.03 s\), but the tower reads 64"),
         ("video", encoded("video"), {"max_frames": 2}, "limit of 2"),

@@ -269,7 +269,7 @@ def test_a_processor_config_that_makes_no_sense_is_refused_by_its_key(copy, mess
 def test_a_processor_that_counts_by_what_is_not_there_is_refused(copy):
     edit(copy / "processor_config.json", rows("depth", grid="x"))
     processor = AutoProcessor.from_pretrained(copy)
-    with pytest.raises(ConfigError, match="`modalities.depth.grid` is 'x'; there are depth_values alone"):
+    with pytest.raises(ConfigError, match="`modalities.depth.grid` is 'x', but there are only depth_values"):
         tiny.inputs(processor, tiny.chat("depth"))
 
 

@@ -610,7 +610,7 @@ class Refused:
         # sizes that do not fit
         (
             {"image": {"aligner": LinearAlignerConfig(feature_size=7, hidden_size=64)}},
-            "aligner of 'image' goes from width 7 to 64; .*have 24 and 64",
+            "aligner of 'image' goes from width 7 to 64, but .*have 24 and 64",
         ),
         ({"image": {"aligner": LinearAlignerConfig(feature_size=24, hidden_size=65)}}, "goes from width 24 to 65"),
         ({"image": {"aligner": {"type": "mlp", "pool": "pixel_shuffle"}}}, "pixel_shuffle.*17.*class token"),
@@ -645,7 +645,7 @@ class Refused:
         ({"image": {"aligner": "image"}}, "'image' cannot borrow its own aligner"),
         (
             {"image": {"aligner": "linear"}, "imu": {"tower": tiny.imu_config(), "aligner": "image"}},
-            "aligner of 'image' goes from width 24 to 64; the tower of 'imu' and the language model have 16 and 64",
+            "aligner of 'image' goes from width 24 to 64, but the tower of 'imu' and the language model have 16 and 64",
         ),
         (
             {

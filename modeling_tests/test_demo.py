@@ -110,7 +110,7 @@ def test_bad_files_are_told_about_and_the_chat_goes_on(page, files):
     assert "class=trouble" in tray and "broken.csv&#x27; lacks the columns" in tray and "walk.csv" in tray
     assert str(files["broken"].parent) not in tray
     assert "class=trouble" in attach(page, session, "image", files["broken"])
-    assert "At most 3 media" in attach(page, session, "image", *[files["image"]] * 3)
+    assert "holds at most 3 media" in attach(page, session, "image", *[files["image"]] * 3)
     assert page.detach(session)[page.tray].visible is False
     ask(page, session)
     assert session.shown[-1].error is None

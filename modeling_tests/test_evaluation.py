@@ -547,7 +547,7 @@ def test_the_command(folder, tmp_path, capsys):
     page = (tmp_path / "results.samples/asr.html").read_text()
     assert page.count("<audio") == 5 and "reference: one two three" in page and "wer" in page
     for wrong, message in {
-        ("--tasks", "asr,vqa", "--data", f"{files},x"): "2 tasks, but 3 files",
+        ("--tasks", "asr,vqa", "--data", f"{files},x"): "2 tasks, but 3 data files",
         ("--tasks", "ars", "--data", "x"): "Unknown task 'ars'. Did you mean 'asr'",
         ("--tasks", "asr", "--data", "gone.jsonl"): "gone.jsonl",
         ("--tasks", "asr", "--data", files.split(",")[0], "--ratings", "r"): "the task is unclear",

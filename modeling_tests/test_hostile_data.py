@@ -153,7 +153,7 @@ SHARDS = {
     "deep": ([("b.json", b"[" * 100_000)], "b.json is nested too deeply"),
     "bytes": ([("b.json", b'{"a": "\xff"}')], "b.json is not JSON"),
     "missing": ([("b.json", CHAT), ("c.png", b"")], "sample"),
-    "twice": ([("b.json", CHAT), ("b.json", CHAT)], "b.json is there twice|Duplicate|lacks|sample 'b'"),
+    "twice": ([("b.json", CHAT), ("b.json", CHAT)], "b.json occurs twice|Duplicate|lacks|sample 'b'"),
     "mixed": ([("b.json", MIXED)], "make all of them lists"),
 }
 
