@@ -1,4 +1,4 @@
-"""A language model that hears, sees and feels: real parts, real data, one model, on a CPU, in about an hour of one core.
+"""A language model that hears, sees and feels: real parts, real data, one model, on two CPU cores, in about 40 minutes.
 
     make real                                                   # all of it
     make real ARGS="--language-model HuggingFaceTB/SmolLM2-135M-Instruct"   # from the Hub instead
