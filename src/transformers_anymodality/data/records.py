@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modalities import MODALITIES, MediaError, UnknownModalityError
-from ..processing.chat import ChatWriter, media_of, part_source, parts_of, read_chats
+from ..processing.chat import media_of, part_source, parts_of, read_chats
 from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean
 
@@ -87,8 +87,7 @@ def encode_chats(chats: Sequence[Chat], processor: Any) -> list[Prompt | None]:
     for i, chat in enumerate(chats):
         with chat.failing():
             if chat.messages:
-                template, options = processor.resolve_chat_template(), {"add_generation_prompt": False}
-                texts[i] = ChatWriter(template, tokenizer, chat.messages, chat.tools, **options).write(said=True)
+                texts[i] = processor.write_chat(chat.messages, chat.tools, said=True)
     prompts: dict[int, Prompt] = {}
     try:
         prompts = dict(zip(texts, tokenizer.encode([*texts.values()]), strict=True))

@@ -265,6 +265,13 @@ def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, Shard
     """Encodes the media from `_Media`, and returns how many media could not be read."""
     waiting: dict[tuple, list] = {}  # media of one size, the oldest first
     held, skipped, seen = 0, 0, _Seen()
+
+    def encode(shape: tuple) -> None:
+        nonlocal held
+        batch = waiting.pop(shape)
+        held -= sum(_bytes(inputs) for _, inputs, _ in batch)
+        _encode(model, writers[shape[0]], shape[0], batch)
+
     for found, failed in media:
         skipped += failed
         for name, digest, inputs, files in found:
@@ -274,14 +281,12 @@ def _run(model: Any, media: Iterable[tuple[list, int]], writers: dict[str, Shard
             shape = (name, *((key, tuple(value.shape)) for key, value in inputs.items()))
             waiting.setdefault(shape, []).append((digest, inputs, files))
             held += _bytes(inputs)
-            full = len(waiting[shape]) == batch_size
-            while full or (held > _MOST_HELD and len(waiting) > 1):
-                shape = shape if full else next(iter(waiting))
-                batch, full = waiting.pop(shape), False
-                held -= sum(_bytes(inputs) for _, inputs, _ in batch)
-                _encode(model, writers[shape[0]], shape[0], batch)
-    for (name, *_), batch in waiting.items():
-        _encode(model, writers[name], name, batch)
+            if len(waiting[shape]) == batch_size:
+                encode(shape)
+            while held > _MOST_HELD and len(waiting) > 1:
+                encode(next(iter(waiting)))
+    for shape in [*waiting]:
+        encode(shape)
     for writer in writers.values():
         writer.flush()
     return skipped

@@ -188,18 +188,19 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
             )
         return own["default"]
 
-    def tokenize_chat(
+    def write_chat(
         self,
         messages: Any,
         tools: list | None = None,
         add_generation_prompt: bool = False,
         said: bool = False,
         **template_kwargs,
-    ) -> Prompt:
-        """A chat's tokens, one per placeholder; its media are not read. Typed control tokens are text.
+    ) -> Text:
+        """A chat as the template writes it, with one placeholder per medium; its media are not read. Typed control tokens
+        are text.
 
         Args:
-            said: whether to find the assistant's tokens with the end token: by the template's generation tags if it has
+            said: whether to find the assistant's text with the end token: by the template's generation tags if it has
                 them, else by the place of the assistant's words.
             template_kwargs: further variables of the template.
 
@@ -208,8 +209,11 @@ class AnyModalityProcessor(RemoteCodeMixin, MediaMixin, ProcessorMixin):
         """
         (chat,), _ = read_chats(messages)
         options: dict[str, Any] = {"variables": template_kwargs, "add_generation_prompt": add_generation_prompt}
-        text = ChatWriter(self.resolve_chat_template(), self.prompt_tokenizer, chat, tools, **options).write(said)
-        return self.prompt_tokenizer.encode([text])[0]
+        return ChatWriter(self.resolve_chat_template(), self.prompt_tokenizer, chat, tools, **options).write(said)
+
+    def tokenize_chat(self, messages: Any, tools: list | None = None, **options) -> Prompt:
+        """The tokens of a chat, from the arguments of `write_chat`; one token per placeholder."""
+        return self.prompt_tokenizer.encode([self.write_chat(messages, tools, **options)])[0]
 
     def encode_chat(self, messages: Any, tools: list | None = None, **template_kwargs) -> tuple[list[int], list[bool]]:
         """The ids of `tokenize_chat` for a complete chat, and which of them are the assistant's."""
