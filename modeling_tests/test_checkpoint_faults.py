@@ -18,6 +18,7 @@ from transformers.utils import logging
 from modeling_tests import tiny
 from modeling_tests.training_runs import trainer
 from transformers_anymodality.training.checkpoints import last_checkpoint
+from transformers_anymodality.utils.files import CHECKSUMS
 from transformers_anymodality.utils.checked import ConfigError, check_flags, check_numbers
 
 
@@ -356,10 +357,27 @@ def test_every_file_that_is_torn_or_missing_is_seen(run, tmp_path, caplog, monke
         file.unlink()
         assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2"), file.name
         file.write_bytes(whole)
+    sums = newest / CHECKSUMS
+    sums.write_text("[]")
+    assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2")
+    sums.write_text('{"model.safetensors": 1}')  # of a version with another checksum
+    assert last_checkpoint(newest.parent) == str(newest)
     shutil.rmtree(newest)
     newest.mkdir()
     assert last_checkpoint(newest.parent) == str(newest.parent / "checkpoint-2")
     assert last_checkpoint(tmp_path / "nowhere") is None
+
+
+def test_no_flipped_bit_of_an_archive_is_an_untyped_error(run, tmp_path):
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    file = folder / "checkpoint-3" / "scheduler.pt"
+    whole = file.read_bytes()
+    entry = whole.index(b"PK\1\2")  # of the table of contents; version, flags and compression are in bytes 6 to 12
+    for place in range(8 * entry + 48, 8 * entry + 96):
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        assert last_checkpoint(folder) in {str(folder / "checkpoint-3"), str(folder / "checkpoint-2")}
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(run, tmp_path):

@@ -53,12 +53,13 @@ def mutated(content: Any, path: tuple, value: Any) -> tuple[Any, Any]:
 
 def same_kind(before: Any, value: Any) -> bool:
     """Whether a value may replace another: both are numbers, or both are names, lists or tables; None counts as missing, 0
-    and 1 as false and true."""
+    and 1 as false and true. One number may stand for a list of numbers, as in `image_std`."""
     if before is None or value is None or value is ...:
         return True  # what may be left out has a default
     if isinstance(before, bool) or isinstance(value, bool):
         return isinstance(before, bool) and value in (0, 1)
-    numbers = isinstance(before, (int, float)) and isinstance(value, (int, float))
+    several = before if isinstance(before, list) else [before]
+    numbers = isinstance(value, (int, float)) and all(isinstance(one, (int, float)) for one in several)
     return numbers or type(before) is type(value)
 
 

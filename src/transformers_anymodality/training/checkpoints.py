@@ -3,6 +3,7 @@
 import os
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 from transformers.utils import logging
@@ -55,12 +56,12 @@ def _torn(place: Path, usual: set[str]) -> str:
         if not isinstance(state, dict) or state.get("global_step") != _number(place):
             return "trainer_state.json belongs to another step"
         return changed_file(place)
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError) as error:
         return str(error)
 
 
 def _check(file: Path) -> None:
-    """Raises OSError, ValueError or BadZipFile for an incomplete file, as far as its format shows it."""
+    """Raises OSError or ValueError for an incomplete file, as far as its format shows it."""
     if file.name.endswith(".index.json"):
         for name in shard_names(file):
             (file.parent / name).stat()
@@ -72,7 +73,7 @@ def _check(file: Path) -> None:
         try:
             with zipfile.ZipFile(file) as content:
                 bad = content.testzip()
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:  # NotImplementedError is a RuntimeError
             raise ValueError(f"{file.name} is cut off or damaged ({error})") from error
         if bad is not None:
             raise ValueError(f"{file.name} is damaged ({bad} in it)")
