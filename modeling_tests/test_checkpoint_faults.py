@@ -18,8 +18,8 @@ from transformers.utils import logging
 from modeling_tests import tiny
 from modeling_tests.training_runs import trainer
 from transformers_anymodality.training.checkpoints import last_checkpoint
-from transformers_anymodality.utils.files import CHECKSUMS
 from transformers_anymodality.utils.checked import ConfigError, check_flags, check_numbers
+from transformers_anymodality.utils.files import CHECKSUMS
 
 
 @pytest.fixture(scope="module")

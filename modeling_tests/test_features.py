@@ -36,6 +36,7 @@ from transformers_anymodality.features._index import Index, mend_index
 from transformers_anymodality.features._shards import DamagedStoreError, Shard, ShardWriter
 from transformers_anymodality.features.build import _Seen, _share, load_towers
 from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.utils.files import delete_unfinished
 from transformers_anymodality.utils.processes import read_ahead
 
 
@@ -536,14 +537,14 @@ def test_the_index_finds_what_shards_hold(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks whether a process is there")
-def test_unfinished_tables_of_killed_processes_go(tmp_path):
-    written(tmp_path, dict(zip(digests(1, 2), [1, 2], strict=True)))
+@pytest.mark.parametrize("kind", ["arrow", "json"])
+def test_unfinished_files_of_killed_processes_go(tmp_path, kind):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    names = [f".{platform.node()}.{process}.arrow.tmp" for process in (ended.pid, os.getpid())]
+    names = [f".{platform.node()}.{process}.{kind}.tmp" for process in (ended.pid, os.getpid())]
     for name in names:
         (tmp_path / name).touch()
-    mend_index(tmp_path)
+    delete_unfinished(tmp_path)
     assert [(tmp_path / name).exists() for name in names] == [False, True]
 
 

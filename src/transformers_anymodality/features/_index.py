@@ -11,7 +11,6 @@ be deleted. A table holds its own checksum; a damaged one is built again.
 import hashlib
 import json
 import os
-import platform
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -130,7 +129,7 @@ class Index:
         said = {"shards": shards, "checksum": str(_checksum(shards.encode(), self.tables[name]))}
         table = pyarrow.table(arrays).replace_schema_metadata(said)
         # The temporary name is unique among processes, also of other machines.
-        with written_whole(self.folder / f"{name}.arrow", f"{platform.node()}.{os.getpid()}") as file:
+        with written_whole(self.folder / f"{name}.arrow") as file:
             with require("pyarrow.ipc", "train").new_file(str(file), table.schema) as writer:
                 writer.write_table(table)
             return _mapped(file, name)[1]
@@ -198,15 +197,7 @@ def _of_path(path: str) -> bytes:
 
 
 def mend_index(folder: Path) -> None:
-    """Deletes tables that are damaged, or that list missing shards: opening the store builds them again. Also deletes the
-    unfinished tables of processes of this machine that were killed."""
-    for file in folder.glob(f".{platform.node()}.*.arrow.tmp") if os.name == "posix" else ():
-        try:
-            os.kill(int(file.name.split(".")[-3]), 0)  # which only asks whether the process is there
-        except ProcessLookupError:
-            file.unlink(missing_ok=True)
-        except (PermissionError, ValueError):  # another user's, or a name that is not ours
-            continue
+    """Deletes tables that are damaged, or that list missing shards: opening the store builds them again."""
     there = {path.name for path in folder.glob("*.safetensors")}
     for name in _TABLES:
         file = folder / f"{name}.arrow"

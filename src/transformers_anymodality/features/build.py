@@ -22,6 +22,7 @@ from ..model.configuration import SIZES, AnyModalityConfig, item_lengths
 from ..model.frames import Frames
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import compute_dtype
+from ..utils.files import delete_unfinished
 from ..utils.imports import require
 from ..utils.processes import place_among, read_ahead
 from ..utils.tensors import in_dtype, in_eval
@@ -137,6 +138,7 @@ def _open_store(place: Path, model: Any, processor: Any, name: str, dtype: torch
         raise ValueError(f"{place} holds features of another model: {found}. Choose another folder, or delete it.")
     for error in damaged_shards(place) if verify else ():
         _set_aside(error)
+    delete_unfinished(place)
     mend_index(place)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,15 +32,16 @@ def write_json(path: Path, content: Any, **settings: Any) -> None:
 
 
 @contextmanager
-def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]:
+def written_whole(path: Path, writer: str = "") -> Iterator[Path]:
     """A temporary file next to `path`, which replaces it at the end; if writing fails, it is deleted.
 
-    Its name holds `writer` (the process's id by default), so that a killed process leaves at most one such file.
+    A killed process leaves it. Its name holds `writer`, whose next file replaces it, or machine and process, so that
+    `delete_unfinished` finds it.
 
     Raises:
         OSError: it cannot be written, for example because the disk is full; the message names `path`.
     """
-    temporary = path.with_name(f".{os.getpid() if writer is None else writer}.{path.suffix[1:]}.tmp")
+    temporary = path.with_name(f".{writer or f'{platform.node()}.{os.getpid()}'}.{path.suffix[1:]}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as file:
@@ -53,6 +55,17 @@ def written_whole(path: Path, writer: str | int | None = None) -> Iterator[Path]
         raise (OSError(message) if number is None else OSError(number, message)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def delete_unfinished(folder: Path) -> None:
+    """Deletes files of `written_whole` that killed processes of this machine left."""
+    for file in folder.glob(f".{platform.node()}.*.tmp") if os.name == "posix" else ():
+        try:
+            os.kill(int(file.name.split(".")[-3]), 0)  # which only asks whether the process is there
+        except ProcessLookupError:
+            file.unlink(missing_ok=True)
+        except (PermissionError, ValueError):  # another user's, or a name that is not ours
+            continue
 
 
 # --- checksums of weights ------------------------------------------------------------------------------------------------
