@@ -224,6 +224,20 @@ def test_an_input_that_a_tower_cannot_read_is_not_the_fault_of_the_config(saved)
     assert not isinstance(error.value, ConfigError)
 
 
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError])
+def test_what_takes_more_memory_than_there_is_does_not_run_again(saved, monkeypatch, kind):
+    model, runs = AutoModelForCausalLM.from_pretrained(saved), []
+
+    def full(*_, **__):
+        runs.append(1)
+        raise kind
+
+    monkeypatch.setattr(model.image_tower, "forward", full)
+    with pytest.raises(kind):
+        model.get_modality_features("image", **media(saved, "image"))
+    assert len(runs) == 1
+
+
 PROCESSOR = {
     "'what' of 'image' is an ordinary word": rows("image", token="what"),
     "'<pad>' of 'image' has another meaning": rows("image", token="<pad>"),

@@ -128,7 +128,7 @@ class MediaEncodingMixin(PreTrainedModel):
             if features.shape[-1] != width:
                 raise ValueError(f"Features of {modality!r} are {tuple(features.shape)}, not {width} wide.")
         except Exception as error:
-            if wrong := contradiction(self, modality):
+            if wrong := contradiction(self, modality, error):
                 raise ConfigError(wrong) from error
             raise
         return features, output

@@ -23,11 +23,12 @@ _LAYOUT: dict[str, tuple] = {
 
 
 @torch.no_grad()
-def contradiction(model: Any, modality: str) -> str:
-    """Finds the config value that makes a modality's tower fail, or give features of another size, on dummy items from the
-    config; "" if no single value does."""
+def contradiction(model: Any, modality: str, error: Exception) -> str:
+    """Finds the config value that makes a modality's tower fail, as in `error`, or give features of another size; "" if no
+    single value does. It tries them on dummy items."""
     settings, tower = model.config.modalities[modality], model.tower(modality)
-    if is_among_others():  # other processes would wait for this one
+    # Another run may want more memory again; and other processes would wait for this one.
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_among_others():
         return ""
     device = next(tower.parameters(), torch.empty(0)).device
     items = {name: torch.cat([value, value]) for name, value in dummy_inputs(settings, device).items()}
