@@ -56,13 +56,13 @@ def first(value: float):
 
 
 REFUSED = {
-    "NaN": (first(float("nan")), "have 1 with NaN or infinity"),
-    "infinity": (first(float("inf")), "have 1 with NaN or infinity"),
-    "minus infinity": (first(float("-inf")), "have 1 with NaN or infinity"),
+    "NaN": (first(float("nan")), "Weights with NaN or infinity .1."),
+    "infinity": (first(float("inf")), "Weights with NaN or infinity .1."),
+    "minus infinity": (first(float("-inf")), "Weights with NaN or infinity .1."),
     **{
         str(dtype): (
             lambda weights, dtype=dtype: weights.to(dtype),
-            "have 1 of a kind of number that is not converted",
+            "Weights of a kind of number that is not converted .1.",
         )
         for dtype in (torch.int8, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn)
     },

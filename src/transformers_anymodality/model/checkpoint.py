@@ -87,8 +87,8 @@ class CheckpointMixin(PreTrainedModel):
                 place, kwargs["state_dict"] = None, _assemble(source, config, files, **hub_kwargs(kwargs))
             loaded: Any = super().from_pretrained(place, *args, output_loading_info=True, **kwargs)
             model, info = loaded
-            check_loading_info(model, info, mismatch_allowed, source)
-            check_weights(model, stored, source)
+            check_loading_info(model, info, mismatch_allowed)
+            check_weights(model, stored)
             model._check_placeholders()
         keep_gradients(model)
         if config.references:
@@ -180,7 +180,7 @@ def _without_tensors(module: nn.Module, owner: PreTrainedModel) -> Iterator[tupl
         yield owner, module
 
 
-def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_allowed: bool, source: Any) -> None:
+def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_allowed: bool) -> None:
     """Raises ValueError if the checkpoint and the model do not have the same weights."""
     mismatched = {key[0] if isinstance(key, tuple) else key for key in info["mismatched_keys"]}
     missing = set(info["missing_keys"]) - (mismatched if mismatch_allowed else set())
@@ -192,7 +192,7 @@ def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_al
     found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
     if found:
         raise ValueError(
-            f"The weights in {source} do not fit {type(model).__name__}; " + "; ".join(found) + ". Nothing is filled "
+            f"The weights do not fit {type(model).__name__}; " + "; ".join(found) + ". Nothing is filled "
             "with random weights: check that config and weights come from the same model."
         )
 

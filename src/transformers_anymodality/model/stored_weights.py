@@ -53,7 +53,7 @@ def stored_dtypes(files: list[Path]) -> dict[str, torch.dtype]:
     return found
 
 
-def check_weights(model: nn.Module, stored: dict[str, torch.dtype], source: Any) -> None:
+def check_weights(model: nn.Module, stored: dict[str, torch.dtype]) -> None:
     """Raises ConfigError for weights that are stored as another kind of number, or are not finite."""
     wrong, broken = [], []
     buffers = {name for name, _ in model.named_buffers()}
@@ -68,9 +68,7 @@ def check_weights(model: nn.Module, stored: dict[str, torch.dtype], source: Any)
     for names, what in ((wrong, "of a kind of number that is not converted"), (broken, "with NaN or infinity")):
         if names:
             more = ", ..." if len(names) > 5 else ""
-            raise ConfigError(
-                f"The weights in {source} have {len(names)} {what}: {', '.join(sorted(names)[:5])}{more}."
-            )
+            raise ConfigError(f"Weights {what} ({len(names)}): {', '.join(sorted(names)[:5])}{more}.")
 
 
 def _converts(stored: torch.dtype, value: torch.Tensor, is_buffer: bool) -> bool:
