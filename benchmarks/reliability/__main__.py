@@ -1,7 +1,7 @@
 """Attacks the package in many ways, and counts what it survives.
 
     python -m benchmarks.reliability --list
-    python -m benchmarks.reliability                                  # all at full counts: hours on two cores
+    python -m benchmarks.reliability                                  # all at full counts: 10 minutes on two cores
     python -m benchmarks.reliability --only KilledBuilds --scale 0.5
     python -m benchmarks.reliability --write-docs                     # from what outputs/reliability holds, without attacks
 
