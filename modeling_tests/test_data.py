@@ -560,6 +560,7 @@ def test_check_passes_what_is_right(processor, saved, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"3 samples with 3 media: none have problems.\n  tokens per sample: median {length}," in out
     assert cli.main(["data", "check", str(lines(tmp_path / "none.jsonl")), "--processor", saved]) == 1
+    assert "none.jsonl: no samples." in capsys.readouterr().out
     assert cli.main(["data", "check", str(tmp_path / "gone.jsonl"), "--processor", saved]) == 1
 
 

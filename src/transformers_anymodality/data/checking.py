@@ -50,6 +50,8 @@ class Report:
         Path(file).write_text(json_lines(map(asdict, self.problems)), encoding="utf-8")
 
     def __str__(self) -> str:
+        if not self.samples:
+            return "no samples."
         bad = len({problem.sample for problem in self.problems})
         lines = [
             f"{self.samples:,} samples with {self.media:,} media: {f'{bad:,} have' if bad else 'none have'} problems."

@@ -123,7 +123,7 @@ def read_chat(
 
 def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: str | None) -> None:
     if not isinstance(record, Mapping):
-        raise ValueError(f"has no `messages`: it is a {type(record).__name__}.")
+        raise ValueError(f"has no `messages`, because it is not a dict, but of type {type(record).__name__}.")
     if question is not None:
         columns = media_columns(record).items()
         places = [{"type": name} for name, column in columns for _ in items_of(name, record[column])]
@@ -250,7 +250,7 @@ def _messages(record: Mapping[str, Any], media_root: Any, markers: bool | None) 
 
 def _message(index: int, turn: Any, media_root: Any, markers: bool) -> dict[str, Any]:
     if not isinstance(turn, Mapping):
-        raise ValueError(f"has a turn {index} that is not a dict, but a {type(turn).__name__}.")
+        raise ValueError(f"has a turn {index} that is not a dict, but of type {type(turn).__name__}.")
     if "role" in turn:
         message = dict(turn)
         content = message.get("content")
