@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin, is_typeddict
 
 import torch
 
@@ -88,13 +88,26 @@ def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:
     for name, value in values.items():
         if isinstance(parts, Mapping) and name in parts and isinstance(value, Mapping):
             check_flags(f"{where}.{name}", value, parts[name])
+        _check_table(f"{where}.{name}", value, hints.get(name))
         kinds, default = _plain_kinds(hints.get(name)), defaults.get(name)
         if not kinds and isinstance(default, (int, float)) and not isinstance(default, bool):
             kinds = {type(default)}  # it may be an enum of numbers
+            if name not in hints and isinstance(value, (list, Mapping, str)):
+                raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be a number.")
         if kinds == {bool} and value is not None and (isinstance(value, float) or value not in (0, 1)):
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must be true or false.")
         if fields is None and kinds and bool not in kinds and _holds_flag(value):
             raise ConfigError(f"`{where}.{name}` is {value!r:.80}; it must not be true or false.")
+
+
+def _check_table(where: str, value: Any, hint: Any) -> None:
+    """Raises ConfigError for a bool where a TypedDict in the annotation has a number."""
+    tables = [one.__annotations__ for one in (hint, *get_args(hint)) if is_typeddict(one)]
+    for key, inner in value.items() if tables and isinstance(value, Mapping) else ():
+        _check_table(f"{where}.{key}", inner, hint)  # there may be one table for each kind of layer
+        kinds = set().union(*(_plain_kinds(table.get(key)) for table in tables))
+        if kinds and bool not in kinds and _holds_flag(inner):
+            raise ConfigError(f"`{where}.{key}` is {inner!r:.80}; it must not be true or false.")
 
 
 def _holds_flag(value: Any) -> bool:
