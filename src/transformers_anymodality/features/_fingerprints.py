@@ -45,7 +45,7 @@ class Contents:
 
     def __init__(self, *indexes: Index):
         self.indexes = indexes
-        self.files: dict[str, list] = {}  # path -> `[mtime in ns, size, hash]` of files hashed since then
+        self.files: dict[str, list] = {}  # path -> `[mtime in ns, size, hash]` of files asked for last
 
     def __call__(self, spec: ModalitySpec, source: Any) -> str:
         """32 hexadecimal digits.
@@ -66,7 +66,15 @@ class Contents:
         return {} if found is None else {path: found}
 
     def _known(self, path: str) -> list | None:
-        return self.files.get(path) or next(filter(None, (index.file(path) for index in self.indexes)), None)
+        found = self.files.get(path)
+        if found is None and (found := next(filter(None, (index.file(path) for index in self.indexes)), None)):
+            self._remember(path, found)
+        return found
+
+    def _remember(self, path: str, entry: list) -> None:
+        if len(self.files) >= MOST_REMEMBERED:
+            self.files.clear()
+        self.files[path] = entry
 
     def _encoded(self, source: Any) -> str:
         place = source.tell() if hasattr(source, "tell") else None
@@ -87,9 +95,7 @@ class Contents:
         if known is None or known[:2] != [status.st_mtime_ns, status.st_size]:
             with path.open("rb") as file:
                 known = [status.st_mtime_ns, status.st_size, hashlib.file_digest(file, _hash).hexdigest()]
-            if len(self.files) >= MOST_REMEMBERED:
-                self.files.clear()
-            self.files[name] = known
+            self._remember(name, known)
         return known[2]
 
     def _add(self, digest: Any, spec: ModalitySpec, source: Any) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import re
 import stat
 import sys
@@ -221,7 +222,7 @@ def _local_file(source: str | Path, name: str, limits: Limits) -> Path:
         raise MediaError(f"{name} is empty (0 bytes): the download or export that made it probably failed.")
     _check_size(status.st_size, name, limits)
     try:
-        path.open("rb").close()
+        os.close(os.open(path, os.O_RDONLY))
     except OSError as error:
         raise MediaError(f"{name} cannot be read: {error.strerror or error}.") from error
     return path
