@@ -176,6 +176,7 @@ MODEL = {
     "`text_config.rms_norm_eps` is NaN": part("text_config", rms_norm_eps=float("nan")),
     "`image_aligner_config.depth` is 1000000000": part("image_aligner_config", depth=10**9),
     "`text_config.rope_parameters.rope_theta` is True": part("text_config", rope_parameters={"rope_theta": True}),
+    "`rope_parameters` in config.json give": part("text_config", rope_parameters={"rope_theta": -1}),
     "`text_config.output_hidden_states` is 'image'": part("text_config", output_hidden_states="image"),
     "`image_config.return_dict` is {}": part("image_config", return_dict={}),
     "`audio_config.inner.depths` is": part("audio_config", inner={"depths": [2, 10**9]}),

@@ -15,7 +15,7 @@ parser = pytest.importorskip("prometheus_client.parser")
 
 from huggingface_hub.utils import httpx  # noqa: E402
 
-from transformers_anymodality.inference.server import build_app  # noqa: E402
+from transformers_anymodality.inference.server import batching, build_app  # noqa: E402
 from transformers_anymodality.inference.server.batching import FAILED, BatchManager, TooLargeError  # noqa: E402
 from transformers_anymodality.inference.server.metrics import Metrics  # noqa: E402
 from transformers_anymodality.utils.upstream_serving import StreamError  # noqa: E402
@@ -61,11 +61,14 @@ def model(monkeypatch):
     return model, processor
 
 
-def answers(model, processor, chats=CHATS, streamed=(), broken=(), beside=()):
-    """What each chat is answered, or its error; `streamed` and `broken` are places in the list. Inputs named `beside` say
-    something of each token."""
+def answers(model, processor, chats=CHATS, streamed=(), broken=(), beside=(), late=()):
+    """What each chat is answered, or its error; `streamed`, `broken` and `late`, which take time to be read, are places in
+    the list. Inputs named `beside` say something of each token."""
 
     async def whole(manager, i, config, inputs):
+        if i in late:
+            with manager.expects_one():
+                await asyncio.sleep(0.1)
         text, length, ids = await manager.generate_non_streaming(model, processor, inputs, config, str(i))
         assert length == inputs["input_ids"].shape[1] and len(ids) == NEW + i
         return text
@@ -109,6 +112,15 @@ def test_what_does_not_fit_into_memory_together_is_answered_in_parts(model, kind
     assert model[0].batches == [6, 3, 2, 1, 3, 2, 1]
     assert metrics.failed._value.get() == 0
     assert metrics.generated_tokens._value.get() == sum(NEW + i for i in range(6))
+
+
+@pytest.mark.parametrize(("seconds", "batches"), [(60, [6]), (0, [4, 2])])
+def test_a_batch_waits_for_what_is_being_read_but_not_long(model, monkeypatch, seconds, batches):
+    right, _ = answers(*model)
+    model[0].batches.clear()
+    monkeypatch.setattr(batching, "_MOST_GATHER_SECONDS", seconds)
+    assert answers(*model, late=(2, 5))[0] == right
+    assert model[0].batches == batches
 
 
 @pytest.mark.parametrize("name", ["token_type_ids", "mm_token_type_ids"])

@@ -54,12 +54,17 @@ def stored_dtypes(files: list[Path]) -> dict[str, torch.dtype]:
 
 
 def check_weights(model: nn.Module, stored: dict[str, torch.dtype]) -> None:
-    """Raises ConfigError for weights that are stored as another kind of number, or are not finite."""
+    """Raises ConfigError for weights that are stored as another kind of number, and for weights and rotary frequencies that
+    are not finite."""
     wrong, broken = [], []
     buffers = {name for name, _ in model.named_buffers()}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         own = stored.get(name)
         if own is None and name in buffers:
+            if name.endswith("inv_freq") and not value.is_meta and not value.isfinite().all():
+                raise ConfigError(
+                    f"`rope_parameters` in config.json give {name} that is not finite: they are invalid."
+                )
             continue
         if own is not None and not _converts(own, value, name in buffers):
             wrong.append(f"{name} ({str(own).removeprefix('torch.')})")

@@ -125,10 +125,11 @@ class _CheckedHandler(BaseHandler):
         if body.get("stream") and not processor.tokenizer.is_fast:
             raise ValueError("This model's tokenizer cannot stream: leave `stream` out.")
         messages, tools, rest = self._read(body)
-        inputs = await self._prepare(messages, tools, body.get("chat_template_kwargs"))
+        manager = self.generation_state.get_manager(model_id)
+        with manager.expects_one():
+            inputs = await self._prepare(messages, tools, body.get("chat_template_kwargs"))
         room = served.longest_prompt - inputs["input_ids"].shape[1]
         config.max_new_tokens = min(config.max_new_tokens, served.policy.max_new_tokens, room)
-        manager = self.generation_state.get_manager(model_id)
         arguments = (request_id, model, processor, model_id, *rest, inputs, config)
         known = {"gen_manager": manager, **({"tools": tools} if TAKES_TOOLS else {})}
         if body.get("stream"):

@@ -11,6 +11,8 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -31,6 +33,7 @@ GONE: ContextVar[threading.Event] = ContextVar("gone")
 _MOST_ROWS = 32
 _MOST_TOKENS = 65_536  # of all rows, with padding and answers: the largest size of their cache
 _GATHER_SECONDS = 0.01  # requests that were sent together arrive one after another
+_MOST_GATHER_SECONDS = 0.2  # while requests are being read
 _TAIL = 96  # last tokens whose text is searched for a new stop
 # Settings that look at the full row, with padding: such rows are batched only with rows of equal length.
 _LOOK_BACK = (
@@ -160,6 +163,7 @@ class BatchManager(GenerateManager):
     def __init__(self, most_tokens: int, metrics: Metrics):
         super().__init__()
         self.most_tokens, self.metrics, self.waiting = most_tokens, metrics, deque[Row]()
+        self.reading = 0  # requests
         metrics.waiting.set_function(lambda: len(self.waiting))
 
     def generate_streaming(self, model, processor, inputs, gen_config, request_id, response_parser=None):
@@ -180,6 +184,15 @@ class BatchManager(GenerateManager):
         text = until_stop(processor.decode(ids, skip_special_tokens=True), stops)
         return text, row.length, torch.tensor(ids)
 
+    @contextmanager
+    def expects_one(self) -> Iterator[None]:
+        """While a request is being read. The next batch waits for it, but not long."""
+        self.reading += 1
+        try:
+            yield
+        finally:
+            self.reading -= 1
+
     def _add(self, model: Any, row: Row) -> None:
         self.waiting.append(row)
         self.submit(self._generate, model)
@@ -188,6 +201,9 @@ class BatchManager(GenerateManager):
         """One batch of the waiting rows; does nothing if an earlier batch took all."""
         if not self.waiting:
             return
+        until = time.monotonic() + _MOST_GATHER_SECONDS
+        while self.reading and time.monotonic() < until:
+            time.sleep(_GATHER_SECONDS)
         time.sleep(_GATHER_SECONDS)
         rows = []
         for row in self._next():
