@@ -68,7 +68,7 @@ def answers(model, processor, chats=CHATS, streamed=(), broken=(), beside=(), la
     async def whole(manager, i, config, inputs):
         if i in late:
             with manager.expects_one():
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.5)
         text, length, ids = await manager.generate_non_streaming(model, processor, inputs, config, str(i))
         assert length == inputs["input_ids"].shape[1] and len(ids) == NEW + i
         return text
