@@ -105,8 +105,7 @@ class Lesson:
     def instruct(self, steps: int = 600) -> None:
         """Stage 2: trains aligners further, and the language model by LoRA. Saves the model.
 
-        A new process loads what stage 1 saved. In the old one, tensors of many sizes have left free memory in small pieces.
-        The allocator searches these for each new tensor, and a step takes twice as long.
+        A new process loads what stage 1 saved, so that free memory which earlier stages left in pieces cannot slow its steps.
         """
         self.model.save_pretrained(self.folder / "words", processor=self.processor)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:
