@@ -166,7 +166,7 @@ MODEL = {
     "borrows the tower of 'imu', but gives it": rows("video", tower="imu"),
     "`image_config` must be a config": lambda config: config.update(image_config=3),
     "`text_config` has an unknown model type": part("text_config", model_type=["llama"]),
-    "`image_aligner_config`.*num_tokens` is -1": part("image_aligner_config", num_tokens=-1),
+    "`image_aligner_config.num_tokens` is -1": part("image_aligner_config", num_tokens=-1),
     "`image_aligner_config`.*num_tokens` is 1000000000": part("image_aligner_config", num_tokens=10**9),
     "`image_aligner_config`.*num_heads` is '8'": part("image_aligner_config", num_heads="8"),
     "`image_aligner_config.layer_norm_eps` is NaN": part("image_aligner_config", layer_norm_eps=float("nan")),
@@ -176,6 +176,8 @@ MODEL = {
     "`text_config.rms_norm_eps` is NaN": part("text_config", rms_norm_eps=float("nan")),
     "`image_aligner_config.depth` is 1000000000": part("image_aligner_config", depth=10**9),
     "`text_config.rope_parameters.rope_theta` is True": part("text_config", rope_parameters={"rope_theta": True}),
+    "`imu_config.num_attention_heads` is -1; it must not": part("imu_config", num_attention_heads=-1),
+    "`text_config.intermediate_size` is -5; it must not": part("text_config", intermediate_size=-5),
     "`rope_parameters` in config.json give": part("text_config", rope_parameters={"rope_theta": -1}),
     "`text_config.output_hidden_states` is 'image'": part("text_config", output_hidden_states="image"),
     "`image_config.return_dict` is {}": part("image_config", return_dict={}),
@@ -305,6 +307,7 @@ def test_what_the_classes_of_transformers_say_of_themselves_is_not_refused():
             own = json.loads(cls().to_json_string(use_diff=False))
         except Exception:  # one that needs arguments, or another package
             continue
+        check_numbers(cls.__name__, own)
         check_flags(cls.__name__, own, cls)
         checked["configs"] += 1
     for name in sorted(dir(transformers)):

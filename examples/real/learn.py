@@ -105,7 +105,7 @@ class Lesson:
     def instruct(self, steps: int = 600) -> None:
         """Stage 2: trains aligners further, and the language model by LoRA. Saves the model.
 
-        A new process loads what stage 1 saved, so that free memory which earlier stages left in pieces cannot slow its steps.
+        A new process loads what stage 1 saved, so that memory which earlier stages left in pieces cannot slow its steps.
         """
         self.model.save_pretrained(self.folder / "words", processor=self.processor)
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as new:

@@ -16,6 +16,7 @@ import torch
 _MOST = 2**31 - 1
 # Layers are built one after another, and no other check finds that there are too many.
 _BUILT, _MOST_BUILT = re.compile(r"(layer|depth|block|stage)s?$"), 10_000
+_SIZE = re.compile(r"((hidden|intermediate|vocab|head)_(size|dim)|_(heads|layers|channels))$")
 
 
 class ConfigError(ValueError):
@@ -58,8 +59,8 @@ def check_fields(where: str, values: Mapping[str, Any], hints: Mapping[str, Any]
 
 
 def check_numbers(where: str, value: Any, finite: bool = False) -> None:
-    """Raises ConfigError for NaN in a config, for infinity if values must be `finite`, and for more layers than any model
-    has: building them would not end."""
+    """Raises ConfigError for NaN in a config, for infinity if values must be `finite`, for a negative size, and for more
+    layers than any model has: building them would not end."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             check_numbers(f"{where}.{key}", inner, finite)
@@ -68,6 +69,8 @@ def check_numbers(where: str, value: Any, finite: bool = False) -> None:
             check_numbers(where, inner, finite)
     elif isinstance(value, float) and (math.isnan(value) or finite and math.isinf(value)):
         raise ConfigError(f"`{where}` is {'NaN' if math.isnan(value) else value}; it must be a finite number.")
+    elif isinstance(value, (int, float)) and value < 0 and _SIZE.search(where):
+        raise ConfigError(f"`{where}` is {value}; it must not be negative.")
     elif isinstance(value, (int, float)) and value > _MOST_BUILT and _BUILT.search(where):
         raise ConfigError(f"`{where}` is {value}; it must be at most {_MOST_BUILT}.")
 
