@@ -216,7 +216,7 @@ def _from_array(values: np.ndarray, name: str, mix: bool) -> np.ndarray:
     values = values[None] if values.ndim == 1 else values
     values = fold(values.T if values.shape[0] > values.shape[1] else values, mix)
     with np.errstate(over="ignore"):
-        return (values * scale if scale != 1.0 else values).astype(np.float32, copy=False)
+        return (values * scale if scale != 1.0 else values).astype(np.float32)
 
 
 def _resample(samples: np.ndarray, rate: float, wanted: float, name: str) -> np.ndarray:
