@@ -178,6 +178,26 @@ def test_blocks_have_a_language():
             json.loads(text)
 
 
+def imported(code: str) -> list[str]:
+    """The packages outside the standard library that a block imports, in order."""
+    names = [
+        name.split(".")[0]
+        for node in ast.parse(code).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+    ]
+    return [name for name in names if name not in sys.stdlib_module_names]
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if blocks(page)])
+def test_this_package_is_imported_first(page):
+    """It silences what some libraries log when they are imported."""
+    for code in blocks(page):
+        assert (
+            "transformers_anymodality" not in imported(code)[1:] or imported(code)[0] == "transformers_anymodality"
+        ), code
+
+
 def test_the_readme_is_short():
     assert len(pages()[README].read_text("utf-8").splitlines()) <= 150
 
