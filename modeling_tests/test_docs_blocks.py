@@ -113,8 +113,16 @@ def write_files(folder: Path) -> None:
         {**say[0], "content": [{"type": "audio", "path": "speech.wav"}, {"type": "text", "text": "what ?"}]},
         say[1],
     ]
-    for name, messages in {"alpaca": say, "train": say, "mine": heard}.items():
-        (folder / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    seen = [{**say[0], "content": [{"type": "image"}, {"type": "text", "text": "what ?"}]}, say[1]]
+    chats = {
+        "alpaca": {"messages": say},
+        "train": {"messages": seen, "images": ["red.jpg"]},
+        "mine": {"messages": heard},
+    }
+    for name, chat in chats.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(chat) + "\n")
+    (folder / "coco" / "train2017").mkdir(parents=True)
+    Image.new("RGB", (32, 32), "red").save(folder / "coco" / "train2017" / "red.jpg")
     settings = tiny.modalities("image", "audio", "imu")
     model, processor = compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
     quickstart = folder / "outputs" / "quickstart"
