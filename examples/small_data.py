@@ -76,7 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
             )
         text = "".join(json.dumps(record) + "\n" for record in records[modality])
         (folder / f"{modality}.jsonl").write_text(text)
-    print(f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text, from which answers stay noise")
+    print(
+        f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text, to try a recipe on; answers will be noise"
+    )
 
 
 if __name__ == "__main__":
