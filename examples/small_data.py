@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         text = "".join(json.dumps(record) + "\n" for record in records[modality])
         (folder / f"{modality}.jsonl").write_text(text)
     print(
-        f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text, to try a recipe on; answers will be noise"
+        f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text, to try recipes; answers stay noise"
     )
 
 
