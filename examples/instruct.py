@@ -45,8 +45,7 @@ def with_lora(model, processor, stage: StageArguments, training):
         base = str(Path(training.output_dir, "base"))
         if training.should_save:
             came_from_somewhere = any(model.part_sources.values())
-            model.save_pretrained(base, light=came_from_somewhere)
-            processor.save_pretrained(base)
+            model.save_pretrained(base, light=came_from_somewhere, processor=processor)
         model.config._name_or_path = model.name_or_path = base
     set_trainable(model, [part for part in stage.trainable if part != "none"], verbose=False)
     whole = [name for name, part in model.named_children() if any(p.requires_grad for p in part.parameters())]
@@ -69,8 +68,8 @@ def save_merged(trainer: Trainer, processor) -> None:
         print(f"Merge in one process: PeftModel.from_pretrained(base, {trainer.args.output_dir!r}).merge_and_unload()")
     else:
         folder = Path(trainer.args.output_dir, "merged")
-        trainer.accelerator.unwrap_model(trainer.model).merge_and_unload().save_pretrained(folder)
-        processor.save_pretrained(folder)
+        merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        merged.save_pretrained(folder, processor=processor)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -229,7 +229,7 @@ def print_table(results: dict) -> None:
     print(f"\n{'modality':<10}{'test accuracy':>15}{'chance':>9}{'tokens per item':>18}")
     for name, row in results["modalities"].items():
         print(f"{name:<10}{row['accuracy']:>15.1%}{row['chance']:>9.0%}{row['tokens']:>18}")
-    print(f"{'two, added':<10}{results['sums']['accuracy']:>15.1%}{results['sums']['chance']:>9.0%}{'':>18}")
+    print(f"{'sum of two':<10}{results['sums']['accuracy']:>15.1%}{results['sums']['chance']:>9.0%}{'':>18}")
 
 
 def main() -> None:
@@ -258,8 +258,7 @@ def main() -> None:
     align_log, table = align(model, processor, world, output)
     say("Stage 2: instruct, with LoRA")
     model, instruct_log = instruct(model, processor, world, output)
-    model.save_pretrained(output / "model")
-    processor.save_pretrained(output / "model")
+    model.save_pretrained(output / "model", processor=processor)
     say("A new process loads the model and answers about writers and speakers it has not met")
     samples, answers = examine(world, output)
     results = score(samples, answers, {name: own.num_tokens for name, own in processor.modalities.items()})

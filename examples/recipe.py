@@ -229,6 +229,8 @@ def train(trainer: Trainer) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
+    if trainer.is_world_process_zero():
+        print(f"{training.output_dir}: checkpoint after {trainer.state.global_step} steps")
     if training.push_to_hub:
         trainer.push_to_hub()
     # Else gloo's threads may still free tensors while Python ends, which aborts the process.

@@ -2,7 +2,7 @@
 
     python examples/small_data.py [--output outputs/small]
 
-Takes a second. Nothing is to be learned from it: it is there to try a recipe, or a change to one, before a GPU is spent.
+Takes a second. Nothing is to be learned from it: it is there to try a recipe, or a change to one, before you pay for a GPU.
 """
 
 import argparse
@@ -76,7 +76,9 @@ def main(arguments: list[str] | None = None) -> None:
             )
         text = "".join(json.dumps(record) + "\n" for record in records[modality])
         (folder / f"{modality}.jsonl").write_text(text)
-    print(f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text")
+    print(
+        f"{folder}: {len(NAMES)} chats each about {', '.join(MODALITIES)} and text, to try recipes; answers stay noise"
+    )
 
 
 if __name__ == "__main__":

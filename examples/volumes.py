@@ -336,8 +336,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[float]]:
     )
     Trainer(model=model, args=settings, train_dataset=train, data_collator=AnyModalityDataCollator(processor)).train()
     model.eval()
-    for part in (model, processor):
-        part.save_pretrained(chosen.output / "model")
+    model.save_pretrained(chosen.output / "model", processor=processor)
     results = {kind: [before[kind], accuracy(model, processor, samples)] for kind, samples in kinds.items()}
     for kind, (first, last) in results.items():
         print(f"{kind}: {first:.0%} of new scans before, {last:.0%} after")

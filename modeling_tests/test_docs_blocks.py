@@ -1,7 +1,8 @@
 """The Python blocks of README and documentation run as they stand, against a Hub cache and files that are made here.
 
-Each page has its blocks run in order, each in a namespace of its own: none may lean on what another one imported. Blocks
-that need more than tiny parts are run by the tests that `ELSEWHERE` names.
+Each page has its blocks run in order, each in a namespace of its own: none may lean on what another one imported. A block that
+begins with the name of a file (`# my_leads.py`) becomes that file, for the blocks below to import. Blocks that need more than
+tiny parts are run by the tests that `ELSEWHERE` names.
 """
 
 import ast
@@ -53,7 +54,7 @@ PARTLY = {
 }
 # Nothing is uploaded: what would be pushed is copied instead. A failed block is told by its page and its error.
 PRELUDE = """
-import json, shutil, sys, traceback
+import importlib, json, re, shutil, sys, traceback
 from types import SimpleNamespace
 from huggingface_hub import HfApi
 
@@ -67,7 +68,11 @@ errors = {}
 for page, blocks in json.load(open("blocks.json")).items():
     for number, block in enumerate(blocks):
         try:
-            exec(compile(block, f"{page}, block {number}", "exec"), {"__name__": "__main__"})
+            if named := re.match(r"# (\\w+)[.]py\\n", block):
+                open(named[1] + ".py", "w", encoding="utf-8").write(block)
+                importlib.import_module(named[1])
+            else:
+                exec(compile(block, f"{page}, block {number}", "exec"), {"__name__": "__main__"})
         except Exception:
             errors.setdefault(page, traceback.format_exc()[-3000:])
 json.dump(errors, open("errors.json", "w"))
@@ -101,22 +106,23 @@ def write_files(folder: Path) -> None:
     """Media, chats, and what `make quickstart` leaves: a model of its modalities, and a seven of each that README asks about."""
     Image.fromarray(tiny.medium("image")).save(folder / "photo.jpg")
     soundfile.write(folder / "speech.wav", tiny.medium("audio"), 16_000)
-    tables = {
-        "walk.csv": ("time,ax,ay,az,gx,gy,gz", np.column_stack([np.arange(40) / 32, tiny.medium("imu")])),
-        "heart.csv": (
-            "time,I,II",
-            np.column_stack([np.arange(500) / 250, np.sin(np.arange(500)[:, None] / [20, 25])]),
-        ),
-    }
-    for name, (header, rows) in tables.items():
-        np.savetxt(folder / name, rows, delimiter=",", comments="", header=header)
+    walk = np.column_stack([np.arange(40) / 32, tiny.medium("imu")])
+    np.savetxt(folder / "walk.csv", walk, delimiter=",", comments="", header="time,ax,ay,az,gx,gy,gz")
     say = [{"role": "user", "content": "what is this ?"}, {"role": "assistant", "content": "yes"}]
     heard = [
         {**say[0], "content": [{"type": "audio", "path": "speech.wav"}, {"type": "text", "text": "what ?"}]},
         say[1],
     ]
-    for name, messages in {"alpaca": say, "train": say, "mine": heard}.items():
-        (folder / f"{name}.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    seen = [{**say[0], "content": [{"type": "image"}, {"type": "text", "text": "what ?"}]}, say[1]]
+    chats = {
+        "alpaca": {"messages": say},
+        "train": {"messages": seen, "images": ["red.jpg"]},
+        "mine": {"messages": heard},
+    }
+    for name, chat in chats.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(chat) + "\n")
+    (folder / "coco" / "train2017").mkdir(parents=True)
+    Image.new("RGB", (32, 32), "red").save(folder / "coco" / "train2017" / "red.jpg")
     settings = tiny.modalities("image", "audio", "imu")
     model, processor = compose(tiny.language_model(), settings, tokenizer=tiny.tokenizer())
     quickstart = folder / "outputs" / "quickstart"
@@ -178,11 +184,30 @@ def test_blocks_have_a_language():
             json.loads(text)
 
 
+def imported(code: str) -> list[str]:
+    """The packages outside the standard library that a block imports, in order."""
+    names = [
+        name.split(".")[0]
+        for node in ast.parse(code).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [one.name for one in node.names])
+    ]
+    return [name for name in names if name not in sys.stdlib_module_names]
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if blocks(page)])
+def test_this_package_is_imported_first(page):
+    """It silences what some libraries log when they are imported."""
+    for code in blocks(page):
+        assert (
+            "transformers_anymodality" not in imported(code)[1:] or imported(code)[0] == "transformers_anymodality"
+        ), code
+
+
 def test_the_readme_is_short():
     assert len(pages()[README].read_text("utf-8").splitlines()) <= 150
 
 
 def test_the_modality_of_ones_own_takes_at_most_forty_lines():
     (code,) = (one for one in blocks("own_encoder.md") if "SignalSpec(" in one)
-    own = code[: code.index("model, processor = compose")]
-    assert len([line for line in own.splitlines() if line.strip()]) <= 40
+    assert len([line for line in code.splitlines() if line.strip()]) <= 40

@@ -12,7 +12,7 @@ from modeling_tests.docs import ROOT, lines
 
 
 # Those that need what may not be installed, toy data or other processes; the tests of these run most of them.
-ELSEWHERE = ("accelerate", "llama-server", "lmms-eval", "make", "python", "source", "vllm")
+ELSEWHERE = ("accelerate", "curl", "llama-server", "lmms-eval", "make", "python", "source", "vllm")
 
 
 def parse(words: list[str]) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import GenerationConfig, StoppingCriteriaList
 
 from modeling_tests import chat_templates, tiny
-from modeling_tests.docs import block
+from modeling_tests.docs import block, lines
 from transformers_anymodality import MediaError
 from transformers_anymodality.inference.conversation import GrowingAnswer
 
@@ -75,6 +75,7 @@ DEPTH = png((tiny.medium("depth") * 1000).astype(np.uint16))
 WALK = tiny.medium("imu").tolist()
 CSV = "ax,ay,az,gx,gy,gz\n" + "\n".join(",".join(f"{value:.4f}" for value in row) for row in WALK)
 WORDS = {"type": "text", "text": "what is this ?"}
+WORLD = "outputs/quickstart/world/test"
 
 
 def image(data: bytes = PHOTO) -> dict:
@@ -273,7 +274,22 @@ def test_stops_are_no_part_of_a_stream():
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def quickstart(tmp_path_factory):
+    """A folder with files where `make quickstart` leaves its own."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    for name, data in {
+        "image/0005_7.png": PHOTO,
+        "audio/0005_7.wav": wav(0.5),
+        "imu/0005_7.csv": CSV.encode(),
+    }.items():
+        file = folder / WORLD / name
+        file.parent.mkdir(parents=True)
+        file.write_bytes(data)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, quickstart):
     """The address of a server, and the model that it serves."""
     folder = tmp_path_factory.mktemp("serve")
     model, processor = tiny.composite(settings=tiny.modalities("image", "video", "audio", "imu", "depth"))
@@ -282,8 +298,9 @@ def served(tmp_path_factory):
     processor.save_pretrained(folder / "tiny")
     limits = "--max megabytes=1 --max pixels=10000 --max seconds=4 --max new_tokens=8".split()
     command = [sys.executable, "-m", "anymodality.cli", "serve", str(folder / "tiny"), "--port", "0"]
+    command += ["--media-root", str(quickstart / WORLD), *limits]
     log = (folder / "log").open("w+")
-    server = subprocess.Popen([*command, *limits], stdout=subprocess.PIPE, stderr=log, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
     line = server.stdout.readline()
     assert line.startswith("tiny (audio, depth, image, imu, video) at http://127.0.0.1:"), Path(log.name).read_text()
     yield line.split()[-1], model, processor
@@ -456,18 +473,20 @@ def test_raw_requests(served):
         assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] == 1
 
 
-def test_the_block_of_the_docs_runs(served, tmp_path, monkeypatch):
-    """With this server's address and name for those of the page."""
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(tiny.medium("image")).save("photo.jpg")
-    (tmp_path / "speech.wav").write_bytes(wav(0.5))
+def test_the_block_of_the_docs_runs(served, quickstart, monkeypatch, capsys):
+    """With this server's address and name for those of the page; and its line for curl."""
+    monkeypatch.chdir(quickstart)
     code = block("serving.md", "OpenAI")
     for name, here in {"http://127.0.0.1:8000/v1": served[0], "my-model": "tiny"}.items():
         assert name in code
         code = code.replace(name, here)
-    (tmp_path / "block.py").write_text(code)
-    scope = runpy.run_path("block.py")
-    walk, question = scope["content"][2]["input_imu"], scope["content"][3]
-    media = ours(image=Path("photo.jpg").read_bytes(), audio=wav(0.5), imu=walk)[0]["content"][:3]
-    said = expected(served, [{"role": "user", "content": [*media, question]}])
-    assert scope["answer"].choices[0].message.content == said
+    Path("block.py").write_text(code)
+    question = runpy.run_path("block.py")["messages"][0]["content"][1]
+    media = ours(image=PHOTO, audio=wav(0.5), imu=CSV.encode())[0]["content"][:3]
+    said = [expected(served, [{"role": "user", "content": [medium, question]}]) for medium in media]
+    assert capsys.readouterr().out == "\n".join([*said, said[-1]])
+    ((_, address, option, body),) = lines("curl")
+    assert option == "--json" and address.endswith("/v1/chat/completions")
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{served[0]}/chat/completions", content=body, headers=headers, timeout=300).json()
+    assert answer["choices"][0]["message"]["content"] == said[0]

@@ -82,8 +82,7 @@ def make_beginner(folder: Path, steps: int = 120, lessons: int = 9):
         )  # fmt: skip
         samples = [{"messages": [*question, *say(digit)]} for question, digit in asked]
         Trainer(model, arguments, AnyModalityDataCollator(processor), samples).train()
-        model.save_pretrained(folder / "model")
-        processor.save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model", processor=processor)
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     return model, AutoProcessor.from_pretrained(folder / "model"), world
 

@@ -26,7 +26,7 @@ def write(file: Path, results: dict, samples: list, answers: list, logs: dict, t
     shown: dict = defaultdict(lambda: ([], []))  # kind -> wrong, right
     for sample, answer in zip(samples, answers, strict=True):
         kinds = [part["type"] for part in sample["messages"][0]["content"] if part["type"] != "text"]
-        kind = kinds[0] if len(kinds) == 1 else "two modalities, added"
+        kind = kinds[0] if len(kinds) == 1 else "sum of two digits"
         shown[kind][answer == sample["messages"][-1]["content"]].append((sample, answer))
     sections = ""
     for kind, (wrong, right) in shown.items():
@@ -43,7 +43,7 @@ def write(file: Path, results: dict, samples: list, answers: list, logs: dict, t
 
 
 def _scores(results: dict) -> str:
-    rows = [*results["modalities"].items(), ("two modalities, added", {**results["sums"], "tokens": ""})]
+    rows = [*results["modalities"].items(), ("sum of two digits", {**results["sums"], "tokens": ""})]
     lines = "".join(
         f"<tr><td>{name}<td>{row['accuracy']:.1%}<td><div class=bar><i style='width:{row['accuracy']:.1%}'></i></div>"
         f"<td>{row['chance']:.0%}<td>{row['tokens']}"

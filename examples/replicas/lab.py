@@ -48,8 +48,7 @@ class Lab:
 
     def keep(self, model, processor) -> None:
         """Saves the checkpoint, so that it can be tried."""
-        model.save_pretrained(self.folder / "model")
-        processor.save_pretrained(self.folder / "model")
+        model.save_pretrained(self.folder / "model", processor=processor)
 
 
 # --- the language model --------------------------------------------------------------------------------------------------
