@@ -38,6 +38,11 @@ def shared():
 
 
 @pytest.fixture(scope="session")
+def processor(shared):
+    return shared[1]
+
+
+@pytest.fixture(scope="session")
 def movie(tmp_path_factory):
     """A video file of ten frames at uneven times."""
     from modeling_tests.media_files import LEVELS, STAMPS, write_video
