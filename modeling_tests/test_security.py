@@ -2,7 +2,7 @@
 
 Here: what a checkpoint may name, and small files that claim much. Elsewhere: URLs with every redirect and address
 (test_media_sources, TestFetch), off unless allowed and local roots (test_serving, test_bad_input), limits of each reader
-(test_media_*, test_bad_input), control tokens that were typed (test_processing, test_serving), pickles (test_checkpoints).
+(test_media_*, test_bad_input), control tokens that were typed (test_processing_templates, test_serving), pickles (test_checkpoints).
 """
 
 import io
