@@ -1,7 +1,9 @@
-"""What tests of composites compare: logits, new tokens, what is supervised, how often a part runs; and the tiny settings
-of what is registered."""
+"""What tests of composites compare: logits, new tokens, what is supervised, how often a part runs; that what is refused
+changed nothing; and the tiny settings of what is registered."""
 
+import copy
 from collections.abc import Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -60,3 +62,24 @@ def supervised(processor: AnyModalityProcessor, messages: list[dict], **sample) 
         elif current:
             stretches, current = [*stretches, current], []
     return [processor.tokenizer.decode(stretch) for stretch in [*stretches, current] if stretch]
+
+
+def state(processor: AnyModalityProcessor) -> Any:
+    tokenizer = processor.tokenizer
+    return (
+        processor.to_dict(),
+        tokenizer.get_vocab(),
+        tokenizer.init_kwargs.keys(),
+        tokenizer.padding_side,
+        processor.chat_template,
+    )
+
+
+@contextmanager
+def refused(processor: AnyModalityProcessor, message: str, *given: Any, kind: type[Exception] = ValueError):
+    before, copies = state(processor), copy.deepcopy(given)
+    with pytest.raises(kind, match=message) as caught:
+        yield caught
+    assert state(processor) == before
+    assert repr(given) == repr(copies)
+    assert len(str(caught.value)) < 1000

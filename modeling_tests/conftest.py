@@ -1,6 +1,9 @@
 """What every test runs under: no network, one seed. And the table of recorded tensors at the end."""
 
+import importlib
 import os
+import sys
+from pathlib import Path
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -38,6 +41,11 @@ def shared():
 
 
 @pytest.fixture(scope="session")
+def processor(shared):
+    return shared[1]
+
+
+@pytest.fixture(scope="session")
 def movie(tmp_path_factory):
     """A video file of ten frames at uneven times."""
     from modeling_tests.media_files import LEVELS, STAMPS, write_video
@@ -45,6 +53,19 @@ def movie(tmp_path_factory):
     path = tmp_path_factory.mktemp("video") / "uneven.mp4"
     write_video(str(path), STAMPS, LEVELS)
     return path
+
+
+@pytest.fixture(scope="module")
+def real():
+    """The modules of `examples/real` by name."""
+    examples = str(Path(__file__).parents[1] / "examples")
+    sys.path.insert(0, examples)
+    names = (
+        "answers convert ctranslate2 data dictation emoji examine fetch four_bits learn motion noise page recordings"
+    )
+    names += " results sentences splits stamps tasks texts voices words"
+    yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names.split()})
+    sys.path.remove(examples)
 
 
 def pytest_addoption(parser):

@@ -1,9 +1,6 @@
 """`examples/real`: what is asked, how speech is spelt, and how results are counted and shown."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,18 +9,6 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from modeling_tests import tiny
-
-
-EXAMPLES = Path(__file__).parents[1] / "examples"
-
-
-@pytest.fixture(scope="module")
-def real():
-    """The package's modules by name."""
-    sys.path.insert(0, str(EXAMPLES))
-    names = "answers examine four_bits learn page results tasks texts words".split()
-    yield type("real", (), {name: importlib.import_module(f"real.{name}") for name in names})
-    sys.path.remove(str(EXAMPLES))
 
 
 class Perceived:
