@@ -101,20 +101,23 @@ def _sub_processor(source: str | os.PathLike, name: str, settings: Mapping[str, 
     if kind is None:
         raise ConfigError(f"`{name}` does not say its class, as `feature_extractor_type` or the like.")
     with read_from(f"`{name}`"):
-        preparing = _sub_processor_class(own[kind])
+        preparing = _sub_processor_class(own[kind], kind)
         check_flags(name, own, preparing)
         return preparing(**own)
 
 
-def _sub_processor_class(name: str) -> type:
-    """The class of that name, which must prepare media. Transformers' own look-up fails for classes that were registered
-    for images or videos, because the Auto classes keep these by backend."""
+def _sub_processor_class(name: str, kind: str) -> type:
+    """The class of that name, which must prepare media; `kind` is the config's key for it. Transformers' own look-up fails
+    for classes that were registered for images or videos, because the Auto classes keep these by backend."""
     for cls in registered_processors():
         if getattr(cls, "__name__", None) == name:
             return cls
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
+        auto_class = f"Auto{kind.removesuffix('_type').title().replace('_', '')}"
         raise ValueError(
-            f"The processor's config names {name!r}, which is not an image processor or feature extractor."
+            f"The processor's config names {name!r}, which is not a known image processor or feature extractor. If it is "
+            f"your own, register it, {auto_class}.register(YourConfig, {name}), in a module that is imported before "
+            "loading (in commands: --import MODULE)."
         )
     return found
