@@ -118,6 +118,7 @@ def test_every_sense_has_openais_two_forms_and_sensors_numbers():
         ({"type": "image", "image": {"path": "/etc/passwd"}}, "files of the server are not read"),
         ({"type": "image", "bytes": "abc"}, "expected a data: URL"),
         ({"type": "smell", "smell": "abc"}, "takes text, image"),
+        ({"type": "input_smell", "input_smell": "abc"}, r"or \.\.\._url\)\.$"),
         ({"type": "input_imug", "input_imug": []}, "Did you mean 'input_imu'"),
         ({"type": "input_imu", "input_imu": {"values": [[1], [2, 3]]}}, "cannot be converted to an array"),
         ({"type": "input_imu", "input_imu": {"values": [["a"]]}}, "expected real numbers"),

@@ -130,7 +130,7 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(source).eval()
     source, gguf = gguf_arguments(source)
     if not gguf:
-        check_folder(source, load.get("subfolder", ""))
+        check_folder(source, **load)
     if (config := config_alone(source, **load, **gguf)) is not None:
         return AutoModelForCausalLM.from_config(config).eval()
     return AutoModelForCausalLM.from_pretrained(source, **load, **gguf)

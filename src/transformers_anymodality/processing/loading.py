@@ -80,6 +80,8 @@ def load_parts(source: str | os.PathLike, settings: Mapping[str, Any], **kwargs:
         kwargs: of `from_pretrained`; sub-processors in them are not loaded.
     """
     check_fields("config", {"modalities": settings["modalities"]}, {"modalities": dict[str, dict]}, {})
+    for modality in settings["modalities"]:
+        MODALITIES[modality]  # the tokenizer's loading would first warn about a config that it cannot read
     names = sorted({str(row.get("processor")) for row in settings["modalities"].values()})
     given = {name: kwargs.pop(name) for name in names if name in kwargs}
     tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
