@@ -143,6 +143,7 @@ def test_the_command(saved, monkeypatch, capsys):
         "(4 tokens)",
         "broken.png' is not an image",
         "gone.png' does not exist",
+        "image 1: ",
         "/image needs the path",
         "Did you mean 'image'?",
         "allow_urls",
@@ -151,6 +152,7 @@ def test_the_command(saved, monkeypatch, capsys):
         "The conversation is empty",
     ):
         assert message in err, message
+    assert "image 0" not in err
     chats = [json.loads(line)["messages"] for line in (folder / "chats.jsonl").read_text().splitlines()]
     assert [len(chat) for chat in chats] == [4, 2]
     assert [part["type"] for part in chats[0][0]["content"]] == ["image", "imu", "text"]

@@ -9,6 +9,7 @@ import torch
 from modeling_tests import chat_templates, tiny
 from modeling_tests.checks import supervised
 from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
+from transformers_anymodality.data.records import name_of
 from transformers_anymodality.processing.chat import ChatWriter, _only_places, extend_template
 from transformers_anymodality.utils.upstream import render_jinja_template
 
@@ -347,7 +348,8 @@ def test_overlong_samples_are_an_error_that_names_them(processor):
     collator = AnyModalityDataCollator(processor, max_length=max(whole))
     assert collator(long_samples())["attention_mask"].sum(-1).tolist() == whole
     with pytest.raises(
-        ValueError, match=rf"Sample 2 has {max(whole)} tokens, 3 of them media; max_length is {max(whole) - 1}"
+        ValueError,
+        match=rf"Sample 2 of this batch \(.*\) has {max(whole)} tokens, 3 of them media; max_length is {max(whole) - 1}",
     ):
         AnyModalityDataCollator(processor, max_length=max(whole) - 1)(long_samples())
 
@@ -397,18 +399,24 @@ def test_truncation_takes_text_only(processor):
 @pytest.mark.parametrize(
     "sample, message",
     [
-        ({"images": [1]}, r"Sample 0 has no `messages` \(its columns: images\).*remove_unused_columns=False"),
-        ({}, r"Sample 0 has no `messages` \(its columns: none\).*remove_unused_columns=False"),
-        ([1, 2], "Sample 0 has no `messages`.*list"),
-        ({"messages": []}, "Sample 0 has no messages"),
-        ({"messages": None}, "Sample 0 has no messages"),
-        ({"messages": "what is this ?"}, "Sample 0 has no messages"),
-        ({"messages": chat("yes")}, "Sample 0 has no assistant text"),
+        (
+            {"images": [1]},
+            r"Sample 0 of this batch has no `messages` \(its columns: images\).*remove_unused_columns=False",
+        ),
+        ({}, r"Sample 0 of this batch has no `messages` \(its columns: none\).*remove_unused_columns=False"),
+        ([1, 2], "Sample 0 of this batch has no `messages`.*list"),
+        ({"messages": []}, "Sample 0 of this batch has no messages"),
+        ({"messages": None}, "Sample 0 of this batch has no messages"),
+        ({"messages": "what is this ?"}, r"Sample 0 of this batch \('what is this \?'\) has no messages"),
+        ({"messages": chat("yes")}, r"Sample 0 of this batch \('yes'\) has no assistant text"),
         (
             {"messages": chat("<image>", "yes"), "images": [0]},
-            "Sample 0 has 0 <image> placeholders, but 1 media of 'image'",
+            r"Sample 0 of this batch \('<image>'\) has 0 <image> placeholders, but 1 media of 'image'",
         ),
-        ({"messages": chat([{"type": "image"}], "yes")}, "Sample 0 has 1 <image> placeholders, but 0 media"),
+        (
+            {"messages": chat([{"type": "image"}], "yes")},
+            r"Sample 0 of this batch \('yes'\) has 1 <image> placeholders, but 0 media",
+        ),
         (
             {"messages": chat([{"type": "image"}, {"type": "image"}], "yes"), "images": [0]},
             "2 <image> placeholders, but 1 media",
@@ -423,7 +431,10 @@ def test_samples_that_make_no_sense(processor, sample, message):
 
 def test_media_of_a_modality_that_the_model_lacks():
     processor = chat_templates.processor("chatml")
-    with pytest.raises(ValueError, match="Sample 1 has media of 'audio', but this model does not have that modality"):
+    with pytest.raises(
+        ValueError,
+        match=r"Sample 1 of this batch \('yes'\) has media of 'audio', but this model does not have that modality",
+    ):
         AnyModalityDataCollator(processor)(
             [{"messages": chat("yes", "no")}, {"messages": chat("yes", "no"), "audio": [np.ones(9)]}]
         )
@@ -478,3 +489,19 @@ def test_templates_of_tokenizers_without_offsets(processor, monkeypatch):
     )
     monkeypatch.setattr(processor, "chat_template", untagged)
     assert processor.encode_chat(messages) == expected
+
+
+@pytest.mark.parametrize(
+    "record, name",
+    [
+        ({"id": "blue", "images": ["a.png"]}, "id 'blue'"),
+        ({"source": "llava", "images": [{"path": "a.png", "bytes": None}], "messages": chat("yes")}, "'a.png'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "path": "b.png"}]}]}, "'b.png'"),
+        ({"messages": chat([{"type": "image", "image": np.ones(3)}, {"type": "text", "text": "who ?"}])}, "'who ?'"),
+        ({"conversations": [{"from": "human", "value": "x" * 99}]}, f"'{'x' * 77}...'"),
+    ],
+)
+def test_samples_of_a_batch_are_found_by_what_they_hold(record, name):
+    assert name_of(3, record, of_batch=True) == f"Sample 3 of this batch ({name})"
+    assert name_of(3, record) == "Sample 3" + f" ({name})" * ("id" in record)
+    assert name_of(3, {}, of_batch=True) == "Sample 3 of this batch"

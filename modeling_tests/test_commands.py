@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoProcessor, CLIPVisionModel
 
 from anymodality import cli
 from anymodality.plain.files import DTYPES, stored_tensors
+from anymodality.plain.inspection import Inspection, PartInfo
 from modeling_tests import tiny
 from transformers_anymodality.hub.inspect import inspect_checkpoint
+from transformers_anymodality.utils import hub
 from transformers_anymodality.utils.files import open_weights
+from transformers_anymodality.utils.upstream import httpx
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +117,10 @@ def test_inspect(composed, parts, capsys):
         ("video", "<video>", 2),
     ]
     assert cli.main(["inspect", str(composed)]) == 0
-    assert "image_tower" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"checkpoint of {sum(counts.values()):,} numbers (parameters and buffers), " in out and "image_tower" in out
+    part = PartInfo("x", "y", bytes=10_000_050, dtypes=["float32", "int64"], memory={"float32": 10**7, "int64": 50})
+    assert "10.0 MB  float32 10.0 MB, int64 0.1 kB" in str(Inspection("z", [part], []))
 
 
 def test_classes_count_the_tokens_that_the_processor_says(composed, tmp_path):
@@ -164,6 +171,47 @@ def test_headers_of_every_dtype_are_read(tmp_path):
         assert none[1:] == (str(dtype).removeprefix("torch."), 0, 0)
         assert one[:2] == ("one", str(dtype).removeprefix("torch.")) and one[3] == 24 * dtype.itemsize
     assert seen > 15
+
+
+@pytest.mark.parametrize("command", ["chat", "serve", "demo", "inspect"])
+def test_what_is_not_there_is_said_at_once(command, tmp_path, capsys, monkeypatch):
+    for name in ("./gone", "../gone", "~/gone", str(tmp_path / "gone"), "a/b/c", "who are you"):
+        assert cli.main([command, name]) == 1
+        assert capsys.readouterr().err == f"anymodality {command}: There is no folder {name}.\n"
+    assert cli.main([command, "gone"]) == 1
+    assert "There is no folder gone here, and the Hub cannot be reached to look there: it is offline" in (
+        capsys.readouterr().err
+    )
+
+    def unreachable(url, token):
+        raise httpx.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
+    assert cli.main([command, "who/gone"]) == 1
+    assert "the Hub cannot be reached to look there: Name or service not known." in capsys.readouterr().err
+
+
+def test_what_is_ones_own_is_to_be_imported(composed, tmp_path, capsys, monkeypatch):
+    """A modality and a tower that this process does not know, and none of Transformers' warnings about other things."""
+    warned: list[str] = []
+    monkeypatch.setattr(transformers.configuration_utils.logger, "warning", lambda text, *_, **__: warned.append(text))
+    shutil.copytree(composed, tmp_path / "own")
+    config = tmp_path / "own" / "config.json"
+    for name, old, new in (
+        ("processor_config.json", '"video": {', '"radar": {'),
+        ("config.json", '"clip_vision_model"', '"radar_tower"'),
+    ):
+        file = tmp_path / "own" / name
+        assert old in (text := file.read_text())
+        file.write_text(text.replace(old, new))
+    for said in ("unknown model type 'radar_tower'", "Unknown modality 'radar'"):
+        assert cli.main(["generate", str(tmp_path / "own"), "what is this ?"]) == 1
+        error = capsys.readouterr().err
+        assert said in error and error.endswith("To import your own: --import MODULE.\n") and not warned
+        config.unlink(missing_ok=True)  # a processor alone
+    with pytest.raises(ValueError, match="Unknown modality 'radar'"):
+        AutoProcessor.from_pretrained(tmp_path / "own")
+    assert not warned
 
 
 def test_compose_light_from_yaml(parts, tmp_path, capsys):
@@ -231,6 +279,7 @@ def test_generate_says_what_is_wrong(composed, capsys):
     cases = {
         ("hello",): (2, "Give a model and one prompt"),
         (str(composed), "hello", "--imge", "x.png"): (2, "Did you mean '--image'? Media of"),
+        (str(composed), "hello", "--smell", "3"): (2, "There is no --smell. Media of"),
         (str(composed), "hello", "--max-new-token", "3"): (2, "Did you mean '--max-new-tokens'?"),
         (str(composed), "hello", "--image", "gone.png"): (1, "gone.png"),
         (str(composed), "hello", "--image", "https://x.org/a.png"): (1, "allow_urls"),

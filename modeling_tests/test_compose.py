@@ -35,7 +35,11 @@ from transformers_anymodality import (
     register_modality,
 )
 from transformers_anymodality.aligners import LinearAligner, LinearAlignerConfig
+from transformers_anymodality.compose.part import _AUTO_PROCESSORS
 from transformers_anymodality.modalities import MODALITIES
+from transformers_anymodality.modalities._base import MEDIA, PROCESSOR_KINDS
+from transformers_anymodality.towers._build import _HALVES
+from transformers_anymodality.towers.imu2clip import Imu2ClipConfig, Imu2ClipModel
 
 
 IMAGE = {"processor": tiny.image_processor(), "aligner": "linear", "num_tokens": 2}
@@ -497,6 +501,27 @@ print(model(**inputs).logits[0, -1, :5].tolist())
 """
 
 
+def test_a_main_input_that_forward_does_not_take_is_refused(monkeypatch):
+    monkeypatch.setattr(Imu2ClipModel, "main_input_name", "samples")
+    settings = {"imu": {"tower": Imu2ClipConfig(hidden_size=16, conv_channels=8, context_length=350)}}
+    message = "`main_input_name` of Imu2ClipModel is 'samples', but its forward takes input_values"
+    with Refused(ValueError, message) as refused:
+        refused.compose(settings)
+
+
+def test_a_sub_processor_that_nobody_registered_says_how(tmp_path):
+    class Cloud(SignalFeatureExtractor):
+        pass
+
+    compose(
+        tiny.language_model(),
+        {"imu": {"tower": tiny.imu_config(), "processor": Cloud(channels=list("abcdef"), num_samples=64)}},
+        tokenizer=tiny.tokenizer(),
+    )[1].save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"AutoFeatureExtractor\.register\(YourConfig, Cloud\).*--import MODULE"):
+        AutoProcessor.from_pretrained(tmp_path)
+
+
 def test_a_modality_of_ones_own_in_forty_lines(modality, tmp_path, monkeypatch):
     assert ECG.count("\n") <= 40
     (tmp_path / "ecg.py").write_text(ECG)
@@ -714,7 +739,7 @@ def test_refused_settings(modalities, message):
         ),
         ({"language_model": "/nowhere/at/all"}, OSError, "nowhere"),
         ({"language_model": 5}, TypeError, "language model"),
-        ({"tokenizer": None}, ValueError, "pass `tokenizer=`"),
+        ({"tokenizer": None}, ValueError, "pass `tokenizer=`.*--tokenizer"),
         ({"tokenizer": "/nowhere/at/all"}, (OSError, ValueError), "nowhere"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
@@ -775,6 +800,17 @@ def test_modalities_that_cannot_be_registered(modality):
         with pytest.raises(ValueError, match=message):
             modality(spec())
         assert "caption" not in MODALITIES
+
+
+@pytest.mark.parametrize("field, value, known", [("medium", "map", MEDIA), ("processor_kind", "", PROCESSOR_KINDS)])
+def test_kinds_of_media_that_cannot_be_registered(modality, field, value, known):
+    class Own(TextSpec):
+        pass
+
+    setattr(Own, field, value)
+    with pytest.raises(ValueError, match=f"`{field}` of Own is '{value}'.*{', '.join(map(repr, known))}"):
+        modality(Own(name="cloud"))
+    assert {"medium": _HALVES, "processor_kind": _AUTO_PROCESSORS}[field].keys() == {*known}
 
 
 def test_two_processors_in_one_place(modality):

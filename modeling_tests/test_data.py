@@ -32,6 +32,7 @@ from transformers_anymodality.data import (
     read_chat,
     register_format,
 )
+from transformers_anymodality.data.formats import missing_files
 from transformers_anymodality.data.records import encode_chats
 from transformers_anymodality.modalities import MODALITIES
 from transformers_anymodality.systems import SYSTEMS
@@ -267,6 +268,13 @@ def test_every_format_becomes_chats_that_pass_the_check(name, processor, tmp_pat
     assert cli.main(command) == 0 and f"{3 * len(chats)} chats" in capsys.readouterr().out
     found = list(open_records(output))
     assert len(found) == 3 * len(chats) and found[0] == chats[0]
+    files = len(media_files(chats))
+    assert missing_files(output) == (files, [])
+    command[6] = str(tmp_path / "elsewhere.jsonl")
+    assert cli.main([*command[:-1], str(tmp_path / "nowhere")]) == 0
+    said = capsys.readouterr().out
+    assert f"{files:,} of their {files:,} files are not there, the first: {tmp_path / 'nowhere'}" in said or not files
+    command[6] = str(output)
     assert cli.main(command) == 1 and "exists already" in capsys.readouterr().err
     for chat in found:
         parts = [part for message in chat["messages"] for part in message["content"]]
@@ -550,6 +558,9 @@ def test_check_finds_what_is_wrong(workers, saved, tmp_path, capsys):
     assert by_kind["no_answer"]["id"] == "asked"
     assert "max_length is 30" in by_kind["too_long"]["message"]
     assert "Line 15 is not JSON" in problems[-1]["message"]
+    assert "samples 4, 5, 6, 7; the first has 2 <image> placeholders" in " ".join(output.out.split())
+    assert "sample 8 (id 'asked') has no assistant text" in output.out and "sample 1: image 0: " in output.out
+    assert "(its columns: text). A chat is in `messages`" in next(p["message"] for p in problems if p["sample"] == 11)
 
 
 def test_check_passes_what_is_right(processor, saved, tmp_path, capsys):
@@ -667,11 +678,16 @@ def test_shown_pieces_are_the_text(kind, dog):
 def test_bad_samples_are_errors_that_name_them(processor, tmp_path):
     records = broken(tmp_path)
     collator = AnyModalityDataCollator(processor, media_root=tmp_path)
-    with pytest.raises(MediaError, match=r"Sample 1: image 0: .*gone.png' does not exist.*media_root"):
+    message = r"Sample 1 of this batch \('gone.png'\): image 0: .*gone.png' does not exist.*media_root.*--media-root"
+    with pytest.raises(MediaError, match=message) as caught:
         collator([records["good"], records["missing_file"]])
-    with pytest.raises(ValueError, match="Sample 2 has 2 <image> placeholders, but 1 media of 'image'. Each content"):
+    assert isinstance(cause := caught.value.__cause__, FileNotFoundError) and cause.__cause__ is None
+    with pytest.raises(
+        ValueError,
+        match=r"Sample 2 of this batch \('good.png'\) has 2 <image> placeholders, but 1 media of 'image'. Each content",
+    ):
         collator([records["good"], records["good"], records["wrong_count"]])
-    with pytest.raises(ValueError, match=r"Sample 0 \(id 'asked'\) has no assistant text"):
+    with pytest.raises(ValueError, match=r"Sample 0 of this batch \(id 'asked'\) has no assistant text"):
         collator([records["no_answer"]])
     with pytest.raises(ValueError, match='on_error must be "error" or "skip"'):
         AnyModalityDataCollator(processor, on_error="ignore")

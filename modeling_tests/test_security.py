@@ -57,7 +57,7 @@ def test_processor_configs_name_processors_of_media_only(changed, name):
         config["image_processor"] = {"image_processor_type": name, "output_dir": "written"}
 
     folder = changed("processor_config.json", edit)
-    with pytest.raises(ValueError, match=f"names {name!r}, which is not an image processor"):
+    with pytest.raises(ValueError, match=f"names {name!r}, which is not a known image processor"):
         AutoProcessor.from_pretrained(folder)
 
 

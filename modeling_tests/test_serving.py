@@ -110,12 +110,16 @@ def test_every_sense_has_openais_two_forms_and_sensors_numbers():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, "URLs are not fetched"),
-        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "URLs are not fetched"),
-        ({"type": "image", "path": "/etc/passwd"}, "files of the server are not read"),
+        (
+            {"type": "image_url", "image_url": {"url": "https://example.org/a.png"}},
+            "URLs are not fetched.*--allow-urls",
+        ),
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "URLs of this kind are not fetched"),
+        ({"type": "image", "path": "/etc/passwd"}, "files of the server are not read.*--media-root"),
         ({"type": "image", "image": {"path": "/etc/passwd"}}, "files of the server are not read"),
         ({"type": "image", "bytes": "abc"}, "expected a data: URL"),
         ({"type": "smell", "smell": "abc"}, "takes text, image"),
+        ({"type": "input_smell", "input_smell": "abc"}, r"or \.\.\._url\)\.$"),
         ({"type": "input_imug", "input_imug": []}, "Did you mean 'input_imu'"),
         ({"type": "input_imu", "input_imu": {"values": [[1], [2, 3]]}}, "cannot be converted to an array"),
         ({"type": "input_imu", "input_imu": {"values": [["a"]]}}, "expected real numbers"),
@@ -131,15 +135,24 @@ def test_parts_that_are_refused(content, message):
         part(content)
 
 
-@pytest.mark.parametrize("text", ["/etc/passwd", "~/.netrc", "../a.png", "C:\\a.png"])
-def test_no_string_becomes_a_path(shared, text):
-    """A plain string is a path to the processor."""
-    _, processor = shared
+@pytest.mark.parametrize("text", ["/etc/passwd", "~/.netrc", "../a.png", "C:\\a.png", "file:a.png", "a.png", "ä"])
+def test_no_string_becomes_a_path(tmp_path, text):
+    """A plain string is a path to the processor. Where files may be named, the refusal says how."""
     for payload in (text, {"url": text}, {"data": text}):
-        read = part({"type": "image", "image": payload})
-        assert read["image"] == {"base64": text}
-        with pytest.raises(MediaError, match="no valid base64|not valid base64|no image"):
-            processor.process_media(processor.media_of([{"role": "user", "content": [read]}]))
+        with pytest.raises(ValueError, match=r"is not a data: URL, and not valid base64: send .* in base64\.$"):
+            part({"type": "image", "image": payload})
+        for one in (payload, {"url": f"file://{tmp_path}/a.png"}):
+            with pytest.raises(ValueError, match='media folder as a path, {"type": "image", "path": "..."}'):
+                part({"type": "image_url", "image_url": one}, media_root=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["abcd", "/etc/passwd" * 400 + "a", "ab\ncd"])
+def test_strings_that_may_be_base64_are_nothing_else(shared, text):
+    _, processor = shared
+    read = part({"type": "image", "image": text})
+    assert read["image"] == {"base64": text}
+    with pytest.raises(MediaError, match="not valid base64|not an image"):
+        processor.process_media(processor.media_of([{"role": "user", "content": [read]}]))
 
 
 def test_files_only_below_their_root(tmp_path):
@@ -307,7 +320,8 @@ def served(tmp_path_factory, quickstart):
     assert server.poll() is None, "the server is gone: " + Path(log.name).read_text()
     server.terminate()
     server.wait(30)
-    assert "Traceback" not in Path(log.name).read_text(), Path(log.name).read_text()
+    said = Path(log.name).read_text()
+    assert "Traceback" not in said and said.endswith("tiny: stopped.\n"), said
 
 
 @pytest.fixture(scope="module")
@@ -466,6 +480,8 @@ def test_raw_requests(served):
         assert post(b" " * (2 * 1024**2)).status_code == 413
         assert post(iter([b" " * 1024**2] * 2)).status_code == 413
         assert post(b"{}", Host="evil.example").status_code == 400
+        missing = http.post(served[0] + "/completions", json={"prompt": "x"})
+        assert "There is no /v1/completions here, but /v1/chat/completions, " in missing.json()["error"]["message"]
         for path in ("/load_model", "/reset", "/v1/completions", "/v1/audio/transcriptions", "/v1/systemone", "/docs"):
             assert http.post(served[0].removesuffix("/v1") + path, json={"model": "x"}).status_code in (404, 405)
         assert http.get(served[0].removesuffix("/v1") + "/health").json() == {"status": "ok"}

@@ -46,8 +46,17 @@ class Command(TyperCommand):
         except BrokenPipeError:
             raise  # the reader closed the pipe
         except (ValueError, OSError, ImportError) as error:
-            tell(f"{ctx.command_path}: {error}", file=sys.stderr)
+            own = "module" in ctx.params and not ctx.params["module"] and _is_unknown_name(error)
+            tell(f"{ctx.command_path}: {error}{' To import your own: --import MODULE.' * own}", file=sys.stderr)
             raise typer.Exit(1) from error
+
+
+def _is_unknown_name(error: BaseException | None) -> bool:
+    """Whether it was caused by a name that nobody has registered."""
+    registry = sys.modules.get("transformers_anymodality.utils.registry")
+    if registry is None or error is None:
+        return False
+    return isinstance(error, registry.UnknownNameError) or _is_unknown_name(error.__cause__)
 
 
 def group(help: str) -> typer.Typer:
@@ -85,8 +94,13 @@ def name_of(source: str) -> str:
 
 def load_processor(source: str) -> "AnyModalityProcessor":
     """The processor of a checkpoint; raises ValueError if it belongs to another kind of model."""
-    from transformers import AutoProcessor
+    from transformers import AutoConfig, AutoProcessor
 
+    from transformers_anymodality.utils.hub import check_source
+
+    check_source(source)
+    if not Path(source).is_dir() or Path(source, "config.json").is_file():  # there may be a processor alone
+        AutoConfig.from_pretrained(source)  # says which module to import; the tokenizer's loading would warn first
     processor = AutoProcessor.from_pretrained(source)
     if not hasattr(processor, "encode_chat"):
         raise ValueError(
@@ -99,6 +113,9 @@ def load_model(source: str, dtype: str = "auto", device: str | None = None) -> "
     """A checkpoint's model in eval mode."""
     from transformers import AutoModelForCausalLM
 
+    from transformers_anymodality.utils.hub import check_source
+
+    check_source(source)
     return AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device or own_device()).eval()
 
 

@@ -41,6 +41,7 @@ def card(
       anymodality card my-model --name my-name/my-model --language en
     """
     from transformers_anymodality.hub import make_card
+    from transformers_anymodality.hub.card import UNKNOWN
 
     place = Path(folder) / "README.md"
     if not (Path(folder) / "config.json").is_file():
@@ -61,7 +62,8 @@ def card(
     if stdout:
         return print(made)
     place.write_text(f"{made}\n", encoding="utf-8")
-    tell(f"{place}: {made.data.license}, {', '.join(made.data.tags)}")
+    unknown = " (the card's last section says whose)" if made.data.license == UNKNOWN else ""
+    tell(f"{place}: written; licence {made.data.license}{unknown}.")
 
 
 def _licences(words: list[str]):

@@ -110,9 +110,13 @@ class _Terminal:
         part = media_part(name, path)
         if "path" in part:
             part["path"] = str(Path(path).expanduser().absolute())  # a saved chat may be read from other folders
-        tokens = counted(self.conversation.count_tokens(part))
+        where = f"{name} {1 + len([p for p in self.media if p['type'] == name])}: "
+        try:
+            tokens = counted(self.conversation.count_tokens(part))
+        except ValueError as error:  # which counts from 0, and from this message's media alone
+            raise ValueError(where + str(error).removeprefix(f"{name} 0: ")) from error
         self.media.append(part)
-        _note(f"{name} {len([p for p in self.media if p['type'] == name])}: {path} ({tokens})")
+        _note(f"{where}{path} ({tokens})")
 
     def _say(self, text: str) -> None:
         if not text.strip() and not self.media:

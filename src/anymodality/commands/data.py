@@ -39,11 +39,18 @@ def convert(
       anymodality data convert llava --from llava.json --output train.jsonl
     """
     from transformers_anymodality.data import FORMATS, convert_file
+    from transformers_anymodality.data.formats import missing_files
 
     if format not in FORMATS:
         raise typer.BadParameter(f"{format!r} is not one of {', '.join(FORMATS)}.", param_hint="FORMAT")
     count = convert_file(format, source, output, media_root=media_root, progress=True)
     tell(f"{output}: {count:,} chats.")
+    files, missing = missing_files(output)
+    if missing:
+        tell(
+            f"{len(missing):,} of their {files:,} files are not there, the first: {missing[0]}. Relative paths begin in "
+            "--media-root, or here."
+        )
 
 
 @app.command("check", cls=Command)

@@ -23,7 +23,7 @@ def generate(
     ctx: typer.Context,
     words: Annotated[
         list[str],
-        argument("WORDS", "Model (folder or Hub id), prompt, and media: --image photo.jpg --imu walk.csv."),
+        argument("DIR PROMPT", "Model (folder or Hub id) and prompt; media: --image photo.jpg --imu walk.csv."),
     ],
     system_prompt: options.SystemPrompt = None,
     max_new_tokens: options.MaxNewTokens = None,

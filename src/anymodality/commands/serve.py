@@ -1,10 +1,12 @@
 """`anymodality serve`."""
 
+import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from anymodality.commands import _options as options
-from anymodality.commands._base import load_model, load_processor, name_of, within
+from anymodality.commands._base import load_model, load_processor, name_of, tell, within
 from anymodality.commands._options import flag, option
 
 
@@ -55,4 +57,6 @@ def serve(
     hosts = None if host in LOOPBACK else ["*"]
     app = build_app(load_model(source, dtype, device), processor, name, policy, hosts, api_key, allow_origin or ())
     modalities = ", ".join(processor.modalities) or "text only"
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the last line is printed, too
     run_app(app, host, port, lambda address: print(f"{name} ({modalities}) at {address}", flush=True))
+    tell(f"{name}: stopped.", file=sys.stderr)

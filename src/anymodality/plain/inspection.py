@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anymodality.plain.files import StoredTensor, read_json, shard_names, stored_tensors
+from anymodality.plain.printing import size
 from anymodality.plain.table import config_key, main_input_first, owner, part_names
 from anymodality.plain.tables import columns
 
@@ -28,7 +29,7 @@ class PartInfo:
         source: Hub id or path that it was made from, if the config has it.
         revision: of the source, if the checkpoint is light and pins it.
         referenced: its weights (or most of them) are at the source, not in the checkpoint.
-        parameters, bytes: those that the checkpoint itself stores.
+        parameters, bytes: those that the checkpoint itself stores, buffers included.
         dtypes: of its stored weights.
         memory: dtype -> bytes. A model in 4 bits has "nf4" or "fp4", which includes its scales.
         trained: whether it was trained since it was composed; None if unknown.
@@ -86,7 +87,8 @@ class Inspection:
         return {"source": self.source, **totals, **asdict(self)}
 
     def __str__(self) -> str:
-        parts = [("part", "type", "parameters", "MB", "dtype", "trained", "from")]
+        # A header does not tell parameters from buffers, such as the statistics of a batch norm.
+        parts = [("part", "type", "numbers", "size", "dtype", "trained", "from")]
         for part in self.parts:
             where = (part.source or "") + (f" @ {part.revision[:12]}" if part.revision else "")
             parts.append(
@@ -94,7 +96,7 @@ class Inspection:
                     part.name,
                     part.type,
                     f"{part.parameters:,}",
-                    f"{part.bytes / 1e6:,.1f}",
+                    size(part.bytes),
                     ", ".join(_dtypes(part)),
                     {True: "yes", False: "no", None: ""}[part.trained],
                     f"{where} (kept there)" if part.referenced else where,
@@ -108,15 +110,15 @@ class Inspection:
             names = (modality.tower, modality.aligner, ", ".join(modality.inputs))
             modalities.append((modality.name, modality.token or "", tokens, *names))
         kind = "light checkpoint, stores" if self.light else "checkpoint of"
-        head = f"{self.source}: {kind} {self.parameters:,} parameters, {self.bytes / 1e6:,.1f} MB"
+        head = f"{self.source}: {kind} {self.parameters:,} numbers (parameters and buffers), {size(self.bytes)}"
         return "\n".join([head, "", *columns(parts, right={2, 3}), "", *columns(modalities, right={2})])
 
 
 def _dtypes(part: PartInfo) -> list[str]:
-    """The dtypes of a part, with megabytes if there are several."""
+    """The dtypes of a part, with their sizes if there are several."""
     if len(part.memory) < 2:
         return part.dtypes
-    return [f"{dtype} {part.memory[dtype] / 1e6:,.1f}" for dtype in sorted(part.memory)]
+    return [f"{dtype} {size(part.memory[dtype])}" for dtype in sorted(part.memory)]
 
 
 def inspect_folder(folder: str | Path, count: Count) -> Inspection:
@@ -177,10 +179,10 @@ def inspection(
     values of the wrong type."""
     parameters: Counter[str] = Counter()
     memory: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, dtype, numbers, size in tensors:
+    for name, dtype, numbers, length in tensors:
         part = name.partition(".")[0]
         parameters[part] += numbers
-        memory[part][dtype] += size
+        memory[part][dtype] += length
     try:
         parts = [_part(name, config, parameters[name], memory[name]) for name in part_names(config["modalities"])]
         modalities = [_modality(name, config, rows.get(name, {}), count) for name in sorted(config["modalities"])]

@@ -21,6 +21,11 @@ def as_json(document: Any) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def size(count: int) -> str:
+    """A number of bytes with its unit: MB, or kB for less than a tenth of that."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"
+
+
 def in_markdown(text: Any) -> str:
     """One line of Markdown that shows the text unchanged, also in the cell of a table."""
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(visible(text).split()))

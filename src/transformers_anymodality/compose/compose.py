@@ -130,7 +130,7 @@ def _language_model(source: Any, load: dict[str, Any]) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(source).eval()
     source, gguf = gguf_arguments(source)
     if not gguf:
-        check_folder(source, load.get("subfolder", ""))
+        check_folder(source, **load)
     if (config := config_alone(source, **load, **gguf)) is not None:
         return AutoModelForCausalLM.from_config(config).eval()
     return AutoModelForCausalLM.from_pretrained(source, **load, **gguf)
@@ -143,12 +143,17 @@ def load_tokenizer(tokenizer: Any, language_model: Any, **hub_kwargs: Any) -> Pr
     config = getattr(language_model, "config", language_model)
     source = tokenizer or (config.name_or_path if isinstance(config, PreTrainedConfig) else config)
     if not source:
-        raise ValueError("The language model has no name or path to find its tokenizer by: pass `tokenizer=`.")
+        raise ValueError(
+            "The language model has no name or path to find its tokenizer by: pass `tokenizer=` (in the command: "
+            "--tokenizer ID_OR_DIR)."
+        )
     source, gguf = gguf_arguments(source)
     try:
         loaded: Any = AutoTokenizer.from_pretrained(source, **hub_kwargs, **gguf)
     except (OSError, ValueError) as error:
-        raise ValueError(f"No tokenizer was found in {source}: pass `tokenizer=`. ({error})") from error
+        raise ValueError(
+            f"No tokenizer was found in {source}: pass `tokenizer=` (in the command: --tokenizer ID_OR_DIR). ({error})"
+        ) from error
     return loaded
 
 

@@ -21,7 +21,7 @@ from transformers import (
 from ..aligners import ALIGNERS, Aligner, AlignerConfig
 from ..modalities import MODALITIES, ModalitySpec
 from ..model.configuration import SELECT_FEATURES, ModalityConfig
-from ..towers import load_tower
+from ..towers import check_main_input, load_tower
 from ..towers.timm import stock_image_processor
 from ..utils.registry import did_you_mean
 from .small import on_cpu
@@ -203,6 +203,7 @@ def add_tower(part: Part, lender: Part | None, load: dict[str, Any]) -> None:
     if lender is None:
         load = asked.loading(load)
         part.tower = load_tower(asked.tower, part.spec.medium, asked.select_layer, **load)
+        check_main_input(part.tower)
     else:
         part.tower = lender.tower
     shared = lender is not None and asked.processor is None

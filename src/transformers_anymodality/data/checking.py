@@ -60,10 +60,9 @@ class Report:
         for kind, meaning in KINDS.items():
             if problems := [problem for problem in self.problems if problem.kind == kind]:
                 samples = sorted({problem.sample for problem in problems})
-                shown = ", ".join(map(str, samples[:8])) + (", ..." if samples[8:] else "")
                 lines += [
                     f"  {kind:<16}  {len(samples):>7,}  {meaning}",
-                    f"  {'':<16}  {'':>7}  in samples {shown}; the first: {shorten(problems[0].message, 300)}",
+                    f"  {'':<16}  {'':>7}  {shorten(_places(samples) + _without_place(problems[0]), 300)}",
                 ]
         if self.lengths:
             samples, tokens = zip(*self.lengths, strict=True)
@@ -74,6 +73,19 @@ class Report:
                 f"(sample {samples[longest]})."
             )
         return "\n".join(lines)
+
+
+def _places(samples: list[int]) -> str:
+    """The places of samples; what follows is about the first of them."""
+    if len(samples) == 1:
+        return f"sample {samples[0]}"
+    return f"samples {', '.join(map(str, samples[:8]))}{', ...' * (len(samples) > 8)}; the first"
+
+
+def _without_place(problem: Problem) -> str:
+    """The message, to be read after the sample's place."""
+    name = f"Sample {problem.sample}"
+    return problem.message.removeprefix(name) if problem.message.startswith(name) else f": {problem.message}"
 
 
 def check(

@@ -37,6 +37,13 @@ class _Count:
         return int(self.slots.sum())
 
 
+def _origin(error: BaseException) -> BaseException | None:
+    """The error that an error began with; None if that is the error itself."""
+    if error.__cause__ is None:
+        return None
+    return _origin(error.__cause__) or error.__cause__
+
+
 class Features(Protocol):
     """Reads precomputed features instead of media: a `FeatureStore`."""
 
@@ -109,7 +116,8 @@ class AnyModalityDataCollator:
             if self.on_error == "skip":
                 return self(self._usable(samples, self._faults(samples, error)))
             if isinstance(error, MediaError):
-                raise next(iter(self._faults(samples, error).values())) from error
+                fault = next(iter(self._faults(samples, error).values()))
+                raise fault from _origin(error)  # not from all that was raised on its way
             raise
         if self.on_error == "skip":
             good = (sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None)
@@ -124,10 +132,14 @@ class AnyModalityDataCollator:
         return self._batch([prompt for prompt in prompts if prompt is not None], inputs)
 
     def _prepare(
-        self, samples: list[Mapping[str, Any]], first: int = 0
+        self, samples: list[Mapping[str, Any]], first: int = 0, of_batch: bool = True
     ) -> tuple[list[Prompt | None], dict[str, torch.Tensor]]:
-        """The samples' tokens, None for dropped ones, and the media's model inputs."""
-        chats = [read_chat(first + i, one, self.processor, self.media_root) for i, one in enumerate(samples)]
+        """The samples' tokens, None for dropped ones, and the media's model inputs. Errors call the samples `first` and so
+        on, of a batch or of a file."""
+        chats = [
+            read_chat(first + i, one, self.processor, self.media_root, of_batch=of_batch)
+            for i, one in enumerate(samples)
+        ]
         encoded = encode_chats(chats, self.processor)
         found = [chat.checked().media for chat in chats]
         prompts = [prompt for prompt in encoded if prompt is not None]  # all: a chat without one has a problem
@@ -137,7 +149,7 @@ class AnyModalityDataCollator:
         else:
             inputs, token_counts = self.features.inputs(self.processor, media)
         self.processor.prompt_tokenizer.place_media(prompts, token_counts)
-        return [self._fitted(first + i, prompt) for i, prompt in enumerate(prompts)], inputs
+        return [self._fitted(chat.where, prompt) for chat, prompt in zip(chats, prompts, strict=True)], inputs
 
     def _faults(self, samples: list[Mapping[str, Any]], error: Exception) -> dict[int, Exception]:
         """Index of each unusable sample -> its error, which names the sample. `error`: the error of the full batch."""
@@ -148,7 +160,7 @@ class AnyModalityDataCollator:
             except _NOT_ITS_FAULT:
                 raise
             except Exception as fault:
-                faults[i] = located(name_of(i, sample), fault) if isinstance(fault, MediaError) else fault
+                faults[i] = located(name_of(i, sample, True), fault) if isinstance(fault, MediaError) else fault
         if not faults:  # each sample alone is usable
             raise error
         return faults
@@ -165,7 +177,7 @@ class AnyModalityDataCollator:
         self._skipped.add(len(faults))
         return kept or [self._last_good]
 
-    def _fitted(self, index: int, prompt: Prompt) -> Prompt | None:
+    def _fitted(self, where: str, prompt: Prompt) -> Prompt | None:
         """One sample with `max_length` tokens at most, or None if it is dropped."""
         excess = 0 if self.max_length is None else len(prompt) - self.max_length
         if excess <= 0:
@@ -175,7 +187,7 @@ class AnyModalityDataCollator:
         cut = prompt.without_last_words(excess) if self.on_overlong == "truncate_text" else None
         if cut is None:
             raise ValueError(
-                f"Sample {index} has {len(prompt)} tokens, {prompt.repeats[prompt.is_medium].sum()} of them media; "
+                f"{where} has {len(prompt)} tokens, {prompt.repeats[prompt.is_medium].sum()} of them media; "
                 f"max_length is {self.max_length}. Raise it, set on_overlong, or give fewer or smaller media."
             )
         return cut

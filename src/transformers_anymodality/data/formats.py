@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..modalities import MODALITIES
 from ..utils.files import json_lines, written_whole
 from ..utils.registry import LazyRegistry
 from .datasets import open_records
@@ -81,6 +82,19 @@ def convert_file(
             file.write(json_lines([chat]))
             count += 1
     return count
+
+
+def missing_files(chats: str | Path) -> tuple[int, list[str]]:
+    """The number of different files that the chats of a JSONL file name in their columns of media, and those of them that
+    do not exist."""
+    found: dict[str, bool] = {}
+    for record in open_records(chats):
+        for name, column in media_columns(record).items():
+            for one in record[column] if MODALITIES[name].medium != "text" else ():
+                path = one.get("path") if isinstance(one, Mapping) else one
+                if isinstance(path, str) and "://" not in path and not path.startswith("data:") and path not in found:
+                    found[path] = Path(path).expanduser().exists()
+    return len(found), [path for path, exists in found.items() if not exists]
 
 
 # --- pieces of chats ---------------------------------------------------------------------------------------------------

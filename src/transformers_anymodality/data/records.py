@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean
 
 
-MEDIA_ROOT = "Relative paths are looked for in the media root (`media_root`)."
+MEDIA_ROOT = "Relative paths begin in the media root: pass `media_root=` to the collator, `--media-root` to a command."
 # Names of speakers in data sets -> roles.
 ROLES = {
     **dict.fromkeys(("system",), "system"),
@@ -104,7 +104,13 @@ def encode_chats(chats: Sequence[Chat], processor: Any) -> list[Prompt | None]:
 
 
 def read_chat(
-    index: int, record: Any, processor: Any = None, media_root: Any = None, *, question: str | None = None
+    index: int,
+    record: Any,
+    processor: Any = None,
+    media_root: Any = None,
+    *,
+    question: str | None = None,
+    of_batch: bool = False,
 ) -> Chat:
     """Reads a record of any kind; problems are stored in the chat.
 
@@ -114,11 +120,26 @@ def read_chat(
         processor: the model's. Without it, media of all registered modalities are accepted.
         media_root: folder that relative paths are in.
         question: for a record that is not a chat: the user's text after the media in its columns.
+        of_batch: `index` is its place in a batch that a Trainer made.
     """
-    chat = Chat(name_of(index, record))
+    chat = Chat(name_of(index, record, of_batch))
     with chat.failing():
+        if isinstance(record, Mapping) and question is None:
+            _check_columns(record, of_batch)
         _read(chat, record, processor, media_root, question)
     return chat
+
+
+def _check_columns(record: Mapping[str, Any], of_batch: bool) -> None:
+    if {"messages", "conversations", "__key__"} & record.keys():
+        return
+    advice = "A chat is in `messages`, or in `conversations`."
+    if of_batch:
+        advice = (
+            "Trainer removes columns that are not arguments of the model's forward: set remove_unused_columns=False in "
+            "TrainingArguments."
+        )
+    raise ValueError(f"has no `messages` (its columns: {', '.join(map(str, record)) or 'none'}). {advice}")
 
 
 def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: str | None) -> None:
@@ -128,11 +149,6 @@ def _read(chat: Chat, record: Any, processor: Any, media_root: Any, question: st
         columns = media_columns(record).items()
         places = [{"type": name} for name, column in columns for _ in items_of(name, record[column])]
         record = {**record, "messages": [{"role": "user", "content": [*places, {"type": "text", "text": question}]}]}
-    if not ({"messages", "conversations", "__key__"} & record.keys()):
-        raise ValueError(
-            f"has no `messages` (its columns: {', '.join(map(str, record)) or 'none'}). Trainer removes columns that are "
-            "not arguments of the model's forward: set remove_unused_columns=False in TrainingArguments."
-        )
     sample = normalize(record, media_root=media_root)
     (messages,), _ = read_chats(sample["messages"])
     columns = {name: list(sample[column]) for name, column in media_columns(sample).items()}
@@ -164,10 +180,26 @@ def _filled(message: dict[str, Any], columns: dict[str, list[Any]]) -> dict[str,
     return {**message, "content": parts}
 
 
-def name_of(index: int, record: Any) -> str:
-    """A sample's name in errors: its place, and its id if it has one."""
-    known = record.get("id") if isinstance(record, Mapping) else None
-    return f"Sample {index}" + (f" (id {known!r})" if isinstance(known, (str, int)) else "")
+def name_of(index: int, record: Any, of_batch: bool = False) -> str:
+    """A sample's name in errors: its place, and its id if it has one. In a batch, where the place says little, its first
+    path or text if it has no id."""
+    record = record if isinstance(record, Mapping) else {}
+    known = f"id {record['id']!r}" if isinstance(record.get("id"), (str, int)) else ""
+    if of_batch and not known:
+        with suppress(ValueError):  # the media of two columns
+            columns = (*media_columns(record).values(), "messages", "conversations")
+            known = _first_words([record.get(name) for name in columns])
+    return f"Sample {index}{' of this batch' * of_batch}" + f" ({known})" * bool(known)
+
+
+def _first_words(value: Any) -> str:
+    """The first path or text in media and messages, shortened and quoted; empty if there is none."""
+    if isinstance(value, (str, Path)):
+        text = str(value).strip()
+        return repr(text if len(text) <= 80 else f"{text[:77]}...") if text else ""
+    if isinstance(value, Mapping):
+        value = [one for name, one in value.items() if name not in ("role", "from", "type")]
+    return next(filter(None, map(_first_words, value)), "") if isinstance(value, (list, tuple)) else ""
 
 
 def located(where: str, error: Exception, prefix: str = "") -> MediaError:

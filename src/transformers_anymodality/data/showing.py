@@ -54,7 +54,7 @@ class Shown:
 def look(record: Mapping[str, Any], processor: Any, *, index: int = 0, media_root: str | Path | None = None) -> Shown:
     """A record as the collator prepares it; raises ValueError and MediaError, as the collator does."""
     try:
-        (prompt,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index)
+        (prompt,), _ = AnyModalityDataCollator(processor, media_root=media_root)._prepare([record], index, False)
     except MediaError as error:
         raise located(name_of(index, record), error) from error
     chat = read_chat(index, record, processor, media_root)

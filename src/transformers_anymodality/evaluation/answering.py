@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from ..data.collator import AnyModalityDataCollator
-from ..data.records import located
+from ..data.records import located, name_of
 from ..modalities import MediaError
 from ..model.language_model import forward_parameters
 from ..utils.processes import place_among, read_ahead
@@ -157,9 +157,10 @@ def _located(job: Job, processor: Any, samples: Sequence[Sample], error: Excepti
         try:
             _inputs(job, processor, [sample])
         except (ValueError, OSError) as found:
+            name = "Sample 0" if job.task.output == "text" else name_of(0, _chosen(sample, 0), True)
             if isinstance(found, MediaError):
-                return located(sample.where, found, "Sample 0: ")
-            return ValueError(f"{sample.where}: {str(found).removeprefix('Sample 0').lstrip(': ')}")
+                return located(sample.where, found, f"{name}: ")
+            return ValueError(f"{sample.where}: {str(found).removeprefix(name).lstrip(': ')}")
     return error
 
 

@@ -282,8 +282,10 @@ def _licence_notes(whole: str, named: Mapping[str, str], stated: bool) -> list[s
     for part, licence in named.items():
         by_licence.setdefault(in_markdown(licence), []).append(as_code(part))
     notes = [f"{licence}: {', '.join(parts)}" for licence, parts in by_licence.items()]
-    if not stated and len(by_licence) > 1:
-        notes.append(f"The metadata name the strictest of these, {whole}; all of their terms apply.")
     if UNKNOWN in by_licence:
-        notes.append("Where the licence is unknown, ask who published the part before you use it.")
+        parts = ", ".join(by_licence[UNKNOWN])
+        so = "" if stated else "The licence of the whole is unknown, because that of a part is. "
+        notes.append(f"{so}Ask who published {parts} before you use it.")
+    elif not stated and len(by_licence) > 1:
+        notes.append(f"The metadata name the strictest of these, {whole}; all of their terms apply.")
     return notes or [whole]

@@ -24,6 +24,7 @@ from anymodality.plain.table import config_key, owner
 from ..modalities import MODALITIES
 from ..model.configuration import as_config
 from ..model.quantization import four_bit_bytes
+from ..utils.hub import check_source
 
 
 def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token: str | None = None) -> Inspection:
@@ -40,6 +41,7 @@ def inspect_checkpoint(source: str | Path, *, revision: str | None = None, token
     source, hub = str(source), {"revision": revision, "token": token}
     if Path(source).is_dir():
         return inspect_folder(source, count_tokens)
+    check_source(source, **hub)
     config = read_config(str(cached_file(source, "config.json", **hub)), source)
     rows = cached_file(source, "processor_config.json", _raise_exceptions_for_missing_entries=False, **hub)
     return inspection(source, config, _stored(source, hub), {} if rows is None else read_rows(rows), count_tokens)

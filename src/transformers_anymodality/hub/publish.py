@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoProcessor, BatchFeature, PreT
 
 from anymodality.plain.files import read_json
 from anymodality.plain.inspection import Inspection
+from anymodality.plain.printing import size
 
 from ..modalities import MODALITIES
 from ..model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP, write_module
@@ -59,10 +60,10 @@ class Upload:
 
     def __str__(self) -> str:
         width = max(map(len, self.files))
-        lines = [f"  {name:<{width}}  {size / 1e6:>12,.3f} MB" for name, size in self.files.items()]
+        lines = [f"  {name:<{width}}  {size(count):>12}" for name, count in self.files.items()]
         if self.left_out:
             lines.append(f"  left out: {', '.join(self.left_out)}")
-        total = f"{len(self.files)} files, {sum(self.files.values()) / 1e6:,.3f} MB"
+        total = f"{len(self.files)} files, {size(sum(self.files.values()))}"
         checked = f"a fresh process loaded them, logits within {self.difference:.1e}"
         done = f"published as {self.url}" if self.url else "a dry run: nothing was uploaded"
         return "\n".join([f"{self.repo_id}: {total}; {checked}; {done}", *lines])

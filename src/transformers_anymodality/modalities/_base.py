@@ -12,6 +12,9 @@ from transformers.processing_utils import TextKwargs
 from ..utils.registry import Registry
 
 
+# What a spec's `medium` and `processor_kind` may be. The first selects the half of a two-sided model.
+MEDIA = ("pixels", "audio", "signal", "text")
+PROCESSOR_KINDS = ("image_processor", "video_processor", "feature_extractor", "tokenizer")
 MODALITIES: "Registry[ModalitySpec]" = Registry("modality")
 # Names that would hide attributes that Transformers reads from a config or model.
 _RESERVED = {"text", "decoder", "generator", "encoder", "language", "language_model", "backbone"}
@@ -24,7 +27,10 @@ class UnknownModalityError(ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModalitySpec:
-    """Base class; a kind of media (image, video, audio, signal, map, text) is a subclass, a modality an instance.
+    """Base class; a kind of media (`ImageSpec`, `SignalSpec`, `MapSpec`, ...) is a subclass, a modality an instance.
+
+    A subclass sets `medium`, one of "pixels", "audio", "signal" and "text" (maps are pixels), and `processor_kind`, one of
+    "image_processor", "video_processor", "feature_extractor" and "tokenizer".
 
     Args:
         name: also the `type` of its parts in chat messages, and the prefix `<name>_` of the model's children and inputs.
@@ -36,8 +42,8 @@ class ModalitySpec:
     argument: str = ""
     processor_attribute: str = ""
 
-    medium = ""  # selects the half of a two-sided model: "pixels", "audio", "signal" or "text"
-    processor_kind = ""  # "image_processor", "video_processor", "feature_extractor" or "tokenizer"
+    medium = ""
+    processor_kind = ""
     suffixes = ()  # file formats, for documentation and file choosers
 
     def __post_init__(self):
@@ -101,8 +107,14 @@ class ModalitySpec:
 
 def register_modality(spec: ModalitySpec, *, exist_ok: bool = False) -> ModalitySpec:
     """Registers a modality for `compose`, processors and models. A process that loads a checkpoint with such a modality
-    must register it first."""
+    must register it first. Raises ValueError for a spec that cannot work."""
     check_modality_name(spec.name)
+    for field, allowed in (("medium", MEDIA), ("processor_kind", PROCESSOR_KINDS)):
+        if (value := getattr(spec, field)) not in allowed:
+            raise ValueError(
+                f"`{field}` of {type(spec).__name__} is {value!r}; it must be one of {', '.join(map(repr, allowed))}. "
+                "Set it in the body of the class."
+            )
     if spec.argument in ("text", *TextKwargs.__annotations__):
         raise ValueError(
             f"The argument {spec.argument!r} of modality {spec.name!r} is the tokenizer's; choose another."

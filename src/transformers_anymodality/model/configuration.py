@@ -16,7 +16,7 @@ from anymodality.plain.table import config_key, main_input_first, part_names
 
 from ..modalities._base import check_modality_name
 from ..utils.checked import ConfigError, check_fields, check_flags, check_numbers, read_from
-from ..utils.registry import did_you_mean
+from ..utils.registry import UnknownNameError, did_you_mean
 from ..utils.upstream import CACHE_NAMES, set_attention
 from .remote_code import CONFIG_AUTO_MAP, RemoteCodeMixin
 
@@ -274,7 +274,7 @@ def as_config(key: str, value: Any) -> PreTrainedConfig:
         raise ConfigError(f"`{key}` must be a config or its dict, not {type(value).__name__}.")
     model_type = value.get("model_type")
     if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
-        raise ValueError(
+        raise UnknownNameError(
             f"`{key}` has an unknown model type {model_type!r}.{did_you_mean(model_type, CONFIG_MAPPING)} If it is your "
             "own class, import the module that registers it before loading."
         )

@@ -80,6 +80,8 @@ def load_parts(source: str | os.PathLike, settings: Mapping[str, Any], **kwargs:
         kwargs: of `from_pretrained`; sub-processors in them are not loaded.
     """
     check_fields("config", {"modalities": settings["modalities"]}, {"modalities": dict[str, dict]}, {})
+    for modality in settings["modalities"]:
+        MODALITIES[modality]  # the tokenizer's loading would first warn about a config that it cannot read
     names = sorted({str(row.get("processor")) for row in settings["modalities"].values()})
     given = {name: kwargs.pop(name) for name in names if name in kwargs}
     tokenizer = AutoTokenizer.from_pretrained(source, **kwargs)
@@ -101,20 +103,23 @@ def _sub_processor(source: str | os.PathLike, name: str, settings: Mapping[str, 
     if kind is None:
         raise ConfigError(f"`{name}` does not say its class, as `feature_extractor_type` or the like.")
     with read_from(f"`{name}`"):
-        preparing = _sub_processor_class(own[kind])
+        preparing = _sub_processor_class(own[kind], kind)
         check_flags(name, own, preparing)
         return preparing(**own)
 
 
-def _sub_processor_class(name: str) -> type:
-    """The class of that name, which must prepare media. Transformers' own look-up fails for classes that were registered
-    for images or videos, because the Auto classes keep these by backend."""
+def _sub_processor_class(name: str, kind: str) -> type:
+    """The class of that name, which must prepare media; `kind` is the config's key for it. Transformers' own look-up fails
+    for classes that were registered for images or videos, because the Auto classes keep these by backend."""
     for cls in registered_processors():
         if getattr(cls, "__name__", None) == name:
             return cls
     found = getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, (ImageProcessingMixin, FeatureExtractionMixin))):
+        auto_class = f"Auto{kind.removesuffix('_type').title().replace('_', '')}"
         raise ValueError(
-            f"The processor's config names {name!r}, which is not an image processor or feature extractor."
+            f"The processor's config names {name!r}, which is not a known image processor or feature extractor. If it is "
+            f"your own, register it, {auto_class}.register(YourConfig, {name}), in a module that is imported before "
+            "loading (in commands: --import MODULE)."
         )
     return found

@@ -4,6 +4,7 @@ from . import imagebind, imu2clip, precomputed  # noqa: F401 (they register)
 from ._build import build_tower, cut_layers, feature_length, load_tower, register_tower, weightless
 from ._run import (
     MASKS,
+    check_main_input,
     compute_dtype,
     drop_unread,
     is_trained,
@@ -21,6 +22,7 @@ from ._run import (
 __all__ = [
     "MASKS",
     "build_tower",
+    "check_main_input",
     "compute_dtype",
     "cut_layers",
     "drop_unread",

@@ -178,7 +178,7 @@ def load_tower(
     if isinstance(source, PreTrainedConfig):
         return build_tower(tower_config(source, medium, select_layer))
     if isinstance(source, (str, os.PathLike)):
-        check_folder(source, hub_kwargs.get("subfolder", ""))
+        check_folder(source, **hub_kwargs)
         if (config := config_alone(source, **hub_kwargs)) is not None:
             own = tower_config(config, medium, select_layer)
             own.dtype = config.dtype

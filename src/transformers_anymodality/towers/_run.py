@@ -35,6 +35,17 @@ def main_input(tower: PreTrainedModel) -> str:
     return tower.main_input_name if tower.main_input_name in accepted else next(iter(accepted))
 
 
+def check_main_input(tower: PreTrainedModel) -> None:
+    """Raises ValueError if the tower's class names a main input that its forward does not take. (A name that it inherits
+    says nothing: Transformers' base classes name that of the full model.)"""
+    named, accepted = vars(type(tower)).get("main_input_name"), inspect.signature(tower.forward).parameters
+    if isinstance(named, str) and named not in accepted:
+        raise ValueError(
+            f"`main_input_name` of {type(tower).__name__} is {named!r}, but its forward takes {', '.join(accepted)}: name "
+            "the argument that gets the medium."
+        )
+
+
 def required_arguments(tower: PreTrainedModel) -> set[str]:
     """The required arguments of a tower's forward."""
     parameters = inspect.signature(tower.forward).parameters.values()

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 from transformers import AutoConfig, PreTrainedConfig
 
 from .imports import require
+from .upstream import httpx
 
 
 FETCHING = ("cache_dir", "force_download", "local_files_only", "proxies", "token")
@@ -42,8 +44,31 @@ def gguf_arguments(source: Any) -> tuple[Any, dict[str, str]]:
     return source, {}
 
 
-def check_folder(source: str | os.PathLike, subfolder: str = "") -> None:
-    """Raises ValueError for a local path without a config, from which no model can be loaded."""
+def check_source(source: str | os.PathLike, **kwargs: Any) -> None:
+    """Raises FileNotFoundError for what is not there: neither here nor the name of a repository, or to be looked for on the
+    Hub, which cannot be reached. (Transformers retries for minutes, and does not name the model.) `kwargs`: for the Hub."""
+    source = os.fspath(source)
+    if Path(source).exists():
+        return
+    if not is_hub_id(source):
+        raise FileNotFoundError(f"There is no folder {source}.")
+    where = {name: kwargs[name] for name in ("cache_dir", "revision") if name in kwargs}
+    if try_to_load_from_cache(source, "config.json", **where) is not None:
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(source, "config.json"), token=kwargs.get("token"))
+    except (OfflineModeIsEnabled, httpx.TransportError) as error:
+        reason = "it is offline (HF_HUB_OFFLINE)" if isinstance(error, OfflineModeIsEnabled) else str(error)
+        raise FileNotFoundError(
+            f"There is no folder {source} here, and the Hub cannot be reached to look there: {reason}."
+        ) from error
+    except (HfHubHTTPError, EntryNotFoundError):  # it answers, and Transformers says what
+        return
+
+
+def check_folder(source: str | os.PathLike, subfolder: str = "", **kwargs: Any) -> None:
+    """As `check_source`. Raises ValueError for a local path without a config, from which no model can be loaded."""
+    check_source(source, **kwargs)
     path = Path(source)
     if path.is_file():
         raise ValueError(

@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+_SHORT = 6  # characters; longer names often share a beginning ("input_smell", "input_image"), so must be nearer
+
+
+class UnknownNameError(ValueError):
+    """Nothing is registered under a name; perhaps the module that registers it was not imported."""
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """ " Did you mean 'x'?" for the nearest known name, or nothing."""
-    near = difflib.get_close_matches(str(name), known, n=1)
+    """ " Did you mean 'x'?" for the nearest known name, or nothing if none is near."""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6 if len(str(name)) < _SHORT else 0.75)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -38,7 +43,7 @@ class Registry(dict[str, T]):
 
     def __missing__(self, name: str) -> T:
         hint = did_you_mean(name, self)
-        raise ValueError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
+        raise UnknownNameError(f"Unknown {self.kind} {name!r}.{hint} Registered: {', '.join(self) or 'none'}.")
 
 
 # Modules that register entries when imported: a `LazyRegistry` imports them when it needs them.

@@ -183,6 +183,10 @@ class _ResponseHandler(_CheckedHandler, ResponseHandler):
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     match error:
+        case StarletteHTTPException(status_code=404, detail="Not Found"):
+            return error_response(
+                404, f"There is no {request.url.path:.100} here, but {', '.join((*ROUTES, METRICS))}."
+            )
         case StarletteHTTPException():
             return error_response(error.status_code, str(error.detail))
         case RequestValidationError():

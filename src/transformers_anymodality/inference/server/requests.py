@@ -10,6 +10,7 @@ also be numbers:
     {"type": "input_imu", "input_imu": {"values": [[0.1, ...], ...], "sampling_rate": 100}}
 """
 
+import base64
 import json
 import math
 import re
@@ -31,6 +32,8 @@ _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _WORD = re.compile(r"[\w .:-]{0,64}")  # valid text of a template's variable: it cannot form a control token
 _RANGES = {"temperature": (0, 2), "top_p": (1e-6, 1), "frequency_penalty": (-0.9, 2)}
 _SHORT = 50_000  # characters
+_PATH = 1000  # characters; a longer text is not the name of a file, but a damaged medium
+_ITSELF = "send the file itself, as a data: URL or in base64"
 # Unread fields that do not change an answer, and values that ask for the default.
 _NO_MATTER = frozenset({"metadata", "service_tier", "store", "stream_options", "user"})
 _AS_IT_IS: dict[str, tuple[Any, ...]] = {
@@ -167,12 +170,14 @@ def _source(name: str, payload: Any, policy: Policy) -> Any:
         if not isinstance(text, str):
             raise ValueError("expected text.")
         return text
-    if isinstance(payload, (str, list)):
-        return _encoded(payload, policy) if isinstance(payload, str) else to_numpy(payload, "the list of values")
+    if isinstance(payload, str):
+        return _encoded(name, payload, policy)
+    if isinstance(payload, list):
+        return to_numpy(payload, "the list of values")
     if isinstance(payload, dict):
         for key in ("url", "data", "base64"):
             if isinstance(payload.get(key), str):
-                return _encoded(payload[key], policy)
+                return _encoded(name, payload[key], policy)
         if isinstance(payload.get("path"), str):
             return _file(payload["path"], policy.media_root)
         for key in ("values", "array"):
@@ -183,12 +188,29 @@ def _source(name: str, payload: Any, policy: Policy) -> Any:
     )
 
 
-def _encoded(text: str, policy: Policy) -> str | dict[str, str]:
+def _encoded(name: str, text: str, policy: Policy) -> str | dict[str, str]:
     if text[:5].lower() == "data:" or (policy.allow_urls and _URL.match(text)):
         return text
-    if _SCHEME.match(text):
-        raise ValueError("URLs are not fetched here: send the file itself, as a data: URL or in base64.")
-    return {"base64": text}
+    if _URL.match(text):
+        raise ValueError(f"URLs are not fetched here (who runs the server can allow it: --allow-urls): {_ITSELF}.")
+    is_url = _SCHEME.match(text)
+    if not is_url and (len(text) > _PATH or _is_base64(text)):
+        return {"base64": text}
+    hint = ""
+    if policy.media_root is not None:
+        hint = f', or name a file of the server\'s media folder as a path, {{"type": "{name}", "path": "..."}}'
+    fault = (
+        "URLs of this kind are not fetched here" if is_url else f"{text!r} is not a data: URL, and not valid base64"
+    )
+    raise ValueError(f"{fault}: {_ITSELF}{hint}.")
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        base64.b64decode("".join(text.split()), validate=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _readings(payload: dict[str, Any], key: str) -> Any:
@@ -201,7 +223,9 @@ def _readings(payload: dict[str, Any], key: str) -> Any:
 
 def _file(path: str, root: Path | None) -> Path:
     if root is None:
-        raise ValueError("files of the server are not read: send the file itself, as a data: URL or in base64.")
+        raise ValueError(
+            f"files of the server are not read (who runs it can allow a folder of them: --media-root): {_ITSELF}."
+        )
     root = root.resolve()
     found = (root / path).resolve()
     if not found.is_relative_to(root):
