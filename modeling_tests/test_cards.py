@@ -151,6 +151,11 @@ def test_the_command(saved, tmp_path, capsys):
     assert cli.main([*command, "--stdout"]) == 0 and not place.exists()
     assert "license: mit" in capsys.readouterr().out
     assert cli.main(command) == 0 and ModelCard.load(place).data.license == "mit"
+    assert capsys.readouterr().out == f"{place}: written; licence mit.\n"
+    whole = ["card", str(saved), "--force", "--licence", "image_tower=mit", "--licence", "language_model=unknown"]
+    assert cli.main(whole) == 0 and "licence unknown (the card's last section says whose)." in capsys.readouterr().out
+    note = "The licence of the whole is unknown, because that of a part is. Ask who published `language_model`"
+    assert note in place.read_text()
     assert cli.main(command) == 1 and "--force replaces it" in capsys.readouterr().err
     (tmp_path / "other.json").write_text("[]")
     assert cli.main([*command, "--force", "--results", str(tmp_path / "other.json")]) == 1

@@ -285,7 +285,7 @@ def test_four_bits_are_planned_as_they_are_loaded(tmp_path, capsys):
     assert set(planned["image_tower"]["memory"]) == {"bfloat16"}
     assert main([*words, "--load-in-4bit"]) in (0, None)
     assert re.search(
-        r"language_model +llama +[\d,]+ +0\.\d +float32 0\.\d, nf4 0\.\d|bfloat16 0\.\d, nf4 0\.\d",
+        r"language_model +llama +[\d,]+ +[\d.]+ [kM]B +b?float(32|16) [\d.]+ [kM]B, nf4 [\d.]+ [kM]B",
         capsys.readouterr().out,
     )
     assert main([*words[:-1], "--output", str(tmp_path / "no"), "--load-in-4bit"]) not in (0, None)

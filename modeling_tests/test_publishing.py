@@ -13,7 +13,7 @@ from anymodality import cli
 from modeling_tests import tiny
 from transformers_anymodality import AnyModalityDataCollator, compose, set_trainable
 from transformers_anymodality.hub import publish as publishing
-from transformers_anymodality.hub.publish import check_reload, dummy_inputs, publish
+from transformers_anymodality.hub.publish import Upload, check_reload, dummy_inputs, publish
 from transformers_anymodality.model.remote_code import CONFIG_AUTO_MAP, MODULE, PROCESSOR_AUTO_MAP
 
 
@@ -218,3 +218,12 @@ def test_dummy_inputs_have_every_sense(saved):
     assert set(inputs) == {"input_ids", "attention_mask", "pixel_values", "imu_values"}
     with torch.no_grad():
         assert torch.isfinite(model(**inputs).logits).all()
+
+
+def test_small_files_have_their_size():
+    done = str(Upload("org/name", {"config.json": 420, "model.safetensors": 2_500_000}, [], 0.0))
+    assert done.startswith("org/name: 2 files, 2.5 MB; ")
+    assert [line.split() for line in done.splitlines()[1:]] == [
+        ["config.json", "0.4", "kB"],
+        ["model.safetensors", "2.5", "MB"],
+    ]
