@@ -8,7 +8,7 @@ import torch
 
 from modeling_tests import chat_templates, tiny
 from modeling_tests.checks import supervised
-from transformers_anymodality import AnyModalityDataCollator, AnyModalityProcessor, compose
+from transformers_anymodality import AnyModalityDataCollator, compose
 from transformers_anymodality.data.records import name_of
 from transformers_anymodality.processing.chat import ChatWriter, _only_places, extend_template
 from transformers_anymodality.utils.upstream import render_jinja_template
@@ -25,11 +25,6 @@ TAGGED = {
     "without the stop token": "{% if message.role == 'assistant' %}{% generation %}{{ message.content }}{% endgeneration %}{{ '<|im_end|>\n' }}",
 }
 TAGGED = {name: UNTAGGED.replace(TURN, tags + "{% else %}" + TURN + "{% endif %}") for name, tags in TAGGED.items()}
-
-
-@pytest.fixture(scope="module")
-def processor(shared) -> AnyModalityProcessor:
-    return shared[1]
 
 
 def chat(*turns: str | list, system: str | None = None) -> list[dict]:

@@ -50,11 +50,6 @@ def _own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def processor(shared):
-    return shared[1]
-
-
-@pytest.fixture(scope="module")
 def saved(processor, tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("processor")
     processor.save_pretrained(folder)

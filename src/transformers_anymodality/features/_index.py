@@ -128,7 +128,6 @@ class Index:
         shards = json.dumps(self.shards)
         said = {"shards": shards, "checksum": str(_checksum(shards.encode(), self.tables[name]))}
         table = pyarrow.table(arrays).replace_schema_metadata(said)
-        # The temporary name is unique among processes, also of other machines.
         with written_whole(self.folder / f"{name}.arrow") as file:
             with require("pyarrow.ipc", "train").new_file(str(file), table.schema) as writer:
                 writer.write_table(table)

@@ -73,12 +73,8 @@ def _check(file: Path) -> None:
         try:
             with zipfile.ZipFile(file) as content:
                 bad = content.testzip()
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            RuntimeError,
-            EOFError,
-        ) as error:  # NotImplementedError is a RuntimeError
+        # A flipped bit may ask for a password (RuntimeError) or an unknown compression (NotImplementedError, its subclass).
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
             raise ValueError(f"{file.name} is cut off or damaged ({error})") from error
         if bad is not None:
             raise ValueError(f"{file.name} is damaged ({bad} in it)")

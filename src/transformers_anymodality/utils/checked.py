@@ -69,10 +69,11 @@ def check_numbers(where: str, value: Any, finite: bool = False) -> None:
             check_numbers(where, inner, finite)
     elif isinstance(value, float) and (math.isnan(value) or finite and math.isinf(value)):
         raise ConfigError(f"`{where}` is {'NaN' if math.isnan(value) else value}; it must be a finite number.")
-    elif isinstance(value, (int, float)) and value < 0 and _SIZE.search(where):
-        raise ConfigError(f"`{where}` is {value}; it must not be negative.")
-    elif isinstance(value, (int, float)) and value > _MOST_BUILT and _BUILT.search(where):
-        raise ConfigError(f"`{where}` is {value}; it must be at most {_MOST_BUILT}.")
+    elif isinstance(value, (int, float)):
+        if value < 0 and _SIZE.search(where):
+            raise ConfigError(f"`{where}` is {value}; it must not be negative.")
+        if value > _MOST_BUILT and _BUILT.search(where):
+            raise ConfigError(f"`{where}` is {value}; it must be at most {_MOST_BUILT}.")
 
 
 def check_flags(where: str, values: Mapping[str, Any], cls: Any) -> None:

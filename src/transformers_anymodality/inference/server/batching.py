@@ -204,7 +204,7 @@ class BatchManager(GenerateManager):
         until = time.monotonic() + _MOST_GATHER_SECONDS
         while self.reading and time.monotonic() < until:
             time.sleep(_GATHER_SECONDS)
-        time.sleep(_GATHER_SECONDS)
+        time.sleep(_GATHER_SECONDS)  # until those that were read are added
         rows = []
         for row in self._next():
             rows.append(row) if row.begin() else row.end()
