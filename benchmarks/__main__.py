@@ -12,9 +12,7 @@ from datetime import date
 from importlib import import_module
 from pathlib import Path
 
-import torch
-
-from ._ratio import FULL, QUICK, Effort, Result, machine
+from ._ratio import FULL, QUICK, Effort, Result, begin, machine
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -25,13 +23,14 @@ BEGIN, END = "<!-- begin: written by `make bench` -->", "<!-- end -->"
 
 def run(script: str, effort: Effort) -> Iterator[Result]:
     """Yields and prints a script's results; if the script fails, the results before the failure stay."""
+    gc.collect()
+    gc.freeze()  # or the collector would pass through the objects of earlier scripts again and again
     try:
         for result in import_module(f"benchmarks.{script}").measure(effort):
             print(result, flush=True)
             yield result
     except Exception:  # the other scripts' figures are still valid
         traceback.print_exc()
-    gc.collect()
 
 
 def table(results: list[Result]) -> str:
@@ -54,8 +53,7 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="Scripts to run; no page")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
+    begin()
     effort = QUICK if options.quick else FULL
     results = [result for script in options.only for result in run(script, effort)]
     if options.only == SCRIPTS and not options.quick:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.utils import logging
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -172,6 +173,13 @@ def throughput(step: Callable[[], Any], tokens: int) -> str:
     return told if peak is None else f"{told}, MFU {counter.get_total_flops() / spent / peak:.0%}"
 
 
+def begin() -> None:
+    """Sets one thread, and prints the machine."""
+    torch.set_num_threads(1)
+    logging.disable_progress_bar()
+    print(machine())
+
+
 def machine() -> str:
     device = torch.cuda.get_device_name() if DEVICE == "cuda" else _processor()
     versions = f"torch {torch.__version__}, Transformers {transformers.__version__}"
@@ -192,7 +200,6 @@ def main(description: str, measure: Callable[[Effort], Iterator[Result]]) -> Non
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Fewer rounds, no large sizes: a first impression")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    print(machine())
+    begin()
     for result in measure(QUICK if options.quick else FULL):
         print(result, flush=True)

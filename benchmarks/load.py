@@ -75,9 +75,10 @@ def save_model(folder: Path) -> None:
 
 @contextmanager
 def served(folder: Path, *options: str) -> Iterator[tuple[int, int]]:
-    """A server's port and process id."""
+    """A server's port and process id. The server has as many threads as this process."""
     command = [sys.executable, "-m", "anymodality.cli", "serve", str(folder), "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads) as server:
         try:
             line = server.stdout.readline()
             yield int(line.strip().removesuffix("/v1").rpartition(":")[2]), server.pid

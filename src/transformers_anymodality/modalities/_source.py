@@ -169,6 +169,8 @@ def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAU
             return _in_memory(_decode_base64(text, "base64 text", limits), "base64 text", limits)
         given = [text if isinstance(text, str) else None, source.get("bytes"), source.get("path")]
         source = next((one for one in given if one is not None), source)
+    if isinstance(source, Path):
+        return _local_file(source, limits)
     name = describe(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _in_memory(bytes(source), name, limits)
@@ -177,8 +179,7 @@ def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAU
             return _in_memory(_decode_data_uri(source, name, limits), name, limits)
         if scheme := _SCHEME.match(source):
             return _in_memory(_fetched(source, scheme[1].lower(), name, allow_urls, limits), name, limits)
-    if isinstance(source, (str, Path)):
-        return _local_file(source, name, limits)
+        return _local_file(source, limits)
     if hasattr(source, "read"):
         return _in_memory(_rest_of_file(source, name, limits), name, limits)
     raise MediaError(
@@ -203,29 +204,33 @@ def _check_size(size: int, name: str, limits: Limits) -> None:
     limits.check("max_bytes", size, lambda: f"{name} holds at least {size} bytes")
 
 
-def _local_file(source: str | Path, name: str, limits: Limits) -> Path:
+def _local_file(source: str | Path, limits: Limits) -> Path:
+    path = os.path.expanduser(source)
     try:
-        path = Path(source).expanduser()
-        status = path.stat()
+        status = os.stat(path)
     except FileNotFoundError as error:
-        raise MediaError(f"{name} does not exist: expected a local file (looked in {Path.cwd()}).") from error
-    except (OSError, ValueError, RuntimeError) as error:
+        raise MediaError(
+            f"{describe(source)} does not exist: expected a local file (looked in {Path.cwd()})."
+        ) from error
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error  # without the path, which may be very long
         raise MediaError(
-            f"{name} cannot be opened as a local file ({reason}). If this is base64 text, pass it as "
+            f"{describe(source)} cannot be opened as a local file ({reason}). If this is base64 text, pass it as "
             '{"base64": ...}.'
         ) from error
     if not stat.S_ISREG(status.st_mode):
         kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise MediaError(f"{name} is {kind}: expected a regular file.")
+        raise MediaError(f"{describe(source)} is {kind}: expected a regular file.")
     if status.st_size == 0:
-        raise MediaError(f"{name} is empty (0 bytes): the download or export that made it probably failed.")
-    _check_size(status.st_size, name, limits)
+        raise MediaError(
+            f"{describe(source)} is empty (0 bytes): the download or export that made it probably failed."
+        )
+    limits.check("max_bytes", status.st_size, lambda: f"{describe(source)} holds {status.st_size} bytes")
     try:
         os.close(os.open(path, os.O_RDONLY))
     except OSError as error:
-        raise MediaError(f"{name} cannot be read: {error.strerror or error}.") from error
-    return path
+        raise MediaError(f"{describe(source)} cannot be read: {error.strerror or error}.") from error
+    return Path(path)
 
 
 def _fetched(url: str, scheme: str, name: str, allow_urls: bool, limits: Limits) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ._arrays import to_numpy
 from ._recordings import av_container, decoding
@@ -221,7 +222,8 @@ def _decode(container: Any, stamps: np.ndarray, every: np.ndarray | None, name: 
     """Keeps the frame on display at each stamp while frames are decoded; only two frames are held besides the result.
     `every`: the stamps of all frames, if frames do not have them."""
     stream = container.streams.best("video")
-    stream.thread_type = "AUTO"
+    # As many threads as torch has: one in each worker of a DataLoader, where more would only disturb each other.
+    stream.codec_context.thread_type, stream.codec_context.thread_count = "AUTO", torch.get_num_threads()
     result: np.ndarray | None = None
     done, previous = 0, None
 

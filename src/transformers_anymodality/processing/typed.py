@@ -218,8 +218,9 @@ def _texts(given: Any, own: frozenset[str]) -> set[str]:
             for entry in value:
                 collect(entry, name)
         elif isinstance(value, (dict, Mapping)):  # isinstance is slow for abstract classes
-            found.update(key for key in value if isinstance(key, str) and key not in own)
             for key, entry in value.items():
+                if key not in own and isinstance(key, str):
+                    found.add(key)
                 collect(entry, key)
 
     collect(given, None)
