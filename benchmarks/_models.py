@@ -1,6 +1,6 @@
 """Shared by the benchmarks: composites with random weights, Transformers' LLaVA class with the same weights, batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from transformers import (
 
 from transformers_anymodality import AnyModalityForCausalLM, AnyModalityProcessor, compose
 
-from ._ratio import DEVICE, DTYPE
+from ._ratio import DEVICE, DTYPE, Effort
 
 
 # Strings, and parts joined; the assistant's text is in generation tags.
@@ -49,6 +49,14 @@ TINY = Sizes()
 MIDDLE = Sizes(width=512, layers=8, words=32000, tower_width=384, tower_layers=8, side=224, patch=14)
 # About 1.4 billion parameters, for a GPU.
 LARGE = Sizes(width=2048, layers=24, words=32000, tower_width=1024, tower_layers=24, side=336, patch=14)
+
+
+def sized(sizes: Sizes, effort: Effort) -> Sizes:
+    """These sizes; with a quarter of the layers for a first impression."""
+    if effort.tiny:
+        return TINY
+    layers = (sizes.layers, sizes.tower_layers) if effort.largest else (sizes.layers // 4, sizes.tower_layers // 4)
+    return replace(sizes, layers=max(2, layers[0]), tower_layers=max(2, layers[1]))
 
 
 def tokenizer(words: int, chat_template: str = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:

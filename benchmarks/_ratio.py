@@ -30,8 +30,8 @@ _SHORTEST = 0.02  # seconds of one timing: faster functions run several times
 
 @dataclass(frozen=True)
 class Effort:
-    """Seconds per ratio, the least number of rounds, whether the largest sizes are measured, and whether models are tiny
-    (for tests)."""
+    """Seconds per ratio, the least number of rounds, whether the largest sizes and full depth are measured, and whether
+    models are tiny (for tests)."""
 
     seconds: float
     least: int
@@ -39,7 +39,7 @@ class Effort:
     tiny: bool = False
 
 
-FULL, QUICK, TINY = Effort(8.0, 7), Effort(0.5, 3, largest=False), Effort(0.0, 1, tiny=True)
+FULL, QUICK, TINY = Effort(6.0, 7), Effort(0.5, 3, largest=False), Effort(0.0, 1, tiny=True)
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ def compare(ours: Callable[[], Any], rival: Callable[[], Any], effort: Effort) -
 def compare_commands(ours: Sequence[str], rival: Sequence[str], rounds: int) -> list[float]:
     """The same for two commands, in CPU seconds of their processes."""
     found = []
-    for index in range(rounds + 1):
+    for index in range(rounds + (rounds > 1)):
         pair = (ours, rival) if index % 2 else (rival, ours)
         used = {command is ours: children_seconds(command) for command in pair}
         found.append(used[True] / used[False])
-    return found[1:]  # the first round warms up the files
+    return found[-rounds:]  # the first of several rounds warms up the files
 
 
 def children_seconds(command: Sequence[str]) -> float:

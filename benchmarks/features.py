@@ -25,7 +25,7 @@ BATCH = 8
 
 
 def measure(effort: Effort) -> Iterator[Result]:
-    sizes = models.TINY if effort.tiny else models.Sizes(384, 6, 4000, 384, 8, side=224, patch=16)
+    sizes = models.sized(models.Sizes(384, 6, 4000, 384, 8, side=224, patch=16), effort)
     image = models.image(sizes)
     image |= {"aligner": {"type": "perceiver_resampler", "depth": 2, "num_heads": 4}, "num_tokens": 32}
     model, processor = models.composite(sizes, image=image)

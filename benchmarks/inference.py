@@ -38,7 +38,7 @@ def decoding(effort: Effort) -> Iterator[Result]:
 
 
 def whole(effort: Effort) -> Iterator[Result]:
-    sizes = models.TINY if effort.tiny else models.MIDDLE
+    sizes = models.sized(models.MIDDLE, effort)
     ours, _ = models.composite(sizes)
     theirs, inputs = models.llava(ours, sizes), models.batch(ours, sizes, 1)
     mask = inputs["attention_mask"]

@@ -32,7 +32,7 @@ def measure(effort: Effort) -> Iterator[Result]:
         ratio = _grown(found["ours"]) / max(_grown(found["theirs"]), 1)
         note = f"{_grown(found['ours']):,.0f} MB against {_grown(found['theirs']):,.0f} MB"
         yield Result(4, f"memory of a training step, {words:,} words", "LLaVA", [ratio], limit, note=note)
-    sizes = models.TINY if effort.tiny else models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14)
+    sizes = models.sized(models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14), effort)
     with tempfile.TemporaryDirectory() as name:
         for kind, size in (("tiny", models.TINY), ("ours", sizes)):
             models.composite(size)[0].save_pretrained(Path(name) / kind)

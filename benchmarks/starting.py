@@ -41,7 +41,7 @@ def measure(effort: Effort) -> Iterator[Result]:
 
 
 def loading(effort: Effort) -> Iterator[Result]:
-    sizes = models.TINY if effort.tiny else models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14)
+    sizes = models.sized(models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14), effort)
     model, _ = models.composite(sizes)
     with tempfile.TemporaryDirectory() as name:
         folder, llava = Path(name, "ours"), Path(name, "llava")

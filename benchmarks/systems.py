@@ -4,6 +4,7 @@ python -m benchmarks.systems [--quick]
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,8 +82,9 @@ def _agree(
 def build(parts: Callable[..., dict[str, Any]], effort: Effort) -> AnyModalityForCausalLM:
     """A system of medium size, with random weights."""
     torch.manual_seed(0)
-    sizes = models.Sizes(256, 2, 1000) if effort.tiny else models.Sizes(width=512, layers=8, words=8000)
-    tower = (64, 1, 1) if effort.tiny else (384, 8, 6)
+    sizes = models.sized(models.Sizes(512, 8, 8000 if effort.largest else 2000, 384, 8), effort)
+    sizes = replace(sizes, width=256) if effort.tiny else sizes
+    tower = (sizes.tower_width, sizes.tower_layers, sizes.tower_width // 64)
     model, _ = compose(**parts(tower, models.language(sizes), models.tokenizer(sizes.words)))
     return model.to(DEVICE, DTYPE).eval()
 

@@ -25,7 +25,7 @@ def measure(effort: Effort) -> Iterator[Result]:
 
 def text_only(effort: Effort) -> Iterator[Result]:
     """A batch without media, for a composite that takes images and videos, in one process."""
-    sizes = models.TINY if effort.tiny else models.Sizes(192, 4, 2000, 192, 4, side=112, patch=14)
+    sizes = models.sized(models.Sizes(192, 4, 2000, 192, 4, side=112, patch=14), effort)
     rows = {"image": models.image(sizes), "video": {**models.image(sizes), "num_frames": 8}}
     model, _ = models.composite(sizes, **rows)
     batch = models.batch(model, sizes, 2, text=127, with_image=False)
@@ -41,7 +41,7 @@ def text_only(effort: Effort) -> Iterator[Result]:
 
 def with_images(effort: Effort) -> Iterator[Result]:
     """Stage 2: the tower is frozen, the rest is trained."""
-    sizes = models.TINY if effort.tiny else models.LARGE if DEVICE == "cuda" else models.MIDDLE
+    sizes = models.sized(models.LARGE if DEVICE == "cuda" else models.MIDDLE, effort)
     rows, text = (16, 1024) if DEVICE == "cuda" else (2, 255)
     ours, _ = models.composite(sizes)
     theirs, batch = models.llava(ours, sizes), models.batch(ours, sizes, rows, text)
@@ -58,7 +58,7 @@ def with_images(effort: Effort) -> Iterator[Result]:
 
 def packed(effort: Effort) -> Iterator[Result]:
     """Lengths as in instruction data, many short answers and few long ones; two of three samples have an image."""
-    sizes = models.TINY if effort.tiny else models.Sizes(192, 4, 2000)
+    sizes = models.sized(models.Sizes(192, 4, 2000), effort)
     rng, longest = np.random.default_rng(0), 512
     model, processor = models.composite(sizes)
     set_trainable(model, ["aligners", "language_model"], verbose=False)
