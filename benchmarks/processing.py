@@ -106,7 +106,8 @@ def collating(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Resul
 
 
 def turns(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Result]:
-    """Ids and the assistant's text; with generation tags, and with a template without them."""
+    """Ids and the assistant's text; with generation tags, and with a template without them, for which Transformers does not
+    find this text."""
     own = processor.chat_template
     plain = own.replace("{% generation %}", "").replace("{% endgeneration %}", "")
     try:
@@ -119,8 +120,16 @@ def turns(processor: AnyModalityProcessor, effort: Effort) -> Iterator[Result]:
                     text = processor.tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False)  # noqa: B023
                     return processor.tokenizer(text)
 
-                found = compare(lambda: processor.encode_chat(chat), rival, effort)  # noqa: B023
-                yield Result(7, f"chat of {count} turns{name}", "template and tokenizer", found, 1.3)
+                def with_mask() -> Any:
+                    options = dict(tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+                    return processor.tokenizer.apply_chat_template(chat, chat_template=template, **options)  # noqa: B023
+
+                rivals = {"template and tokenizer": rival}
+                if template is own:
+                    rivals["the same, with the assistant's mask"] = with_mask
+                for told, other in rivals.items():
+                    found = compare(lambda: processor.encode_chat(chat), other, effort)  # noqa: B023
+                    yield Result(7, f"chat of {count} turns{name}", told, found, 1.3)
     finally:
         processor.chat_template = own
 

@@ -63,15 +63,27 @@ def packed(effort: Effort) -> Iterator[Result]:
     model, processor = models.composite(sizes)
     set_trainable(model, ["aligners", "language_model"], verbose=False)
     model.train()
-    rows = _samples(4 if effort.tiny else 16, longest, sizes, rng)
-    batches = [
-        AnyModalityDataCollator(processor, max_length=longest)(rows),
-        AnyModalityPackingCollator(processor, max_length=longest, model=model)(rows),
-    ]
-    padded, own = (_step(model, model, batch) for batch in batches)
+    count = 2 if effort.tiny else 16
+    rows = _samples(2 * count, longest, sizes, rng)
+    collate, pack = (
+        AnyModalityDataCollator(processor, max_length=longest),
+        AnyModalityPackingCollator(processor, max_length=longest, model=model),
+    )
+    batches = [[collate(rows[:count]), collate(rows[count:])], [pack(rows)]]
+    words = sum((batch["labels"] != -100).sum() for batch in batches[0])
+
+    def steps(own: list[dict[str, torch.Tensor]]) -> Callable[[], float]:
+        each = [_step(model, model, batch, num_items_in_batch=words.to(DEVICE)) for batch in own]
+        return lambda: sum(step() for step in each)
+
+    padded, own = map(steps, batches)
     if abs(padded() - own()) > 1e-3:
-        raise ValueError("Both batches must have the same loss before their speeds are compared.")
-    shares = [int(batches[0]["attention_mask"].sum()) / batch["input_ids"].numel() for batch in batches]
+        raise ValueError("Both sides must have the same loss before their speeds are compared.")
+    shares = [
+        sum(int(batch["attention_mask"].sum()) for batch in batches[0])
+        / sum(batch["input_ids"].numel() for batch in side)
+        for side in batches
+    ]
     note = f"tokens are {shares[1]:.0%} of the places, padded {shares[0]:.0%}"
     yield Result(
         11, "tokens per second, packed", "padded", compare(padded, own, effort), 2.0, at_least=True, note=note
