@@ -1,18 +1,17 @@
-"""All benchmarks in one process, and their table, which is written into docs/performance.md.
+"""All benchmarks, each script in a process of its own, and their table, which is written into docs/performance.md.
 
 python -m benchmarks [--quick] [--only training inference ...]
 """
 
 import argparse
-import gc
 import sys
-import traceback
-from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
-from importlib import import_module
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
-from ._ratio import FULL, QUICK, Effort, Result, begin, machine
+from ._ratio import FULL, QUICK, Effort, Result, machine, run
 
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -21,16 +20,10 @@ HEAD = ("goal", "what", "rival", "ratio", "quartiles", "wanted", "met", "")
 BEGIN, END = "<!-- begin: written by `make bench` -->", "<!-- end -->"
 
 
-def run(script: str, effort: Effort) -> Iterator[Result]:
-    """Yields and prints a script's results; if the script fails, the results before the failure stay."""
-    gc.collect()
-    gc.freeze()  # or the collector would pass through the objects of earlier scripts again and again
-    try:
-        for result in import_module(f"benchmarks.{script}").measure(effort):
-            print(result, flush=True)
-            yield result
-    except Exception:  # the other scripts' figures are still valid
-        traceback.print_exc()
+def run_alone(script: str, effort: Effort) -> list[Result]:
+    """As `run`, in a new process: objects and memory of earlier scripts would cost time."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(run, script, effort).result()
 
 
 def table(results: list[Result]) -> str:
@@ -53,11 +46,11 @@ def main() -> int:
     )
     parser.add_argument("--only", nargs="+", choices=SCRIPTS, default=SCRIPTS, help="Scripts to run; no page")
     options = parser.parse_args()
-    begin()
-    effort = QUICK if options.quick else FULL
-    results = [result for script in options.only for result in run(script, effort)]
+    print(machine(), flush=True)
+    each = partial(run, effort=QUICK) if options.quick else partial(run_alone, effort=FULL)
+    results = [result for script in options.only for result in each(script)]
     if options.only == SCRIPTS and not options.quick:
-        write(results, f"in {effort.least} rounds or more")
+        write(results, f"in {FULL.least} rounds or more")
     print(f"{sum(result.is_met for result in results)} of {len(results)} goals met")
     return 0
 

@@ -11,8 +11,10 @@ import resource
 import statistics
 import subprocess
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +175,10 @@ def throughput(step: Callable[[], Any], tokens: int) -> str:
     return told if peak is None else f"{told}, MFU {counter.get_total_flops() / spent / peak:.0%}"
 
 
-def begin() -> None:
-    """Sets one thread, and prints the machine."""
+def prepare() -> None:
+    """Sets one thread, and switches progress bars off."""
     torch.set_num_threads(1)
     logging.disable_progress_bar()
-    print(machine())
 
 
 def machine() -> str:
@@ -195,11 +196,25 @@ def _processor() -> str:
     return f"{next(names, platform.machine())}, one thread"
 
 
+def run(script: str, effort: Effort) -> list[Result]:
+    """Prints a script's results; if the script fails, the results before the failure stay."""
+    prepare()
+    results = []
+    try:
+        for result in import_module(f"benchmarks.{script}").measure(effort):
+            print(result, flush=True)
+            results.append(result)
+    except Exception:  # the other scripts' figures are still valid
+        traceback.print_exc()
+    return results
+
+
 def main(description: str, measure: Callable[[Effort], Iterator[Result]]) -> None:
     """Runs one script, and prints each result at once."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="Fewer rounds, no large sizes: a first impression")
     options = parser.parse_args()
-    begin()
+    prepare()
+    print(machine())
     for result in measure(QUICK if options.quick else FULL):
         print(result, flush=True)
