@@ -1,8 +1,8 @@
 """What comes in from outside runs no code, reaches no host and no file, and exhausts no machine.
 
 Here: what a checkpoint may name, and small files that claim much. Elsewhere: URLs with every redirect and address
-(test_media_sources, TestFetch), off unless allowed and local roots (test_serving, test_bad_input), limits of each reader
-(test_media_*, test_bad_input), control tokens that were typed (test_processing_templates, test_serving), pickles (test_checkpoints).
+(test_media_sources, TestFetch), off unless allowed and local roots (test_serving*, test_bad_input), limits of each reader
+(test_media_*, test_bad_input), control tokens that were typed (test_typed, test_serving_requests), pickles (test_checkpoints).
 """
 
 import io

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..modalities import MODALITIES, MediaError, UnknownModalityError
+from ..modalities._source import SCHEME, is_data_uri
 from ..processing.chat import media_of, part_source, parts_of, read_chats
 from ..processing.tokenization import Prompt, count_error
 from ..utils.registry import did_you_mean
@@ -23,7 +24,6 @@ ROLES = {
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "bard", "bing"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
 }
-_SCHEME = re.compile(r"data:|[a-zA-Z][a-zA-Z0-9+.-]*://", re.IGNORECASE)
 
 
 class RecordError(ValueError):
@@ -332,7 +332,8 @@ def rooted(source: Any, media_root: str | Path | None, is_text: bool = False) ->
     if media_root is None:
         return source
     if isinstance(source, Path) or (isinstance(source, str) and not is_text):
-        if _SCHEME.match(str(source)) or str(source).startswith("~"):
+        text = str(source)
+        if SCHEME.match(text) or is_data_uri(text) or text.startswith("~"):
             return source
         path = Path(media_root, source)
         return str(path) if isinstance(source, str) else path

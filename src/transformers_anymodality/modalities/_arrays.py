@@ -1,6 +1,7 @@
 """Arrays, tensors, numbers and `.npy` files: conversion to numpy, and checks of their values."""
 
 import math
+import sys
 from collections.abc import Mapping
 from io import BytesIO
 from numbers import Real
@@ -36,7 +37,7 @@ def to_numpy(source: Any, name: str) -> np.ndarray:
 
 def positive(value: Any, name: str, unit: str = "") -> float:
     """The number; raises `MediaError` if it is not positive and finite."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not (math.isfinite(value) and value > 0):
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= sys.float_info.max:
         raise MediaError(f"{name} is {value!r}, expected a positive number{unit}.")
     return float(value)
 

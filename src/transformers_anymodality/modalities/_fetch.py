@@ -14,7 +14,7 @@ from ..utils.upstream import httpx
 MAX_REDIRECTS = 5
 SHOWN = 120  # characters of a source in an error message
 TIMEOUT = 20.0  # seconds for each of connecting, reading and writing
-DEADLINE = 300.0  # seconds for the full transfer, so that a very slow one ends
+DEADLINE = 300.0  # seconds from the request to the end of the body, so that a very slow transfer ends
 _CHUNK = 1 << 16
 _HEADERS = {"Accept-Encoding": "identity", "User-Agent": "transformers-anymodality"}
 _IPV6_UNICAST = ipaddress.ip_network("2000::/3")  # the part of IPv6 for hosts of the public internet

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes
 from ._fetch import SHOWN, FetchError, fetch, url_name
 
 
-_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 # Further keys of a dict with a medium: which part of the file is meant, and how to interpret its content.
 TOLD = ("page", "dpi", "unit", "speed")
 
@@ -93,9 +93,9 @@ def describe(source: Any) -> str:
     """Names a source for an error message: short, and without the parts of a URL that may hold secrets."""
     if isinstance(source, (str, Path)):
         text = str(source)
-        if _is_data_uri(text):
+        if is_data_uri(text):
             return f"data: URI ({text[5:].partition(',')[0][:40]}, {len(text)} characters)"
-        if _SCHEME.match(text):
+        if SCHEME.match(text):
             return url_name(text)
         return f"'{text if len(text) <= SHOWN else text[:SHOWN] + '...'}'"
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -165,7 +165,7 @@ def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAU
     """
     if isinstance(source, Mapping):
         text = source.get("base64")
-        if isinstance(text, str) and not _is_data_uri(text):
+        if isinstance(text, str) and not is_data_uri(text):
             return _in_memory(_decode_base64(text, "base64 text", limits), "base64 text", limits)
         given = [text if isinstance(text, str) else None, source.get("bytes"), source.get("path")]
         source = next((one for one in given if one is not None), source)
@@ -175,9 +175,9 @@ def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAU
     if isinstance(source, (bytes, bytearray, memoryview)):
         return _in_memory(bytes(source), name, limits)
     if isinstance(source, str):
-        if _is_data_uri(source):
+        if is_data_uri(source):
             return _in_memory(_decode_data_uri(source, name, limits), name, limits)
-        if scheme := _SCHEME.match(source):
+        if scheme := SCHEME.match(source):
             return _in_memory(_fetched(source, scheme[1].lower(), name, allow_urls, limits), name, limits)
         return _local_file(source, limits)
     if hasattr(source, "read"):
@@ -189,7 +189,7 @@ def open_source(source: Any, *, allow_urls: bool = False, limits: Limits = DEFAU
     )
 
 
-def _is_data_uri(text: str) -> bool:
+def is_data_uri(text: str) -> bool:
     return text[:5].lower() == "data:"
 
 

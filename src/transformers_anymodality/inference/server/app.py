@@ -142,6 +142,9 @@ class _CheckedHandler(BaseHandler):
                 return await self.model_manager.prepare(*request)
         except TimeoutError as error:
             raise HTTPException(503, "The server is busy with other requests: try again in a moment.") from error
+        except (OSError, EOFError) as error:
+            logger.error("No process can be started to read a request: is there enough memory?", exc_info=True)
+            raise HTTPException(503, "The server cannot read requests now: try again in a moment.") from error
         except Exception as error:  # only the request was read, so the request is at fault
             logger.info("A request cannot be read.", exc_info=True)
             raise HTTPException(400, str(error) or type(error).__name__) from error

@@ -65,6 +65,7 @@ class Reader:
 
         Raises:
             Unread: it raised an error, or exceeded its limits.
+            OSError, EOFError: no process could be started.
         """
         async with self.slots:
             child = self.idle.pop() if self.idle else await self._fork()
@@ -136,7 +137,11 @@ def _fork_each(function: Callable, theirs: socket.socket, control: socket.socket
             return
         _import(imported)
         gc.freeze()  # a collection would write to all shared pages
-        if os.fork():
+        try:
+            is_parent = os.fork() != 0
+        except OSError:  # no memory, or too many processes; the server sees the connection end
+            is_parent = True
+        if is_parent:
             os.close(handles[0])
             continue
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -12,7 +12,6 @@ also be numbers:
 
 import base64
 import json
-import math
 import re
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -22,13 +21,13 @@ from typing import Any
 
 from ...modalities import MODALITIES, UPLOAD_LIMITS, Limits
 from ...modalities._arrays import to_numpy
+from ...modalities._source import SCHEME, is_data_uri
 from ...utils.registry import did_you_mean
 
 
 _TEXT = ("text", "input_text", "output_text")
 _ROLES = {"developer": "system", **{role: role for role in ("system", "user", "assistant", "tool")}}
 _URL = re.compile(r"(https?)://", re.IGNORECASE)
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _WORD = re.compile(r"[\w .:-]{0,64}")  # valid text of a template's variable: it cannot form a control token
 _RANGES = {"temperature": (0, 2), "top_p": (1e-6, 1), "frequency_penalty": (-0.9, 2)}
 _SHORT = 50_000  # characters
@@ -104,12 +103,12 @@ def is_short_text(messages: Any, *more: Any) -> bool:
 
 
 def _characters(value: Any) -> int:
-    """Number of characters of all text in a JSON value."""
+    """Number of characters of all text in a JSON value, keys included; each other value counts as one."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(map(_characters, value.values()))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
+        return 1 + sum(map(len, value)) + sum(map(_characters, value.values()))
+    return 1 + (sum(map(_characters, value)) if isinstance(value, list) else 0)
 
 
 def _message(index: int, message: Any, modalities: Mapping[str, Any], policy: Policy) -> dict[str, Any]:
@@ -189,11 +188,11 @@ def _source(name: str, payload: Any, policy: Policy) -> Any:
 
 
 def _encoded(name: str, text: str, policy: Policy) -> str | dict[str, str]:
-    if text[:5].lower() == "data:" or (policy.allow_urls and _URL.match(text)):
+    if is_data_uri(text) or (policy.allow_urls and _URL.match(text)):
         return text
     if _URL.match(text):
         raise ValueError(f"URLs are not fetched here (who runs the server can allow it: --allow-urls): {_ITSELF}.")
-    is_url = _SCHEME.match(text)
+    is_url = SCHEME.match(text)
     if not is_url and (len(text) > _PATH or _is_base64(text)):
         return {"base64": text}
     hint = ""
@@ -273,7 +272,7 @@ def _check_number(body: Mapping[str, Any], name: str, low: float, high: float, w
     if value is None:
         return
     number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and low <= value <= high):
+    if not (number and low <= value <= high):
         kind = "an integer" if whole else "a number"
         raise ValueError(f"`{name}` must be {kind} from {low:g} to {high:g}, not {value!r:.50}.")
 
