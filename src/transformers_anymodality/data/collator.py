@@ -69,7 +69,7 @@ class AnyModalityDataCollator:
         pad_to_multiple_of: pads further, to a multiple of this.
         on_error: for a sample that cannot be used (a missing or broken file, media and placeholders that differ in
             number, no assistant text): "error", or "skip" it (counted in `skipped`, a warning names the first).
-            A batch of only such samples is replaced by the last usable sample.
+            A batch of which no sample is left is replaced by the last usable sample before it.
         media_root: folder that relative paths are in.
         features: stored features of frozen towers; their media are not read.
         skip_logits: the stock Trainer's loss gets logits only for supervised labels, which saves most of their memory.
@@ -119,16 +119,17 @@ class AnyModalityDataCollator:
                 fault = next(iter(self._faults(samples, error).values()))
                 raise fault from _origin(error)  # not from all that was raised on its way
             raise
-        if self.on_error == "skip":
-            good = (sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None)
-            self._last_good = next(good, self._last_good)
-        if any(prompt is None for prompt in prompts):
-            kept = [sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None]
-            if not kept:
-                raise ValueError(f"Every sample of the batch is longer than max_length={self.max_length}.")
+        kept = [sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None]
+        if kept and (self.on_error == "skip" or self.on_overlong == "drop"):
+            self._last_good = kept[0]
+        if len(kept) < len(samples):
+            if not kept and self._last_good is None:
+                raise ValueError(
+                    f"Every sample is longer than max_length={self.max_length}, of this batch and before it."
+                )
             self._dropped.add(len(samples) - len(kept))
             logger.warning_once("Samples longer than max_length are dropped (`collator.dropped` counts them).")
-            return self(kept)
+            return self(kept or [self._last_good])
         return self._batch([prompt for prompt in prompts if prompt is not None], inputs)
 
     def _prepare(

@@ -1,6 +1,7 @@
 """Files, shards and data sets of the Hub: as single records, as `datasets` of chats, and as mixtures of these."""
 
 import glob
+import os
 import re
 from codecs import BOM_UTF8
 from collections.abc import Collection, Mapping, Sequence
@@ -55,8 +56,10 @@ def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kw
     datasets = require("datasets", "train")
     if isinstance(source, (datasets.Dataset, datasets.IterableDataset)):
         return _undecoded(source)
-    files = [source] if isinstance(source, (str, Path)) else list(source)
-    builders = {_BUILDERS.get(Path(str(file)).suffix.lower()) for file in files}
+    files = [os.path.expanduser(file) for file in ([source] if isinstance(source, (str, Path)) else source)]
+    if not files:
+        raise FileNotFoundError("There are no files to load: the list is empty.")
+    builders = {_BUILDERS.get(Path(file).suffix.lower()) for file in files}
     if len(builders) > 1:
         raise ValueError(f"{len(files)} files are of several kinds: load each kind separately, then mix them.")
     (builder,) = builders
@@ -64,20 +67,18 @@ def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kw
         if len(files) > 1:
             raise ValueError(f"{files[0]} is of an unknown kind: expected {', '.join(_BUILDERS)}.")
         if Path(files[0], "dataset_info.json").is_file():
-            found = datasets.load_from_disk(str(files[0]))
+            found = datasets.load_from_disk(files[0])
             return _undecoded(found.to_iterable_dataset() if streaming else found)
-        return _undecoded(datasets.load_dataset(str(files[0]), split=split, streaming=streaming, **kwargs))
-    names = [str(Path(file).expanduser()) for file in files]
-    if missing := [name for name in names if "://" not in name and not glob.glob(name) and not Path(name).exists()]:
+        return _undecoded(datasets.load_dataset(files[0], split=split, streaming=streaming, **kwargs))
+    if missing := [name for name in files if "://" not in name and not glob.glob(name) and not Path(name).exists()]:
         raise FileNotFoundError(f"{missing[0]} does not exist.")
-    files = {split: names}
     try:
-        found = datasets.load_dataset(builder, data_files=files, split=split, streaming=streaming, **kwargs)
+        found = datasets.load_dataset(builder, data_files={split: files}, split=split, streaming=streaming, **kwargs)
     except Exception as error:  # readers of formats may raise anything
         explain = {"json": _explain_json, "webdataset": explain_shard}.get(str(builder))
-        for name in [one for one in names if explain is not None and Path(one).is_file()]:
+        for name in [one for one in files if explain is not None and Path(one).is_file()]:
             explain(name)
-        raise ValueError(f"{', '.join(names)} cannot be read ({_cause(error)}).") from error
+        raise ValueError(f"{', '.join(files)} cannot be read ({_cause(error)}).") from error
     return _undecoded(found)
 
 

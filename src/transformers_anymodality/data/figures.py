@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..modalities import MODALITIES, MediaError, open_source
+from ..modalities._source import head
 from ..utils.imports import require
 
 
@@ -135,10 +136,11 @@ def _playable(source: Any) -> tuple[str, bytes] | None:
         opened = open_source(source)
     except MediaError:
         return None  # frames or an array
-    content = opened.read_bytes() if isinstance(opened, Path) else opened.read()
-    kind = next((kind for magic, kind in _PLAYED.items() if magic in content[:12]), None)
-    if kind is None or len(content) > _MAX_BYTES:
+    start, length = head(opened, 12), opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
+    kind = next((kind for magic, kind in _PLAYED.items() if magic in start), None)
+    if kind is None or length > _MAX_BYTES:
         return None
+    content = opened.read_bytes() if isinstance(opened, Path) else opened.getvalue()
     with (
         suppress(ImportError),
         require("av").open(io.BytesIO(content)) as container,
