@@ -185,6 +185,10 @@ def change_reading(model, processor):
     model.config.modalities["image"].select_feature = "patches"
 
 
+def change_mask(model, processor):
+    model.config.modalities["image"].marks_padding = "attention_mask"
+
+
 def change_processor(model, processor):
     processor.image_processor.image_mean = (0.1, 0.2, 0.3)
 
@@ -199,6 +203,7 @@ def change_options(model, processor):
         (change_weights, "features of '(depth|image)'.*its tower has other weights"),
         (change_config, "its tower's config has other layer_norm_eps"),
         (change_reading, "features of 'image'.*its tower is read with other select_feature"),
+        (change_mask, "features of 'image'.*its tower is read with other marks_padding"),
         (change_processor, "features of '(depth|image)'.*prepared in another way: image_mean"),
         (change_options, "features of 'video'.*prepared in another way: options"),
     ],
@@ -232,7 +237,7 @@ def test_what_stays_the_same_is_accepted(built, tmp_path):
 def test_towers_are_loaded_without_the_language_model(built, tmp_path):
     model, processor, folder = built
     model.save_pretrained(tmp_path)
-    towers = load_towers(tmp_path)
+    towers = load_towers(tmp_path.parent, subfolder=tmp_path.name)
     assert sum(p.numel() for p in towers.language_model.parameters()) < 20_000
     FeatureStore(folder, towers)
 

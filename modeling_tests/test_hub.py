@@ -78,8 +78,10 @@ def test_inspecting_fetches_headers_alone(hub, saved, unchecked):
     assert not list(Path(constants.HF_HUB_CACHE).rglob("*.safetensors"))
 
 
-def test_a_model_in_memory_pushes_all_of_itself(hub, saved, unchecked):
+def test_a_model_in_memory_pushes_all_of_itself(hub, saved, unchecked, tmp_path):
     _, model, processor = saved
+    with pytest.raises(ValueError, match="before its processor"):
+        model.save_pretrained(tmp_path / "half", push_to_hub=True)
     url = model.push_to_hub("org/memory", processor=processor, tags=["mine"], private=True)
     commits = hub.repositories["org/memory"].commits
     assert len(commits) == 2 and commits[-1][0] in url and hub.repositories["org/memory"].private

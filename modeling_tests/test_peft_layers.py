@@ -95,9 +95,11 @@ IDLE = {
 def test_layers_that_would_not_learn_get_no_adapter(model_type):
     model, processor = tiny.composite(model_type, tiny.modalities("image"))
     model.train()
+    model.language_model.get_input_embeddings().eval()
     state = torch.get_rng_state()
     config = lora_config(model, r=2, init_lora_weights=False)
     assert torch.equal(torch.get_rng_state(), state) and model.language_model.training
+    assert not model.language_model.get_input_embeddings().training
     names = [name for name, _ in model.named_modules()]
     for idle in IDLE[model_type]:
         assert any(name.endswith(idle) for name in names)

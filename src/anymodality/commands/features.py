@@ -8,6 +8,7 @@ import typer
 from anymodality.commands import _options as options
 from anymodality.commands._base import Command, group, is_alone, load_processor, own_device, run_in_processes, tell
 from anymodality.commands._options import argument, flag, option
+from anymodality.plain.printing import size
 
 
 app = group("Features of frozen towers, computed once and read in training.")
@@ -95,6 +96,6 @@ def _table(folder: str, counts: dict[str, int]) -> str:
     lines = [f"{folder}:"]
     for name, count in counts.items():
         files = list(Path(folder, name).glob("*.safetensors"))
-        size = sum(file.stat().st_size for file in files) / 2**20
-        lines.append(f"  {name:<12} {count:>9,} features {size:>10,.1f} MB in {len(files):,} files")
+        whole = size(sum(file.stat().st_size for file in files))
+        lines.append(f"  {name:<12} {count:>9,} features {whole:>13} in {len(files):,} files")
     return "\n".join(lines)

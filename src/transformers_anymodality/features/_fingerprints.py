@@ -157,6 +157,9 @@ def tower_fingerprint(model: Any, modality: str, dtypes: Iterable[torch.dtype] =
     `dtypes`), config, and how the tower is read."""
     tower, settings = model.tower(modality), model.config.modalities[modality]
     reading = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
+    # Few towers need these. Stores of the others, which do not name them, stay valid.
+    reading += tuple(name for name in ("side_by_side", "marks_padding", "packed") if getattr(settings, name))
+    reading += ("channels_first",) * (settings.channels_first is not None)
     weighed = dict.fromkeys((compute_dtype(tower), *dtypes))
     return {
         "weights": {str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in weighed},

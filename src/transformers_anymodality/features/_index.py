@@ -113,7 +113,8 @@ class Index:
             digests.append(_rows("digests", ((bytes.fromhex(one), code, of) for one, of in shard.checksums.items())))
             known = shard.files.items()
             files.append(_rows("files", ((_of_path(path), *how, bytes.fromhex(of)) for path, (*how, of) in known)))
-        files.reverse()  # for a changed file, the newest row counts
+        # For a changed file, a row of the last build counts. If it is of an older one, the file is only hashed again.
+        files.reverse()
         self.shards = [*self.shards, *new]
         self.tables = {"digests": _in_order("digests", digests), "files": _in_order("files", files)}
 

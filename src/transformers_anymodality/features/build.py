@@ -23,6 +23,7 @@ from ..model.frames import Frames
 from ..model.modeling import AnyModalityForCausalLM
 from ..towers import compute_dtype
 from ..utils.files import delete_unfinished
+from ..utils.hub import hub_kwargs
 from ..utils.imports import require
 from ..utils.processes import place_among, read_ahead
 from ..utils.tensors import in_dtype, in_eval
@@ -350,7 +351,7 @@ def load_towers(source: str | os.PathLike, **kwargs: Any) -> PreTrainedModel:
     Args:
         kwargs: of `from_pretrained`.
     """
-    config = AnyModalityConfig.from_pretrained(source)
+    config = AnyModalityConfig.from_pretrained(source, **hub_kwargs(kwargs))
     if config.references:  # its parts are loaded one by one, each in full
         return AutoModelForCausalLM.from_pretrained(source, **kwargs)
     return _TowersOnly.from_pretrained(source, config=config, **kwargs)

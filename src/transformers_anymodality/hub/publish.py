@@ -88,7 +88,7 @@ def publish(
 
     Args:
         folder: model and processor, full or light; a card is added where there is none.
-        repo_id: "org/name"; made if need be.
+        repo_id: "org/name"; created if it does not exist.
         model: the model in memory that was saved into the folder. Default: the folder's own.
         module: registers modalities and towers of your own. Users of the checkpoint need it too.
         dry_run: do all but upload.
@@ -96,7 +96,8 @@ def publish(
         card: arguments of `make_card`, for the card that is added.
 
     Raises:
-        ValueError: it is not whole, or what a fresh process loads gives other logits; nothing was uploaded.
+        ValueError: the checkpoint is incomplete, or the model that a fresh process loads gives other logits; nothing was
+            uploaded.
         OSError: the Hub refuses, or cannot be reached.
     """
     folder = Path(folder)

@@ -27,7 +27,7 @@ from ..utils.upstream import extract_commit_hash, is_initialized, set_initialize
 from .configuration import AnyModalityConfig
 from .quantization import keep_gradients, reversible_conversions, skip_towers_and_aligners
 from .remote_code import RemoteCodeMixin
-from .stored_weights import check_weights, stored_dtypes, weight_files
+from .stored_weights import check_weights, some, stored_dtypes, weight_files
 
 
 # The keys of a reference, see `_split`.
@@ -152,7 +152,15 @@ class CheckpointMixin(PreTrainedModel):
             processor: is saved with the model, which makes the folder a complete checkpoint.
             light: store only differences from the parts' sources on the Hub, and refer to these for the rest. The sources
                 are read again for the comparison.
+
+        Raises:
+            ValueError: `push_to_hub=True`, which would upload the model without its processor.
         """
+        if kwargs.get("push_to_hub"):
+            raise ValueError(
+                "`push_to_hub=True` would upload the model before its processor and checksums are saved. Save it without, "
+                "then call model.push_to_hub(repo_id, processor=processor)."
+            )
         references = self.config.references
         try:
             self.config.references = None
@@ -189,16 +197,12 @@ def check_loading_info(model: PreTrainedModel, info: dict[str, Any], mismatch_al
         "in the checkpoint, but not in the model": set(info["unexpected_keys"]),
         "of another shape": set() if mismatch_allowed else mismatched,
     }
-    found = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in problems.items() if keys]
+    found = [f"{len(keys)} {what}: {some(keys)}" for what, keys in problems.items() if keys]
     if found:
         raise ValueError(
             f"The weights do not fit {type(model).__name__}; " + "; ".join(found) + ". Nothing is filled "
             "with random weights: check that config and weights come from the same model."
         )
-
-
-def _some(keys: set[str], limit: int = 5) -> str:
-    return ", ".join(sorted(keys)[:limit]) + (", ..." if len(keys) > limit else "")
 
 
 # --- light checkpoints -----------------------------------------------------------------------------------------------

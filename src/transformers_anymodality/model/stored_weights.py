@@ -5,6 +5,7 @@ are refused for floating-point weights, unless the model was quantised that way.
 """
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ from ..utils.upstream import get_checkpoint_shard_files
 
 
 _CONVERTED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def some(names: Collection[str], limit: int = 5) -> str:
+    return ", ".join(sorted(names)[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def weight_files(source: Any, hub: dict[str, Any]) -> list[Path]:
@@ -72,8 +77,7 @@ def check_weights(model: nn.Module, stored: dict[str, torch.dtype]) -> None:
             broken.append(name)
     for names, what in ((wrong, "of a kind of number that is not converted"), (broken, "with NaN or infinity")):
         if names:
-            more = ", ..." if len(names) > 5 else ""
-            raise ConfigError(f"Weights {what} ({len(names)}): {', '.join(sorted(names)[:5])}{more}.")
+            raise ConfigError(f"Weights {what} ({len(names)}): {some(names)}.")
 
 
 def _converts(stored: torch.dtype, value: torch.Tensor, is_buffer: bool) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..model.classification import AnyModalityForSequenceClassification
+from ..utils.tensors import in_mode
 from .parts import composite_of
 
 
@@ -120,16 +121,15 @@ def _reached(language: nn.Module, layers: Mapping[str, nn.Module]) -> list[str]:
         layer.register_forward_hook(lambda module, args, output, zero=zero: output + zero)
         for layer, zero in ((embedding, first), *((layers[name], zero) for name, zero in zeros.items()))
     ]
-    training = language.training
+    devices = [device] if device.type == "cuda" else []
     try:
-        with torch.enable_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            output = language.train()(input_ids=torch.arange(4, 12, device=device)[None], return_dict=True)
+        with in_mode(language, training=True), torch.enable_grad(), torch.random.fork_rng(devices):
+            output = language(input_ids=torch.arange(4, 12, device=device)[None], return_dict=True)
             states = output.get("logits", output.get("last_hidden_state"))
             _, *gradients = torch.autograd.grad(states.sum(), [first, *zeros.values()], allow_unused=True)
     except Exception:  # a model without data, or sharded over processes, may raise anything
         return list(layers)
     finally:
-        language.train(training)
         for handle in handles:
             handle.remove()
     return [name for name, gradient in zip(zeros, gradients, strict=True) if gradient is not None]

@@ -45,8 +45,8 @@ def gguf_arguments(source: Any) -> tuple[Any, dict[str, str]]:
 
 
 def check_source(source: str | os.PathLike, **kwargs: Any) -> None:
-    """Raises FileNotFoundError for what is not there: neither here nor the name of a repository, or to be looked for on the
-    Hub, which cannot be reached. (Transformers retries for minutes, and does not name the model.) `kwargs`: for the Hub."""
+    """Raises FileNotFoundError if there is no such folder and this is not a repository's name, or if the Hub cannot be
+    reached to look for it. (Transformers retries for minutes, and does not name the model.) `kwargs`: for the Hub."""
     source = os.fspath(source)
     if Path(source).exists():
         return

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -11,14 +11,19 @@ from torch import nn
 
 
 @contextmanager
-def in_eval(module: nn.Module) -> Iterator[None]:
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Train or eval mode within; afterwards each submodule has its own mode again."""
     modes = [(one, one.training) for one in module.modules()]
-    module.eval()
+    module.train(training)
     try:
         yield
     finally:
         for one, mode in modes:
             one.training = mode
+
+
+def in_eval(module: nn.Module) -> AbstractContextManager[None]:
+    return in_mode(module, training=False)
 
 
 @contextmanager
