@@ -31,7 +31,7 @@ real: venv  ## teach a real language model to hear, see and feel; fetches parts 
 replicas: venv  ## try the five papers' claims at small scale, hours; ARGS="pandagpt --seeds 1" for one, minutes
 	@PYTHONPATH=examples $(BIN)/python -m replicas $(ARGS)
 
-bench: venv  ## measure speed against rivals, 15 minutes, into docs/performance.md; ARGS=--quick prints a first impression in 7
+bench: venv  ## measure speed against rivals, 15 minutes, into docs/performance.md; ARGS=--quick prints a first impression in 3
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 test: venv  ## run the quick tests; ARGS goes to pytest (ARGS="-k aligner -x")

@@ -32,6 +32,8 @@ def measure(effort: Effort) -> Iterator[Result]:
         ratio = _grown(found["ours"]) / max(_grown(found["theirs"]), 1)
         note = f"{_grown(found['ours']):,.0f} MB against {_grown(found['theirs']):,.0f} MB"
         yield Result(4, f"memory of a training step, {words:,} words", "LLaVA", [ratio], limit, note=note)
+    if not effort.largest:
+        return
     sizes = models.sized(models.Sizes(768, 16, 16000, 256, 4, side=112, patch=14), effort)
     with tempfile.TemporaryDirectory() as name:
         for kind, size in (("tiny", models.TINY), ("ours", sizes)):
