@@ -9,7 +9,7 @@ UPGRADE ?=
 ARGS ?=
 # What tells soonest that another version of a library breaks something.
 TELLING := $(addprefix modeling_tests/,test_upstream_names.py test_identities.py test_any_size.py test_generation.py test_chat_command.py \
-           test_training.py test_checkpoints.py test_saved_checkpoint.py test_serving.py parity)
+           test_training.py test_checkpoints.py test_saved_checkpoint.py test_serving.py test_serving_requests.py parity)
 
 # xdist workers share the machine: one thread each, and never more than four.
 WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n : 4)))
