@@ -314,7 +314,7 @@ def test_a_reward_model_sees_media(tmp_path):
         ("SFT", {"packing": True}, "Packing is not supported for vision datasets"),
         ("SFT", {"truncation_mode": "keep_end"}, "truncation_mode='keep_end' is not supported"),
         ("DPO", {"precompute_ref_log_probs": True}, "precompute_ref_log_probs=True` is not supported"),
-        ("GRPO", {"rollout_func": lambda prompts, trainer: {}}, "does not go with rollout_func"),
+        ("GRPO", {"rollout_func": lambda prompts, trainer: {}}, "does not work with rollout_func"),
     ],
 )
 def test_what_trl_refuses_of_images_it_refuses_of_all_media(tmp_path, name, settings, words):
