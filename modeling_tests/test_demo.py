@@ -376,6 +376,7 @@ def visit(tab, address: str, files: dict[str, Path]) -> None:
     tab.press("#box textarea", "Enter")
     answers(2)
 
+    tab.click(".toggle-button")  # the side bar is closed at first
     tab.click("#new")
     tab.click("#chat .example >> nth=0")
     tab.wait_for_selector("#tray figure")
