@@ -1,4 +1,4 @@
-"""Parts in folders, as if on the Hub, and weights: for the tests of composing."""
+"""For the tests of composing: parts in folders, as if on the Hub, and what a refusal must leave unchanged."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ from anymodality.plain.printing import visible
 from ..modalities import MediaError
 from ..processing.processor import AnyModalityProcessor
 from ..processing.tokenization import Prompt, pad
-from .records import encode_chats, located, name_of, read_chat
+from .records import encode_chats, located, name_of, origin, read_chat
 
 
 logger = logging.get_logger(__name__)
@@ -35,13 +35,6 @@ class _Count:
 
     def __int__(self) -> int:
         return int(self.slots.sum())
-
-
-def _origin(error: BaseException) -> BaseException | None:
-    """The error that an error began with; None if that is the error itself."""
-    if error.__cause__ is None:
-        return None
-    return _origin(error.__cause__) or error.__cause__
 
 
 class Features(Protocol):
@@ -69,7 +62,7 @@ class AnyModalityDataCollator:
         pad_to_multiple_of: pads further, to a multiple of this.
         on_error: for a sample that cannot be used (a missing or broken file, media and placeholders that differ in
             number, no assistant text): "error", or "skip" it (counted in `skipped`, a warning names the first).
-            A batch of which no sample is left is replaced by the last usable sample before it.
+            If "drop" and "skip" leave no sample of a batch, the last usable sample before it takes its place.
         media_root: folder that relative paths are in.
         features: stored features of frozen towers; their media are not read.
         skip_logits: the stock Trainer's loss gets logits only for supervised labels, which saves most of their memory.
@@ -117,7 +110,8 @@ class AnyModalityDataCollator:
                 return self(self._usable(samples, self._faults(samples, error)))
             if isinstance(error, MediaError):
                 fault = next(iter(self._faults(samples, error).values()))
-                raise fault from _origin(error)  # not from all that was raised on its way
+                first = origin(error)  # not all that was raised on its way
+                raise fault from (None if first is error else first)
             raise
         kept = [sample for sample, prompt in zip(samples, prompts, strict=True) if prompt is not None]
         if kept and (self.on_error == "skip" or self.on_overlong == "drop"):

@@ -14,7 +14,7 @@ from ..modalities import MODALITIES
 from ..processing.chat import parts_of
 from ..utils.imports import require
 from .parsing import explain_shard, parse
-from .records import modality_of_field, name_of, normalize
+from .records import modality_of_field, name_of, normalize, origin
 
 
 _BUILDERS = {
@@ -78,7 +78,8 @@ def load_raw(source: Any, *, streaming: bool = False, split: str = "train", **kw
         explain = {"json": _explain_json, "webdataset": explain_shard}.get(str(builder))
         for name in [one for one in files if explain is not None and Path(one).is_file()]:
             explain(name)
-        raise ValueError(f"{', '.join(files)} cannot be read ({_cause(error)}).") from error
+        first = origin(error)
+        raise ValueError(f"{', '.join(files)} cannot be read ({type(first).__name__}: {first}).") from error
     return _undecoded(found)
 
 
@@ -86,12 +87,6 @@ def _explain_json(file: str) -> None:
     """Raises ValueError for the first line that is not JSON."""
     for _ in open_records(file):
         pass
-
-
-def _cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return f"{type(error).__name__}: {error}"
 
 
 def mixture(

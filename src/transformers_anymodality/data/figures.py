@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..modalities import MODALITIES, MediaError, open_source
-from ..modalities._source import head
+from ..modalities._source import opened
 from ..utils.imports import require
 
 
@@ -133,14 +133,15 @@ def animation(images: Sequence[Any]) -> str:
 def _playable(source: Any) -> tuple[str, bytes] | None:
     """MIME type and bytes of a video that browsers play; else None."""
     try:
-        opened = open_source(source)
+        with opened(open_source(source)) as file:
+            start, length = file.read(12), file.seek(0, 2)
+            kind = next((kind for magic, kind in _PLAYED.items() if magic in start), None)
+            if kind is None or length > _MAX_BYTES:
+                return None
+            file.seek(0)
+            content = file.read()
     except MediaError:
         return None  # frames or an array
-    start, length = head(opened, 12), opened.stat().st_size if isinstance(opened, Path) else len(opened.getbuffer())
-    kind = next((kind for magic, kind in _PLAYED.items() if magic in start), None)
-    if kind is None or length > _MAX_BYTES:
-        return None
-    content = opened.read_bytes() if isinstance(opened, Path) else opened.getvalue()
     with (
         suppress(ImportError),
         require("av").open(io.BytesIO(content)) as container,

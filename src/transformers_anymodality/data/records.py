@@ -202,6 +202,11 @@ def _first_words(value: Any) -> str:
     return next(filter(None, map(_first_words, value)), "") if isinstance(value, (list, tuple)) else ""
 
 
+def origin(error: BaseException) -> BaseException:
+    """The error that an error began with; the error itself if it has no cause."""
+    return error if error.__cause__ is None else origin(error.__cause__)
+
+
 def located(where: str, error: Exception, prefix: str = "") -> MediaError:
     """An error about a medium with the sample's name, and a hint for a missing file; `prefix` is removed."""
     message = f"{where}: {str(error).removeprefix(prefix)}"

@@ -158,8 +158,8 @@ def tower_fingerprint(model: Any, modality: str, dtypes: Iterable[torch.dtype] =
     tower, settings = model.tower(modality), model.config.modalities[modality]
     reading = ("inputs", "per_frame", "select_layer", "select_feature", "num_frames")
     # Few towers need these. Stores of the others, which do not name them, stay valid.
-    reading += tuple(name for name in ("side_by_side", "marks_padding", "packed") if getattr(settings, name))
-    reading += ("channels_first",) * (settings.channels_first is not None)
+    rare = ("side_by_side", "marks_padding", "packed", "channels_first")
+    reading += tuple(name for name in rare if getattr(settings, name) != getattr(type(settings), name))
     weighed = dict.fromkeys((compute_dtype(tower), *dtypes))
     return {
         "weights": {str(dtype).removeprefix("torch."): _weights(tower, dtype) for dtype in weighed},
